@@ -1,0 +1,373 @@
+//! One change to one model: what happened, and what surrounds it.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use uuid::Uuid;
+
+use crate::key::Key;
+use crate::model::{EventBody, Model, SingleRow};
+
+/// An event as a listener gets it: a typed body, and what surrounds it.
+///
+/// It derefs to its body, so that `event.row` is the row of an `Event<UserCreated>` and
+/// `match &*event` takes an `Event<UserEvent>` apart. Cloning it clones a pointer.
+pub struct Event<T: EventBody> {
+    stored: Arc<Stored<T::Model>>,
+    /// Where in `stored` the body is, found once.
+    body: fn(&<T::Model as Model>::Event) -> Option<&T>,
+}
+
+/// The one copy of an event that all its listeners share.
+pub(crate) struct Stored<M: Model> {
+    pub(crate) meta: Meta,
+    pub(crate) event: M::Event,
+}
+
+impl<T: EventBody> Event<T> {
+    /// The event as a `T`, if that is what it is.
+    pub(crate) fn of(stored: &Arc<Stored<T::Model>>) -> Option<Self> {
+        T::of(&stored.event)?;
+        Some(Self { stored: Arc::clone(stored), body: T::of })
+    }
+
+    /// This event's id, unique among all events of all nodes.
+    #[must_use]
+    pub fn id(&self) -> EventId {
+        self.stored.meta.id
+    }
+
+    /// What was done.
+    #[must_use]
+    pub fn operation(&self) -> Operation {
+        self.stored.meta.operation
+    }
+
+    /// Whether this node wrote ([`Source::Local`]) or another one ([`Source::Remote`]).
+    #[must_use]
+    pub fn source(&self) -> Source {
+        self.stored.meta.source
+    }
+
+    /// Who wrote, or `None` when a program that sends no origin did (the npm package).
+    #[must_use]
+    pub fn origin(&self) -> Option<&Origin> {
+        self.stored.meta.origin.as_ref()
+    }
+
+    /// When it was written, by the clock of the node that wrote.
+    #[must_use]
+    pub fn time(&self) -> Timestamp {
+        self.stored.meta.time
+    }
+
+    /// Its number among the events that its origin published for this model, from 1; `None` for
+    /// local events, and where the origin does not count.
+    #[must_use]
+    pub fn sequence(&self) -> Option<u64> {
+        self.stored.meta.sequence
+    }
+
+    /// Everything that surrounds the body.
+    #[must_use]
+    pub fn meta(&self) -> &Meta {
+        &self.stored.meta
+    }
+
+    /// The keys of all rows that this event carries; empty when it only carries their count.
+    #[must_use]
+    pub fn keys(&self) -> &[Key] {
+        &self.stored.meta.keys
+    }
+
+    /// The key of the row.
+    ///
+    /// Only for events of exactly one row; where many are possible, use [`keys`](Self::keys).
+    #[must_use]
+    pub fn key(&self) -> &Key
+    where
+        T: SingleRow,
+    {
+        // A `SingleRow` event is made with exactly one key, here and by the envelope alike.
+        &self.stored.meta.keys[0]
+    }
+}
+
+impl<T: EventBody> Deref for Event<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        match (self.body)(&self.stored.event) {
+            Some(body) => body,
+            None => unreachable!("`Event::of` looked at this very body"),
+        }
+    }
+}
+
+impl<T: EventBody> Clone for Event<T> {
+    fn clone(&self) -> Self {
+        Self { stored: Arc::clone(&self.stored), body: self.body }
+    }
+}
+
+impl<T: EventBody> fmt::Debug for Event<T> {
+    /// Shows what surrounds the body, and not the body: rows hold users' data.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Event")
+            .field("model", &T::Model::NAME)
+            .field("meta", &self.stored.meta)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What surrounds an event's body.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Meta {
+    /// The event's id.
+    pub id: EventId,
+    /// What was done.
+    pub operation: Operation,
+    /// Whether this node wrote.
+    pub source: Source,
+    /// Who wrote.
+    pub origin: Option<Origin>,
+    /// When it was written.
+    pub time: Timestamp,
+    /// Its number at its origin.
+    pub sequence: Option<u64>,
+    /// The keys of its rows.
+    pub keys: Keys,
+}
+
+/// The keys of an event's rows: usually exactly one, kept without an allocation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Keys {
+    /// The row of a single-row event.
+    One([Key; 1]),
+    /// The rows of a bulk event, in the order of the statement.
+    Many(Box<[Key]>),
+}
+
+impl Deref for Keys {
+    type Target = [Key];
+
+    fn deref(&self) -> &[Key] {
+        match self {
+            Self::One(key) => key,
+            Self::Many(keys) => keys,
+        }
+    }
+}
+
+/// An operation on a model, as the specification names them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Operation {
+    /// One row was inserted.
+    Create,
+    /// One statement inserted any number of rows.
+    CreateMany,
+    /// One row was updated.
+    Update,
+    /// One statement updated any number of rows.
+    UpdateMany,
+    /// One row was inserted or, if it was there, updated.
+    Upsert,
+    /// One row was deleted.
+    Delete,
+    /// One statement deleted any number of rows.
+    DeleteMany,
+}
+
+impl Operation {
+    /// All operations, in the order of the documentation.
+    pub const ALL: [Self; 7] = [
+        Self::Create,
+        Self::CreateMany,
+        Self::Update,
+        Self::UpdateMany,
+        Self::Upsert,
+        Self::Delete,
+        Self::DeleteMany,
+    ];
+
+    /// The name on the wire: `create`, `createMany`, `update`, …
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::CreateMany => "createMany",
+            Self::Update => "update",
+            Self::UpdateMany => "updateMany",
+            Self::Upsert => "upsert",
+            Self::Delete => "delete",
+            Self::DeleteMany => "deleteMany",
+        }
+    }
+
+    /// The operation with this name on the wire.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|operation| operation.as_str() == name)
+    }
+
+    /// Its place in [`ALL`](Self::ALL).
+    pub(crate) const fn index(self) -> usize {
+        self as usize
+    }
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Which side of the wire an event comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Source {
+    /// This node wrote.
+    Local,
+    /// Another node wrote, or another program.
+    Remote,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Local => "local",
+            Self::Remote => "remote",
+        })
+    }
+}
+
+/// The node that wrote: a service, one of its nodes, and one life of that node.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Origin {
+    /// What the application calls itself; the same on all its nodes.
+    pub service: Arc<str>,
+    /// This node's name, unique within the service.
+    pub node: Arc<str>,
+    /// A new UUIDv7 at each start.
+    pub incarnation: Uuid,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.service, self.node)
+    }
+}
+
+/// An event's id: a UUIDv7, never derived from the content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct EventId(Uuid);
+
+impl EventId {
+    /// A new id, later than all that this process made before.
+    #[must_use]
+    pub fn now() -> Self {
+        Self(Uuid::now_v7())
+    }
+
+    /// The id that another program gave.
+    #[must_use]
+    pub const fn from_uuid(uuid: Uuid) -> Self {
+        Self(uuid)
+    }
+
+    /// The id as a UUID.
+    #[must_use]
+    pub const fn as_uuid(&self) -> &Uuid {
+        &self.0
+    }
+}
+
+impl fmt::Display for EventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A moment in UTC, to the millisecond, as it travels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp {
+    millis: i64,
+}
+
+/// The last millisecond of the year 9999: later ones have no RFC 3339 form.
+const LAST_MILLIS: i64 = 253_402_300_799_999;
+
+/// The first millisecond of the year 0.
+const FIRST_MILLIS: i64 = -62_167_219_200_000;
+
+impl Timestamp {
+    /// Now, by this machine's clock.
+    #[must_use]
+    pub fn now() -> Self {
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+        Self::from_millis(i64::try_from(since_epoch.as_millis()).unwrap_or(LAST_MILLIS))
+    }
+
+    /// The moment so many milliseconds after 1970-01-01T00:00:00Z, held within the years 0 to 9999.
+    #[must_use]
+    pub const fn from_millis(millis: i64) -> Self {
+        let millis = if millis > LAST_MILLIS { LAST_MILLIS } else { millis };
+        Self { millis: if millis < FIRST_MILLIS { FIRST_MILLIS } else { millis } }
+    }
+
+    /// Milliseconds since 1970-01-01T00:00:00Z.
+    #[must_use]
+    pub const fn as_millis(self) -> i64 {
+        self.millis
+    }
+
+    /// Reads ISO 8601 as of RFC 3339: `2026-11-21T00:42:25.735Z`, any offset, any precision.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let moment = OffsetDateTime::parse(text, &Rfc3339).ok()?;
+        i64::try_from(moment.unix_timestamp_nanos().div_euclid(1_000_000)).ok().map(Self::from_millis)
+    }
+}
+
+impl fmt::Display for Timestamp {
+    /// `2026-11-21T00:42:25.735Z`, always with three digits of milliseconds.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.millis.div_euclid(1000);
+        // `from_millis` holds the value within what `OffsetDateTime` knows.
+        let moment = OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+        write!(
+            f,
+            "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z",
+            moment.year(),
+            u8::from(moment.month()),
+            moment.day(),
+            moment.hour(),
+            moment.minute(),
+            moment.second(),
+            self.millis.rem_euclid(1000)
+        )
+    }
+}
+
+impl Serialize for Timestamp {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Timestamp {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = Cow::<'de, str>::deserialize(deserializer)?;
+        Self::parse(&text).ok_or_else(|| {
+            serde::de::Error::custom("the timestamp is not ISO 8601, such as 2026-11-21T00:42:25.735Z")
+        })
+    }
+}

@@ -1,0 +1,262 @@
+//! What `#[derive(Emits)]` writes about a model, and the bodies of its events.
+//!
+//! The bodies are ordinary generic structs; a derive only names those that the model emits
+//! (`type UserCreated = Created<User>`) and writes the enum of them. So an expansion stays small
+//! and everything that can be read is here.
+
+use std::fmt;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::event::Operation;
+use crate::key::Key;
+
+/// A model whose changes are events. Written by `#[derive(Emits)]`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not an emitting model",
+    label = "this is not an emitting model",
+    note = "write `#[derive(Emits)]` and `#[emits(create, update, …)]` on the struct"
+)]
+pub trait Model: Sized + Send + Sync + 'static {
+    /// The name in topics and envelopes, such as `user`.
+    const NAME: &'static str;
+
+    /// The operations that it emits.
+    const OPERATIONS: &'static [Operation];
+
+    /// What listeners are handed: the model itself when it skips no field, else a generated
+    /// struct without the skipped ones.
+    type Row: Clone + Serialize + DeserializeOwned + Send + Sync + 'static;
+
+    /// The enum of its events, such as `UserEvent`.
+    type Event: ModelEvent<Self>;
+
+    /// What listeners may see of this value.
+    fn to_row(&self) -> Self::Row;
+
+    /// The key of a row.
+    fn key(row: &Self::Row) -> Key;
+}
+
+/// The enum of a model's events. Written by `#[derive(Emits)]`.
+pub trait ModelEvent<M: Model>: EventBody<Model = M> {
+    /// The event in the form that knows all operations.
+    fn body(&self) -> BodyRef<'_, M>;
+
+    /// The other way round; `None` when the model does not emit that operation.
+    fn from_body(body: Body<M>) -> Option<Self>
+    where
+        Self: Sized;
+}
+
+/// One operation as a type: `#[derive(Emits)]` implements [`Emits`] for each that is enabled.
+pub trait OperationType: 'static {
+    /// The operation.
+    const OPERATION: Operation;
+
+    /// The body of its events.
+    type Body<M: Model>;
+}
+
+/// "This model emits that operation." Written by `#[derive(Emits)]` for each enabled operation.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not emit `{Op}`",
+    label = "`{Op}` is not among the operations of `{Self}`",
+    note = "add the operation to its attribute, as in `#[emits(create, update)]`, and derive `Emits`"
+)]
+pub trait Emits<Op: OperationType>: Model {
+    /// The body as the model's event.
+    fn wrap(body: Op::Body<Self>) -> Self::Event;
+
+    /// The event's body, if it is of this operation.
+    fn unwrap(event: &Self::Event) -> Option<&Op::Body<Self>>;
+}
+
+/// The type that a listener's parameter names in `Event<…>`: a model's whole enum, or one body.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not an event",
+    label = "not an event of an emitting model",
+    note = "`#[derive(Emits)]` on `User` makes `UserEvent`, and `UserCreated`, `UserUpdated`, … for each enabled operation"
+)]
+pub trait EventBody: Sized + Send + Sync + 'static {
+    /// Whose event it is.
+    type Model: Model;
+
+    /// The one operation, or `None` for the enum of all.
+    const OPERATION: Option<Operation>;
+
+    /// The body within an event of the model, if it is of this type.
+    fn of(event: &<Self::Model as Model>::Event) -> Option<&Self>;
+}
+
+/// Events of exactly one row: every body but the bulk ones, and the enum of a model that emits
+/// no bulk operation.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` may carry many rows, so it has no single key",
+    note = "use `event.keys()`, or match on the enum first"
+)]
+pub trait SingleRow: EventBody {}
+
+macro_rules! bodies {
+    ($(
+        $(#[$doc:meta])*
+        $operation:ident => $body:ident { $($(#[$field_doc:meta])* $field:ident : $type:ty,)* } $(: $single:ident)?
+    )*) => {
+        /// The operations as types, for [`Emits`](super::Emits).
+        pub mod operation {
+            $(
+                #[doc = concat!("[`", stringify!($operation), "`](crate::event::Operation::", stringify!($operation), ") as a type.")]
+                #[derive(Debug, Clone, Copy)]
+                pub enum $operation {}
+
+                impl super::OperationType for $operation {
+                    const OPERATION: super::Operation = super::Operation::$operation;
+                    type Body<M: super::Model> = super::$body<M>;
+                }
+            )*
+        }
+
+        $(
+            $(#[$doc])*
+            #[non_exhaustive]
+            pub struct $body<M: Model> { $($(#[$field_doc])* pub $field: $type,)* }
+
+            impl<M: Emits<operation::$operation>> EventBody for $body<M> {
+                type Model = M;
+                const OPERATION: Option<Operation> = Some(Operation::$operation);
+
+                fn of(event: &M::Event) -> Option<&Self> {
+                    M::unwrap(event)
+                }
+            }
+
+            impl<M: Model> $body<M> {
+                /// A body.
+                #[must_use]
+                pub fn new($($field: $type),*) -> Self {
+                    Self { $($field),* }
+                }
+            }
+
+            impl<M: Model> Clone for $body<M> {
+                fn clone(&self) -> Self {
+                    Self { $($field: self.$field.clone(),)* }
+                }
+            }
+
+            impl<M: Model<Row: fmt::Debug>> fmt::Debug for $body<M> {
+                fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                    f.debug_struct(stringify!($body))$(.field(stringify!($field), &self.$field))*.finish()
+                }
+            }
+
+            impl<M: Model> From<$body<M>> for Body<M> {
+                fn from(body: $body<M>) -> Self {
+                    Self::$operation(body)
+                }
+            }
+
+            $(impl<M: Emits<operation::$operation>> $single for $body<M> {})?
+        )*
+
+        /// A body of any operation, whether the model emits it or not.
+        #[allow(missing_docs, reason = "each variant is the operation of the same name")]
+        pub enum Body<M: Model> { $($operation($body<M>),)* }
+
+        /// A borrowed [`Body`].
+        #[allow(missing_docs, reason = "each variant is the operation of the same name")]
+        pub enum BodyRef<'a, M: Model> { $($operation(&'a $body<M>),)* }
+
+        impl<M: Model> Body<M> {
+            /// Borrows it.
+            #[must_use]
+            pub fn as_ref(&self) -> BodyRef<'_, M> {
+                match self { $(Self::$operation(body) => BodyRef::$operation(body),)* }
+            }
+        }
+
+        impl<M: Model> BodyRef<'_, M> {
+            /// Which operation it is.
+            #[must_use]
+            pub fn operation(&self) -> Operation {
+                match self { $(Self::$operation(_) => Operation::$operation,)* }
+            }
+        }
+    };
+}
+
+bodies! {
+    /// One row was inserted.
+    Create => Created {
+        /// The row as it is in the database now.
+        row: M::Row,
+    } : SingleRow
+    /// One statement inserted rows.
+    CreateMany => CreatedMany {
+        /// How many.
+        count: u64,
+        /// The rows in the order of the statement; `None` when a program that only counts sent it.
+        rows: Option<Vec<M::Row>>,
+    }
+    /// One row was updated.
+    Update => Updated {
+        /// The row as it was; `None` when its origin did not keep it.
+        before: Option<M::Row>,
+        /// The row as it is in the database now.
+        after: M::Row,
+    } : SingleRow
+    /// One statement updated rows.
+    UpdateMany => UpdatedMany {
+        /// How many.
+        count: u64,
+        /// The rows; `None` when a program that only counts sent it.
+        rows: Option<Vec<RowChange<M>>>,
+    }
+    /// One row was inserted or updated.
+    Upsert => Upserted {
+        /// The row as it is in the database now.
+        row: M::Row,
+    } : SingleRow
+    /// One row was deleted.
+    Delete => Deleted {
+        /// The row as it was.
+        row: M::Row,
+    } : SingleRow
+    /// One statement deleted rows.
+    DeleteMany => DeletedMany {
+        /// How many.
+        count: u64,
+        /// The rows as they were; `None` when a program that only counts sent it.
+        rows: Option<Vec<M::Row>>,
+    }
+}
+
+/// One row of a bulk update.
+#[non_exhaustive]
+pub struct RowChange<M: Model> {
+    /// The row as it was; `None` when its origin did not keep it.
+    pub before: Option<M::Row>,
+    /// The row as it is in the database now.
+    pub after: M::Row,
+}
+
+impl<M: Model> RowChange<M> {
+    /// A change.
+    #[must_use]
+    pub fn new(before: Option<M::Row>, after: M::Row) -> Self {
+        Self { before, after }
+    }
+}
+
+impl<M: Model> Clone for RowChange<M> {
+    fn clone(&self) -> Self {
+        Self { before: self.before.clone(), after: self.after.clone() }
+    }
+}
+
+impl<M: Model<Row: fmt::Debug>> fmt::Debug for RowChange<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RowChange").field("before", &self.before).field("after", &self.after).finish()
+    }
+}

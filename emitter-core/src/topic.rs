@@ -1,0 +1,196 @@
+//! Topics `{prefix}/{model}/{operation}`, built from validated segments only.
+//!
+//! A client library lets through topics that make brokers drop the connection (empty ones, NUL,
+//! 70 kB, `$SYS/…`), so every topic of this framework is made here, from parts that were checked.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::event::Operation;
+
+/// The prefix of the specification: `prisma/events`.
+pub const DEFAULT_PREFIX: &str = "prisma/events";
+
+/// The longest prefix, in bytes.
+pub const MAX_PREFIX_BYTES: usize = 256;
+
+/// The longest model name, in bytes.
+pub const MAX_MODEL_BYTES: usize = 128;
+
+/// The first levels of every topic of an application, such as `prisma/events`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct TopicPrefix(Arc<str>);
+
+impl TopicPrefix {
+    /// Checks and takes a prefix: one or more non-empty levels, without `+`, `#`, control
+    /// characters, a leading `$`, or more than [`MAX_PREFIX_BYTES`] bytes.
+    ///
+    /// # Errors
+    /// [`TopicError`] names the part that is wrong and what is allowed.
+    pub fn new(prefix: &str) -> Result<Self, TopicError> {
+        if prefix.len() > MAX_PREFIX_BYTES {
+            return Err(TopicError::TooLong { what: "topic prefix", bytes: prefix.len(), limit: MAX_PREFIX_BYTES });
+        }
+        if prefix.starts_with('$') {
+            return Err(TopicError::Reserved(prefix.to_owned()));
+        }
+        prefix.split('/').try_for_each(check_level)?;
+        Ok(Self(prefix.into()))
+    }
+
+    /// The prefix as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The topic of one model's operation: `{prefix}/{model}/{operation}`.
+    #[must_use]
+    pub fn topic(&self, model: &ModelName, operation: Operation) -> Topic {
+        Topic(format!("{}/{}/{}", self.0, model.as_str(), operation.as_str()).into())
+    }
+
+    /// The filter for everything of one model: `{prefix}/{model}/#`.
+    #[must_use]
+    pub fn model_filter(&self, model: &ModelName) -> TopicFilter {
+        TopicFilter(format!("{}/{}/#", self.0, model.as_str()).into())
+    }
+
+    /// The model and operation levels of a received topic, if it lies under this prefix and has
+    /// exactly these two levels. Neither part is validated further.
+    #[must_use]
+    pub fn split<'t>(&self, topic: &'t str) -> Option<(&'t str, &'t str)> {
+        let (model, operation) = topic.strip_prefix(&*self.0)?.strip_prefix('/')?.split_once('/')?;
+        let whole = !model.is_empty() && !operation.is_empty() && !operation.contains('/');
+        whole.then_some((model, operation))
+    }
+}
+
+impl Default for TopicPrefix {
+    fn default() -> Self {
+        Self(DEFAULT_PREFIX.into())
+    }
+}
+
+/// A model's name, fit to be one level of a topic.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ModelName(Arc<str>);
+
+impl ModelName {
+    /// Checks and takes a name: one level, at most [`MAX_MODEL_BYTES`] bytes.
+    ///
+    /// # Errors
+    /// [`TopicError`] names what is wrong and what is allowed.
+    pub fn new(name: &str) -> Result<Self, TopicError> {
+        if name.len() > MAX_MODEL_BYTES {
+            return Err(TopicError::TooLong { what: "model name", bytes: name.len(), limit: MAX_MODEL_BYTES });
+        }
+        if name.contains('/') {
+            return Err(TopicError::BadCharacter { level: name.to_owned(), character: '/' });
+        }
+        if name.starts_with('$') {
+            return Err(TopicError::Reserved(name.to_owned()));
+        }
+        check_level(name)?;
+        Ok(Self(name.into()))
+    }
+
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether `other` names the same model. `User` and `user` are one model: the npm package
+    /// writes both.
+    #[must_use]
+    pub fn is(&self, other: &str) -> bool {
+        self.0.eq_ignore_ascii_case(other)
+    }
+}
+
+/// A topic to publish on; always valid.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Topic(Arc<str>);
+
+impl Topic {
+    /// The topic as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Topic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A filter to subscribe to; always valid. Its last level may be `#`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct TopicFilter(Arc<str>);
+
+impl TopicFilter {
+    /// The filter as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether a topic matches: `#` as the last level stands for the parent and all below.
+    #[must_use]
+    pub fn matches(&self, topic: &str) -> bool {
+        match self.0.strip_suffix("/#") {
+            None => topic == &*self.0,
+            Some(parent) => topic
+                .strip_prefix(parent)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/')),
+        }
+    }
+}
+
+impl fmt::Display for TopicFilter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Why a text cannot be part of a topic.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TopicError {
+    /// Two slashes in a row, one at either end, or nothing at all. Leave the empty level out.
+    #[error("a topic level is empty; write levels as in \"shop/events\", without a slash at either end")]
+    EmptyLevel,
+    /// A wildcard, a slash where one level is wanted, or a control character.
+    #[error("{character:?} is not allowed in the topic level {level:?}; use letters, digits, '_', '-', '.'")]
+    BadCharacter {
+        /// The level.
+        level: String,
+        /// What is wrong in it.
+        character: char,
+    },
+    /// Topics that begin with `$` belong to the broker.
+    #[error("{0:?} begins with '$', which brokers keep for themselves")]
+    Reserved(String),
+    /// Longer than the limit.
+    #[error("the {what} has {bytes} bytes; at most {limit} are allowed")]
+    TooLong {
+        /// Which part.
+        what: &'static str,
+        /// Its length.
+        bytes: usize,
+        /// What is allowed.
+        limit: usize,
+    },
+}
+
+fn check_level(level: &str) -> Result<(), TopicError> {
+    if level.is_empty() {
+        return Err(TopicError::EmptyLevel);
+    }
+    match level.chars().find(|c| matches!(c, '+' | '#') || c.is_control() || c.is_whitespace()) {
+        Some(character) => Err(TopicError::BadCharacter { level: level.to_owned(), character }),
+        None => Ok(()),
+    }
+}

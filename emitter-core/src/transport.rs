@@ -1,0 +1,241 @@
+//! What carries encoded events between nodes.
+//!
+//! A transport knows bytes, topics and acknowledgements; it knows nothing of models, listeners or
+//! the dispatcher. Two exist: [`mqtt`] for production and [`memory`] (feature `testing`) for
+//! tests inside one process.
+
+use std::fmt;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use tokio::sync::oneshot;
+
+use crate::topic::{Topic, TopicFilter};
+
+#[cfg(any(test, feature = "testing"))]
+pub mod memory;
+#[cfg(feature = "mqtt")]
+pub mod mqtt;
+
+/// A way to other nodes: publishes messages, and delivers those that match the subscriptions.
+///
+/// Delivery is at least once: a message that [`publish`](Self::publish) accepted is sent again
+/// after every disconnection until it is confirmed, and a [`Delivery`] that was not acknowledged
+/// comes again.
+pub trait Transport: Send + Sync + 'static {
+    /// Accepts a message for publishing, without waiting. Messages of one transport go out in the
+    /// order in which they were accepted.
+    ///
+    /// # Errors
+    /// [`PublishError::QueueFull`], [`PublishError::TooLarge`] or [`PublishError::Closed`], at
+    /// once. What happens to it later is told by the returned [`Confirmation`].
+    fn publish(&self, message: Message) -> Result<Confirmation, PublishError>;
+
+    /// Wishes for the messages that match `filter`, now and after every reconnection, until
+    /// [`unsubscribe`](Self::unsubscribe). Asking twice for the same filter is asking once.
+    fn subscribe(&self, filter: TopicFilter);
+
+    /// Takes a wish back. It holds also when the broker is away at that moment.
+    fn unsubscribe(&self, filter: &TopicFilter);
+
+    /// The next message, or `None` once the transport is closed. Meant for one caller.
+    fn next(&self) -> BoxFuture<'_, Option<Delivery>>;
+
+    /// How it stands now.
+    fn status(&self) -> TransportStatus;
+
+    /// Stops receiving, sends what is queued until `deadline` from now has passed, disconnects,
+    /// and tells how many messages were left unconfirmed.
+    fn close(&self, deadline: Duration) -> BoxFuture<'_, Unconfirmed>;
+}
+
+/// Quality of service of one publish, as in MQTT.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum QoS {
+    /// Sent once and forgotten; "confirmed" means written to the socket.
+    AtMostOnce,
+    /// Sent until the broker confirms it. The default.
+    #[default]
+    AtLeastOnce,
+    /// Confirmed in two steps. Receivers of this framework still subscribe at
+    /// [`AtLeastOnce`](Self::AtLeastOnce) and drop duplicates by event id.
+    ExactlyOnce,
+}
+
+/// A message to be published.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Message {
+    /// Where it goes.
+    pub topic: Topic,
+    /// The encoded event.
+    pub payload: Bytes,
+    /// How hard to try.
+    pub qos: QoS,
+}
+
+impl fmt::Debug for Message {
+    /// Leaves the payload out: it holds users' data.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Message")
+            .field("topic", &self.topic)
+            .field("bytes", &self.payload.len())
+            .field("qos", &self.qos)
+            .finish()
+    }
+}
+
+/// The coming fate of an accepted message: `Ok` when the broker has confirmed this very message.
+///
+/// Dropping it changes nothing about the message.
+#[derive(Debug)]
+pub struct Confirmation(oneshot::Receiver<Result<Confirmed, PublishError>>);
+
+impl Confirmation {
+    /// A confirmation and the end that settles it. A settler that is dropped unused counts as
+    /// [`PublishError::Closed`].
+    #[must_use]
+    pub fn new() -> (Settler, Self) {
+        let (sender, receiver) = oneshot::channel();
+        (Settler(sender), Self(receiver))
+    }
+}
+
+impl Future for Confirmation {
+    type Output = Result<Confirmed, PublishError>;
+
+    fn poll(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Self::Output> {
+        std::pin::Pin::new(&mut self.0)
+            .poll(cx)
+            .map(|settled| settled.unwrap_or(Err(PublishError::Closed)))
+    }
+}
+
+/// Settles one [`Confirmation`].
+#[derive(Debug)]
+pub struct Settler(oneshot::Sender<Result<Confirmed, PublishError>>);
+
+impl Settler {
+    /// Tells the waiting [`Confirmation`], if it is still waiting.
+    pub fn settle(self, outcome: Result<Confirmed, PublishError>) {
+        // Nobody waiting is fine: whoever published did not ask.
+        let _ = self.0.send(outcome);
+    }
+}
+
+/// What a broker said when it took a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Confirmed {
+    /// `false` when the broker told that nobody was subscribed (MQTT 5, reason 0x10). A broker
+    /// that forgot its sessions shows itself this way.
+    pub had_subscribers: bool,
+}
+
+/// Why a message was not published.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PublishError {
+    /// The queue for messages that wait for the broker is at its bound.
+    /// Raise the bound, or look at why the broker is away.
+    #[error("the publish queue is full ({messages} messages, {bytes} bytes wait for the broker)")]
+    QueueFull {
+        /// Messages waiting.
+        messages: usize,
+        /// Their payloads' bytes.
+        bytes: usize,
+    },
+    /// A newer message took its place, because the queue was full and the policy says so.
+    #[error("dropped from the full publish queue to make room for a newer message")]
+    Displaced,
+    /// Larger than this node or the broker takes.
+    #[error("the message has {size} bytes, the limit is {limit}")]
+    TooLarge {
+        /// The size of topic and payload in bytes.
+        size: usize,
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// The broker refused this message (MQTT 5); the others go on.
+    #[error("the broker refused the message: {reason}")]
+    Refused {
+        /// The broker's reason, such as `NotAuthorized`.
+        reason: String,
+    },
+    /// The transport was closed before the broker confirmed the message.
+    #[error("the transport was closed before the broker confirmed the message")]
+    Closed,
+}
+
+/// A message from another node, to be acknowledged when it is done with.
+#[derive(Debug)]
+pub struct Delivery {
+    /// The topic on which it came; not validated.
+    pub topic: String,
+    /// Its bytes; not validated.
+    pub payload: Bytes,
+    /// To be settled when the listeners are done.
+    pub ack: Ack,
+}
+
+/// The duty to acknowledge a [`Delivery`].
+///
+/// Dropping it without [`done`](Self::done) leaves the message unacknowledged: the broker sends
+/// it again on the next connection.
+#[must_use = "a delivery that is never acknowledged comes again"]
+pub struct Ack(Box<dyn FnOnce() + Send>);
+
+impl Ack {
+    /// An acknowledgement that runs `done`.
+    pub fn new(done: impl FnOnce() + Send + 'static) -> Self {
+        Self(Box::new(done))
+    }
+
+    /// Acknowledges. May be called in any order: the transport sends acknowledgements in the
+    /// order of arrival.
+    pub fn done(self) {
+        (self.0)();
+    }
+}
+
+impl fmt::Debug for Ack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Ack")
+    }
+}
+
+/// How a transport stands.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TransportStatus {
+    /// The publishing connection.
+    pub publisher: LinkStatus,
+    /// The subscribing connection.
+    pub subscriber: LinkStatus,
+    /// Messages accepted and not yet confirmed.
+    pub unconfirmed: usize,
+    /// Filters subscribed and confirmed by the broker.
+    pub subscriptions: usize,
+    /// Filters that the broker refused, with its reason. They are tried again.
+    pub refused_subscriptions: Vec<(String, String)>,
+}
+
+/// How one connection stands.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LinkStatus {
+    /// Whether it is connected now.
+    pub connected: bool,
+    /// How often it was connected so far.
+    pub connections: u64,
+    /// The last error, without credentials.
+    pub last_error: Option<String>,
+}
+
+/// What a closed transport left behind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Unconfirmed {
+    /// Messages that no broker confirmed before the deadline.
+    pub messages: usize,
+}
