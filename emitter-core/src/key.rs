@@ -85,7 +85,7 @@ macro_rules! signed { ($($t:ty),*) => { $(impl KeyColumn for $t {
     fn to_key(&self) -> Key { Key::Int(i64::from(*self)) }
 })* } }
 macro_rules! text { ($($t:ty),*) => { $(impl KeyColumn for $t {
-    fn to_key(&self) -> Key { Key::Text((&**self).into()) }
+    fn to_key(&self) -> Key { Key::Text(Box::from(AsRef::<str>::as_ref(self))) }
 })* } }
 
 signed!(i8, i16, i32, i64, u8, u16, u32, bool);
