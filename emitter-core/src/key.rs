@@ -25,6 +25,12 @@ pub enum Key {
 }
 
 impl Key {
+    /// The key of several columns, in the order in which the model lists them.
+    #[must_use]
+    pub fn composite<const N: usize>(parts: [Self; N]) -> Self {
+        Self::Composite(Box::new(parts))
+    }
+
     /// A number that is the same on every node and in every version of this program, so that
     /// lanes can be assigned by it. FNV-1a, 64 bit.
     #[must_use]

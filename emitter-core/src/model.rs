@@ -9,6 +9,7 @@ use std::fmt;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::emit::Scope;
 use crate::event::Operation;
 use crate::key::Key;
 
@@ -21,6 +22,12 @@ use crate::key::Key;
 pub trait Model: Sized + Send + Sync + 'static {
     /// The name in topics and envelopes, such as `user`.
     const NAME: &'static str;
+
+    /// The names of its key columns as they are in JSON.
+    const KEY_COLUMNS: &'static [&'static str];
+
+    /// Where its events may go at most. Default: everywhere.
+    const SCOPE: Scope = Scope::BOTH;
 
     /// The operations that it emits.
     const OPERATIONS: &'static [Operation];

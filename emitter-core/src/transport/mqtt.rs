@@ -1,1 +1,134 @@
-//! wip
+//! The transport over MQTT: one client publishes, another one subscribes, and one that fails
+//! leaves the other alone.
+//!
+//! Words: a publish is *accepted* when it has its place in the queue, *on the wire* when it was
+//! handed to the connection, and *confirmed* when the broker has answered this very message. A
+//! *delivery* is a message from the broker; it is *acknowledged* when its listeners are done.
+//!
+//! What holds:
+//! - Accepted messages go out in the order of acceptance. After a disconnection all unconfirmed
+//!   ones go out again, in that order, on a connection that begins with nothing of the old one.
+//!   So a message may arrive twice, and after a duplicate older ones may be seen again; first
+//!   arrivals are in order.
+//! - A delivery is acknowledged after all that arrived before it; on another connection than its
+//!   own never.
+//! - Every queue is bounded by a setting of [`MqttConfig`].
+//!
+//! What is absent on purpose: subscriptions at QoS 2 (rumqttc livelocks with them after a
+//! restart), retained messages, wills, a last attempt to connect. TLS and WebSockets are not
+//! there yet.
+
+mod config;
+// How a connection is kept, and what the two of them do with it.
+mod driver;
+mod publisher;
+mod subscriber;
+// What is decided, without I/O.
+mod ack_order;
+mod in_flight;
+mod subscriptions;
+// What rumqttc says and is told.
+mod protocol;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::future::BoxFuture;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+pub use self::config::{ClientId, MqttConfig, MqttConfigError, MqttVersion, Overflow};
+use self::driver::{Side, keep_connected};
+use self::publisher::{GOODBYE, Publisher};
+use self::subscriber::Subscriber;
+use super::{
+    Confirmation, Delivery, Message, PublishError, Transport, TransportStatus, Unconfirmed,
+};
+use crate::topic::TopicFilter;
+
+/// A connection to an MQTT broker: a [`Transport`].
+///
+/// It never waits for the broker: started while the broker is away, it queues and goes on trying.
+/// Dropping it without [`close`](Transport::close) ends its tasks at once; what was not confirmed
+/// ends as [`PublishError::Closed`].
+pub struct MqttTransport {
+    publisher: Arc<Publisher>,
+    subscriber: Arc<Subscriber>,
+    /// Aborts what is left of them when dropped.
+    tasks: tokio::sync::Mutex<JoinSet<()>>,
+}
+
+impl MqttTransport {
+    /// Starts publishing as `{client_id}`, in a session that ends with each connection, and, from
+    /// the first subscription on, receiving as `{client_id}-subscriber`, in a session that the
+    /// broker keeps. An id in the configuration wins over `client_id`.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime with time and I/O enabled.
+    #[must_use]
+    pub fn start(config: MqttConfig, client_id: ClientId) -> Self {
+        let id = config.client_id.clone().unwrap_or(client_id);
+        let config = Arc::new(config);
+        let publisher = Arc::new(Publisher::new(Arc::clone(&config), id.as_str().to_owned()));
+        let subscriber = Subscriber::new(config, format!("{}-subscriber", id.as_str()));
+        let mut tasks = JoinSet::new();
+        tasks.spawn(keep_connected(Arc::clone(&publisher)));
+        tasks.spawn(keep_connected(Arc::clone(&subscriber)));
+        Self { publisher, subscriber, tasks: tokio::sync::Mutex::new(tasks) }
+    }
+
+    async fn close_within(&self, deadline: Duration) -> Unconfirmed {
+        let begun = Instant::now();
+        self.publisher.stop_accepting();
+        // It stays connected, so that acknowledgements of the last deliveries still go out.
+        self.subscriber.link().close();
+        // Late is no error: the rest is counted below.
+        let _ = timeout(deadline, self.publisher.drained()).await;
+        self.publisher.finish();
+        self.subscriber.finish();
+        let left = deadline.saturating_sub(begun.elapsed()).max(GOODBYE);
+        let mut tasks = self.tasks.lock().await;
+        let _ = timeout(left, async { while tasks.join_next().await.is_some() {} }).await;
+        tasks.shutdown().await;
+        Unconfirmed { messages: self.publisher.give_up() }
+    }
+}
+
+impl Transport for MqttTransport {
+    fn publish(&self, message: Message) -> Result<Confirmation, PublishError> {
+        self.publisher.publish(message)
+    }
+
+    fn subscribe(&self, filter: TopicFilter) {
+        self.subscriber.subscribe(&filter);
+    }
+
+    fn unsubscribe(&self, filter: &TopicFilter) {
+        self.subscriber.unsubscribe(filter);
+    }
+
+    fn next(&self) -> BoxFuture<'_, Option<Delivery>> {
+        Box::pin(self.subscriber.next())
+    }
+
+    fn status(&self) -> TransportStatus {
+        TransportStatus {
+            publisher: self.publisher.link().status(),
+            subscriber: self.subscriber.link().status(),
+            unconfirmed: self.publisher.unconfirmed(),
+            subscriptions: self.subscriber.confirmed(),
+            refused_subscriptions: self.subscriber.refused(),
+        }
+    }
+
+    fn close(&self, deadline: Duration) -> BoxFuture<'_, Unconfirmed> {
+        Box::pin(self.close_within(deadline))
+    }
+}
+
+impl fmt::Debug for MqttTransport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MqttTransport").field("status", &self.status()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,92 @@
+//! Where an event goes: to listeners here, to other nodes, to both, to neither.
+//!
+//! Three have a say, and each can only narrow what the one before it allows: the application
+//! ([`EmitConfig`]), the model, and the call (`.local_only()`, `.remote_only()`). Off wins.
+
+use crate::event::Operation;
+
+/// Where an event may go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Scope {
+    /// To the listeners of this node.
+    pub local: bool,
+    /// To the other nodes.
+    pub remote: bool,
+}
+
+impl Scope {
+    /// Here and elsewhere; the default of models and calls.
+    pub const BOTH: Self = Self { local: true, remote: true };
+    /// Here only.
+    pub const LOCAL: Self = Self { local: true, remote: false };
+    /// Elsewhere only.
+    pub const REMOTE: Self = Self { local: false, remote: true };
+    /// Nowhere.
+    pub const NONE: Self = Self { local: false, remote: false };
+
+    /// What both allow.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self { local: self.local && other.local, remote: self.remote && other.remote }
+    }
+
+    /// Whether it goes nowhere.
+    #[must_use]
+    pub const fn is_none(self) -> bool {
+        !self.local && !self.remote
+    }
+}
+
+impl From<bool> for Scope {
+    /// The specification's `emit: true` and `emit: false`.
+    fn from(on: bool) -> Self {
+        if on { Self::BOTH } else { Self::NONE }
+    }
+}
+
+/// What an application emits, by operation. It narrows; a statement still needs `.emit()`.
+///
+/// ```
+/// use emitter_core::emit::{EmitConfig, Scope};
+/// use emitter_core::event::Operation;
+///
+/// let config = EmitConfig::all().with(Operation::UpdateMany, false).with(Operation::Create, Scope::LOCAL);
+/// assert_eq!(config.scope(Operation::UpdateMany), Scope::NONE);
+/// assert_eq!(config.scope(Operation::Create), Scope::LOCAL);
+/// assert_eq!(config.scope(Operation::Delete), Scope::BOTH);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EmitConfig([Scope; Operation::ALL.len()]);
+
+impl EmitConfig {
+    /// Every operation, here and elsewhere; the default.
+    #[must_use]
+    pub const fn all() -> Self {
+        Self([Scope::BOTH; Operation::ALL.len()])
+    }
+
+    /// No operation: a switch for all events, as for a bulk import.
+    #[must_use]
+    pub const fn none() -> Self {
+        Self([Scope::NONE; Operation::ALL.len()])
+    }
+
+    /// The same with another scope for one operation: a [`Scope`], `true` or `false`.
+    #[must_use]
+    pub fn with(mut self, operation: Operation, scope: impl Into<Scope>) -> Self {
+        self.0[operation.index()] = scope.into();
+        self
+    }
+
+    /// Where events of this operation may go.
+    #[must_use]
+    pub const fn scope(&self, operation: Operation) -> Scope {
+        self.0[operation.index()]
+    }
+}
+
+impl Default for EmitConfig {
+    fn default() -> Self {
+        Self::all()
+    }
+}

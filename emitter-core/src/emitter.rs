@@ -1,0 +1,531 @@
+//! The handle that an application holds: it knows the dispatcher and the transport, which do not
+//! know each other.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tracing::{error, info, warn};
+
+use crate::dispatcher::{DispatchLimits, Job, Listener, Message, Worker};
+use crate::emit::{EmitConfig, Scope};
+use crate::event::{EventId, Meta, Operation, Origin, Source, Stored, Timestamp};
+use crate::listener::{Handler, Hears, ListenerInfo, Outcome};
+use crate::metrics::{Counters, OnceInAWhile, Stats};
+use crate::model::{EventBody, Model, ModelEvent};
+use crate::model_info::{AnyEvent, ModelInfo, keys};
+use crate::queue::{Queue, Refused};
+use crate::topic::{ModelName, TopicPrefix};
+use crate::transport::{Transport, TransportStatus};
+
+mod builder;
+mod intake;
+mod publishing;
+
+pub use builder::{Builder, StartError};
+
+/// A node: dispatches its own changes to its listeners, publishes them to other nodes, and hands
+/// other nodes' changes to its listeners.
+///
+/// Cloning it clones a pointer. [`shutdown`](Self::shutdown) ends it in good order; when the last
+/// clone is dropped without it, its tasks are stopped where they are.
+///
+/// ```
+/// # use emitter_core::Emitter;
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let emitter = Emitter::builder().service("shop").start().await?;
+/// assert!(emitter.shutdown(std::time::Duration::from_secs(1)).await.is_clean());
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Emitter {
+    node: Arc<Node>,
+}
+
+/// The node and the tasks that work for it.
+struct Node {
+    shared: Arc<Shared>,
+    tasks: Mutex<Tasks>,
+}
+
+/// What the tasks need too.
+struct Shared {
+    origin: Origin,
+    emit: EmitConfig,
+    limits: DispatchLimits,
+    prefix: TopicPrefix,
+    models: RwLock<Models>,
+    transport: Option<Arc<dyn Transport>>,
+    to_publish: Queue<Arc<dyn AnyEvent>>,
+    counters: Arc<Counters>,
+    overflows: OnceInAWhile,
+    next_listener: AtomicU64,
+}
+
+#[derive(Default)]
+struct Tasks {
+    /// One worker for each model that has or had listeners.
+    workers: JoinSet<()>,
+    publishing: Option<tokio::task::JoinHandle<()>>,
+    intake: Option<tokio::task::JoinHandle<()>>,
+    shut_down: bool,
+}
+
+/// The models that this node has met, by type and by lower-cased name.
+#[derive(Default)]
+struct Models {
+    by_type: HashMap<std::any::TypeId, Arc<ModelState>>,
+    by_name: HashMap<String, Arc<ModelState>>,
+}
+
+/// A model at this node.
+struct ModelState {
+    info: &'static ModelInfo,
+    name: ModelName,
+    queue: Arc<Queue<Message>>,
+    listeners: Mutex<Vec<Arc<Listener>>>,
+    /// How many of them hear local events; read for every emitted event.
+    local_listeners: AtomicUsize,
+    worker_started: std::sync::Once,
+}
+
+/// An event that has been born and waits for its transaction to commit.
+pub struct Emission {
+    event: Arc<dyn AnyEvent>,
+    model: Arc<ModelState>,
+    scope: Scope,
+}
+
+impl fmt::Debug for Emission {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Emission").field("model", &self.model.info.name).field("scope", &self.scope).finish()
+    }
+}
+
+impl Emission {
+    /// The event's id.
+    #[must_use]
+    pub fn id(&self) -> EventId {
+        self.event.meta().id
+    }
+
+    /// What was done.
+    #[must_use]
+    pub fn operation(&self) -> Operation {
+        self.event.meta().operation
+    }
+}
+
+impl Emitter {
+    /// A builder with the defaults.
+    #[must_use]
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// Who this node is.
+    #[must_use]
+    pub fn origin(&self) -> &Origin {
+        &self.node.shared.origin
+    }
+
+    /// Where an event of this model and operation would go now, if a call asked for `asked`:
+    /// narrowed by the application and the model, and to nobody where nobody listens. When it is
+    /// [`Scope::NONE`], no event needs to be made.
+    #[must_use]
+    pub fn scope<M: Model>(&self, operation: Operation, asked: Scope) -> Scope {
+        let shared = &self.node.shared;
+        let allowed = asked.and(M::SCOPE).and(shared.emit.scope(operation));
+        if allowed.is_none() {
+            return allowed;
+        }
+        let heard_here = || {
+            shared
+                .model(ModelInfo::of::<M>())
+                .is_ok_and(|model| model.local_listeners.load(Ordering::Relaxed) > 0)
+        };
+        Scope {
+            local: allowed.local && heard_here(),
+            remote: allowed.remote && shared.transport.is_some(),
+        }
+    }
+
+    /// Makes an event of something that this node did. It goes nowhere until
+    /// [`emit`](Self::emit); `None` when it would go nowhere then, either.
+    #[must_use]
+    pub fn event<M: Model>(&self, event: M::Event, asked: Scope) -> Option<Emission> {
+        let body = event.body();
+        let operation = body.operation();
+        let scope = self.scope::<M>(operation, asked);
+        if scope.is_none() {
+            return None;
+        }
+        let meta = Meta {
+            id: EventId::now(),
+            operation,
+            source: Source::Local,
+            origin: Some(self.origin().clone()),
+            time: Timestamp::now(),
+            sequence: None,
+            keys: keys(&body),
+        };
+        let model = self.node.shared.model(ModelInfo::of::<M>()).ok()?;
+        Some(Emission { event: Arc::new(Stored::<M> { meta, event }), model, scope })
+    }
+
+    /// Sends events on their way, in order: to dispatch and to publishing, neither of which waits
+    /// for the other. It does not wait either, and it cannot fail what the caller did before:
+    /// what finds a queue at its bound is counted and logged.
+    pub fn emit(&self, emissions: impl IntoIterator<Item = Emission>) {
+        for emission in emissions {
+            self.node.shared.emit(emission);
+        }
+    }
+
+    /// A listener at run time, as `#[listener]` is one at compile time.
+    ///
+    /// The listener stays until [`Subscription::unsubscribe`], not longer than the emitter.
+    #[must_use = "nothing listens until `.run(…)`"]
+    pub fn on<T: EventBody>(&self) -> On<'_, T> {
+        On { emitter: self, hears: Hears::Local, name: None, body: std::marker::PhantomData }
+    }
+
+    /// The listeners that are registered now.
+    #[must_use]
+    pub fn listeners(&self) -> Vec<ListenerInfo> {
+        let models = self.node.shared.models.read().unwrap_or_else(PoisonError::into_inner);
+        let mut all: Vec<ListenerInfo> = models
+            .by_type
+            .values()
+            .flat_map(|model| model.listeners().iter().map(|listener| listener.info.clone()).collect::<Vec<_>>())
+            .collect();
+        all.sort_by(|a, b| (a.model, &a.name).cmp(&(b.model, &b.name)));
+        all
+    }
+
+    /// What was counted since the start.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.node.shared.counters.snapshot()
+    }
+
+    /// How the transport stands; `None` without one.
+    #[must_use]
+    pub fn transport_status(&self) -> Option<TransportStatus> {
+        self.node.shared.transport.as_ref().map(|transport| transport.status())
+    }
+
+    /// Ends this node: takes no more events from others, lets listeners finish, sends what is
+    /// queued, disconnects, and stops every task, all within `deadline`. What was left undone
+    /// then is in the report. Called again, it has nothing left to do.
+    pub async fn shutdown(&self, deadline: Duration) -> ShutdownReport {
+        let shared = &self.node.shared;
+        let deadline = Instant::now() + deadline;
+        let mut tasks = {
+            let mut tasks = self.node.tasks();
+            tasks.shut_down = true;
+            std::mem::take(&mut *tasks)
+        };
+        self.node.tasks().shut_down = true;
+        if let Some(intake) = tasks.intake.take() {
+            intake.abort();
+            let _ = intake.await;
+        }
+        let models: Vec<Arc<ModelState>> = shared.all_models();
+        models.iter().for_each(|model| model.queue.close());
+        let all_done = async { while tasks.workers.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout_at(deadline, all_done).await;
+        tasks.workers.shutdown().await;
+        let unfinished = models.iter().map(|model| model.queue.unfinished()).sum();
+        let unpublished = shared.stop_publishing(tasks.publishing.take(), deadline).await;
+        let report = ShutdownReport { unfinished, unpublished };
+        if report.is_clean() {
+            info!(node = %shared.origin, "shut down");
+        } else {
+            warn!(node = %shared.origin, unfinished, unpublished, "shut down with work left undone");
+        }
+        report
+    }
+}
+
+impl fmt::Debug for Emitter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Emitter").field("origin", self.origin()).finish_non_exhaustive()
+    }
+}
+
+/// What a shutdown left undone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[must_use]
+pub struct ShutdownReport {
+    /// Events that listeners had not finished at the deadline. Those of other nodes were not
+    /// acknowledged: the broker sends them again.
+    pub unfinished: usize,
+    /// Own events that no broker had confirmed at the deadline.
+    pub unpublished: usize,
+}
+
+impl ShutdownReport {
+    /// Whether nothing was left undone.
+    #[must_use]
+    pub const fn is_clean(&self) -> bool {
+        self.unfinished == 0 && self.unpublished == 0
+    }
+}
+
+/// A listener that is about to be added at run time. See [`Emitter::on`].
+pub struct On<'e, T> {
+    emitter: &'e Emitter,
+    hears: Hears,
+    name: Option<String>,
+    body: std::marker::PhantomData<fn() -> T>,
+}
+
+impl<T: EventBody> On<'_, T> {
+    /// Hears what other nodes wrote too.
+    #[must_use]
+    pub fn allow_remote(mut self) -> Self {
+        if self.hears == Hears::Local {
+            self.hears = Hears::Everything;
+        }
+        self
+    }
+
+    /// Hears only what other nodes wrote.
+    #[must_use]
+    pub fn remote_only(mut self) -> Self {
+        self.hears = Hears::Remote;
+        self
+    }
+
+    /// A name for logs. Default: the name of the event type.
+    #[must_use]
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// Adds an async function or closure as the listener.
+    pub fn run<F, R>(self, function: F) -> Subscription
+    where
+        F: Fn(crate::Event<T>) -> R + Send + Sync + 'static,
+        R: Future<Output: Outcome> + Send + 'static,
+    {
+        self.add(Handler::from_async(function))
+    }
+
+    /// Adds a plain function or closure, which may block, as the listener.
+    pub fn run_blocking<F, R>(self, function: F) -> Subscription
+    where
+        F: Fn(crate::Event<T>) -> R + Send + Sync + 'static,
+        R: Outcome,
+    {
+        self.add(Handler::from_blocking(function))
+    }
+
+    fn add(self, handler: Handler) -> Subscription {
+        let name = self.name.unwrap_or_else(|| std::any::type_name::<T>().to_owned());
+        let info = ListenerInfo {
+            name: name.into(),
+            model: handler.model().name,
+            operation: handler.operation(),
+            hears: self.hears,
+            defined_at: "run time".into(),
+        };
+        let node = Arc::downgrade(&self.emitter.node);
+        match self.emitter.node.add_listener(info, handler) {
+            Ok((model, id)) => Subscription { node, model: Some(model), id },
+            Err(refusal) => {
+                error!("a listener was not added: {refusal}");
+                Subscription { node, model: None, id: 0 }
+            }
+        }
+    }
+}
+
+/// A listener that was added at run time.
+///
+/// Dropping it leaves the listener where it is.
+pub struct Subscription {
+    node: std::sync::Weak<Node>,
+    model: Option<Arc<ModelState>>,
+    id: u64,
+}
+
+impl Subscription {
+    /// Removes the listener: it is given no event after this, not even those that wait for it. A
+    /// call that is running ends in peace. With the last remote listener of a model goes the
+    /// subscription at the broker.
+    pub fn unsubscribe(self) {
+        if let (Some(node), Some(model)) = (self.node.upgrade(), &self.model) {
+            node.shared.remove_listener(model, self.id);
+        }
+    }
+
+    /// Whether the listener was added; it is not when the emitter was shut down before.
+    #[must_use]
+    pub fn is_active(&self) -> bool {
+        self.model.is_some()
+    }
+}
+
+impl fmt::Debug for Subscription {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Subscription").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+impl Node {
+    fn tasks(&self) -> MutexGuard<'_, Tasks> {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a listener, with its model's task and subscription where they are not there yet.
+    fn add_listener(&self, info: ListenerInfo, handler: Handler) -> Result<(Arc<ModelState>, u64), StartError> {
+        let shared = &self.shared;
+        let model = shared.model(handler.model())?;
+        {
+            let mut tasks = self.tasks();
+            if tasks.shut_down {
+                return Err(StartError::ShutDown);
+            }
+            model.worker_started.call_once(|| {
+                let worker = Worker::new(Arc::clone(&model.queue), shared.limits, Arc::clone(&shared.counters));
+                tasks.workers.spawn(worker.run());
+            });
+        }
+        let id = shared.next_listener.fetch_add(1, Ordering::Relaxed);
+        let listener = Arc::new(Listener { id, info, handler });
+        shared.insert_listener(&model, listener);
+        Ok((model, id))
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let tasks = self.tasks.get_mut().unwrap_or_else(PoisonError::into_inner);
+        for task in tasks.intake.iter().chain(&tasks.publishing) {
+            task.abort();
+        }
+        if !tasks.shut_down {
+            warn!(node = %self.shared.origin, "dropped without `shutdown`: its tasks were stopped where they were");
+        }
+    }
+}
+
+impl Shared {
+    /// The state of a model, made when it is met for the first time.
+    fn model(&self, info: &'static ModelInfo) -> Result<Arc<ModelState>, StartError> {
+        let known = |models: &Models| models.by_type.get(&info.type_id).cloned();
+        if let Some(model) = known(&self.models.read().unwrap_or_else(PoisonError::into_inner)) {
+            return Ok(model);
+        }
+        let mut models = self.models.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(model) = known(&models) {
+            return Ok(model);
+        }
+        let name = ModelName::new(info.name)?;
+        let folded = info.name.to_ascii_lowercase();
+        if models.by_name.contains_key(&folded) {
+            return Err(StartError::SameModelName(info.name));
+        }
+        let model = Arc::new(ModelState {
+            info,
+            name,
+            queue: Arc::new(Queue::new(self.limits.queue)),
+            listeners: Mutex::default(),
+            local_listeners: AtomicUsize::new(0),
+            worker_started: std::sync::Once::new(),
+        });
+        models.by_type.insert(info.type_id, Arc::clone(&model));
+        models.by_name.insert(folded, Arc::clone(&model));
+        Ok(model)
+    }
+
+    /// The model with this name on the wire.
+    fn model_named(&self, name: &str) -> Option<Arc<ModelState>> {
+        let models = self.models.read().unwrap_or_else(PoisonError::into_inner);
+        models.by_name.get(&name.to_ascii_lowercase()).cloned()
+    }
+
+    fn all_models(&self) -> Vec<Arc<ModelState>> {
+        self.models.read().unwrap_or_else(PoisonError::into_inner).by_type.values().cloned().collect()
+    }
+
+    fn emit(&self, emission: Emission) {
+        let Emission { event, model, scope } = emission;
+        if scope.remote {
+            self.counters.emitted_remote.add_one();
+            if self.to_publish.push(Arc::clone(&event)).is_err() {
+                self.counters.publish_refused.add_one();
+                self.overflows.log(|more| error!(more, "the queue for publishing is full: events are lost to other nodes"));
+            }
+        }
+        if scope.local {
+            self.counters.emitted_local.add_one();
+            if let Err(reason) = model.queue.push(Message::Event(Job::local(event))) {
+                self.counters.overflowed.add_one();
+                self.overflows.log(|more| match reason {
+                    Refused::Full => error!(model = model.info.name, more, "the queue of a model is full: its listeners miss events"),
+                    Refused::Closed => warn!(model = model.info.name, more, "an event came after the shutdown; listeners miss it"),
+                });
+            }
+        }
+    }
+
+    /// The listener and what follows from it: events from here on, and the subscription.
+    fn insert_listener(&self, model: &ModelState, listener: Arc<Listener>) {
+        let mut listeners = model.listeners();
+        let hears = listener.info.hears;
+        let first_remote = hears.remote() && !listeners.iter().any(|other| other.info.hears.remote());
+        // A closed queue means that the emitter is being shut down: then nobody listens any more.
+        let _ = model.queue.push_unbounded(Message::Listen(Arc::clone(&listener)));
+        listeners.push(listener);
+        if hears.hears(Source::Local) {
+            model.local_listeners.fetch_add(1, Ordering::Relaxed);
+        }
+        if let Some(transport) = self.transport.as_ref().filter(|_| first_remote) {
+            transport.subscribe(self.prefix.model_filter(&model.name));
+        }
+    }
+
+    fn remove_listener(&self, model: &ModelState, id: u64) {
+        let mut listeners = model.listeners();
+        let Some(index) = listeners.iter().position(|listener| listener.id == id) else { return };
+        let hears = listeners.remove(index).info.hears;
+        let _ = model.queue.push_unbounded(Message::Forget(id));
+        if hears.hears(Source::Local) {
+            model.local_listeners.fetch_sub(1, Ordering::Relaxed);
+        }
+        let last_remote = hears.remote() && !listeners.iter().any(|other| other.info.hears.remote());
+        if let Some(transport) = self.transport.as_ref().filter(|_| last_remote) {
+            transport.unsubscribe(&self.prefix.model_filter(&model.name));
+        }
+    }
+
+    /// Sends what is queued until `deadline`; how much of it was not confirmed by then.
+    async fn stop_publishing(&self, task: Option<tokio::task::JoinHandle<()>>, deadline: Instant) -> usize {
+        self.to_publish.close();
+        let (Some(transport), Some(mut task)) = (&self.transport, task) else { return 0 };
+        if tokio::time::timeout_at(deadline, &mut task).await.is_err() {
+            task.abort();
+            let _ = task.await;
+        }
+        let left = transport.close(deadline.saturating_duration_since(Instant::now())).await;
+        let mut unsent = Vec::new();
+        self.to_publish.take(&mut unsent);
+        left.messages + unsent.len()
+    }
+}
+
+impl ModelState {
+    fn listeners(&self) -> MutexGuard<'_, Vec<Arc<Listener>>> {
+        self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,354 @@
+//! How an emitter is set up and started.
+
+use std::num::NonZeroUsize;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, RwLock};
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tracing::{info, warn};
+use uuid::Uuid;
+
+use super::intake::Intake;
+use super::publishing::Publishing;
+use super::{Emitter, Node, Shared, Tasks};
+use crate::dedup::DedupConfig;
+use crate::dispatcher::DispatchLimits;
+use crate::emit::EmitConfig;
+use crate::envelope::WireLimits;
+use crate::event::Origin;
+use crate::listener::{Handler, ListenerInfo, MissingState, States};
+use crate::metrics::{Counters, OnceInAWhile};
+use crate::queue::Queue;
+use crate::registry::Registration;
+use crate::topic::{TopicError, TopicPrefix};
+use crate::transport::Transport;
+#[cfg(feature = "mqtt")]
+use crate::transport::mqtt::{MqttConfig, MqttConfigError, MqttTransport};
+
+/// Settings of an [`Emitter`]; each has a default that runs.
+///
+/// Mistakes are collected and told by [`start`](Self::start), the first one first.
+#[must_use = "nothing runs until `.start().await`"]
+pub struct Builder {
+    service: String,
+    node: Option<String>,
+    prefix: String,
+    emit: EmitConfig,
+    states: States,
+    required: Vec<String>,
+    select: Box<dyn Fn(&ListenerInfo) -> bool + Send>,
+    dedup: DedupConfig,
+    wire: WireLimits,
+    dispatch: DispatchLimits,
+    publish_queue: usize,
+    link: Link,
+}
+
+/// The way to other nodes.
+enum Link {
+    None,
+    Given(Box<dyn Transport>),
+    #[cfg(feature = "mqtt")]
+    Mqtt(Result<Box<MqttConfig>, MqttConfigError>),
+}
+
+/// Why an emitter did not start. Nothing runs then.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The topic prefix or a model's name cannot be part of a topic.
+    #[error("topic_prefix or model: {0}")]
+    Topic(#[from] TopicError),
+    /// A setting is out of its bounds.
+    #[error("{setting}: {problem}")]
+    Setting {
+        /// The builder's method.
+        setting: &'static str,
+        /// What is wrong, and what is allowed.
+        problem: String,
+    },
+    /// A listener needs a state that was not given.
+    #[error("listener `{listener}` ({defined_at}): {missing}")]
+    State {
+        /// The listener's name.
+        listener: &'static str,
+        /// Where it is.
+        defined_at: &'static str,
+        /// What it needs.
+        missing: MissingState,
+    },
+    /// A listener that `.require(…)` names was not linked into this program.
+    #[error(
+        "required listener `{name}` was not found among {found:?}. A crate that no code names is not linked: \
+         write `use its_crate as _;` in your main.rs"
+    )]
+    MissingListener {
+        /// The name that was required.
+        name: String,
+        /// The names that were found.
+        found: Vec<String>,
+    },
+    /// Two models have the same name but for upper and lower case.
+    #[error("two models are called `{0}`; give one of them another name with `#[emits(model = \"…\")]`")]
+    SameModelName(&'static str),
+    /// The MQTT settings are wrong.
+    #[cfg(feature = "mqtt")]
+    #[error("mqtt: {0}")]
+    Mqtt(#[from] MqttConfigError),
+    /// `start` was called outside a tokio runtime.
+    #[error("an emitter needs a tokio runtime; call `start` within `#[tokio::main]` or `runtime.block_on(…)`")]
+    NoRuntime,
+    /// A listener was added after the shutdown.
+    #[error("the emitter is shut down")]
+    ShutDown,
+}
+
+impl Default for Builder {
+    fn default() -> Self {
+        Self {
+            service: "app".to_owned(),
+            node: None,
+            prefix: crate::topic::DEFAULT_PREFIX.to_owned(),
+            emit: EmitConfig::all(),
+            states: States::default(),
+            required: Vec::new(),
+            select: Box::new(|_| true),
+            dedup: DedupConfig::default(),
+            wire: WireLimits::default(),
+            dispatch: DispatchLimits { queue: 65_536, concurrency: 64, timeout: Duration::from_secs(30) },
+            publish_queue: 65_536,
+            link: Link::None,
+        }
+    }
+}
+
+impl Builder {
+    /// What the application calls itself, the same on all its nodes. Default `app`.
+    pub fn service(mut self, service: impl Into<String>) -> Self {
+        self.service = service.into();
+        self
+    }
+
+    /// This node's name, unique among all nodes and the same after a restart. It is also the MQTT
+    /// client id, unless the MQTT settings give another. Default: the host's name and a random
+    /// part, new at each start; so give one in production.
+    pub fn node(mut self, node: impl Into<String>) -> Self {
+        self.node = Some(node.into());
+        self
+    }
+
+    /// The first levels of all topics. Default `prisma/events`.
+    pub fn topic_prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.prefix = prefix.into();
+        self
+    }
+
+    /// What the application emits, by operation. Default: everything, everywhere. It narrows what
+    /// models and calls ask for; it is still `.emit()` that makes a statement emit.
+    pub fn emit(mut self, emit: EmitConfig) -> Self {
+        self.emit = emit;
+        self
+    }
+
+    /// Something that listeners may take as a `State<T>` parameter, one for each type.
+    pub fn state<T: Send + Sync + 'static>(mut self, state: T) -> Self {
+        self.states.insert(state);
+        self
+    }
+
+    /// Makes it an error at start when no listener of this name was linked into the program.
+    pub fn require(mut self, listener: impl Into<String>) -> Self {
+        self.required.push(listener.into());
+        self
+    }
+
+    /// Which of the listeners that `#[listener]` registered run on this node. Default: all.
+    pub fn select_listeners(mut self, select: impl Fn(&ListenerInfo) -> bool + Send + 'static) -> Self {
+        self.select = Box::new(select);
+        self
+    }
+
+    /// The window for redelivered events. Default: see [`DedupConfig`].
+    pub fn dedup(mut self, dedup: DedupConfig) -> Self {
+        self.dedup = dedup;
+        self
+    }
+
+    /// The largest event in bytes, sent or received. Default 256 KiB.
+    pub fn max_payload(mut self, bytes: usize) -> Self {
+        self.wire.max_bytes = bytes;
+        self
+    }
+
+    /// The deepest nesting of arrays and objects in a received event. Default 32.
+    pub fn max_depth(mut self, levels: usize) -> Self {
+        self.wire.max_depth = levels;
+        self
+    }
+
+    /// How many events may wait for a model's dispatch, and for each of its listeners. What finds
+    /// the queue full is counted (`overflowed`) and logged. Default 65,536.
+    pub fn listener_queue(mut self, events: usize) -> Self {
+        self.dispatch.queue = events;
+        self
+    }
+
+    /// How many calls of one listener may run at a time, each for another key. Default 64.
+    pub fn listener_concurrency(mut self, calls: usize) -> Self {
+        self.dispatch.concurrency = calls;
+        self
+    }
+
+    /// How long one call of a listener may take before it counts as failed. Default 30 s.
+    pub fn listener_timeout(mut self, timeout: Duration) -> Self {
+        self.dispatch.timeout = timeout;
+        self
+    }
+
+    /// How many events may wait to be encoded for publishing. Default 65,536. (How many may wait
+    /// for the broker is a setting of the transport.)
+    pub fn publish_queue(mut self, events: usize) -> Self {
+        self.publish_queue = events;
+        self
+    }
+
+    /// Reaches other nodes over MQTT: a URL such as `mqtt://localhost:1883`, or an [`MqttConfig`].
+    /// Without it, and without [`transport`](Self::transport), events stay on this node.
+    #[cfg(feature = "mqtt")]
+    pub fn mqtt<C: TryInto<MqttConfig, Error: Into<MqttConfigError>>>(mut self, config: C) -> Self {
+        self.link = Link::Mqtt(config.try_into().map(Box::new).map_err(Into::into));
+        self
+    }
+
+    /// Reaches other nodes over another transport.
+    pub fn transport(mut self, transport: impl Transport) -> Self {
+        self.link = Link::Given(Box::new(transport));
+        self
+    }
+
+    /// Checks the settings, finds the listeners, and starts the node's tasks. A broker that is
+    /// away is no error: local events work, others are kept and sent when it comes.
+    ///
+    /// # Errors
+    /// [`StartError`], which names the setting or the listener and what to do.
+    // Async, though it waits for nothing today, because it belongs inside a runtime.
+    #[expect(clippy::unused_async, reason = "a promise about where it may be called")]
+    pub async fn start(self) -> Result<Emitter, StartError> {
+        if tokio::runtime::Handle::try_current().is_err() {
+            return Err(StartError::NoRuntime);
+        }
+        self.check()?;
+        let incarnation = Uuid::now_v7();
+        let node = self.node.clone().unwrap_or_else(|| generated_node(&incarnation));
+        let prefix = TopicPrefix::new(&self.prefix)?;
+        let handlers = self.handlers()?;
+        let transport: Option<Arc<dyn Transport>> = match self.link {
+            Link::None => None,
+            Link::Given(transport) => Some(Arc::from(transport)),
+            #[cfg(feature = "mqtt")]
+            Link::Mqtt(config) => Some(Arc::new(MqttTransport::start(*config?, &node)?)),
+        };
+        let shared = Arc::new(Shared {
+            origin: Origin { service: self.service.into(), node: node.into(), incarnation },
+            emit: self.emit,
+            limits: self.dispatch,
+            prefix,
+            models: RwLock::default(),
+            transport,
+            to_publish: Queue::new(self.publish_queue),
+            counters: Arc::new(Counters::default()),
+            overflows: OnceInAWhile::every(Duration::from_secs(10)),
+            next_listener: AtomicU64::new(1),
+        });
+        let mut tasks = Tasks { workers: JoinSet::new(), publishing: None, intake: None, shut_down: false };
+        if shared.transport.is_some() {
+            tasks.publishing = Some(tokio::spawn(Publishing::new(Arc::clone(&shared), self.wire).run()));
+            tasks.intake = Some(tokio::spawn(Intake::new(Arc::clone(&shared), self.wire, self.dedup).run()));
+        }
+        let node = Arc::new(Node { shared, tasks: Mutex::new(tasks) });
+        for (info, handler) in handlers {
+            node.add_listener(info, handler)?;
+        }
+        let emitter = Emitter { node };
+        report(&emitter);
+        Ok(emitter)
+    }
+
+    fn check(&self) -> Result<(), StartError> {
+        let positive = [
+            ("max_payload", self.wire.max_bytes),
+            ("max_depth", self.wire.max_depth),
+            ("listener_queue", self.dispatch.queue),
+            ("listener_concurrency", self.dispatch.concurrency),
+            ("publish_queue", self.publish_queue),
+            ("dedup.max_ids", self.dedup.max_ids),
+        ];
+        for (setting, value) in positive {
+            if NonZeroUsize::new(value).is_none() {
+                return Err(StartError::Setting { setting, problem: "0 is not allowed; use 1 or more".to_owned() });
+            }
+        }
+        if self.dispatch.timeout.is_zero() {
+            let problem = "0 s is not allowed; a call needs some time".to_owned();
+            return Err(StartError::Setting { setting: "listener_timeout", problem });
+        }
+        check_name("service", &self.service)?;
+        self.node.as_deref().map_or(Ok(()), |node| check_name("node", node))
+    }
+
+    /// The registered listeners that run here, with their states.
+    fn handlers(&self) -> Result<Vec<(ListenerInfo, Handler)>, StartError> {
+        let mut handlers = Vec::new();
+        for registration in Registration::all() {
+            if !(self.select)(&registration.info()) {
+                continue;
+            }
+            let handler = (registration.prepare)(&self.states).map_err(|missing| StartError::State {
+                listener: registration.name,
+                defined_at: registration.defined_at,
+                missing,
+            })?;
+            handlers.push((registration.info(), handler));
+        }
+        // The order of registration depends on the linker.
+        handlers.sort_by(|(a, _), (b, _)| (a.model, &a.name, &a.defined_at).cmp(&(b.model, &b.name, &b.defined_at)));
+        let found = || handlers.iter().map(|(info, _)| info.name.to_string());
+        match self.required.iter().find(|name| !found().any(|found| found == **name)) {
+            Some(name) => Err(StartError::MissingListener { name: name.clone(), found: found().collect() }),
+            None => Ok(handlers),
+        }
+    }
+}
+
+/// What runs where, for the log of a start.
+fn report(emitter: &Emitter) {
+    let listeners = emitter.listeners();
+    info!(node = %emitter.origin(), listeners = listeners.len(), "started");
+    for ListenerInfo { name, model, operation, hears, defined_at } in &listeners {
+        let operation = operation.map_or("all", |operation| operation.as_str());
+        info!(%name, model, operation, ?hears, %defined_at, "listener");
+    }
+    let remote = listeners.iter().any(|listener| listener.hears.remote());
+    if remote && emitter.node.shared.transport.is_none() {
+        warn!("there are listeners for other nodes' events, and no transport: give `.mqtt(\"mqtt://…\")`");
+    }
+}
+
+/// `host-1a2b3c4d`.
+fn generated_node(incarnation: &Uuid) -> String {
+    let host = gethostname::gethostname();
+    let host: String =
+        host.to_string_lossy().chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').take(64).collect();
+    let random = incarnation.as_u128() & 0xffff_ffff;
+    format!("{host}-{random:08x}")
+}
+
+fn check_name(setting: &'static str, name: &str) -> Result<(), StartError> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if name.is_empty() || name.len() > 128 || !name.chars().all(allowed) {
+        let problem = format!("{name:?} is not allowed; use 1 to 128 letters, digits, '-', '_', '.'");
+        return Err(StartError::Setting { setting, problem });
+    }
+    Ok(())
+}

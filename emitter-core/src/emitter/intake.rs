@@ -1,0 +1,164 @@
+//! The task that takes messages from the transport to the dispatcher.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use tracing::{error, warn};
+use uuid::Uuid;
+
+use super::{ModelState, Shared};
+use crate::dedup::{self, DedupWindow, Sender};
+use crate::dispatcher::{Completion, Job, Message};
+use crate::envelope::{self, DecodeError, Incoming, WireLimits};
+use crate::event::{EventId, Timestamp};
+use crate::metrics::OnceInAWhile;
+use crate::model_info::Received;
+use crate::transport::{Ack, Delivery};
+
+/// Checks, decodes and sorts out what comes, and hands on what is left.
+pub(super) struct Intake {
+    shared: Arc<Shared>,
+    limits: WireLimits,
+    started: Instant,
+    window: DedupWindow,
+    /// Events that listeners work on. One that comes again meanwhile waits for the same
+    /// listeners, so that it is not acknowledged before they are done.
+    in_progress: HashMap<(Option<Uuid>, EventId), Weak<Completion>>,
+    tidy_at: usize,
+    bad: OnceInAWhile,
+    namesakes: OnceInAWhile,
+}
+
+/// Why a message goes no further.
+#[derive(Debug, thiserror::Error)]
+enum Rejection {
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+    #[error("the topic is not of the form {{prefix}}/{{model}}/{{operation}}")]
+    Topic,
+    #[error("the topic and the message name different models or operations")]
+    Mismatch,
+    #[error("no listener of this node knows the model")]
+    UnknownModel,
+    #[error("the origin has empty names")]
+    Origin,
+}
+
+impl Intake {
+    pub(super) fn new(shared: Arc<Shared>, limits: WireLimits, dedup: dedup::DedupConfig) -> Self {
+        let interval = Duration::from_secs(10);
+        Self {
+            shared,
+            limits,
+            started: Instant::now(),
+            window: DedupWindow::new(dedup),
+            in_progress: HashMap::new(),
+            tidy_at: 1024,
+            bad: OnceInAWhile::every(interval),
+            namesakes: OnceInAWhile::every(interval),
+        }
+    }
+
+    /// Works until the transport is closed.
+    pub(super) async fn run(mut self) {
+        let shared = Arc::clone(&self.shared);
+        let Some(transport) = &shared.transport else { return };
+        while let Some(delivery) = transport.next().await {
+            self.shared.counters.received.add_one();
+            self.take(delivery);
+        }
+    }
+
+    fn take(&mut self, delivery: Delivery) {
+        let Delivery { topic, payload, ack } = delivery;
+        match self.sort(&topic, &payload) {
+            Ok((model, incoming)) => self.deliver(&model, incoming, ack),
+            Err(rejection) => self.reject(&rejection, ack),
+        }
+    }
+
+    /// Everything that can be said before the rows are decoded.
+    fn sort<'p>(&self, topic: &str, payload: &'p [u8]) -> Result<(Arc<ModelState>, Incoming<'p>), Rejection> {
+        let (topic_model, topic_operation) = self.shared.prefix.split(topic).ok_or(Rejection::Topic)?;
+        let model = self.shared.model_named(topic_model).ok_or(Rejection::UnknownModel)?;
+        let incoming = envelope::decode(payload, &self.limits)?;
+        // The npm package writes `all` where the specification has the operation.
+        let operation_fits = topic_operation == incoming.operation.as_str() || topic_operation == "all";
+        if !operation_fits || !model.name.is(&incoming.model) {
+            return Err(Rejection::Mismatch);
+        }
+        if incoming.origin.as_ref().is_some_and(|origin| origin.node.is_empty() || origin.service.is_empty()) {
+            return Err(Rejection::Origin);
+        }
+        Ok((model, incoming))
+    }
+
+    fn deliver(&mut self, model: &ModelState, incoming: Incoming<'_>, ack: Ack) {
+        if self.is_echo(&incoming) {
+            self.shared.counters.echoes.add_one();
+            return ack.done();
+        }
+        let identity = incoming.id.map(|id| (incoming.origin.as_ref().map(|origin| origin.incarnation), id));
+        let received = Received {
+            id: incoming.id.unwrap_or_else(EventId::now),
+            time: incoming.time.unwrap_or_else(Timestamp::now),
+        };
+        // Rows are decoded before the id is remembered: what is rejected was never an event, and
+        // must not shadow one that bears the same id.
+        let event = match (model.info.decode)(incoming, received) {
+            Ok(event) => event,
+            Err(error) => return self.reject(&error.into(), ack),
+        };
+        if let Some((incarnation, id)) = identity {
+            if !self.window.is_new(incarnation, id, self.started.elapsed()) {
+                self.shared.counters.duplicates.add_one();
+                return self.acknowledge_duplicate((incarnation, id), ack);
+            }
+        }
+        let completion = Completion::new(ack);
+        if let Some(identity) = identity {
+            self.remember(identity, &completion);
+        }
+        // Refused only while the emitter shuts down: then it is not acknowledged and comes again.
+        let _ = model.queue.push_unbounded(Message::Event(Job::remote(event, completion)));
+    }
+
+    fn is_echo(&self, incoming: &Incoming<'_>) -> bool {
+        let (Some(origin), Some(id)) = (&incoming.origin, incoming.id) else { return false };
+        match dedup::sender(origin, id, &self.shared.origin) {
+            Sender::Own => true,
+            Sender::Other => false,
+            Sender::Namesake => {
+                self.shared.counters.namesakes.add_one();
+                self.namesakes.log(|more| {
+                    error!(node = %self.shared.origin, more, "another node uses this node's name; give each node its own with `.node(…)`");
+                });
+                false
+            }
+        }
+    }
+
+    fn acknowledge_duplicate(&self, identity: (Option<Uuid>, EventId), ack: Ack) {
+        match self.in_progress.get(&identity).and_then(Weak::upgrade) {
+            Some(completion) => completion.attach(ack),
+            None => ack.done(),
+        }
+    }
+
+    fn remember(&mut self, identity: (Option<Uuid>, EventId), completion: &Arc<Completion>) {
+        if self.in_progress.len() >= self.tidy_at {
+            self.in_progress.retain(|_, completion| completion.upgrade().is_some_and(|c| !c.is_complete()));
+            self.tidy_at = (self.in_progress.len() * 2).max(1024);
+        }
+        self.in_progress.insert(identity, Arc::downgrade(completion));
+    }
+
+    /// Counts a message that is no event, and acknowledges it: it would not get better by coming
+    /// again.
+    fn reject(&self, rejection: &Rejection, ack: Ack) {
+        self.shared.counters.bad_messages.add_one();
+        self.bad.log(|more| warn!(more, "a message was dropped: {rejection}"));
+        ack.done();
+    }
+}

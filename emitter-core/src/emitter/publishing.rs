@@ -1,0 +1,135 @@
+//! The task that takes this node's events to the transport.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tracing::warn;
+
+use super::Shared;
+use crate::envelope::{self, EncodeError, Outgoing, WireLimits};
+use crate::metrics::OnceInAWhile;
+use crate::model_info::AnyEvent;
+use crate::topic::{ModelName, Topic};
+use crate::transport::{Confirmation, Confirmed, Message, PublishError, QoS};
+
+/// Numbers, encodes and publishes events, in the order in which they were emitted.
+pub(super) struct Publishing {
+    shared: Arc<Shared>,
+    limits: WireLimits,
+    /// The last number given, for each model.
+    sequences: HashMap<&'static str, u64>,
+    unconfirmed: FuturesUnordered<Confirmation>,
+    failures: OnceInAWhile,
+}
+
+impl Publishing {
+    pub(super) fn new(shared: Arc<Shared>, limits: WireLimits) -> Self {
+        Self {
+            shared,
+            limits,
+            sequences: HashMap::new(),
+            unconfirmed: FuturesUnordered::new(),
+            failures: OnceInAWhile::every(Duration::from_secs(10)),
+        }
+    }
+
+    /// Works until the queue is closed and the last event is confirmed or given up.
+    pub(super) async fn run(mut self) {
+        let mut batch = Vec::new();
+        loop {
+            let closed = self.shared.to_publish.take(&mut batch);
+            let idle = batch.is_empty();
+            for (count, event) in batch.drain(..).enumerate() {
+                self.publish(&*event);
+                if count % 64 == 63 {
+                    tokio::task::yield_now().await;
+                }
+            }
+            self.shared.to_publish.report(self.unconfirmed.len());
+            if idle && closed && self.unconfirmed.is_empty() {
+                return;
+            }
+            if idle {
+                tokio::select! {
+                    () = self.shared.to_publish.changed() => {}
+                    Some(settled) = self.unconfirmed.next() => self.settled(settled),
+                }
+            }
+        }
+    }
+
+    fn publish(&mut self, event: &dyn AnyEvent) {
+        // The number is used up even when the event fails from here on: receivers shall see a gap.
+        let sequence = self.sequences.entry(event.model().name).or_default();
+        *sequence += 1;
+        let sequence = *sequence;
+        let outcome = self.encode(event, sequence).and_then(|message| {
+            let transport = self.shared.transport.as_ref().ok_or(PublishError::Closed)?;
+            Ok(transport.publish(message)?)
+        });
+        match outcome {
+            Ok(confirmation) => self.unconfirmed.push(confirmation),
+            Err(Failure::Publish(PublishError::QueueFull { .. })) => {
+                self.shared.counters.publish_refused.add_one();
+                self.failures.log(|more| warn!(more, "the transport's queue is full: events are lost to other nodes"));
+            }
+            Err(failure) => self.failed(&failure),
+        }
+    }
+
+    fn encode(&self, event: &dyn AnyEvent, sequence: u64) -> Result<Message, Failure> {
+        let info = event.model();
+        let meta = event.meta();
+        let payload = envelope::encode(
+            &Outgoing {
+                model: info.name,
+                key_columns: info.key_columns,
+                operation: meta.operation,
+                keys: &meta.keys,
+                content: &event.content()?,
+                time: meta.time,
+                id: meta.id,
+                origin: &self.shared.origin,
+                sequence,
+            },
+            &self.limits,
+        )?;
+        Ok(Message { topic: self.topic(event)?, payload: payload.into(), qos: QoS::AtLeastOnce })
+    }
+
+    fn topic(&self, event: &dyn AnyEvent) -> Result<Topic, Failure> {
+        let model = ModelName::new(event.model().name).map_err(|error| Failure::Topic(error.to_string()))?;
+        Ok(self.shared.prefix.topic(&model, event.meta().operation))
+    }
+
+    fn settled(&self, settled: Result<Confirmed, PublishError>) {
+        match settled {
+            Ok(Confirmed { had_subscribers }) => {
+                self.shared.counters.published.add_one();
+                if !had_subscribers {
+                    self.shared.counters.published_to_nobody.add_one();
+                }
+            }
+            Err(error) => self.failed(&Failure::Publish(error)),
+        }
+    }
+
+    fn failed(&self, failure: &Failure) {
+        self.shared.counters.publish_failed.add_one();
+        self.failures.log(|more| warn!(more, "an event was not published: {failure}"));
+    }
+}
+
+/// Why an event did not reach the broker.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+    #[error("{0}")]
+    Topic(String),
+}

@@ -1,0 +1,444 @@
+//! What travels: the specification's JSON, with further fields beside it that others ignore.
+//!
+//! ```json
+//! {"model":"user","operation":"update",
+//!  "args":{"where":{"id":7},"data":{"id":7,"status":"ACTIVE"}},
+//!  "result":{"id":7,"status":"ACTIVE"},
+//!  "timestamp":"2026-11-21T00:42:25.735Z","eventId":"01935a…",
+//!  "before":{"id":7,"status":"NEW"},
+//!  "origin":{"service":"shop","node":"server-1","incarnation":"01935a…"},"seq":42}
+//! ```
+//!
+//! A bulk operation has `"result":{"count":2}` and its rows beside it:
+//! `"rows":[{"before":{…},"after":{…}}, …]`.
+//!
+//! Rows are encoded and decoded by the model ([`Model::Row`](crate::model::Model::Row)); this
+//! module handles them as finished JSON, so it is compiled once and not once for each model.
+//! It reads no clock and does no I/O. No error text repeats a part of the payload.
+
+use std::borrow::Cow;
+
+use serde::ser::SerializeMap;
+use serde::{Deserialize, Serialize, Serializer};
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+use crate::event::{EventId, Operation, Origin, Timestamp};
+use crate::key::Key;
+
+/// Bounds on what is taken from the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WireLimits {
+    /// The largest payload in bytes, both ways. Default 256 KiB.
+    pub max_bytes: usize,
+    /// The deepest nesting of arrays and objects. Default 32.
+    pub max_depth: usize,
+}
+
+impl Default for WireLimits {
+    fn default() -> Self {
+        Self { max_bytes: 256 * 1024, max_depth: 32 }
+    }
+}
+
+/// An event to be encoded.
+#[derive(Debug)]
+pub struct Outgoing<'a> {
+    /// The model's name.
+    pub model: &'a str,
+    /// The names of its key columns, in the order of a composite key's parts.
+    pub key_columns: &'a [&'a str],
+    /// What was done.
+    pub operation: Operation,
+    /// The keys of its rows.
+    pub keys: &'a [Key],
+    /// The rows.
+    pub content: &'a Content,
+    /// When.
+    pub time: Timestamp,
+    /// Which event.
+    pub id: EventId,
+    /// Who.
+    pub origin: &'a Origin,
+    /// The how-many-eth of this origin and model.
+    pub sequence: u64,
+}
+
+/// An event's rows as JSON.
+#[derive(Debug, Clone)]
+pub enum Content {
+    /// Of a single-row operation.
+    Row {
+        /// The row after the operation; the row as it was for a delete.
+        row: Box<RawValue>,
+        /// The row before an update, where it is known.
+        before: Option<Box<RawValue>>,
+    },
+    /// Of a bulk operation.
+    Rows {
+        /// How many.
+        count: u64,
+        /// Each of them, where they are known.
+        rows: Option<Vec<RowImages>>,
+    },
+}
+
+/// One row of a bulk operation as JSON.
+#[derive(Debug, Clone, Serialize)]
+pub struct RowImages {
+    /// Before; `None` for inserts and where it is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub before: Option<Box<RawValue>>,
+    /// After; `None` for deletes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after: Option<Box<RawValue>>,
+}
+
+/// Encodes an event.
+///
+/// # Errors
+/// [`EncodeError::TooLarge`] beyond `limits`; [`EncodeError::Json`] should never be seen here,
+/// where all parts are JSON already.
+pub fn encode(event: &Outgoing<'_>, limits: &WireLimits) -> Result<Vec<u8>, EncodeError> {
+    let wire = WireOut {
+        model: event.model,
+        operation: event.operation,
+        args: args(event),
+        result: match event.content {
+            Content::Row { row, .. } => WireResult::Row(row),
+            Content::Rows { count, .. } => WireResult::Count { count: *count },
+        },
+        timestamp: event.time,
+        event_id: event.id,
+        before: match event.content {
+            Content::Row { before, .. } => before.as_deref(),
+            Content::Rows { .. } => None,
+        },
+        rows: match event.content {
+            Content::Row { .. } => None,
+            Content::Rows { rows, .. } => rows.as_deref(),
+        },
+        origin: event.origin,
+        seq: event.sequence,
+    };
+    let bytes = serde_json::to_vec(&wire).map_err(|error| EncodeError::Json(what_is_wrong(&error)))?;
+    if bytes.len() > limits.max_bytes {
+        return Err(EncodeError::TooLarge { bytes: bytes.len(), limit: limits.max_bytes });
+    }
+    Ok(bytes)
+}
+
+/// An event as it came, checked as far as that is possible without its model.
+#[derive(Debug)]
+pub struct Incoming<'a> {
+    /// The model's name as its sender writes it; `User` and `user` are one.
+    pub model: Cow<'a, str>,
+    /// What was done.
+    pub operation: Operation,
+    /// When, by the sender's clock; `None` when the sender does not say.
+    pub time: Option<Timestamp>,
+    /// The id, if it is a UUID. Ids of other programs are no identities.
+    pub id: Option<EventId>,
+    /// Who, if the sender says.
+    pub origin: Option<Origin>,
+    /// Its number at its origin.
+    pub sequence: Option<u64>,
+    /// The rows.
+    pub content: IncomingContent<'a>,
+}
+
+/// The rows of an [`Incoming`] event as JSON of any shape.
+#[derive(Debug)]
+pub enum IncomingContent<'a> {
+    /// Of a single-row operation.
+    Row {
+        /// Meant to be a row.
+        row: &'a RawValue,
+        /// Meant to be the row before.
+        before: Option<&'a RawValue>,
+    },
+    /// Of a bulk operation.
+    Rows {
+        /// How many.
+        count: u64,
+        /// Each of them, if the sender tells.
+        rows: Option<Vec<IncomingRow<'a>>>,
+    },
+}
+
+/// One row of a bulk operation as JSON of any shape.
+#[derive(Debug, Deserialize)]
+pub struct IncomingRow<'a> {
+    /// Before.
+    #[serde(borrow, default)]
+    pub before: Option<&'a RawValue>,
+    /// After.
+    #[serde(borrow, default)]
+    pub after: Option<&'a RawValue>,
+}
+
+/// Decodes what came from the wire, of any origin.
+///
+/// # Errors
+/// [`DecodeError`] for everything that is not a whole event.
+pub fn decode<'a>(payload: &'a [u8], limits: &WireLimits) -> Result<Incoming<'a>, DecodeError> {
+    if payload.len() > limits.max_bytes {
+        return Err(DecodeError::TooLarge { bytes: payload.len(), limit: limits.max_bytes });
+    }
+    let text = std::str::from_utf8(payload).map_err(|_| DecodeError::NotUtf8)?;
+    if is_deeper_than(text, limits.max_depth) {
+        return Err(DecodeError::TooDeep { limit: limits.max_depth });
+    }
+    let wire: WireIn<'a> = serde_json::from_str(text).map_err(|error| malformed(&error))?;
+    let operation = Operation::from_name(&wire.operation).ok_or(DecodeError::UnknownOperation)?;
+    Ok(Incoming {
+        content: content(operation, &wire)?,
+        model: wire.model,
+        operation,
+        time: wire.timestamp,
+        id: wire.event_id.and_then(|id| Uuid::try_parse(&id).ok()).map(EventId::from_uuid),
+        origin: wire.origin,
+        sequence: wire.seq,
+    })
+}
+
+/// Decodes one row of an [`Incoming`] event as its model's type.
+///
+/// # Errors
+/// [`DecodeError::Row`] when it is something else.
+pub fn decode_row<R: serde::de::DeserializeOwned>(row: &RawValue) -> Result<R, DecodeError> {
+    serde_json::from_str(row.get()).map_err(|error| DecodeError::Row(what_is_wrong(&error)))
+}
+
+/// Encodes one row as JSON.
+///
+/// # Errors
+/// [`EncodeError::Json`] when its type cannot be JSON, such as a map with keys that are no texts.
+pub fn encode_row<R: Serialize>(row: &R) -> Result<Box<RawValue>, EncodeError> {
+    serde_json::value::to_raw_value(row).map_err(|error| EncodeError::Json(what_is_wrong(&error)))
+}
+
+/// Why an event cannot be sent.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EncodeError {
+    /// Larger than [`WireLimits::max_bytes`]. Skip large columns, or raise the limit everywhere.
+    #[error("the event has {bytes} bytes, the limit is {limit}; skip large columns or raise `max_payload`")]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// A row's `Serialize` failed.
+    #[error("a row cannot be written as JSON: {0}")]
+    Json(String),
+}
+
+/// Why a message is no event. None of the texts repeats a part of the message.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// Larger than [`WireLimits::max_bytes`].
+    #[error("the message has {bytes} bytes, the limit is {limit}")]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// Not UTF-8.
+    #[error("the message is not UTF-8")]
+    NotUtf8,
+    /// Nested deeper than [`WireLimits::max_depth`].
+    #[error("the message is nested deeper than {limit} levels")]
+    TooDeep {
+        /// The limit.
+        limit: usize,
+    },
+    /// Not JSON, a field missing, or of the wrong type.
+    #[error("the message is no event: {0}")]
+    Malformed(String),
+    /// An operation that the specification does not know.
+    #[error("unknown operation")]
+    UnknownOperation,
+    /// An operation that this node's model does not emit.
+    #[error("this node's model does not emit {0}; add it to its `#[emits(…)]`")]
+    NotEmitted(Operation),
+    /// A row is not what the model's type expects.
+    #[error("a row does not fit the model: {0}")]
+    Row(String),
+    /// `count` and the number of `rows` differ, or a row lacks the image that its operation has.
+    #[error("the rows do not fit the operation or their count")]
+    Rows,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct WireOut<'a> {
+    model: &'a str,
+    operation: Operation,
+    args: Args<'a>,
+    result: WireResult<'a>,
+    timestamp: Timestamp,
+    event_id: EventId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    before: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rows: Option<&'a [RowImages]>,
+    origin: &'a Origin,
+    seq: u64,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum WireResult<'a> {
+    Row(&'a RawValue),
+    Count { count: u64 },
+}
+
+/// The specification's `args`. The npm package dies of an absent one, so there is always an
+/// object, and in it what its filters look into.
+#[derive(Serialize, Default)]
+struct Args<'a> {
+    #[serde(rename = "where", skip_serializing_if = "Option::is_none")]
+    selector: Option<Selector<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<Data<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    create: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    update: Option<&'a RawValue>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Data<'a> {
+    Row(&'a RawValue),
+    Unknown {},
+    UnknownRows([u8; 0]),
+}
+
+fn args<'a>(event: &Outgoing<'a>) -> Args<'a> {
+    let selector = Some(Selector { columns: event.key_columns, key: event.keys.first() });
+    let anything = Some(Selector { columns: &[], key: None });
+    let row = match event.content {
+        Content::Row { row, .. } => Some(&**row),
+        Content::Rows { .. } => None,
+    };
+    match event.operation {
+        Operation::Create => Args { data: row.map(Data::Row), ..Args::default() },
+        Operation::Update => Args { selector, data: row.map(Data::Row), ..Args::default() },
+        Operation::Upsert => Args { selector, create: row, update: row, ..Args::default() },
+        Operation::Delete => Args { selector, ..Args::default() },
+        Operation::CreateMany => Args { data: Some(Data::UnknownRows([])), ..Args::default() },
+        Operation::UpdateMany => {
+            Args { selector: anything, data: Some(Data::Unknown {}), ..Args::default() }
+        }
+        Operation::DeleteMany => Args { selector: anything, ..Args::default() },
+    }
+}
+
+/// `{"id":7}`, or one entry for each part of a composite key.
+struct Selector<'a> {
+    columns: &'a [&'a str],
+    key: Option<&'a Key>,
+}
+
+impl Serialize for Selector<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let parts: &[Key] = match self.key {
+            None => &[],
+            Some(Key::Composite(parts)) if self.columns.len() > 1 => parts,
+            Some(single) => std::slice::from_ref(single),
+        };
+        let mut map = serializer.serialize_map(Some(parts.len().min(self.columns.len())))?;
+        for (column, part) in self.columns.iter().zip(parts) {
+            map.serialize_entry(column, part)?;
+        }
+        map.end()
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct WireIn<'a> {
+    #[serde(borrow)]
+    model: Cow<'a, str>,
+    #[serde(borrow)]
+    operation: Cow<'a, str>,
+    #[serde(borrow, default)]
+    result: Option<&'a RawValue>,
+    #[serde(default)]
+    timestamp: Option<Timestamp>,
+    #[serde(borrow, default)]
+    event_id: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    before: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    rows: Option<Vec<IncomingRow<'a>>>,
+    #[serde(default)]
+    origin: Option<Origin>,
+    #[serde(default)]
+    seq: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct Count {
+    count: u64,
+}
+
+fn content<'a>(operation: Operation, wire: &WireIn<'a>) -> Result<IncomingContent<'a>, DecodeError> {
+    let result = wire.result.ok_or_else(|| DecodeError::Malformed("`result` is absent".to_owned()))?;
+    match operation {
+        Operation::Create | Operation::Update | Operation::Upsert | Operation::Delete => {
+            Ok(IncomingContent::Row { row: result, before: wire.before })
+        }
+        Operation::CreateMany | Operation::UpdateMany | Operation::DeleteMany => {
+            let Count { count } = serde_json::from_str(result.get()).map_err(|error| malformed(&error))?;
+            let rows = wire.rows.as_deref().map(|rows| {
+                rows.iter().map(|row| IncomingRow { before: row.before, after: row.after }).collect::<Vec<_>>()
+            });
+            if rows.as_ref().is_some_and(|rows| rows.len() as u64 != count) {
+                return Err(DecodeError::Rows);
+            }
+            Ok(IncomingContent::Rows { count, rows })
+        }
+    }
+}
+
+fn malformed(error: &serde_json::Error) -> DecodeError {
+    DecodeError::Malformed(what_is_wrong(error))
+}
+
+/// The kind and place of a JSON error. Its own text may quote the payload, which may be secret.
+fn what_is_wrong(error: &serde_json::Error) -> String {
+    let kind = match error.classify() {
+        serde_json::error::Category::Io | serde_json::error::Category::Syntax => "not JSON",
+        serde_json::error::Category::Data => "a field is missing or of the wrong type",
+        serde_json::error::Category::Eof => "the JSON ends too early",
+    };
+    format!("{kind}, at line {} column {}", error.line(), error.column())
+}
+
+/// Whether arrays and objects are nested deeper than `limit`. Brackets within strings do not
+/// count. On text that is not JSON the answer has no meaning and does no harm.
+fn is_deeper_than(text: &str, limit: usize) -> bool {
+    let mut depth = 0_usize;
+    let mut in_string = false;
+    let mut escaped = false;
+    for byte in text.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b'[' | b'{' if !in_string => {
+                depth += 1;
+                if depth > limit {
+                    return true;
+                }
+            }
+            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    false
+}

@@ -1,0 +1,245 @@
+//! A function that events are handed to, and what surrounds it.
+
+use std::any::{Any, TypeId, type_name};
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+
+use crate::event::{Event, Operation, Source, Stored};
+use crate::model::{EventBody, Model};
+use crate::model_info::{AnyEvent, ModelInfo};
+
+/// What is known of a listener without running it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ListenerInfo {
+    /// The function's name, or the name given at run time.
+    pub name: Cow<'static, str>,
+    /// The model it listens to.
+    pub model: &'static str,
+    /// The one operation it listens to, or `None` for all.
+    pub operation: Option<Operation>,
+    /// Which side's events it is given.
+    pub hears: Hears,
+    /// `file:line` of its definition, or `run time`.
+    pub defined_at: Cow<'static, str>,
+}
+
+/// Which side's events a listener is given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Hears {
+    /// What this node wrote; the default.
+    #[default]
+    Local,
+    /// What any node wrote: `allow_remote`.
+    Everything,
+    /// What other nodes wrote: `remote_only`.
+    Remote,
+}
+
+impl Hears {
+    /// Whether events from that side are given to the listener.
+    #[must_use]
+    pub const fn hears(self, source: Source) -> bool {
+        match source {
+            Source::Local => matches!(self, Self::Local | Self::Everything),
+            Source::Remote => self.remote(),
+        }
+    }
+
+    /// Whether it takes a subscription.
+    #[must_use]
+    pub const fn remote(self) -> bool {
+        matches!(self, Self::Everything | Self::Remote)
+    }
+}
+
+/// Something that an application shares with its listeners: a pool, a cache, a client.
+///
+/// Given once with [`Builder::state`](crate::Builder::state), named by type in a listener's
+/// parameters. A listener whose state was not given is an error at start.
+#[derive(Debug)]
+pub struct State<T>(Arc<T>);
+
+impl<T> State<T> {
+    /// A state around a value.
+    pub fn new(value: T) -> Self {
+        Self(Arc::new(value))
+    }
+}
+
+impl<T> Clone for State<T> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<T> Deref for State<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+/// The states of an application, by type.
+#[derive(Default)]
+pub struct States(HashMap<TypeId, Arc<dyn Any + Send + Sync>>);
+
+impl States {
+    pub(crate) fn insert<T: Send + Sync + 'static>(&mut self, value: T) {
+        self.0.insert(TypeId::of::<T>(), Arc::new(value));
+    }
+
+    /// The state of this type.
+    ///
+    /// # Errors
+    /// [`MissingState`] when the application gave none.
+    pub fn get<T: Send + Sync + 'static>(&self) -> Result<State<T>, MissingState> {
+        let found = self.0.get(&TypeId::of::<T>()).cloned().and_then(|any| any.downcast().ok());
+        found.map(State).ok_or(MissingState { type_name: type_name::<T>() })
+    }
+}
+
+impl fmt::Debug for States {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "States({})", self.0.len())
+    }
+}
+
+/// A listener wants a state that the application did not give.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("no state of type `{type_name}`; give it with `.state(…)` on the builder")]
+pub struct MissingState {
+    /// The type's name.
+    pub type_name: &'static str,
+}
+
+/// What a listener may return: `()`, or a `Result<(), E>` whose error can be displayed.
+#[diagnostic::on_unimplemented(
+    message = "a listener cannot return `{Self}`",
+    label = "return `()` or `Result<(), E>` where `E: Display`"
+)]
+pub trait Outcome {
+    /// The error as text, if it is one.
+    fn into_result(self) -> Result<(), String>;
+}
+
+impl Outcome for () {
+    fn into_result(self) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+impl<E: fmt::Display> Outcome for Result<(), E> {
+    fn into_result(self) -> Result<(), String> {
+        self.map_err(|error| error.to_string())
+    }
+}
+
+/// One call of a listener: pending until its event is done with. The error is the listener's.
+pub(crate) type Call = BoxFuture<'static, Result<(), String>>;
+
+/// A listener's function, ready to be called with events of its model.
+///
+/// Made by [`Handler::from_async`] and [`Handler::from_blocking`].
+#[derive(Clone)]
+pub struct Handler {
+    info: &'static ModelInfo,
+    operation: Option<Operation>,
+    call: Arc<dyn Fn(&Arc<dyn AnyEvent>) -> Option<Call> + Send + Sync>,
+}
+
+impl Handler {
+    /// A handler around an async function. What it does before its first await runs on the
+    /// model's dispatcher task: it must not block.
+    pub fn from_async<T, F, R>(function: F) -> Self
+    where
+        T: EventBody,
+        F: Fn(Event<T>) -> R + Send + Sync + 'static,
+        R: Future<Output: Outcome> + Send + 'static,
+    {
+        Self::new::<T>(move |event| {
+            let running = function(event);
+            Box::pin(async move { running.await.into_result() })
+        })
+    }
+
+    /// A handler around a plain function, which may block: each call runs on tokio's pool of
+    /// blocking threads. Its time-out lets the queue go on, but cannot stop the function.
+    pub fn from_blocking<T, F, R>(function: F) -> Self
+    where
+        T: EventBody,
+        F: Fn(Event<T>) -> R + Send + Sync + 'static,
+        R: Outcome,
+    {
+        let function = Arc::new(function);
+        Self::new::<T>(move |event| {
+            let function = Arc::clone(&function);
+            Box::pin(async move {
+                let call = tokio::task::spawn_blocking(move || function(event).into_result());
+                match call.await {
+                    Ok(result) => result,
+                    Err(stopped) => match stopped.try_into_panic() {
+                        Ok(panic) => std::panic::resume_unwind(panic),
+                        Err(_) => Err("the runtime is shutting down".to_owned()),
+                    },
+                }
+            })
+        })
+    }
+
+    fn new<T: EventBody>(call: impl Fn(Event<T>) -> Call + Send + Sync + 'static) -> Self {
+        Self {
+            info: ModelInfo::of::<T::Model>(),
+            operation: T::OPERATION,
+            call: Arc::new(move |event| typed::<T>(event).map(&call)),
+        }
+    }
+
+    /// The model whose events it takes.
+    pub(crate) fn model(&self) -> &'static ModelInfo {
+        self.info
+    }
+
+    /// The operation that it takes, or `None` for all.
+    pub(crate) fn operation(&self) -> Option<Operation> {
+        self.operation
+    }
+
+    /// Begins a call; `None` when the event is not of its type.
+    pub(crate) fn call(&self, event: &Arc<dyn AnyEvent>) -> Option<Call> {
+        (self.call)(event)
+    }
+}
+
+impl fmt::Debug for Handler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handler").field("model", &self.info.name).finish_non_exhaustive()
+    }
+}
+
+fn typed<T: EventBody>(event: &Arc<dyn AnyEvent>) -> Option<Event<T>> {
+    let any: Arc<dyn Any + Send + Sync> = Arc::clone(event).as_any();
+    Event::of(&any.downcast::<Stored<T::Model>>().ok()?)
+}
+
+/// The name of the model of an event type, for the check that `#[listener]` writes.
+#[must_use]
+pub const fn model_name<T: EventBody>() -> &'static str {
+    <T::Model as Model>::NAME
+}
+
+/// Whether two names are one model, for the check that `#[listener]` writes: upper and lower case
+/// are not told apart.
+#[must_use]
+pub const fn same_model(a: &str, b: &str) -> bool {
+    a.eq_ignore_ascii_case(b)
+}
+
+/// Says at the user's own return type when it is none for a listener.
+pub const fn is_outcome<T: Outcome>() {}

@@ -1,0 +1,114 @@
+//! What is counted. Read with [`Emitter::stats`](crate::Emitter::stats).
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// A number that only grows.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds one.
+    pub fn add_one(&self) {
+        self.add(1);
+    }
+
+    /// Adds `n`.
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// The number now.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+macro_rules! counters {
+    ($(#[$doc:meta])* $live:ident => $snapshot:ident { $($(#[$field_doc:meta])* $field:ident,)* }) => {
+        #[derive(Debug, Default)]
+        pub(crate) struct $live { $(pub(crate) $field: Counter,)* }
+
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+        #[non_exhaustive]
+        pub struct $snapshot { $($(#[$field_doc])* pub $field: u64,)* }
+
+        impl $live {
+            pub(crate) fn snapshot(&self) -> $snapshot {
+                $snapshot { $($field: self.$field.get(),)* }
+            }
+        }
+    };
+}
+
+counters! {
+    /// What happened since the emitter started, in events unless said otherwise.
+    Counters => Stats {
+        /// Handed to local dispatch.
+        emitted_local,
+        /// Handed to publishing.
+        emitted_remote,
+        /// Confirmed by the broker.
+        published,
+        /// Confirmed by the broker with the remark that nobody was subscribed (MQTT 5).
+        published_to_nobody,
+        /// Given up: too large, refused, displaced, or not encodable.
+        publish_failed,
+        /// Not accepted for publishing, because the queue was at its bound.
+        publish_refused,
+        /// Messages that came from the broker.
+        received,
+        /// Own echoes, dropped.
+        echoes,
+        /// Redelivered events, dropped.
+        duplicates,
+        /// Events under this node's name that another node wrote: give each node its own name.
+        namesakes,
+        /// Messages that were no event: wrong size, depth, form or type; unknown model,
+        /// operation or topic.
+        bad_messages,
+        /// Well-formed events for which no listener was left.
+        unheard,
+        /// Calls of listeners that ended well.
+        handled,
+        /// Calls of listeners that returned an error.
+        failed,
+        /// Calls of listeners that panicked.
+        panicked,
+        /// Calls of listeners that took longer than their time-out.
+        timed_out,
+        /// Events that a listener missed, because its queue or the model's was at its bound.
+        overflowed,
+    }
+}
+
+/// Lets one message through every `interval`, and says how many it held back.
+#[derive(Debug)]
+pub(crate) struct OnceInAWhile {
+    started: Instant,
+    interval: Duration,
+    /// Milliseconds since `started` at which the next one may pass.
+    next: AtomicU64,
+    held_back: Counter,
+}
+
+impl OnceInAWhile {
+    pub(crate) fn every(interval: Duration) -> Self {
+        Self { started: Instant::now(), interval, next: AtomicU64::new(0), held_back: Counter::default() }
+    }
+
+    /// Runs `log` with the number of messages held back since the last time, if it is time.
+    pub(crate) fn log(&self, log: impl FnOnce(u64)) {
+        let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        let now = millis(self.started.elapsed());
+        let next = self.next.load(Ordering::Relaxed);
+        let later = now.saturating_add(millis(self.interval));
+        if now >= next && self.next.compare_exchange(next, later, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            log(self.held_back.0.swap(0, Ordering::Relaxed));
+        } else {
+            self.held_back.add_one();
+        }
+    }
+}

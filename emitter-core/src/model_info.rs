@@ -1,0 +1,197 @@
+//! A model and its events without their types, so that one dispatcher serves all models.
+
+use std::any::{Any, TypeId};
+use std::fmt;
+use std::sync::Arc;
+
+use crate::envelope::{
+    Content, DecodeError, EncodeError, Incoming, IncomingContent, IncomingRow, RowImages, decode_row, encode_row,
+};
+use crate::event::{EventId, Keys, Meta, Operation, Source, Stored, Timestamp};
+use crate::model::{
+    Body, BodyRef, Created, CreatedMany, Deleted, DeletedMany, Model, ModelEvent, RowChange, Updated, UpdatedMany,
+    Upserted,
+};
+
+/// What is known of a model at run time.
+pub(crate) struct ModelInfo {
+    pub(crate) type_id: TypeId,
+    pub(crate) name: &'static str,
+    pub(crate) key_columns: &'static [&'static str],
+    pub(crate) decode: fn(Incoming<'_>, Received) -> Result<Arc<dyn AnyEvent>, DecodeError>,
+}
+
+impl ModelInfo {
+    pub(crate) fn of<M: Model>() -> &'static Self {
+        const {
+            &Self {
+                type_id: TypeId::of::<M>(),
+                name: M::NAME,
+                key_columns: M::KEY_COLUMNS,
+                decode: decode::<M>,
+            }
+        }
+    }
+}
+
+impl fmt::Debug for ModelInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ModelInfo({})", self.name)
+    }
+}
+
+/// What the receiver adds to an event whose sender left it out.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Received {
+    pub(crate) id: EventId,
+    pub(crate) time: Timestamp,
+}
+
+/// An event of any model.
+pub(crate) trait AnyEvent: Send + Sync {
+    fn meta(&self) -> &Meta;
+
+    fn model(&self) -> &'static ModelInfo;
+
+    /// Its rows as JSON.
+    fn content(&self) -> Result<Content, EncodeError>;
+
+    /// For downcasting to `Stored<M>`.
+    fn as_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
+}
+
+impl<M: Model> AnyEvent for Stored<M> {
+    fn meta(&self) -> &Meta {
+        &self.meta
+    }
+
+    fn model(&self) -> &'static ModelInfo {
+        ModelInfo::of::<M>()
+    }
+
+    fn content(&self) -> Result<Content, EncodeError> {
+        encode::<M>(&self.event.body())
+    }
+
+    fn as_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {
+        self
+    }
+}
+
+/// The keys of a body's rows.
+pub(crate) fn keys<M: Model>(body: &BodyRef<'_, M>) -> Keys {
+    let one = |row| Keys::One([M::key(row)]);
+    let many = |rows: &Option<Vec<M::Row>>| Keys::Many(rows.iter().flatten().map(M::key).collect());
+    match body {
+        BodyRef::Create(body) => one(&body.row),
+        BodyRef::Update(body) => one(&body.after),
+        BodyRef::Upsert(body) => one(&body.row),
+        BodyRef::Delete(body) => one(&body.row),
+        BodyRef::CreateMany(body) => many(&body.rows),
+        BodyRef::DeleteMany(body) => many(&body.rows),
+        BodyRef::UpdateMany(body) => {
+            Keys::Many(body.rows.iter().flatten().map(|change| M::key(&change.after)).collect())
+        }
+    }
+}
+
+fn encode<M: Model>(body: &BodyRef<'_, M>) -> Result<Content, EncodeError> {
+    let row = |row: &M::Row| Ok(Content::Row { row: encode_row(row)?, before: None });
+    match body {
+        BodyRef::Create(body) => row(&body.row),
+        BodyRef::Upsert(body) => row(&body.row),
+        BodyRef::Delete(body) => row(&body.row),
+        BodyRef::Update(body) => {
+            Ok(Content::Row { row: encode_row(&body.after)?, before: optional::<M>(body.before.as_ref())? })
+        }
+        BodyRef::CreateMany(body) => rows(body.count, body.rows.as_deref(), |row| {
+            Ok(RowImages { before: None, after: Some(encode_row(row)?) })
+        }),
+        BodyRef::DeleteMany(body) => rows(body.count, body.rows.as_deref(), |row| {
+            Ok(RowImages { before: Some(encode_row(row)?), after: None })
+        }),
+        BodyRef::UpdateMany(body) => rows(body.count, body.rows.as_deref(), |change| {
+            Ok(RowImages {
+                before: optional::<M>(change.before.as_ref())?,
+                after: Some(encode_row(&change.after)?),
+            })
+        }),
+    }
+}
+
+fn optional<M: Model>(
+    row: Option<&M::Row>,
+) -> Result<Option<Box<serde_json::value::RawValue>>, EncodeError> {
+    row.map(encode_row).transpose()
+}
+
+fn rows<R>(
+    count: u64,
+    rows: Option<&[R]>,
+    images: impl Fn(&R) -> Result<RowImages, EncodeError>,
+) -> Result<Content, EncodeError> {
+    let rows = rows.map(|rows| rows.iter().map(images).collect()).transpose()?;
+    Ok(Content::Rows { count, rows })
+}
+
+fn decode<M: Model>(incoming: Incoming<'_>, received: Received) -> Result<Arc<dyn AnyEvent>, DecodeError> {
+    let operation = incoming.operation;
+    let body = body::<M>(operation, incoming.content)?;
+    let keys = keys(&body.as_ref());
+    let event = M::Event::from_body(body).ok_or(DecodeError::NotEmitted(operation))?;
+    let meta = Meta {
+        id: received.id,
+        operation,
+        source: Source::Remote,
+        origin: incoming.origin,
+        time: received.time,
+        sequence: incoming.sequence,
+        keys,
+    };
+    Ok(Arc::new(Stored::<M> { meta, event }))
+}
+
+fn body<M: Model>(operation: Operation, content: IncomingContent<'_>) -> Result<Body<M>, DecodeError> {
+    match content {
+        IncomingContent::Row { row, before } => {
+            let row = decode_row(row)?;
+            Ok(match operation {
+                Operation::Create => Created::new(row).into(),
+                Operation::Upsert => Upserted::new(row).into(),
+                Operation::Delete => Deleted::new(row).into(),
+                Operation::Update => Updated::new(before.map(decode_row).transpose()?, row).into(),
+                Operation::CreateMany | Operation::UpdateMany | Operation::DeleteMany => {
+                    return Err(DecodeError::Rows);
+                }
+            })
+        }
+        IncomingContent::Rows { count, rows } => Ok(match operation {
+            Operation::CreateMany => CreatedMany::new(count, images(rows, |row| needed(row.after))?).into(),
+            Operation::DeleteMany => DeletedMany::new(count, images(rows, |row| needed(row.before))?).into(),
+            Operation::UpdateMany => UpdatedMany::new(
+                count,
+                images(rows, |row| {
+                    let before = row.before.map(decode_row).transpose()?;
+                    Ok(RowChange::new(before, needed(row.after)?))
+                })?,
+            )
+            .into(),
+            Operation::Create | Operation::Update | Operation::Upsert | Operation::Delete => {
+                return Err(DecodeError::Rows);
+            }
+        }),
+    }
+}
+
+fn images<T>(
+    rows: Option<Vec<IncomingRow<'_>>>,
+    image: impl Fn(IncomingRow<'_>) -> Result<T, DecodeError>,
+) -> Result<Option<Vec<T>>, DecodeError> {
+    rows.map(|rows| rows.into_iter().map(image).collect()).transpose()
+}
+
+fn needed<R: serde::de::DeserializeOwned>(
+    row: Option<&serde_json::value::RawValue>,
+) -> Result<R, DecodeError> {
+    decode_row(row.ok_or(DecodeError::Rows)?)
+}

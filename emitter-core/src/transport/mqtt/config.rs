@@ -1,0 +1,510 @@
+//! Settings of the MQTT transport: where the broker is, and how much, how long, how often.
+
+use std::fmt;
+use std::time::Duration;
+
+use url::Url;
+
+use crate::retry::Backoff;
+
+/// Where the broker is and how to talk to it.
+///
+/// It is valid by construction: whatever takes a value that could be wrong returns an error that
+/// names the field and what is allowed.
+///
+/// ```
+/// use std::time::Duration;
+/// use emitter_core::transport::mqtt::{MqttConfig, Overflow};
+///
+/// let config = MqttConfig::new("mqtt://shop:secret@broker.local")?
+///     .keep_alive(Duration::from_secs(30))?
+///     .overflow(Overflow::DropOldest);
+/// assert_eq!(config.address(), "broker.local:1883");
+/// assert!(!format!("{config:?}").contains("secret"));
+/// # Ok::<(), emitter_core::transport::mqtt::MqttConfigError>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct MqttConfig {
+    pub(super) host: String,
+    pub(super) port: u16,
+    pub(super) credentials: Option<Credentials>,
+    pub(super) client_id: Option<ClientId>,
+    pub(super) version: MqttVersion,
+    pub(super) keep_alive: Duration,
+    pub(super) connect_timeout: Duration,
+    pub(super) window: u16,
+    pub(super) queue_messages: usize,
+    pub(super) queue_bytes: usize,
+    pub(super) overflow: Overflow,
+    pub(super) reconnect: Backoff,
+    pub(super) session_expiry: Duration,
+    pub(super) receive_maximum: u16,
+    pub(super) max_packet: u32,
+}
+
+/// Which MQTT is spoken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum MqttVersion {
+    /// MQTT 5. The default: only here a broker can say that it refuses a message, how large a
+    /// packet it takes, and that nobody is subscribed.
+    #[default]
+    V5,
+    /// MQTT 3.1.1, for brokers that know no other.
+    V311,
+}
+
+/// What happens to a message for which the publish queue has no room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Overflow {
+    /// It is refused with [`QueueFull`](crate::transport::PublishError::QueueFull). The default.
+    #[default]
+    Refuse,
+    /// The oldest waiting messages make room and end as
+    /// [`Displaced`](crate::transport::PublishError::Displaced). Those already on the wire stay:
+    /// if they alone fill the queue, the new one is refused.
+    DropOldest,
+}
+
+/// A client id: 1 to 128 bytes of `A-Z a-z 0-9 _ . -`.
+///
+/// The transport makes two of it, `{client_id}` and `{client_id}-subscriber`. Two processes with
+/// the same one push each other off the broker.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ClientId(String);
+
+/// Why a setting was refused: the field, and what is allowed there. Never holds a password.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MqttConfigError {
+    /// A setting is outside of what is allowed. Give it a value in the range that the text names.
+    #[error("mqtt {field}: {reason}")]
+    Invalid {
+        /// The setting's name, as in the method that sets it.
+        field: &'static str,
+        /// What is wrong, and what is allowed.
+        reason: String,
+    },
+    /// The URL asks for something that this build cannot do. Use `mqtt://`.
+    #[error("mqtt url: {scheme}:// is not in this build yet; mqtt:// and tcp:// are")]
+    NotInThisBuild {
+        /// The scheme that was asked for.
+        scheme: String,
+    },
+}
+
+/// A user name and its password.
+#[derive(Debug, Clone)]
+pub(super) struct Credentials {
+    pub(super) user: String,
+    pub(super) password: Secret,
+}
+
+/// A text that is not printed.
+#[derive(Clone)]
+pub(super) struct Secret(String);
+
+/// Room that a PUBLISH takes beside topic and payload: fixed header 5, topic length 2, packet id 2,
+/// properties 1.
+pub(super) const PUBLISH_OVERHEAD: usize = 10;
+
+/// The largest packet that MQTT knows.
+const LARGEST_PACKET: u32 = 268_435_455;
+
+impl MqttConfig {
+    /// A broker's address, `mqtt://[user[:password]@]host[:port]`, with every setting at its
+    /// default. `tcp://` means the same. The port is 1883 unless given; user name and password
+    /// are percent-decoded.
+    ///
+    /// # Errors
+    /// [`MqttConfigError::Invalid`] for what is no such URL, or has a path, query or fragment;
+    /// [`MqttConfigError::NotInThisBuild`] for `mqtts://`, `ws://` and `wss://`.
+    pub fn new(url: &str) -> Result<Self, MqttConfigError> {
+        let url = parse_url(url)?;
+        Ok(Self {
+            host: host(&url)?,
+            port: port(&url)?,
+            credentials: credentials(&url)?,
+            client_id: None,
+            version: MqttVersion::default(),
+            keep_alive: Duration::from_secs(60),
+            connect_timeout: Duration::from_secs(10),
+            window: 100,
+            queue_messages: 65_536,
+            queue_bytes: 64 << 20,
+            overflow: Overflow::default(),
+            reconnect: Backoff {
+                base: Duration::from_secs(1),
+                cap: Duration::from_secs(60),
+                jitter: Duration::from_secs(1),
+            },
+            session_expiry: Duration::from_secs(3_600),
+            receive_maximum: 100,
+            max_packet: 1 << 20,
+        })
+    }
+
+    /// The client id. Default: none, the emitter gives one. Give one that is stable across
+    /// restarts: the broker keeps missed messages under it.
+    #[must_use]
+    pub fn client_id(mut self, id: ClientId) -> Self {
+        self.client_id = Some(id);
+        self
+    }
+
+    /// User name and password. Default: those of the URL, or none. Without TLS they travel in the
+    /// clear.
+    ///
+    /// # Errors
+    /// If either is longer than 65,535 bytes or the user name is empty.
+    pub fn credentials(mut self, user: &str, password: &str) -> Result<Self, MqttConfigError> {
+        let lengths = 1..=usize::from(u16::MAX);
+        within("credentials", "the user name's length", user.len(), lengths)?;
+        within("credentials", "the password's length", password.len(), 0..=usize::from(u16::MAX))?;
+        self.credentials =
+            Some(Credentials { user: user.to_owned(), password: Secret(password.to_owned()) });
+        Ok(self)
+    }
+
+    /// Which MQTT is spoken. Default: [`MqttVersion::V5`].
+    #[must_use]
+    pub fn protocol(mut self, version: MqttVersion) -> Self {
+        self.version = version;
+        self
+    }
+
+    /// How often an idle connection is pinged, in whole seconds. Default: 60 s. A broker that died
+    /// without a word is found out after two of them; each costs two packets of two bytes.
+    ///
+    /// # Errors
+    /// If under 5 s or over 65,535 s.
+    pub fn keep_alive(mut self, every: Duration) -> Result<Self, MqttConfigError> {
+        within("keep_alive", "seconds", every.as_secs(), 5..=65_535)?;
+        self.keep_alive = Duration::from_secs(every.as_secs());
+        Ok(self)
+    }
+
+    /// How long connecting may take, CONNACK included. Default: 10 s. A longer one only delays the
+    /// next attempt; nothing else waits for it.
+    ///
+    /// # Errors
+    /// If under 1 ms or over 1 h.
+    pub fn connect_timeout(mut self, longest: Duration) -> Result<Self, MqttConfigError> {
+        within("connect_timeout", "milliseconds", longest.as_millis(), 1..=3_600_000)?;
+        self.connect_timeout = longest;
+        Ok(self)
+    }
+
+    /// How many publishes may be on the wire and not confirmed. Default: 100. Measured with
+    /// mosquitto at QoS 1: 1 gives 15k messages/s, 10 32k, 100 44k, 500 55k. After a disconnection
+    /// at most so many come twice. Each costs some 450 bytes. With QoS 2 keep it at 20 or less.
+    ///
+    /// # Errors
+    /// If 0 or over 60,000.
+    pub fn window(mut self, publishes: u16) -> Result<Self, MqttConfigError> {
+        within("window", "messages", publishes, 1..=60_000)?;
+        self.window = publishes;
+        Ok(self)
+    }
+
+    /// How many messages may be accepted and not confirmed, on the wire or waiting. Default:
+    /// 65,536. At 1,000 events/s that bridges a minute without the broker.
+    ///
+    /// # Errors
+    /// If 0.
+    pub fn queue_messages(mut self, messages: usize) -> Result<Self, MqttConfigError> {
+        within("queue_messages", "messages", messages, 1..=usize::MAX)?;
+        self.queue_messages = messages;
+        Ok(self)
+    }
+
+    /// How many bytes of topics and payloads may be accepted and not confirmed. Default: 64 MiB,
+    /// which is the memory that it costs at worst.
+    ///
+    /// # Errors
+    /// If 0.
+    pub fn queue_bytes(mut self, bytes: usize) -> Result<Self, MqttConfigError> {
+        within("queue_bytes", "bytes", bytes, 1..=usize::MAX)?;
+        self.queue_bytes = bytes;
+        Ok(self)
+    }
+
+    /// What happens when the queue is full. Default: [`Overflow::Refuse`].
+    #[must_use]
+    pub fn overflow(mut self, policy: Overflow) -> Self {
+        self.overflow = policy;
+        self
+    }
+
+    /// How long to wait between attempts to connect, and to subscribe to what was refused.
+    /// Default: 1 s, doubling up to 60 s, plus up to 1 s at random. There is no last attempt.
+    ///
+    /// # Errors
+    /// If the base is under 1 ms, or the cap under the base or over a day, or the jitter over an
+    /// hour.
+    pub fn reconnect(mut self, backoff: Backoff) -> Result<Self, MqttConfigError> {
+        const DAY: u128 = 86_400_000;
+        let [base, cap, jitter] =
+            [backoff.base, backoff.cap, backoff.jitter].map(|time| time.as_millis());
+        within("reconnect", "milliseconds of base", base, 1..=DAY)?;
+        within("reconnect", "milliseconds of cap", cap, base..=DAY)?;
+        within("reconnect", "milliseconds of jitter", jitter, 0..=3_600_000)?;
+        self.reconnect = backoff;
+        Ok(self)
+    }
+
+    /// How long the broker keeps subscriptions and missed messages after a disconnection, in whole
+    /// seconds. Default: 1 h. Longer ones cost the broker memory for nodes that never return.
+    /// MQTT 3.1.1 cannot say it: there the broker's own settings count.
+    ///
+    /// # Errors
+    /// If under 1 s or over 4,294,967,294 s.
+    pub fn session_expiry(mut self, after: Duration) -> Result<Self, MqttConfigError> {
+        within("session_expiry", "seconds", after.as_secs(), 1..=u64::from(u32::MAX - 1))?;
+        self.session_expiry = after;
+        Ok(self)
+    }
+
+    /// How many deliveries may be unacknowledged. Default: 100. With MQTT 5 the broker holds the
+    /// others back; with MQTT 3.1.1 its own window counts, and this bounds only what waits here.
+    /// It costs at worst so many times [`max_packet`](Self::max_packet) of memory.
+    ///
+    /// # Errors
+    /// If 0.
+    pub fn receive_maximum(mut self, deliveries: u16) -> Result<Self, MqttConfigError> {
+        within("receive_maximum", "deliveries", deliveries, 1..=u16::MAX)?;
+        self.receive_maximum = deliveries;
+        Ok(self)
+    }
+
+    /// The largest packet in either direction, in bytes. Default: 1 MiB. It must be larger than
+    /// the largest payload plus its topic. With MQTT 5 the broker is told and sends no larger one;
+    /// with MQTT 3.1.1 a larger one ends the connection each time the broker sends it, so there it
+    /// must be no smaller than the broker's own limit.
+    ///
+    /// # Errors
+    /// If under 1,024 or over 268,435,455.
+    pub fn max_packet(mut self, bytes: u32) -> Result<Self, MqttConfigError> {
+        within("max_packet", "bytes", bytes, 1_024..=LARGEST_PACKET)?;
+        self.max_packet = bytes;
+        Ok(self)
+    }
+
+    /// How many bytes of topic and payload together fit into one packet, as far as this side goes.
+    #[must_use]
+    pub fn largest_message(&self) -> usize {
+        self.max_packet as usize - PUBLISH_OVERHEAD
+    }
+
+    /// `host:port`, for logs.
+    #[must_use]
+    pub fn address(&self) -> String {
+        format!("{}:{}", self.host, self.port)
+    }
+}
+
+impl ClientId {
+    /// Checks and takes a client id.
+    ///
+    /// # Errors
+    /// [`MqttConfigError::Invalid`] if it is empty, longer than 128 bytes, or holds anything but
+    /// `A-Z a-z 0-9 _ . -`.
+    pub fn new(id: &str) -> Result<Self, MqttConfigError> {
+        within("client_id", "bytes", id.len(), 1..=128)?;
+        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
+        match id.chars().find(|c| !allowed(*c)) {
+            None => Ok(Self(id.to_owned())),
+            Some(wrong) => {
+                Err(invalid("client_id", format!("{wrong:?} is not among A-Z a-z 0-9 _ . -")))
+            }
+        }
+    }
+
+    /// The id as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Secret {
+    pub(super) fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(not shown)")
+    }
+}
+
+/// Errors of the parser do not hold the URL, and neither do ours: it may hold a password.
+fn parse_url(url: &str) -> Result<Url, MqttConfigError> {
+    let url = Url::parse(url)
+        .map_err(|error| invalid_url(&format!("{error}; write it as in mqtt://localhost:1883")))?;
+    match url.scheme() {
+        "mqtt" | "tcp" => {}
+        scheme @ ("mqtts" | "ssl" | "ws" | "wss") => {
+            return Err(MqttConfigError::NotInThisBuild { scheme: scheme.to_owned() });
+        }
+        // Not shown: in "user:password@host", the scheme is the user.
+        _ => return Err(invalid_url("the scheme must be mqtt or tcp, as in mqtt://localhost:1883")),
+    }
+    if !matches!(url.path(), "" | "/") || url.query().is_some() || url.fragment().is_some() {
+        return Err(invalid_url(
+            "a path, query or fragment is not allowed; settings have methods of their own, and \
+             '/', '?', '#', '@' in a password are written %2F, %3F, %23, %40",
+        ));
+    }
+    Ok(url)
+}
+
+fn host(url: &Url) -> Result<String, MqttConfigError> {
+    match url.host_str() {
+        Some(host) if !host.is_empty() => Ok(host.to_owned()),
+        _ => Err(invalid_url("there is no host; write it as in mqtt://localhost:1883")),
+    }
+}
+
+fn port(url: &Url) -> Result<u16, MqttConfigError> {
+    match url.port() {
+        Some(0) => Err(invalid_url("the port must be 1 to 65535")),
+        port => Ok(port.unwrap_or(1883)),
+    }
+}
+
+fn credentials(url: &Url) -> Result<Option<Credentials>, MqttConfigError> {
+    if url.username().is_empty() {
+        return match url.password() {
+            None => Ok(None),
+            Some(_) => Err(invalid_url("there is a password without a user name")),
+        };
+    }
+    let user = percent_decode(url.username())?;
+    let password = Secret(percent_decode(url.password().unwrap_or_default())?);
+    Ok(Some(Credentials { user, password }))
+}
+
+/// `url` gives user and password as they were written, and its own decoder, for forms, takes '+'
+/// for a space.
+fn percent_decode(text: &str) -> Result<String, MqttConfigError> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&first, tail)) = rest.split_first() {
+        let escaped = tail.first_chunk::<2>().filter(|_| first == b'%').and_then(hex_byte);
+        bytes.push(escaped.unwrap_or(first));
+        rest = if escaped.is_some() { &tail[2..] } else { tail };
+    }
+    String::from_utf8(bytes)
+        .map_err(|_| invalid_url("user name and password must be UTF-8, percent-encoded"))
+}
+
+fn hex_byte(digits: &[u8; 2]) -> Option<u8> {
+    let [high, low] = digits.map(|digit| char::from(digit).to_digit(16));
+    u8::try_from(high? * 16 + low?).ok()
+}
+
+fn within<N: PartialOrd + fmt::Display>(
+    field: &'static str,
+    unit: &str,
+    value: N,
+    allowed: std::ops::RangeInclusive<N>,
+) -> Result<(), MqttConfigError> {
+    if allowed.contains(&value) {
+        return Ok(());
+    }
+    let (least, most) = allowed.into_inner();
+    Err(invalid(field, format!("{unit}: {value} is outside of {least} to {most}")))
+}
+
+fn invalid_url(reason: &str) -> MqttConfigError {
+    invalid("url", reason.to_owned())
+}
+
+fn invalid(field: &'static str, reason: String) -> MqttConfigError {
+    MqttConfigError::Invalid { field, reason }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `expected`: host, port, user, password.
+    fn check(url: &str, expected: (&str, u16, Option<(&str, &str)>)) {
+        let config = MqttConfig::new(url).unwrap_or_else(|error| panic!("{url}: {error}"));
+        let credentials =
+            config.credentials.as_ref().map(|c| (c.user.as_str(), c.password.expose()));
+        assert_eq!((config.host.as_str(), config.port, credentials), expected, "{url}");
+    }
+
+    fn check_error(url: &str, expected: &str) {
+        let error = MqttConfig::new(url).expect_err(url).to_string();
+        assert!(error.starts_with("mqtt url: ") && error.contains(expected), "{url}: {error}");
+        assert!(!error.contains("hunter2"), "{url}: {error}");
+    }
+
+    #[test]
+    fn urls() {
+        check("mqtt://localhost", ("localhost", 1883, None));
+        check("tcp://10.0.0.1:1884/", ("10.0.0.1", 1884, None));
+        check("mqtt://[::1]:1884", ("[::1]", 1884, None));
+        check("mqtt://shop@broker", ("broker", 1883, Some(("shop", ""))));
+        check("mqtt://a%40b:p%2Fw+%25@broker", ("broker", 1883, Some(("a@b", "p/w+%"))));
+    }
+
+    #[test]
+    fn wrong_urls_name_what_is_allowed_and_show_no_password() {
+        check_error("localhost:1883", "scheme must be mqtt or tcp");
+        check_error("hunter2", "write it as in mqtt://localhost:1883");
+        check_error("hunter2:hunter2@host", "scheme must be mqtt or tcp");
+        check_error("mqtt://u:hunter2@", "");
+        check_error("mqtt://", "no host");
+        check_error("mqtt:///path", "path");
+        check_error("mqtt://u:hunter2@host/path", "path, query or fragment is not allowed");
+        check_error("mqtt://u:hunter2@host?client_id=a", "query");
+        check_error("mqtt://u:hunter2#@host", "");
+        check_error("mqtt://:hunter2@host", "password without a user name");
+        check_error("mqtt://u:hunter2%FF@host", "UTF-8");
+        check_error("mqtt://host:0", "1 to 65535");
+        check_error("mqtt://u:hunter2@host:70000", "");
+        check_error("mqtts://u:hunter2@host", "not in this build yet");
+        check_error("wss://u:hunter2@host", "not in this build yet");
+    }
+
+    #[test]
+    fn settings_out_of_range_name_their_field() {
+        let config = || MqttConfig::new("mqtt://localhost").expect("valid");
+        let reconnect = |base, cap| {
+            let jitter = Duration::ZERO;
+            let [base, cap] = [base, cap].map(Duration::from_millis);
+            config().reconnect(Backoff { base, cap, jitter })
+        };
+        for (field, outcome) in [
+            ("keep_alive", config().keep_alive(Duration::from_secs(4))),
+            ("connect_timeout", config().connect_timeout(Duration::ZERO)),
+            ("window", config().window(0)),
+            ("window", config().window(60_001)),
+            ("queue_messages", config().queue_messages(0)),
+            ("queue_bytes", config().queue_bytes(0)),
+            ("receive_maximum", config().receive_maximum(0)),
+            ("session_expiry", config().session_expiry(Duration::ZERO)),
+            ("max_packet", config().max_packet(1_023)),
+            ("max_packet", config().max_packet(LARGEST_PACKET + 1)),
+            ("reconnect", reconnect(0, 1)),
+            ("reconnect", reconnect(2, 1)),
+            ("credentials", config().credentials("", "password")),
+        ] {
+            let error = outcome.expect_err(field).to_string();
+            assert!(error.starts_with(&format!("mqtt {field}: ")), "{error}");
+        }
+        for id in ["", "a b", "ä", &"a".repeat(129)] {
+            assert!(ClientId::new(id).is_err(), "{id}");
+        }
+        assert_eq!(ClientId::new("shop-1.a_b").expect("valid").as_str(), "shop-1.a_b");
+    }
+
+    #[test]
+    fn the_password_is_not_printed() {
+        let config = MqttConfig::new("mqtt://u:hunter2@host").expect("valid");
+        assert!(!format!("{config:?}").contains("hunter2"));
+    }
+}

@@ -1,0 +1,303 @@
+//! The publishing side: what was accepted goes out in order, and is settled by its own answer.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+
+use super::config::{MqttConfig, Overflow, PUBLISH_OVERHEAD};
+use super::driver::{Link, Lost, Side};
+use super::in_flight::{Bounds, InFlight};
+use super::protocol::{Client, Role, Signal, Verdict, Welcome};
+use crate::transport::{Confirmation, Confirmed, Message, PublishError, Settler};
+
+/// Accepts messages and sees each one settled.
+pub(super) struct Publisher {
+    link: Link,
+    state: Mutex<State>,
+    drained: Notify,
+}
+
+/// One lock covers our own list and handing over to the client library, so that both hold the
+/// same messages in the same order.
+struct State {
+    in_flight: InFlight<Publishing>,
+    /// While connected.
+    client: Option<Client>,
+    accepting: bool,
+    /// The largest topic and payload that this side and the broker take.
+    largest: usize,
+    /// QoS 2 messages whose PUBREC said that nobody was subscribed.
+    unheard: HashSet<u16>,
+    /// Slots of rumqttc's window that it lost, and how many it may lose. See [`State::leaked`].
+    leaks: u16,
+    bearable_leaks: u16,
+    /// When the broker last answered, or owed no answer.
+    progress: Instant,
+}
+
+struct Publishing {
+    message: Message,
+    settler: Settler,
+}
+
+impl Publisher {
+    pub(super) fn new(config: Arc<MqttConfig>, client_id: String) -> Self {
+        let bounds = Bounds {
+            window: config.window.into(),
+            messages: config.queue_messages,
+            bytes: config.queue_bytes,
+            displace: config.overflow == Overflow::DropOldest,
+        };
+        let state = State {
+            in_flight: InFlight::new(bounds),
+            client: None,
+            accepting: true,
+            largest: config.largest_message(),
+            unheard: HashSet::new(),
+            leaks: 0,
+            bearable_leaks: 0,
+            progress: Instant::now(),
+        };
+        let link = Link::new("publisher", config, client_id);
+        Self { link, state: Mutex::new(state), drained: Notify::new() }
+    }
+
+    pub(super) fn publish(&self, message: Message) -> Result<Confirmation, PublishError> {
+        let size = size(&message);
+        let limit = self.link.config.largest_message().min(self.link.config.queue_bytes);
+        if size > limit {
+            return Err(PublishError::TooLarge { size, limit });
+        }
+        let (settler, confirmation) = Confirmation::new();
+        let mut state = self.lock();
+        if !state.accepting {
+            return Err(PublishError::Closed);
+        }
+        let displaced = state
+            .in_flight
+            .accept(Publishing { message, settler }, size)
+            .map_err(|full| PublishError::QueueFull { messages: full.messages, bytes: full.bytes })?;
+        state.top_up();
+        drop(state);
+        for publishing in displaced {
+            publishing.settler.settle(Err(PublishError::Displaced));
+        }
+        Ok(confirmation)
+    }
+
+    pub(super) fn unconfirmed(&self) -> usize {
+        self.lock().in_flight.len()
+    }
+
+    pub(super) fn stop_accepting(&self) {
+        self.lock().accepting = false;
+        self.link.close();
+    }
+
+    /// Waits until everything is settled. Ends only if nothing new is accepted.
+    pub(super) async fn drained(&self) {
+        loop {
+            let notified = self.drained.notified();
+            if self.unconfirmed() == 0 {
+                return;
+            }
+            notified.await;
+        }
+    }
+
+    pub(super) fn finish(&self) {
+        self.link.finish();
+        if let Some(client) = &self.lock().client {
+            // If it cannot be handed over, the connection is gone already.
+            let _ = client.disconnect();
+        }
+    }
+
+    /// Settles everything that is left as closed, and tells how many that were.
+    pub(super) fn give_up(&self) -> usize {
+        let left = self.lock().in_flight.give_up();
+        let messages = left.len();
+        for publishing in left {
+            publishing.settler.settle(Err(PublishError::Closed));
+        }
+        messages
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Side for Publisher {
+    fn link(&self) -> &Link {
+        &self.link
+    }
+
+    fn role(&self) -> Role {
+        let window = self.link.config.window;
+        Role {
+            client_id: self.link.client_id.clone(),
+            persistent: false,
+            // Twice the window: an answer that comes late holds nothing up until as many messages
+            // as the window has were sent after it.
+            packet_ids: window.saturating_mul(2),
+            // The window, a DISCONNECT, and some to spare.
+            requests: usize::from(window) + 8,
+        }
+    }
+
+    async fn needed(&self) {}
+
+    fn connected(&self, client: Client, welcome: &Welcome) {
+        let ours = self.link.config.largest_message();
+        let brokers = welcome.max_packet.map(|bytes| bytes.saturating_sub(PUBLISH_OVERHEAD));
+        let ids = self.role().packet_ids;
+        let mut state = self.lock();
+        state.client = Some(client);
+        state.largest = brokers.map_or(ours, |brokers| brokers.min(ours));
+        state.leaks = 0;
+        state.bearable_leaks = welcome.receive_maximum.map_or(ids, |brokers| brokers.min(ids)) / 2;
+        state.progress = Instant::now();
+        state.top_up();
+        self.tell_if_drained(&state);
+    }
+
+    async fn handle(&self, batch: Vec<Signal>) -> Result<(), Lost> {
+        let mut state = self.lock();
+        for signal in batch {
+            state.apply(signal)?;
+        }
+        state.top_up();
+        self.tell_if_drained(&state);
+        // A packet that the broker lost stays unanswered for good while pings are answered.
+        let patience = 2 * self.link.config.keep_alive;
+        if state.progress.elapsed() > patience {
+            return Err(Lost::Unanswered(patience));
+        }
+        Ok(())
+    }
+
+    fn disconnected(&self, leftovers: Vec<Signal>) {
+        let mut state = self.lock();
+        for signal in leftovers {
+            // The connection is lost already: an error would say no more than that.
+            let _ = state.apply(signal);
+        }
+        state.client = None;
+        state.unheard.clear();
+        state.in_flight.disconnected();
+        self.tell_if_drained(&state);
+    }
+
+    fn due(&self) -> Option<Instant> {
+        None
+    }
+
+    fn on_due(&self) {}
+}
+
+impl Publisher {
+    fn tell_if_drained(&self, state: &State) {
+        if !state.accepting && state.in_flight.len() == 0 {
+            self.drained.notify_waiters();
+        }
+    }
+}
+
+impl State {
+    /// Hands over what the window has room for.
+    fn top_up(&mut self) {
+        let Some(client) = &self.client else { return };
+        if self.in_flight.on_the_wire() == 0 {
+            self.progress = Instant::now();
+        }
+        while let Some(publishing) = self.in_flight.next() {
+            let size = size(&publishing.message);
+            if size > self.largest {
+                // Sent all the same, it would end the connection, again and again.
+                let limit = self.largest;
+                let too_large = self.in_flight.withdraw();
+                settle(too_large, Err(PublishError::TooLarge { size, limit }));
+            } else if client.publish(&publishing.message).is_ok() {
+                self.in_flight.handed_over();
+            } else {
+                // The event loop ended this moment; `disconnected` follows.
+                return;
+            }
+        }
+    }
+
+    fn apply(&mut self, signal: Signal) -> Result<(), Lost> {
+        match signal {
+            Signal::Written(id) => {
+                let written = self.in_flight.written(id)?;
+                self.settled(written, Ok(Confirmed { had_subscribers: true }));
+            }
+            Signal::Collided(id) => self.in_flight.collided(id)?,
+            Signal::Acknowledged(id, verdict) => {
+                let stuck = verdict.is_err() && self.in_flight.is_awaited(id);
+                let answered = self.in_flight.answered(id);
+                self.settled(answered, verdict);
+                return if stuck { Err(Lost::Renewed) } else { Ok(()) };
+            }
+            Signal::Received(id, Ok(confirmed)) => {
+                self.in_flight.received(id);
+                if !confirmed.had_subscribers {
+                    self.unheard.insert(id);
+                }
+            }
+            Signal::Received(id, refused) => {
+                let answered = self.in_flight.answered(id);
+                self.settled(answered, refused);
+                return self.leaked(id);
+            }
+            Signal::Completed(id, verdict) => {
+                let leak = verdict.is_err();
+                let had_subscribers = !self.unheard.remove(&id);
+                let completed = self.in_flight.completed(id);
+                self.settled(completed, verdict.map(|_| Confirmed { had_subscribers }));
+                return if leak { self.leaked(id) } else { Ok(()) };
+            }
+            Signal::Disconnected => return Err(Lost::Finished),
+            Signal::Connected(_)
+            | Signal::Subscribed(_)
+            | Signal::Unsubscribed
+            | Signal::Delivered(_) => {}
+        }
+        Ok(())
+    }
+
+    /// rumqttc 0.25 (v5/state.rs) does not free the slot of a QoS 2 message that is refused, and
+    /// after a refusal does not send the message that waited for its id. Before its window is
+    /// half lost, or at once in the second case, a new connection mends it.
+    fn leaked(&mut self, id: u16) -> Result<(), Lost> {
+        self.leaks = self.leaks.saturating_add(1);
+        if self.in_flight.is_awaited(id) || self.leaks >= self.bearable_leaks {
+            return Err(Lost::Renewed);
+        }
+        Ok(())
+    }
+
+    fn settled(&mut self, publishing: Option<Publishing>, verdict: Verdict) {
+        if publishing.is_some() {
+            self.progress = Instant::now();
+        }
+        settle(publishing, verdict.map_err(|reason| PublishError::Refused { reason }));
+    }
+}
+
+fn settle(publishing: Option<Publishing>, outcome: Result<Confirmed, PublishError>) {
+    if let Some(publishing) = publishing {
+        publishing.settler.settle(outcome);
+    }
+}
+
+/// Topic and payload, as [`PublishError::TooLarge`] counts them.
+fn size(message: &Message) -> usize {
+    message.topic.as_str().len() + message.payload.len()
+}
+
+/// How long the tasks get to say goodbye when the deadline is already over.
+pub(super) const GOODBYE: Duration = Duration::from_millis(200);

@@ -1,0 +1,262 @@
+//! The subscribing side: keeps the wished filters subscribed, passes deliveries on, and
+//! acknowledges them in order of arrival.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Instant;
+
+use tokio::sync::{Notify, mpsc};
+use tokio::time::timeout_at;
+
+use super::ack_order::{AckOrder, Arrival};
+use super::config::MqttConfig;
+use super::driver::{Link, Lost, Side};
+use super::protocol::{Client, Incoming, Receipt, Role, Signal, Welcome};
+use super::subscriptions::Subscriptions;
+use crate::topic::TopicFilter;
+use crate::transport::{Ack, Delivery};
+
+/// Receives messages.
+pub(super) struct Subscriber {
+    link: Link,
+    /// For the acknowledgements, which outlive the transport in the hands of listeners.
+    myself: Weak<Self>,
+    state: Mutex<State>,
+    /// There is a first wish.
+    first_wish: Notify,
+    deliveries: mpsc::Sender<Queued>,
+    inbox: tokio::sync::Mutex<mpsc::Receiver<Queued>>,
+}
+
+struct State {
+    subscriptions: Subscriptions,
+    acks: AckOrder<Receipt>,
+    /// While connected.
+    client: Option<Client>,
+    /// There was a wish: from now on it stays connected.
+    started: bool,
+    /// The broker sends again what arrived on connections before this one.
+    coming_again_before: u64,
+}
+
+struct Queued {
+    delivery: Delivery,
+    /// `None` for QoS 0.
+    arrival: Option<Arrival>,
+}
+
+/// More than there are packet ids, so that handing over an acknowledgement never fails.
+const REQUESTS: usize = 65_535 + 8;
+
+impl Subscriber {
+    pub(super) fn new(config: Arc<MqttConfig>, client_id: String) -> Arc<Self> {
+        let (deliveries, inbox) = mpsc::channel(config.receive_maximum.into());
+        Arc::new_cyclic(|myself| Self {
+            link: Link::new("subscriber", config, client_id),
+            myself: myself.clone(),
+            state: Mutex::new(State {
+                subscriptions: Subscriptions::default(),
+                acks: AckOrder::new(),
+                client: None,
+                started: false,
+                coming_again_before: 0,
+            }),
+            first_wish: Notify::new(),
+            deliveries,
+            inbox: tokio::sync::Mutex::new(inbox),
+        })
+    }
+
+    pub(super) fn subscribe(&self, filter: &TopicFilter) {
+        let mut state = self.lock();
+        state.subscriptions.wish(filter.as_str());
+        state.started = true;
+        state.ask();
+        drop(state);
+        self.first_wish.notify_one();
+    }
+
+    pub(super) fn unsubscribe(&self, filter: &TopicFilter) {
+        let mut state = self.lock();
+        state.subscriptions.take_back(filter.as_str());
+        state.ask();
+    }
+
+    pub(super) async fn next(&self) -> Option<Delivery> {
+        let mut inbox = self.inbox.lock().await;
+        loop {
+            let queued = tokio::select! {
+                biased;
+                () = self.link.closing() => return None,
+                queued = inbox.recv() => queued?,
+            };
+            if !self.comes_again(&queued) {
+                return Some(queued.delivery);
+            }
+        }
+    }
+
+    /// Whether the broker sends this one again on the present connection. It would only be a
+    /// duplicate now, and cannot be acknowledged any more.
+    fn comes_again(&self, queued: &Queued) -> bool {
+        let before = self.lock().coming_again_before;
+        queued.arrival.is_some_and(|arrival| arrival.connection < before)
+    }
+
+    pub(super) fn confirmed(&self) -> usize {
+        self.lock().subscriptions.confirmed()
+    }
+
+    pub(super) fn refused(&self) -> Vec<(String, String)> {
+        self.lock().subscriptions.refused()
+    }
+
+    pub(super) fn finish(&self) {
+        self.link.finish();
+        if let Some(client) = &self.lock().client {
+            // If it cannot be handed over, the connection is gone already.
+            let _ = client.disconnect();
+        }
+    }
+
+    fn done(&self, arrival: Arrival) {
+        let mut state = self.lock();
+        state.acks.done(arrival);
+        state.acknowledge();
+    }
+
+    /// Passes a delivery on. With MQTT 5 there is always room, for the broker sends no more than
+    /// the queue holds. A broker of MQTT 3.1.1 may: then nothing is read from the connection, and
+    /// no ping sent, until a listener takes one; `until` lies before the broker's patience ends.
+    /// After it the connection is given up, and what was not acknowledged comes again.
+    async fn deliver(&self, incoming: Incoming, until: tokio::time::Instant) -> Result<(), Lost> {
+        let room = tokio::select! {
+            biased;
+            () = self.link.closing() => return Ok(()),
+            room = timeout_at(until, self.deliveries.reserve()) => room,
+        };
+        let untaken = || Lost::Untaken(self.link.config.keep_alive / 2);
+        let Ok(room) = room.map_err(|_| untaken())? else {
+            return Ok(()); // The inbox is closed: nobody will ever take one.
+        };
+        let arrival = incoming.receipt.map(|receipt| self.lock().acks.arrived(receipt));
+        let Incoming { topic, payload, .. } = incoming;
+        let delivery = Delivery { topic, payload, ack: self.ack(arrival) };
+        room.send(Queued { delivery, arrival });
+        Ok(())
+    }
+
+    fn ack(&self, arrival: Option<Arrival>) -> Ack {
+        let Some(arrival) = arrival else { return Ack::new(|| {}) };
+        let subscriber = self.myself.clone();
+        Ack::new(move || {
+            if let Some(subscriber) = subscriber.upgrade() {
+                subscriber.done(arrival);
+            }
+        })
+    }
+
+    fn subscribed(&self, answers: Vec<Result<(), String>>) {
+        let reconnect = self.link.config.reconnect;
+        let again = |refusals| Instant::now() + reconnect.delay(refusals, fastrand::f64());
+        let refused = self.lock().subscriptions.subscribed(answers, again);
+        for (filter, reason) in refused {
+            tracing::warn!(filter, reason, "the broker refused a subscription; it is tried again");
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Side for Subscriber {
+    fn link(&self) -> &Link {
+        &self.link
+    }
+
+    fn role(&self) -> Role {
+        Role {
+            client_id: self.link.client_id.clone(),
+            persistent: true,
+            // For SUBSCRIBE and UNSUBSCRIBE, of which one is outstanding at a time.
+            packet_ids: 16,
+            requests: REQUESTS,
+        }
+    }
+
+    async fn needed(&self) {
+        while !self.lock().started {
+            self.first_wish.notified().await;
+        }
+    }
+
+    fn connected(&self, client: Client, welcome: &Welcome) {
+        let mut state = self.lock();
+        let connection = state.acks.connected();
+        if welcome.session_present {
+            state.coming_again_before = connection;
+        }
+        state.subscriptions.connected(welcome.session_present);
+        state.client = Some(client);
+        state.ask();
+    }
+
+    async fn handle(&self, batch: Vec<Signal>) -> Result<(), Lost> {
+        let until = tokio::time::Instant::now() + self.link.config.keep_alive / 2;
+        for signal in batch {
+            match signal {
+                Signal::Delivered(incoming) => self.deliver(incoming, until).await?,
+                Signal::Subscribed(answers) => self.subscribed(answers),
+                Signal::Unsubscribed => self.lock().subscriptions.unsubscribed(),
+                Signal::Disconnected => return Err(Lost::Finished),
+                _ => {}
+            }
+        }
+        let mut state = self.lock();
+        state.acknowledge();
+        state.ask();
+        let patience = 2 * self.link.config.keep_alive;
+        match state.subscriptions.outstanding_since() {
+            Some(since) if since.elapsed() > patience => Err(Lost::Unanswered(patience)),
+            _ => Ok(()),
+        }
+    }
+
+    fn disconnected(&self, _leftovers: Vec<Signal>) {
+        // Deliveries among them were not acknowledged, so they come again.
+        let mut state = self.lock();
+        state.client = None;
+        state.subscriptions.disconnected();
+    }
+
+    fn due(&self) -> Option<Instant> {
+        self.lock().subscriptions.next_retry()
+    }
+
+    fn on_due(&self) {
+        self.lock().ask();
+    }
+}
+
+impl State {
+    /// Sends the next request, if one is due and none outstanding.
+    fn ask(&mut self) {
+        let Some(client) = &self.client else { return };
+        let now = Instant::now();
+        let Some(request) = self.subscriptions.next(now) else { return };
+        if client.request(&request).is_ok() {
+            self.subscriptions.sent(request, now);
+        }
+    }
+
+    /// Sends the acknowledgements whose turn it is.
+    fn acknowledge(&mut self) {
+        let Some(client) = &self.client else { return };
+        while let Some(receipt) = self.acks.next() {
+            if client.acknowledge(*receipt).is_err() {
+                return;
+            }
+            self.acks.sent();
+        }
+    }
+}

@@ -1,0 +1,318 @@
+//! Which filters are wished for, and what the broker said to them. No I/O; the time is given.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+/// The wished filters and where each stands, and those that the broker must still forget.
+///
+/// One request is outstanding at a time, so its answer needs no guessing; a request may name many
+/// filters.
+#[derive(Debug, Default)]
+pub(super) struct Subscriptions {
+    wishes: BTreeMap<String, Standing>,
+    /// Taken back, and not confirmed so: a persistent session remembers them.
+    dropped: BTreeSet<String>,
+    outstanding: Option<Outstanding>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Standing {
+    Wanted { refusals: u32 },
+    Asked { refusals: u32 },
+    Confirmed,
+    Refused { reason: String, refusals: u32, again: Instant },
+}
+
+/// What to send to the broker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Request {
+    Subscribe(Vec<String>),
+    Unsubscribe(String),
+}
+
+#[derive(Debug)]
+struct Outstanding {
+    request: Request,
+    since: Instant,
+}
+
+/// At most so many filters, and so many bytes of them, in one SUBSCRIBE: 200 models need 7 round
+/// trips, and no packet comes near the limit of any broker.
+const FILTERS_A_REQUEST: usize = 32;
+const BYTES_A_REQUEST: usize = 4_096;
+
+impl Subscriptions {
+    pub(super) fn wish(&mut self, filter: &str) {
+        self.dropped.remove(filter);
+        self.wishes.entry(filter.to_owned()).or_insert(Standing::Wanted { refusals: 0 });
+    }
+
+    pub(super) fn take_back(&mut self, filter: &str) {
+        if self.wishes.remove(filter).is_some() {
+            self.dropped.insert(filter.to_owned());
+        }
+    }
+
+    pub(super) fn any_wished(&self) -> bool {
+        !self.wishes.is_empty()
+    }
+
+    pub(super) fn confirmed(&self) -> usize {
+        self.wishes.values().filter(|standing| **standing == Standing::Confirmed).count()
+    }
+
+    /// The refused filters with the broker's reasons.
+    pub(super) fn refused(&self) -> Vec<(String, String)> {
+        let refused = |(filter, standing): (&String, &Standing)| match standing {
+            Standing::Refused { reason, .. } => Some((filter.clone(), reason.clone())),
+            _ => None,
+        };
+        self.wishes.iter().filter_map(refused).collect()
+    }
+
+    /// A connection begins. All wishes are asked again even in a session that remembers them: it
+    /// is harmless, and finds out a broker that remembers wrongly.
+    pub(super) fn connected(&mut self, session_present: bool) {
+        self.disconnected();
+        if !session_present {
+            self.dropped.clear();
+        }
+        for standing in self.wishes.values_mut() {
+            let refusals = standing.refusals();
+            *standing = Standing::Wanted { refusals };
+        }
+    }
+
+    /// The connection is gone, and with it the answer to what was asked.
+    pub(super) fn disconnected(&mut self) {
+        self.outstanding = None;
+        for standing in self.wishes.values_mut() {
+            if matches!(standing, Standing::Asked { .. } | Standing::Confirmed) {
+                *standing = Standing::Wanted { refusals: standing.refusals() };
+            }
+        }
+    }
+
+    /// What to send now, if nothing is outstanding. Once sent, tell [`sent`](Self::sent).
+    pub(super) fn next(&self, now: Instant) -> Option<Request> {
+        if self.outstanding.is_some() {
+            return None;
+        }
+        if let Some(filter) = self.dropped.first() {
+            return Some(Request::Unsubscribe(filter.clone()));
+        }
+        let mut bytes = 0;
+        let due = self.wishes.iter().filter(|(_, standing)| standing.is_due(now));
+        let filters: Vec<String> = due
+            .map(|(filter, _)| filter.clone())
+            .take(FILTERS_A_REQUEST)
+            .take_while(|filter| {
+                let first = bytes == 0;
+                bytes += filter.len();
+                first || bytes <= BYTES_A_REQUEST
+            })
+            .collect();
+        (!filters.is_empty()).then_some(Request::Subscribe(filters))
+    }
+
+    pub(super) fn sent(&mut self, request: Request, now: Instant) {
+        if let Request::Subscribe(filters) = &request {
+            for filter in filters {
+                if let Some(standing) = self.wishes.get_mut(filter) {
+                    *standing = Standing::Asked { refusals: standing.refusals() };
+                }
+            }
+        }
+        self.outstanding = Some(Outstanding { request, since: now });
+    }
+
+    /// Since when an answer is outstanding.
+    pub(super) fn outstanding_since(&self) -> Option<Instant> {
+        self.outstanding.as_ref().map(|outstanding| outstanding.since)
+    }
+
+    /// SUBACK, with one answer for each filter in the order of the request. `again` tells when a
+    /// filter that was refused so many times in a row is tried again. Returns what was refused.
+    pub(super) fn subscribed(
+        &mut self,
+        answers: Vec<Result<(), String>>,
+        again: impl Fn(u32) -> Instant,
+    ) -> Vec<(String, String)> {
+        let Some(filters) = self.outstanding_subscribe() else { return Vec::new() };
+        let unanswered = std::iter::repeat_with(|| Err("the broker gave no answer".to_owned()));
+        let mut refused = Vec::new();
+        for (filter, answer) in filters.into_iter().zip(answers.into_iter().chain(unanswered)) {
+            let Some(standing @ Standing::Asked { .. }) = self.wishes.get_mut(&filter) else {
+                continue; // Taken back, perhaps wished again, meanwhile.
+            };
+            let refusals = standing.refusals() + 1;
+            *standing = match answer {
+                Ok(()) => Standing::Confirmed,
+                Err(reason) => {
+                    refused.push((filter, reason.clone()));
+                    Standing::Refused { reason, refusals, again: again(refusals) }
+                }
+            };
+        }
+        refused
+    }
+
+    fn outstanding_subscribe(&mut self) -> Option<Vec<String>> {
+        let is_subscribe =
+            |outstanding: &mut Outstanding| matches!(outstanding.request, Request::Subscribe(_));
+        match self.outstanding.take_if(is_subscribe)?.request {
+            Request::Subscribe(filters) => Some(filters),
+            Request::Unsubscribe(_) => None,
+        }
+    }
+
+    /// UNSUBACK. Even a refusal ends it: the reasons are that there was no such subscription, or
+    /// ones that another attempt would not change.
+    pub(super) fn unsubscribed(&mut self) {
+        let is_unsubscribe =
+            |outstanding: &mut Outstanding| matches!(outstanding.request, Request::Unsubscribe(_));
+        if let Some(Outstanding { request: Request::Unsubscribe(filter), .. }) =
+            self.outstanding.take_if(is_unsubscribe)
+        {
+            self.dropped.remove(&filter);
+        }
+    }
+
+    /// When the next refused filter is to be tried again.
+    pub(super) fn next_retry(&self) -> Option<Instant> {
+        if self.outstanding.is_some() {
+            return None;
+        }
+        let again = |standing: &Standing| match standing {
+            Standing::Refused { again, .. } => Some(*again),
+            _ => None,
+        };
+        self.wishes.values().filter_map(again).min()
+    }
+}
+
+impl Standing {
+    fn refusals(&self) -> u32 {
+        match self {
+            Self::Wanted { refusals } | Self::Asked { refusals } | Self::Refused { refusals, .. } => {
+                *refusals
+            }
+            Self::Confirmed => 0,
+        }
+    }
+
+    fn is_due(&self, now: Instant) -> bool {
+        match self {
+            Self::Wanted { .. } => true,
+            Self::Refused { again, .. } => *again <= now,
+            Self::Asked { .. } | Self::Confirmed => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn subscribe(filters: &[&str]) -> Option<Request> {
+        Some(Request::Subscribe(filters.iter().map(|&filter| filter.to_owned()).collect()))
+    }
+
+    /// Sends what is due and returns it.
+    fn send(subscriptions: &mut Subscriptions, now: Instant) -> Option<Request> {
+        let request = subscriptions.next(now)?;
+        subscriptions.sent(request.clone(), now);
+        Some(request)
+    }
+
+    #[test]
+    fn wishes_are_asked_again_on_every_connection() {
+        let now = Instant::now();
+        let mut subscriptions = Subscriptions::default();
+        subscriptions.wish("a");
+        subscriptions.wish("b");
+        for session_present in [false, true, true] {
+            subscriptions.connected(session_present);
+            assert_eq!(send(&mut subscriptions, now), subscribe(&["a", "b"]));
+            assert_eq!(send(&mut subscriptions, now), None, "one at a time");
+            subscriptions.subscribed(vec![Ok(()), Ok(())], |_| now);
+            assert_eq!(subscriptions.confirmed(), 2);
+            subscriptions.disconnected();
+            assert_eq!(subscriptions.confirmed(), 0);
+        }
+    }
+
+    #[test]
+    fn a_refused_filter_is_tried_again_when_its_time_has_come() {
+        let now = Instant::now();
+        let later = now + Duration::from_secs(1);
+        let mut subscriptions = Subscriptions::default();
+        subscriptions.wish("a");
+        subscriptions.wish("b");
+        subscriptions.connected(false);
+        send(&mut subscriptions, now);
+        subscriptions.subscribed(vec![Ok(()), Err("no".to_owned())], |refusals| {
+            now + Duration::from_secs(1) * refusals
+        });
+        assert_eq!(subscriptions.refused(), [("b".to_owned(), "no".to_owned())]);
+        assert_eq!(subscriptions.next_retry(), Some(later));
+        assert_eq!(send(&mut subscriptions, now), None);
+        assert_eq!(send(&mut subscriptions, later), subscribe(&["b"]));
+        subscriptions.subscribed(vec![], |refusals| now + Duration::from_secs(1) * refusals);
+        assert_eq!(subscriptions.next_retry(), Some(now + Duration::from_secs(2)));
+    }
+
+    #[test]
+    fn what_was_taken_back_while_away_is_unsubscribed_if_the_session_remembers() {
+        let now = Instant::now();
+        let mut subscriptions = Subscriptions::default();
+        for (session_present, expected) in
+            [(true, Some(Request::Unsubscribe("a".to_owned()))), (false, None)]
+        {
+            subscriptions.wish("a");
+            subscriptions.take_back("a");
+            subscriptions.connected(session_present);
+            assert_eq!(send(&mut subscriptions, now), expected);
+            // Lost before the answer: it is asked again.
+            subscriptions.connected(session_present);
+            assert_eq!(send(&mut subscriptions, now), expected);
+            subscriptions.unsubscribed();
+            assert_eq!(send(&mut subscriptions, now), None);
+        }
+    }
+
+    #[test]
+    fn a_wish_that_changes_while_it_is_asked_ends_as_wished() {
+        let now = Instant::now();
+        let mut subscriptions = Subscriptions::default();
+        subscriptions.wish("a");
+        subscriptions.connected(false);
+        send(&mut subscriptions, now);
+        subscriptions.take_back("a");
+        subscriptions.wish("a");
+        subscriptions.subscribed(vec![Ok(())], |_| now);
+        assert_eq!(send(&mut subscriptions, now), subscribe(&["a"]));
+        subscriptions.take_back("a");
+        subscriptions.subscribed(vec![Ok(())], |_| now);
+        assert_eq!(send(&mut subscriptions, now), Some(Request::Unsubscribe("a".to_owned())));
+    }
+
+    #[test]
+    fn many_filters_are_asked_in_parts() {
+        let now = Instant::now();
+        let mut subscriptions = Subscriptions::default();
+        for number in 0..100 {
+            subscriptions.wish(&format!("{number:0>300}"));
+        }
+        subscriptions.connected(false);
+        let mut requests = 0;
+        while let Some(Request::Subscribe(filters)) = send(&mut subscriptions, now) {
+            assert!(filters.iter().map(String::len).sum::<usize>() <= BYTES_A_REQUEST);
+            subscriptions.subscribed(vec![Ok(()); filters.len()], |_| now);
+            requests += 1;
+        }
+        assert_eq!((subscriptions.confirmed(), requests), (100, 8));
+    }
+}

@@ -1,0 +1,22 @@
+//! Where the expansion finds the framework.
+
+use proc_macro_crate::{FoundCrate, crate_name};
+use proc_macro2::{Span, TokenStream};
+use quote::quote;
+use syn::{Ident, Path};
+
+/// The path that the user gave, else that of the dependency: `emitter-diesel`, which re-exports
+/// everything, or `emitter-core` in a service without a database.
+pub(crate) fn core(given: Option<&Path>) -> TokenStream {
+    if let Some(path) = given {
+        return quote!(#path);
+    }
+    let name = ["emitter-diesel", "emitter-core"].into_iter().find_map(|package| match crate_name(package) {
+        // Both crates name themselves with `extern crate self as …`.
+        Ok(FoundCrate::Itself) => Some(package.replace('-', "_")),
+        Ok(FoundCrate::Name(name)) => Some(name),
+        Err(_) => None,
+    });
+    let name = Ident::new(&name.unwrap_or_else(|| "emitter_diesel".to_owned()), Span::call_site());
+    quote!(::#name)
+}

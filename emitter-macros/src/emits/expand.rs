@@ -1,0 +1,206 @@
+//! Prints what was decided.
+
+use proc_macro2::{Span, TokenStream};
+use quote::{format_ident, quote};
+use syn::Ident;
+use syn::ext::IdentExt;
+
+use super::model::{Model, Operation, Row};
+
+pub(crate) fn expand(model: &Model) -> TokenStream {
+    let row = row(model);
+    let events = events(model);
+    let implementation = implementation(model);
+    let emits = model.operations.iter().map(|operation| emits(model, *operation));
+    quote! {
+        #row
+        #events
+        #implementation
+        #(#emits)*
+    }
+}
+
+/// `UserRow`, generated or as another name of the model.
+fn row(model: &Model) -> TokenStream {
+    let Model { krate, vis, ident, .. } = model;
+    let row_ident = model.row_ident();
+    let Some(Row { attributes, fields }) = &model.row else {
+        let doc = format!("What listeners of [`{ident}`] are handed: the model itself, since it skips no field.");
+        return quote! {
+            #[doc = #doc]
+            #[allow(dead_code)]
+            #vis type #row_ident = #ident;
+        };
+    };
+    let serde_path = quote!(#krate::__private::serde).to_string().replace(' ', "");
+    let doc = format!("What listeners of [`{ident}`] are handed: the model without the fields that it skips.");
+    let fields = fields.iter().map(|field| {
+        let (attributes, vis, ident, ty) = (&field.attributes, &field.vis, &field.ident, &field.ty);
+        // A field of a private struct needs no documentation; the generated one may be checked.
+        quote! { #(#attributes)* #[allow(missing_docs)] #vis #ident: #ty }
+    });
+    quote! {
+        #[doc = #doc]
+        #[derive(
+            ::core::fmt::Debug, ::core::clone::Clone, ::core::cmp::PartialEq,
+            #krate::__private::serde::Serialize, #krate::__private::serde::Deserialize,
+        )]
+        #[serde(crate = #serde_path)]
+        #(#attributes)*
+        #vis struct #row_ident { #(#fields,)* }
+    }
+}
+
+/// `UserCreated` and the others, and `UserEvent`.
+fn events(model: &Model) -> TokenStream {
+    let Model { krate, vis, ident, operations, .. } = model;
+    let event = model.event_ident();
+    let aliases = operations.iter().map(|operation| {
+        let alias = model.alias_ident(*operation);
+        let body = operation.body_ident();
+        let doc = format!("The event of `{}` on [`{ident}`].", operation.word());
+        quote! {
+            #[doc = #doc]
+            #[allow(dead_code)]
+            #vis type #alias = #krate::model::#body<#ident>;
+        }
+    });
+    let variants = operations.iter().map(|operation| {
+        let (body, alias) = (operation.body_ident(), model.alias_ident(*operation));
+        let doc = format!("By `{}`.", operation.word());
+        quote! { #[doc = #doc] #body(#alias) }
+    });
+    let to_body = operations.iter().map(|operation| {
+        let (variant, body) = (operation.variant_ident(), operation.body_ident());
+        quote! { Self::#body(body) => #krate::model::BodyRef::#variant(body) }
+    });
+    let from_body = operations.iter().map(|operation| {
+        let (variant, body) = (operation.variant_ident(), operation.body_ident());
+        quote! { #krate::model::Body::#variant(body) => ::core::option::Option::Some(Self::#body(body)) }
+    });
+    let rest = (operations.len() < Operation::ALL.len()).then(|| quote! { _ => ::core::option::Option::None });
+    let single = operations.iter().all(|operation| !operation.is_bulk()).then(|| {
+        quote! {
+            #[automatically_derived]
+            impl #krate::model::SingleRow for #event {}
+        }
+    });
+    let doc = format!("The events of [`{ident}`].");
+    quote! {
+        #(#aliases)*
+
+        #[doc = #doc]
+        #[derive(::core::clone::Clone)]
+        #vis enum #event { #(#variants,)* }
+
+        #[automatically_derived]
+        impl #krate::model::EventBody for #event {
+            type Model = #ident;
+            const OPERATION: ::core::option::Option<#krate::event::Operation> = ::core::option::Option::None;
+
+            fn of(event: &Self) -> ::core::option::Option<&Self> {
+                ::core::option::Option::Some(event)
+            }
+        }
+
+        #[automatically_derived]
+        impl #krate::model::ModelEvent<#ident> for #event {
+            fn body(&self) -> #krate::model::BodyRef<'_, #ident> {
+                match self { #(#to_body,)* }
+            }
+
+            fn from_body(body: #krate::model::Body<#ident>) -> ::core::option::Option<Self> {
+                match body { #(#from_body,)* #rest }
+            }
+        }
+
+        #single
+    }
+}
+
+fn implementation(model: &Model) -> TokenStream {
+    let Model { krate, ident, name, key, .. } = model;
+    let row = model.row_ident();
+    let event = model.event_ident();
+    let operations = model.operations.iter().map(|operation| operation.variant_ident());
+    let columns = key.iter().map(|field| &field.wire_name);
+    let to_row = match &model.row {
+        None => quote!(::core::clone::Clone::clone(self)),
+        Some(Row { fields, .. }) => {
+            let fields = fields.iter().map(|field| &field.ident);
+            quote!(#row { #(#fields: ::core::clone::Clone::clone(&self.#fields),)* })
+        }
+    };
+    let parts = key.iter().map(|field| {
+        let ident = &field.ident;
+        quote!(#krate::key::KeyColumn::to_key(&row.#ident))
+    });
+    let row_key = match key.len() {
+        1 => quote!(#(#parts)*),
+        _ => quote!(#krate::key::Key::composite([#(#parts,)*])),
+    };
+    quote! {
+        #[automatically_derived]
+        impl #krate::model::Model for #ident {
+            const NAME: &'static ::core::primitive::str = #name;
+            const KEY_COLUMNS: &'static [&'static ::core::primitive::str] = &[#(#columns,)*];
+            const OPERATIONS: &'static [#krate::event::Operation] = &[#(#krate::event::Operation::#operations,)*];
+            type Row = #row;
+            type Event = #event;
+
+            fn to_row(&self) -> #row {
+                #to_row
+            }
+
+            fn key(row: &#row) -> #krate::key::Key {
+                #row_key
+            }
+        }
+    }
+}
+
+fn emits(model: &Model, operation: Operation) -> TokenStream {
+    let Model { krate, ident, .. } = model;
+    let event = model.event_ident();
+    let (variant, body) = (operation.variant_ident(), operation.body_ident());
+    let otherwise = (model.operations.len() > 1).then(|| quote! { _ => ::core::option::Option::None, });
+    quote! {
+        #[automatically_derived]
+        impl #krate::model::Emits<#krate::model::operation::#variant> for #ident {
+            fn wrap(body: #krate::model::#body<Self>) -> #event {
+                #event::#body(body)
+            }
+
+            fn unwrap(event: &#event) -> ::core::option::Option<&#krate::model::#body<Self>> {
+                match event {
+                    #event::#body(body) => ::core::option::Option::Some(body),
+                    #otherwise
+                }
+            }
+        }
+    }
+}
+
+impl Model {
+    fn row_ident(&self) -> Ident {
+        format_ident!("{}Row", self.ident.unraw(), span = self.ident.span())
+    }
+
+    fn event_ident(&self) -> Ident {
+        format_ident!("{}Event", self.ident.unraw(), span = self.ident.span())
+    }
+
+    fn alias_ident(&self, operation: Operation) -> Ident {
+        format_ident!("{}{}", self.ident.unraw(), operation.body(), span = self.ident.span())
+    }
+}
+
+impl Operation {
+    fn variant_ident(self) -> Ident {
+        Ident::new(self.variant(), Span::call_site())
+    }
+
+    fn body_ident(self) -> Ident {
+        Ident::new(self.body(), Span::call_site())
+    }
+}

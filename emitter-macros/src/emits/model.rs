@@ -1,0 +1,282 @@
+//! Decides everything about a model before anything is printed.
+
+use proc_macro2::TokenStream;
+use syn::ext::IdentExt;
+use syn::{Attribute, Data, DeriveInput, Fields, Ident, Type, Visibility};
+
+use super::attr::{FieldAttr, StructAttr, diesel_primary_key, serde_rename, serde_rename_all};
+use crate::crate_path;
+use crate::errors::Errors;
+
+/// An operation, in the order of the documentation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Operation {
+    Create,
+    CreateMany,
+    Update,
+    UpdateMany,
+    Upsert,
+    Delete,
+    DeleteMany,
+}
+
+impl Operation {
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Create,
+        Self::CreateMany,
+        Self::Update,
+        Self::UpdateMany,
+        Self::Upsert,
+        Self::Delete,
+        Self::DeleteMany,
+    ];
+
+    pub(crate) fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|operation| operation.word() == word)
+    }
+
+    /// What the user writes.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::CreateMany => "create_many",
+            Self::Update => "update",
+            Self::UpdateMany => "update_many",
+            Self::Upsert => "upsert",
+            Self::Delete => "delete",
+            Self::DeleteMany => "delete_many",
+        }
+    }
+
+    /// The variant of `Operation`, the marker type, and the variant of `Body`.
+    pub(crate) fn variant(self) -> &'static str {
+        match self {
+            Self::Create => "Create",
+            Self::CreateMany => "CreateMany",
+            Self::Update => "Update",
+            Self::UpdateMany => "UpdateMany",
+            Self::Upsert => "Upsert",
+            Self::Delete => "Delete",
+            Self::DeleteMany => "DeleteMany",
+        }
+    }
+
+    /// The body's type, and the end of the event type's name.
+    pub(crate) fn body(self) -> &'static str {
+        match self {
+            Self::Create => "Created",
+            Self::CreateMany => "CreatedMany",
+            Self::Update => "Updated",
+            Self::UpdateMany => "UpdatedMany",
+            Self::Upsert => "Upserted",
+            Self::Delete => "Deleted",
+            Self::DeleteMany => "DeletedMany",
+        }
+    }
+
+    pub(crate) fn is_bulk(self) -> bool {
+        matches!(self, Self::CreateMany | Self::UpdateMany | Self::DeleteMany)
+    }
+}
+
+/// A model, decided.
+pub(crate) struct Model {
+    pub(crate) krate: TokenStream,
+    pub(crate) vis: Visibility,
+    pub(crate) ident: Ident,
+    pub(crate) name: String,
+    pub(crate) operations: Vec<Operation>,
+    pub(crate) key: Vec<KeyField>,
+    /// `Some` when listeners are handed a generated row without the skipped fields.
+    pub(crate) row: Option<Row>,
+}
+
+/// A field of the key.
+pub(crate) struct KeyField {
+    pub(crate) ident: Ident,
+    /// Its name in JSON.
+    pub(crate) wire_name: String,
+}
+
+/// The generated row.
+pub(crate) struct Row {
+    /// serde's attributes of the struct.
+    pub(crate) attributes: Vec<Attribute>,
+    pub(crate) fields: Vec<RowField>,
+}
+
+/// A field of the generated row.
+pub(crate) struct RowField {
+    /// serde's attributes and documentation of the field.
+    pub(crate) attributes: Vec<Attribute>,
+    pub(crate) vis: Visibility,
+    pub(crate) ident: Ident,
+    pub(crate) ty: Type,
+}
+
+/// A field as read.
+struct Field<'a> {
+    field: &'a syn::Field,
+    ident: &'a Ident,
+    attr: FieldAttr,
+}
+
+impl Model {
+    pub(crate) fn new(input: &DeriveInput) -> syn::Result<Self> {
+        let errors = Errors::default();
+        let attr = StructAttr::parse(&input.attrs, &errors);
+        let fields = fields(input, &errors);
+        refuse_generics(input, &errors);
+        let model = Self {
+            krate: crate_path::core(attr.krate.as_ref()),
+            vis: input.vis.clone(),
+            ident: input.ident.clone(),
+            name: name(input, &attr, &errors),
+            operations: operations(input, &attr, &errors),
+            key: key(input, &attr, &fields, &errors),
+            row: row(input, &fields),
+        };
+        errors.finish().map(|()| model)
+    }
+}
+
+fn fields<'a>(input: &'a DeriveInput, errors: &Errors) -> Vec<Field<'a>> {
+    let named = match &input.data {
+        Data::Struct(data) => match &data.fields {
+            Fields::Named(fields) => Some(fields),
+            Fields::Unnamed(_) | Fields::Unit => None,
+        },
+        Data::Enum(_) | Data::Union(_) => None,
+    };
+    let Some(named) = named else {
+        errors.at(&input.ident, "`Emits` is for structs with named fields: a row has named columns");
+        return Vec::new();
+    };
+    let read = |field: &'a syn::Field| {
+        let ident = field.ident.as_ref()?;
+        Some(Field { field, ident, attr: FieldAttr::parse(&field.attrs, errors) })
+    };
+    named.named.iter().filter_map(read).collect()
+}
+
+fn refuse_generics(input: &DeriveInput, errors: &Errors) {
+    for parameter in &input.generics.params {
+        match parameter {
+            syn::GenericParam::Lifetime(_) => errors.at(
+                parameter,
+                "an emitting model owns its data: its events outlive the statement and are read by other threads.\n\
+                 Write `String` instead of `&str`, and so on",
+            ),
+            syn::GenericParam::Type(_) | syn::GenericParam::Const(_) => errors.at(
+                parameter,
+                "an emitting model cannot be generic: it is one name on the wire.\n\
+                 Derive `Emits` on a struct for each concrete type",
+            ),
+        }
+    }
+}
+
+fn name(input: &DeriveInput, attr: &StructAttr, errors: &Errors) -> String {
+    let Some(given) = &attr.model else { return camel_case(&input.ident.unraw().to_string()) };
+    let name = given.value();
+    let allowed = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    if name.is_empty() || name.len() > 128 || !name.chars().all(allowed) {
+        errors.at(given, "a model's name is one level of a topic: use 1 to 128 letters, digits, '_' or '-', such as \"user\"");
+    }
+    name
+}
+
+fn operations(input: &DeriveInput, attr: &StructAttr, errors: &Errors) -> Vec<Operation> {
+    let mut operations: Vec<Operation> = attr.operations.iter().map(|(operation, _)| *operation).collect();
+    operations.sort_unstable();
+    operations.dedup();
+    if operations.is_empty() {
+        errors.at(
+            &input.ident,
+            "no operation emits: write those that shall, such as `#[emits(create, update, delete)]`, or `#[emits(all)]`",
+        );
+    }
+    operations
+}
+
+fn key(input: &DeriveInput, attr: &StructAttr, fields: &[Field<'_>], errors: &Errors) -> Vec<KeyField> {
+    let explicit = attr.key.clone().or_else(|| diesel_primary_key(&input.attrs));
+    let implicit = explicit.is_none();
+    let idents = explicit.unwrap_or_else(|| vec![Ident::new("id", input.ident.span())]);
+    if idents.is_empty() {
+        errors.at(&input.ident, "`key()` is empty: name at least one field, as in `key(id)`");
+    }
+    let rename_all = serde_rename_all(&input.attrs);
+    let mut key = Vec::new();
+    for ident in idents {
+        let Some(field) = fields.iter().find(|field| field.ident.unraw() == ident.unraw()) else {
+            if !fields.is_empty() {
+                missing_key_field(&ident, implicit, fields, errors);
+            }
+            continue;
+        };
+        if field.attr.skip {
+            errors.at(field.ident, "a field of the key cannot be skipped: it tells listeners which row it is");
+        }
+        let rust_name = field.ident.unraw().to_string();
+        let wire_name =
+            serde_rename(&field.field.attrs).unwrap_or_else(|| rename(&rust_name, rename_all.as_deref()));
+        key.push(KeyField { ident: field.ident.clone(), wire_name });
+    }
+    key
+}
+
+fn missing_key_field(ident: &Ident, implicit: bool, fields: &[Field<'_>], errors: &Errors) {
+    let names: Vec<String> = fields.iter().map(|field| format!("`{}`", field.ident)).collect();
+    let names = names.join(", ");
+    if implicit {
+        errors.at(ident, format_args!("no field `id`: name the key with `#[emits(key(…))]`; the fields are {names}"));
+    } else {
+        errors.at(ident, format_args!("no field `{ident}`; the fields are {names}"));
+    }
+}
+
+/// The generated row, if a field is skipped.
+fn row(input: &DeriveInput, fields: &[Field<'_>]) -> Option<Row> {
+    fields.iter().any(|field| field.attr.skip).then(|| Row {
+        attributes: kept(&input.attrs, &["serde"]),
+        fields: fields
+            .iter()
+            .filter(|field| !field.attr.skip)
+            .map(|field| RowField {
+                attributes: kept(&field.field.attrs, &["serde", "doc", "cfg"]),
+                vis: field.field.vis.clone(),
+                ident: field.ident.clone(),
+                ty: field.field.ty.clone(),
+            })
+            .collect(),
+    })
+}
+
+fn kept(attributes: &[Attribute], names: &[&str]) -> Vec<Attribute> {
+    let kept = |attribute: &&Attribute| names.iter().any(|name| attribute.path().is_ident(name));
+    attributes.iter().filter(kept).cloned().collect()
+}
+
+/// `OrderItem` → `orderItem`, as the specification names models.
+fn camel_case(ident: &str) -> String {
+    let mut chars = ident.chars();
+    chars.next().map(|first| first.to_lowercase().chain(chars).collect()).unwrap_or_default()
+}
+
+/// A field's name under serde's `rename_all`.
+fn rename(field: &str, rule: Option<&str>) -> String {
+    let capital = |word: &str| -> String {
+        let mut chars = word.chars();
+        chars.next().map(|first| first.to_uppercase().chain(chars).collect()).unwrap_or_default()
+    };
+    let pascal = || field.split('_').map(capital).collect::<String>();
+    match rule {
+        Some("camelCase") => camel_case(&pascal()),
+        Some("PascalCase") => pascal(),
+        Some("UPPERCASE" | "SCREAMING_SNAKE_CASE") => field.to_uppercase(),
+        Some("kebab-case") => field.replace('_', "-"),
+        Some("SCREAMING-KEBAB-CASE") => field.to_uppercase().replace('_', "-"),
+        _ => field.to_owned(),
+    }
+}

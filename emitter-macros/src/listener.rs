@@ -1,0 +1,21 @@
+//! `#[listener]`.
+
+use proc_macro2::TokenStream;
+use quote::quote;
+
+use crate::errors::or_compile_errors;
+
+mod attr;
+mod expand;
+mod model;
+
+/// The function stays as it is, mistake or not, so that one mistake is one error.
+pub(crate) fn attribute(attribute: TokenStream, function: TokenStream) -> TokenStream {
+    let registration = or_compile_errors(
+        model::Listener::new(attribute, function.clone()).map(|listener| expand::expand(&listener)),
+    );
+    quote! {
+        #function
+        #registration
+    }
+}

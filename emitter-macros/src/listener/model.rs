@@ -1,0 +1,125 @@
+//! Decides everything about a listener before anything is printed.
+
+use proc_macro2::TokenStream;
+use syn::{FnArg, GenericArgument, Ident, ItemFn, LitStr, PathArguments, ReturnType, Type};
+
+use super::attr::ListenerAttr;
+use crate::crate_path;
+use crate::errors::Errors;
+
+/// A listener, decided.
+pub(crate) struct Listener {
+    pub(crate) krate: TokenStream,
+    pub(crate) function: Ident,
+    pub(crate) is_async: bool,
+    pub(crate) model: LitStr,
+    pub(crate) hears: Hears,
+    /// The `T` of `Event<T>`.
+    pub(crate) event: Type,
+    pub(crate) parameters: Vec<Parameter>,
+    pub(crate) output: ReturnType,
+}
+
+/// Which side's events it hears.
+pub(crate) enum Hears {
+    Local,
+    Everything,
+    Remote,
+}
+
+/// A parameter of the function, in order.
+pub(crate) enum Parameter {
+    /// `Event<…>`.
+    Event,
+    /// The `T` of a `State<T>`.
+    State(Box<Type>),
+}
+
+impl Listener {
+    pub(crate) fn new(attribute: TokenStream, function: TokenStream) -> syn::Result<Self> {
+        let errors = Errors::default();
+        let function: ItemFn = syn::parse2(function).map_err(|error| {
+            syn::Error::new(error.span(), "`#[listener]` goes on a function, such as `async fn on_user(event: Event<UserEvent>) { … }`")
+        })?;
+        let attr = ListenerAttr::parse(attribute, &errors);
+        refuse_signature(&function, &errors);
+        let (event, parameters) = parameters(&function, &errors);
+        if attr.model.is_none() {
+            errors.at(&function.sig.ident, "which model does it listen to? Write `#[listener(model = \"user\")]`");
+        }
+        errors.finish()?;
+        let missing = || syn::Error::new(proc_macro2::Span::call_site(), "incomplete");
+        Ok(Self {
+            krate: crate_path::core(attr.krate.as_ref()),
+            is_async: function.sig.asyncness.is_some(),
+            model: attr.model.ok_or_else(missing)?,
+            hears: match (attr.allow_remote, attr.remote_only) {
+                (_, Some(_)) => Hears::Remote,
+                (Some(_), None) => Hears::Everything,
+                (None, None) => Hears::Local,
+            },
+            event: event.ok_or_else(missing)?,
+            parameters,
+            output: function.sig.output.clone(),
+            function: function.sig.ident,
+        })
+    }
+}
+
+fn refuse_signature(function: &ItemFn, errors: &Errors) {
+    let signature = &function.sig;
+    if let Some(parameter) = signature.generics.params.first() {
+        errors.at(parameter, "a listener cannot be generic: it is called with one type of event");
+    }
+    if let syn::Safety::Unsafe(word) = &signature.safety {
+        errors.at(word, "a listener cannot be unsafe: the framework calls it, and it promises nothing");
+    }
+    if let Some(variadic) = &signature.variadic {
+        errors.at(variadic, "a listener takes one `Event<…>` and any number of `State<…>`");
+    }
+}
+
+/// The event's type, and all parameters in order.
+fn parameters(function: &ItemFn, errors: &Errors) -> (Option<Type>, Vec<Parameter>) {
+    let mut event = None;
+    let mut parameters = Vec::new();
+    for input in &function.sig.inputs {
+        let FnArg::Typed(input) = input else {
+            errors.at(input, "a listener is a free function: take what it needs as `State<…>`");
+            continue;
+        };
+        match wrapped(&input.ty) {
+            Some(("Event", ty)) => {
+                parameters.push(Parameter::Event);
+                if event.replace(ty.clone()).is_some() {
+                    errors.at(&input.ty, "a second `Event<…>`: a listener is called with one event");
+                }
+            }
+            Some((_, ty)) => parameters.push(Parameter::State(Box::new(ty.clone()))),
+            None => errors.at(
+                &input.ty,
+                "a listener takes one `Event<…>` and any number of `State<…>`, by value.\n\
+                 Share a value with `.state(value)` on the builder and take it as `State<Value>`",
+            ),
+        }
+    }
+    if event.is_none() && !function.sig.inputs.iter().any(|input| matches!(input, FnArg::Receiver(_))) {
+        errors.at(
+            &function.sig.ident,
+            "which event does it take? Add a parameter such as `event: Event<UserEvent>`, or `Event<UserCreated>` for one operation",
+        );
+    }
+    (event, parameters)
+}
+
+/// `Event<T>` and `State<T>`, by the last part of the path.
+fn wrapped(ty: &Type) -> Option<(&'static str, &Type)> {
+    let Type::Path(path) = ty else { return None };
+    let last = path.path.segments.last()?;
+    let name = ["Event", "State"].into_iter().find(|name| last.ident == name)?;
+    let PathArguments::AngleBracketed(arguments) = &last.arguments else { return None };
+    match arguments.args.first()? {
+        GenericArgument::Type(ty) if arguments.args.len() == 1 => Some((name, ty)),
+        _ => None,
+    }
+}
