@@ -1,0 +1,539 @@
+//! The MQTT transport against a real mosquitto, which the tests start and kill.
+
+use std::collections::HashSet;
+use std::fs;
+use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use emitter_core::event::Operation;
+use emitter_core::retry::Backoff;
+use emitter_core::topic::{ModelName, TopicPrefix};
+use emitter_core::transport::mqtt::{ClientId, MqttConfig, MqttTransport, MqttVersion, Overflow};
+use emitter_core::transport::{
+    Ack, Confirmation, Delivery, Message, PublishError, QoS, Transport, TransportStatus,
+};
+use tokio::time::{interval, sleep, timeout};
+
+const MOSQUITTO: &str = "/usr/sbin/mosquitto";
+
+/// Longer than anything here takes.
+const LONG: Duration = Duration::from_secs(20);
+
+static NEXT_BROKER: AtomicU32 = AtomicU32::new(0);
+
+/// A mosquitto of this test's own, on a port of its own.
+struct Broker {
+    port: u16,
+    directory: PathBuf,
+    process: Option<Child>,
+}
+
+impl Broker {
+    /// Chooses a port and writes the configuration; nothing runs yet.
+    fn prepare(more: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let port = listener.local_addr().expect("it is bound").port();
+        let number = NEXT_BROKER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("emitter-mqtt-{}-{number}", std::process::id());
+        let directory = std::env::temp_dir().join(name);
+        fs::create_dir_all(&directory).expect("a temporary directory");
+        let base = format!("listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\n");
+        fs::write(directory.join("mosquitto.conf"), base + more).expect("its configuration");
+        Self { port, directory, process: None }
+    }
+
+    async fn started() -> Self {
+        Self::started_with("").await
+    }
+
+    async fn started_with(more: &str) -> Self {
+        let mut broker = Self::prepare(more);
+        broker.start().await;
+        broker
+    }
+
+    async fn start(&mut self) {
+        let process = Command::new(MOSQUITTO)
+            .arg("-c")
+            .arg(self.directory.join("mosquitto.conf"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap_or_else(|error| {
+                panic!("these tests need mosquitto at {MOSQUITTO} (apt install mosquitto): {error}")
+            });
+        self.process = Some(process);
+        let begun = Instant::now();
+        while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
+            assert!(begun.elapsed() < LONG, "mosquitto did not open port {}", self.port);
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// As with `kill -9`: it forgets everything.
+    fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill().expect("it runs");
+            process.wait().expect("it was ours");
+        }
+    }
+
+    /// Settings for this broker, with quick attempts to reconnect.
+    fn config(&self) -> MqttConfig {
+        let reconnect = Backoff {
+            base: Duration::from_millis(50),
+            cap: Duration::from_millis(200),
+            jitter: Duration::from_millis(50),
+        };
+        MqttConfig::new(&format!("mqtt://127.0.0.1:{}", self.port))
+            .and_then(|config| config.reconnect(reconnect))
+            .expect("valid settings")
+    }
+
+    fn transport(&self, client_id: &str) -> MqttTransport {
+        start(self.config(), client_id)
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        self.kill();
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+fn start(config: MqttConfig, client_id: &str) -> MqttTransport {
+    MqttTransport::start(config, ClientId::new(client_id).expect("a valid client id"))
+}
+
+fn model(name: &str) -> ModelName {
+    ModelName::new(name).expect("a valid name")
+}
+
+/// A message of the model `name`, whose payload is the number.
+fn message(name: &str, number: usize, qos: QoS) -> Message {
+    Message {
+        topic: TopicPrefix::default().topic(&model(name), Operation::Create),
+        payload: Bytes::from(number.to_string()),
+        qos,
+    }
+}
+
+fn publish(transport: &MqttTransport, number: usize) -> Confirmation {
+    transport.publish(message("user", number, QoS::AtLeastOnce)).expect("there is room")
+}
+
+/// Subscribes to a model and waits until the broker has confirmed it.
+async fn subscribe(transport: &MqttTransport, name: &str) {
+    let wanted = transport.status().subscriptions + 1;
+    transport.subscribe(TopicPrefix::default().model_filter(&model(name)));
+    wait_until(transport, |status| status.subscriptions == wanted).await;
+}
+
+async fn wait_until(transport: &MqttTransport, condition: impl Fn(&TransportStatus) -> bool) {
+    let begun = Instant::now();
+    while !condition(&transport.status()) {
+        assert!(begun.elapsed() < LONG, "it never came to that: {:?}", transport.status());
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// The next delivery's number and its acknowledgement.
+async fn receive(transport: &MqttTransport) -> (usize, Ack) {
+    let delivery = timeout(LONG, transport.next()).await.expect("in time").expect("not closed");
+    (number(&delivery), delivery.ack)
+}
+
+fn number(delivery: &Delivery) -> usize {
+    let text = std::str::from_utf8(&delivery.payload).expect("it is one of ours");
+    text.parse().expect("it is one of ours")
+}
+
+/// Receives and acknowledges until every number below `count` was there. Returns them in the order
+/// of their first arrival, and how many came again.
+async fn receive_all(transport: &MqttTransport, count: usize) -> (Vec<usize>, usize) {
+    let mut seen = HashSet::new();
+    let mut first_arrivals = Vec::new();
+    let mut again = 0;
+    while first_arrivals.len() < count {
+        let (number, ack) = receive(transport).await;
+        ack.done();
+        if seen.insert(number) {
+            first_arrivals.push(number);
+        } else {
+            again += 1;
+        }
+    }
+    (first_arrivals, again)
+}
+
+async fn confirm_all(confirmations: Vec<Confirmation>) {
+    for (number, confirmation) in confirmations.into_iter().enumerate() {
+        let outcome = timeout(LONG, confirmation).await;
+        let outcome = outcome.unwrap_or_else(|_| panic!("{number} was not confirmed in time"));
+        outcome.unwrap_or_else(|error| panic!("{number} was not confirmed: {error}"));
+    }
+}
+
+async fn close(transport: MqttTransport) {
+    let left = transport.close(Duration::from_secs(5)).await;
+    assert_eq!(left.messages, 0);
+    assert!(transport.next().await.is_none());
+}
+
+async fn check_round_trip(version: MqttVersion, qos: QoS) {
+    let broker = Broker::started().await;
+    let transport = start(broker.config().protocol(version), "round-trip");
+    subscribe(&transport, "user").await;
+    for number in 0..10 {
+        let accepted = transport.publish(message("user", number, qos)).expect("there is room");
+        let confirmed = timeout(LONG, accepted).await.expect("in time").expect("confirmed");
+        assert!(confirmed.had_subscribers);
+        let delivery = timeout(LONG, transport.next()).await.expect("in time").expect("open");
+        assert_eq!(delivery.topic, "prisma/events/user/create");
+        assert_eq!(self::number(&delivery), number);
+        delivery.ack.done();
+    }
+    close(transport).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn round_trip_mqtt_5() {
+    for qos in [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce] {
+        check_round_trip(MqttVersion::V5, qos).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn round_trip_mqtt_3_1_1() {
+    for qos in [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce] {
+        check_round_trip(MqttVersion::V311, qos).await;
+    }
+}
+
+async fn check_many(version: MqttVersion) {
+    const MESSAGES: usize = 10_000;
+    let broker = Broker::started_with("max_queued_messages 0\n").await;
+    let transport = start(broker.config().protocol(version), "many");
+    subscribe(&transport, "user").await;
+    let begun = Instant::now();
+    let confirmations = (0..MESSAGES).map(|number| publish(&transport, number)).collect();
+    let (received, ()) =
+        tokio::join!(receive_all(&transport, MESSAGES), confirm_all(confirmations));
+    println!("{version:?}: {MESSAGES} confirmed and received in {:?}", begun.elapsed());
+    assert!(received.0.iter().copied().eq(0..MESSAGES), "in order");
+    assert_eq!(received.1, 0, "duplicates without a disconnection");
+    close(transport).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_thousand_are_confirmed_and_arrive_in_order() {
+    check_many(MqttVersion::V5).await;
+    check_many(MqttVersion::V311).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_subscribed_is_told_with_mqtt_5() {
+    let broker = Broker::started().await;
+    let transport = broker.transport("lonely");
+    for qos in [QoS::AtLeastOnce, QoS::ExactlyOnce] {
+        let accepted = transport.publish(message("user", 0, qos)).expect("there is room");
+        let confirmed = timeout(LONG, accepted).await.expect("in time").expect("confirmed");
+        assert!(!confirmed.had_subscribers, "{qos:?}");
+    }
+    assert_eq!(transport.status().subscriber.connections, 0, "it has nothing to connect for");
+    close(transport).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_wait_for_a_broker_that_comes_late() {
+    let mut broker = Broker::prepare("");
+    let transport = broker.transport("early");
+    transport.subscribe(TopicPrefix::default().model_filter(&model("user")));
+    sleep(Duration::from_millis(300)).await;
+    let status = transport.status();
+    assert!(!status.publisher.connected && status.publisher.last_error.is_some(), "{status:?}");
+
+    broker.start().await;
+    wait_until(&transport, |status| status.subscriptions == 1).await;
+    broker.kill();
+    wait_until(&transport, |status| !status.publisher.connected).await;
+    let confirmations: Vec<_> = (0..100).map(|number| publish(&transport, number)).collect();
+    assert_eq!(transport.status().unconfirmed, 100);
+
+    // The publisher may be back first, and this broker remembers no subscription.
+    let other = broker.transport("other");
+    broker.start().await;
+    confirm_all(confirmations).await;
+    assert_eq!(transport.status().unconfirmed, 0);
+    close(other).await;
+    close(transport).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn queued_messages_arrive_in_order_when_the_broker_comes() {
+    let mut broker = Broker::prepare("");
+    let receiver = broker.transport("receiver");
+    receiver.subscribe(TopicPrefix::default().model_filter(&model("user")));
+    let sender = broker.transport("sender");
+    let confirmations = (0..500).map(|number| publish(&sender, number)).collect();
+    sleep(Duration::from_millis(100)).await;
+    // The subscriber must be there first, for the sender's connection is not held back for it.
+    drop(sender);
+    confirm_closed(confirmations).await;
+
+    broker.start().await;
+    wait_until(&receiver, |status| status.subscriptions == 1).await;
+    let sender = broker.transport("sender");
+    let confirmations = (0..500).map(|number| publish(&sender, number)).collect();
+    let ((received, _), ()) = tokio::join!(receive_all(&receiver, 500), confirm_all(confirmations));
+    assert!(received.into_iter().eq(0..500));
+    close(sender).await;
+    close(receiver).await;
+}
+
+/// A transport that is dropped settles what it left.
+async fn confirm_closed(confirmations: Vec<Confirmation>) {
+    for confirmation in confirmations {
+        let outcome = timeout(LONG, confirmation).await.expect("in time");
+        assert_eq!(outcome, Err(PublishError::Closed));
+    }
+}
+
+async fn check_restart(version: MqttVersion, window: u16) {
+    const MESSAGES: usize = 2_000;
+    let mut broker = Broker::started_with("max_queued_messages 0\n").await;
+    let config = broker.config().protocol(version).window(window).expect("valid");
+    let receiver = start(config.clone(), "receiver");
+    let sender = start(config, "sender");
+    subscribe(&receiver, "user").await;
+
+    let stream = async {
+        let mut clock = interval(Duration::from_micros(2_500));
+        let mut confirmations = Vec::new();
+        for number in 0..MESSAGES {
+            clock.tick().await;
+            confirmations.push(publish(&sender, number));
+        }
+        confirmations
+    };
+    let restart = async {
+        sleep(Duration::from_secs(2)).await;
+        broker.kill();
+        sleep(Duration::from_millis(700)).await;
+        broker.start().await;
+    };
+    let (received, confirmations, ()) =
+        tokio::join!(receive_with_gaps(&receiver, MESSAGES), stream, restart);
+    confirm_all(confirmations).await;
+    assert!(sender.status().publisher.connections >= 2);
+    println!("{version:?}, window {window}: {} of {MESSAGES} arrived", received.len());
+    assert!(received.is_sorted(), "first arrivals are in order");
+    close(sender).await;
+    close(receiver).await;
+}
+
+/// Receives until the last number was there. Returns the numbers in order of first arrival.
+async fn receive_with_gaps(transport: &MqttTransport, count: usize) -> Vec<usize> {
+    let mut seen = HashSet::new();
+    let mut first_arrivals = Vec::new();
+    while !seen.contains(&(count - 1)) {
+        let (number, ack) = receive(transport).await;
+        ack.done();
+        if seen.insert(number) {
+            first_arrivals.push(number);
+        }
+    }
+    first_arrivals
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_broker_costs_no_confirmation_mqtt_5() {
+    check_restart(MqttVersion::V5, 100).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_broker_costs_no_confirmation_mqtt_3_1_1() {
+    check_restart(MqttVersion::V311, 1).await;
+}
+
+async fn check_redelivery(version: MqttVersion) {
+    let broker = Broker::started().await;
+    let config = broker.config().protocol(version);
+    let sender = broker.transport("sender");
+    let receiver = start(config.clone(), "receiver");
+    subscribe(&receiver, "user").await;
+    confirm_all((0..10).map(|number| publish(&sender, number)).collect()).await;
+    let mut held = Vec::new();
+    for _ in 0..10 {
+        held.push(receive(&receiver).await);
+    }
+    // 0 to 3 are done, in any order; 4 is not, so 5 must wait for it.
+    for number in [3, 5, 1, 0, 2] {
+        let place = held.iter().position(|(n, _)| *n == number).expect("it came");
+        held.remove(place).1.done();
+    }
+    receiver.close(Duration::from_secs(5)).await;
+
+    let receiver = start(config, "receiver");
+    receiver.subscribe(TopicPrefix::default().model_filter(&model("user")));
+    let mut again = Vec::new();
+    for _ in 4..10 {
+        let (number, ack) = receive(&receiver).await;
+        ack.done();
+        again.push(number);
+    }
+    assert_eq!(again, [4, 5, 6, 7, 8, 9], "{version:?}");
+    // Too late and from another connection: they acknowledge nothing.
+    held.into_iter().for_each(|(_, ack)| ack.done());
+    close(receiver).await;
+    close(sender).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unacknowledged_deliveries_come_again() {
+    check_redelivery(MqttVersion::V5).await;
+    check_redelivery(MqttVersion::V311).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unsubscribing_ends_the_deliveries() {
+    let broker = Broker::started().await;
+    let transport = broker.transport("fickle");
+    subscribe(&transport, "user").await;
+    subscribe(&transport, "order").await;
+    transport.unsubscribe(&TopicPrefix::default().model_filter(&model("user")));
+    wait_until(&transport, |status| status.subscriptions == 1).await;
+    // The UNSUBSCRIBE is on its way on another connection than the PUBLISH.
+    sleep(Duration::from_millis(200)).await;
+    confirm_all(vec![publish(&transport, 1)]).await;
+    let accepted = transport.publish(message("order", 2, QoS::AtLeastOnce)).expect("room");
+    confirm_all(vec![accepted]).await;
+    let (number, ack) = receive(&transport).await;
+    assert_eq!(number, 2);
+    ack.done();
+    close(transport).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_subscription_shows_and_is_tried_again() {
+    // mosquitto reads the list again on SIGHUP; here it is the connections that see the change.
+    let mut broker = Broker::prepare("");
+    let list = broker.directory.join("acl");
+    fs::write(&list, "topic readwrite prisma/events/order/#\n").expect("the access list");
+    let line = format!("acl_file {}\n", list.display());
+    let configuration = broker.directory.join("mosquitto.conf");
+    let base = fs::read_to_string(&configuration).expect("it was written");
+    fs::write(&configuration, base + &line).expect("the configuration");
+    broker.start().await;
+
+    let transport = broker.transport("refused");
+    let filter = TopicPrefix::default().model_filter(&model("user"));
+    transport.subscribe(filter.clone());
+    subscribe(&transport, "order").await;
+    wait_until(&transport, |status| !status.refused_subscriptions.is_empty()).await;
+    let status = transport.status();
+    assert_eq!(
+        status.refused_subscriptions,
+        [(filter.to_string(), "NotAuthorized".to_owned())]
+    );
+    let refused = publish(&transport, 1).await.expect_err("not allowed");
+    assert!(matches!(&refused, PublishError::Refused { reason } if reason == "NotAuthorized"));
+    let allowed = transport.publish(message("order", 2, QoS::AtLeastOnce)).expect("room");
+    confirm_all(vec![allowed]).await;
+
+    fs::write(&list, "topic readwrite prisma/events/#\n").expect("the access list");
+    let pid = broker.process.as_ref().expect("it runs").id().to_string();
+    Command::new("kill").args(["-HUP", &pid]).status().expect("kill");
+    wait_until(&transport, |status| status.refused_subscriptions.is_empty()).await;
+    wait_until(&transport, |status| status.subscriptions == 2).await;
+    assert_eq!(transport.status().subscriber.connections, 1, "it stayed connected");
+    close(transport).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refused_qos_2_publishes_do_not_use_up_the_window() {
+    let mut broker = Broker::prepare("");
+    let list = broker.directory.join("acl");
+    fs::write(&list, "topic readwrite prisma/events/order/#\n").expect("the access list");
+    let configuration = broker.directory.join("mosquitto.conf");
+    let base = fs::read_to_string(&configuration).expect("it was written");
+    fs::write(&configuration, format!("{base}acl_file {}\n", list.display())).expect("written");
+    broker.start().await;
+    let transport = broker.transport("twice");
+    for number in 0..50 {
+        let refused = transport.publish(message("user", number, QoS::ExactlyOnce)).expect("room");
+        let refused = timeout(LONG, refused).await.expect("in time");
+        assert!(matches!(refused, Err(PublishError::Refused { .. })), "{number}: {refused:?}");
+    }
+    let allowed = transport.publish(message("order", 2, QoS::ExactlyOnce)).expect("room");
+    confirm_all(vec![allowed]).await;
+    close(transport).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_queue_refuses_or_displaces() {
+    let broker = Broker::prepare("");
+    let config = broker.config().queue_messages(2).expect("valid");
+    let transport = start(config.clone(), "full");
+    let _held = [publish(&transport, 0), publish(&transport, 1)];
+    let refused = transport.publish(message("user", 2, QoS::AtLeastOnce));
+    assert!(matches!(refused, Err(PublishError::QueueFull { messages: 2, .. })), "{refused:?}");
+    drop(transport);
+
+    let transport = start(config.overflow(Overflow::DropOldest), "full");
+    let oldest = publish(&transport, 0);
+    let _held = [publish(&transport, 1), publish(&transport, 2)];
+    assert_eq!(timeout(LONG, oldest).await.expect("in time"), Err(PublishError::Displaced));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn too_large_a_message_harms_no_other() {
+    // The broker takes less than we would send.
+    let broker = Broker::started_with("max_packet_size 2000\n").await;
+    let config = broker.config().max_packet(10_000).expect("valid");
+    let transport = start(config, "large");
+    let sized = |bytes| Message {
+        payload: Bytes::from(vec![b'1'; bytes]),
+        ..message("user", 0, QoS::AtLeastOnce)
+    };
+    let refused = transport.publish(sized(10_000));
+    assert!(matches!(refused, Err(PublishError::TooLarge { .. })), "{refused:?}");
+    let small = transport.publish(sized(1_900)).expect("room");
+    let large = transport.publish(sized(5_000)).expect("this side takes it");
+    let last = transport.publish(sized(1_900)).expect("room");
+    confirm_all(vec![small, last]).await;
+    let large = timeout(LONG, large).await.expect("in time");
+    assert!(matches!(large, Err(PublishError::TooLarge { limit: 1_990, .. })), "{large:?}");
+    assert_eq!(transport.status().publisher.connections, 1);
+    close(transport).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn closing_while_the_broker_is_away_tells_what_is_unconfirmed() {
+    let broker = Broker::prepare("");
+    let transport = broker.transport("closing");
+    let confirmations = (0..3).map(|number| publish(&transport, number)).collect();
+    let begun = Instant::now();
+    let left = transport.close(Duration::from_millis(300)).await;
+    assert_eq!(left.messages, 3);
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    confirm_closed(confirmations).await;
+    let refused = transport.publish(message("user", 3, QoS::AtLeastOnce));
+    assert!(matches!(refused, Err(PublishError::Closed)));
+    assert!(transport.next().await.is_none());
+    assert_eq!(transport.close(LONG).await.messages, 0, "closing twice is closing once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn closing_sends_what_is_queued() {
+    let broker = Broker::started().await;
+    let transport = broker.transport("closing");
+    let confirmations = (0..1_000).map(|number| publish(&transport, number)).collect();
+    assert_eq!(transport.close(LONG).await.messages, 0);
+    confirm_all(confirmations).await;
+}

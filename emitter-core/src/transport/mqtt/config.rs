@@ -403,7 +403,7 @@ fn hex_byte(digits: &[u8; 2]) -> Option<u8> {
     u8::try_from(high? * 16 + low?).ok()
 }
 
-fn within<N: PartialOrd + fmt::Display>(
+fn within<N: Copy + PartialOrd + fmt::Display>(
     field: &'static str,
     unit: &str,
     value: N,

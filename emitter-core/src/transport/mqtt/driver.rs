@@ -117,10 +117,6 @@ impl Link {
         self.phase.send_replace(Phase::Finished);
     }
 
-    pub(super) fn is_closing(&self) -> bool {
-        *self.phase.borrow() >= Phase::Closing
-    }
-
     pub(super) async fn closing(&self) {
         self.reached(Phase::Closing).await;
     }

@@ -53,10 +53,6 @@ impl Subscriptions {
         }
     }
 
-    pub(super) fn any_wished(&self) -> bool {
-        !self.wishes.is_empty()
-    }
-
     pub(super) fn confirmed(&self) -> usize {
         self.wishes.values().filter(|standing| **standing == Standing::Confirmed).count()
     }

@@ -1,0 +1,3 @@
+//! What the tests of the whole share: servers of their own.
+
+pub mod servers;

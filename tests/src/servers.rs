@@ -1,0 +1,25 @@
+//! Servers that belong to one test: started on a free port with a folder of their own, gone with their value.
+//!
+//! ```no_run
+//! use emitter_tests::servers::Mosquitto;
+//!
+//! let mut broker = Mosquitto::start();
+//! let url = broker.url(); // mqtt://127.0.0.1:PORT
+//! broker.kill();          // as a power cut would
+//! broker.restart();       // same port, same folder
+//! ```
+//!
+//! Whatever goes wrong panics with a message that says what to do: a test that needs a server fails where it
+//! is missing, it never skips. The methods block for some milliseconds; that is fine in an async test.
+
+mod mosquitto;
+mod port;
+mod process;
+
+pub use mosquitto::{Mosquitto, MosquittoBuilder};
+
+/// A program that a suite starts. `xtask/src/servers.rs` has the same list, to install what is missing.
+struct Program {
+    name: &'static str,
+    debian_package: &'static str,
+}

@@ -1,0 +1,137 @@
+//! One run of a server: a child process with a log file.
+
+use std::env;
+use std::ffi::OsString;
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::net::{Ipv4Addr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::Program;
+
+/// How long a server may take to accept connections, on a machine that runs many tests at once.
+const START: Duration = Duration::from_secs(30);
+
+/// How long a server may take to end in order, before it is killed.
+const END: Duration = Duration::from_secs(10);
+
+/// How often we look whether it has started or ended.
+const LOOK: Duration = Duration::from_millis(2);
+
+/// A running server. Dropping it kills it; in a test that fails, the end of its log is printed then.
+#[derive(Debug)]
+pub(super) struct Process {
+    name: &'static str,
+    child: Child,
+    log: PathBuf,
+    /// Where this run's part of the log begins.
+    log_start: usize,
+}
+
+impl Process {
+    /// Starts the program with both of its output streams appended to `log`.
+    pub(super) fn spawn(program: &Program, mut command: Command, log: PathBuf) -> Result<Self, String> {
+        let Program { name, debian_package } = program;
+        let file = OpenOptions::new().create(true).append(true).open(&log);
+        let file = file.map_err(|error| format!("cannot write {}: {error}", log.display()))?;
+        let log_start = fs::read(&log).map_or(0, |written| written.len());
+        let errors = file.try_clone().map_err(|error| format!("cannot share {}: {error}", log.display()))?;
+        command.env("PATH", search_path()).stdin(Stdio::null()).stdout(file).stderr(errors);
+        match command.spawn() {
+            Ok(child) => Ok(Self { name, child, log, log_start }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(format!(
+                "this test needs {name}, which is not installed: `cargo xtask test` installs it, or as root \
+                 `apt-get install {debian_package}`"
+            )),
+            Err(error) => Err(format!("{name} could not be started: {error}")),
+        }
+    }
+
+    /// Returns when the server accepts connections on this port of 127.0.0.1.
+    pub(super) fn wait_for_port(&mut self, port: u16) -> Result<(), String> {
+        self.wait(&format!("listen on port {port}"), |_| {
+            TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok()
+        })
+    }
+
+    /// Returns when the server has written this to its log, in this run.
+    pub(super) fn wait_for_log(&mut self, text: &str) -> Result<(), String> {
+        self.wait(&format!("write {text:?} to its log"), |process| process.log().contains(text))
+    }
+
+    fn wait(&mut self, what: &str, ready: impl Fn(&Self) -> bool) -> Result<(), String> {
+        let name = self.name;
+        let deadline = Instant::now() + START;
+        loop {
+            if let Some(status) = self.child.try_wait().map_err(|error| error.to_string())? {
+                return Err(format!("{name} ended at its start ({status})\n{}", self.log_end()));
+            }
+            if ready(self) {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                return Err(format!("{name} did not {what} within {START:?}\n{}", self.log_end()));
+            }
+            thread::sleep(LOOK);
+        }
+    }
+
+    /// Sends it a signal.
+    pub(super) fn signal(&self, signal: Signal) {
+        let sent = kill_process(Pid::from_child(&self.child), signal);
+        sent.unwrap_or_else(|error| panic!("{} could not be sent {signal:?}: {error}", self.name));
+    }
+
+    /// Ends it with this signal and returns when it is gone. A frozen one wakes up to end.
+    pub(super) fn end(mut self, signal: Signal) {
+        self.signal(signal);
+        self.signal(Signal::CONT);
+        let deadline = Instant::now() + END;
+        while let Ok(None) = self.child.try_wait() {
+            assert!(
+                Instant::now() < deadline,
+                "{} did not end within {END:?} of {signal:?}\n{}",
+                self.name,
+                self.log_end()
+            );
+            thread::sleep(LOOK);
+        }
+    }
+
+    /// What this run has written.
+    fn log(&self) -> String {
+        let log = fs::read(&self.log).unwrap_or_default();
+        String::from_utf8_lossy(log.get(self.log_start..).unwrap_or_default()).into_owned()
+    }
+
+    fn log_end(&self) -> String {
+        let log = self.log();
+        let lines: Vec<_> = log.lines().collect();
+        let end = &lines[lines.len().saturating_sub(20)..];
+        format!("── the end of {}\n{}\n──", self.log.display(), end.join("\n"))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let ended = matches!(self.child.try_wait(), Ok(Some(_)));
+        if thread::panicking() && !ended {
+            eprintln!("{}", self.log_end());
+        }
+        // Fails only for one that has ended, and both then do nothing.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The PATH with the folders where Debian keeps servers, which are not in everybody's.
+fn search_path() -> OsString {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let folders = ["/usr/sbin", "/usr/local/sbin", "/sbin"].map(|folder| Path::new(folder).to_owned());
+    env::join_paths(env::split_paths(&path).chain(folders)).expect("folders without a colon")
+}
