@@ -24,7 +24,7 @@ use crate::registry::Registration;
 use crate::topic::{TopicError, TopicPrefix};
 use crate::transport::Transport;
 #[cfg(feature = "mqtt")]
-use crate::transport::mqtt::{MqttConfig, MqttConfigError, MqttTransport};
+use crate::transport::mqtt::{ClientId, MqttConfig, MqttConfigError, MqttTransport};
 
 /// Settings of an [`Emitter`]; each has a default that runs.
 ///
@@ -247,7 +247,7 @@ impl Builder {
             Link::None => None,
             Link::Given(transport) => Some(Arc::from(transport)),
             #[cfg(feature = "mqtt")]
-            Link::Mqtt(config) => Some(Arc::new(MqttTransport::start(*config?, &node)?)),
+            Link::Mqtt(config) => Some(Arc::new(MqttTransport::start(*config?, ClientId::new(&node)?))),
         };
         let shared = Arc::new(Shared {
             origin: Origin { service: self.service.into(), node: node.into(), incarnation },
@@ -292,6 +292,17 @@ impl Builder {
         if self.dispatch.timeout.is_zero() {
             let problem = "0 s is not allowed; a call needs some time".to_owned();
             return Err(StartError::Setting { setting: "listener_timeout", problem });
+        }
+        #[cfg(feature = "mqtt")]
+        if let Link::Mqtt(Ok(config)) = &self.link {
+            let largest = config.largest_message();
+            if largest < self.wire.max_bytes {
+                let problem = format!(
+                    "{} bytes do not fit into the MQTT packets of at most {largest}; raise `max_packet` there, or lower this",
+                    self.wire.max_bytes
+                );
+                return Err(StartError::Setting { setting: "max_payload", problem });
+            }
         }
         check_name("service", &self.service)?;
         self.node.as_deref().map_or(Ok(()), |node| check_name("node", node))
@@ -351,4 +362,30 @@ fn check_name(setting: &'static str, name: &str) -> Result<(), StartError> {
         return Err(StartError::Setting { setting, problem });
     }
     Ok(())
+}
+
+/// So that `.mqtt("mqtt://localhost:1883")` can be written.
+#[cfg(feature = "mqtt")]
+impl TryFrom<&str> for MqttConfig {
+    type Error = MqttConfigError;
+
+    fn try_from(url: &str) -> Result<Self, MqttConfigError> {
+        Self::new(url)
+    }
+}
+
+#[cfg(feature = "mqtt")]
+impl TryFrom<String> for MqttConfig {
+    type Error = MqttConfigError;
+
+    fn try_from(url: String) -> Result<Self, MqttConfigError> {
+        Self::new(&url)
+    }
+}
+
+#[cfg(feature = "mqtt")]
+impl From<std::convert::Infallible> for MqttConfigError {
+    fn from(never: std::convert::Infallible) -> Self {
+        match never {}
+    }
 }

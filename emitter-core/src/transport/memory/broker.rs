@@ -1,0 +1,244 @@
+//! The broker's state: its clients, who may connect, and what was published. No I/O.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+
+use super::faults::Faults;
+use super::session::Session;
+use super::{LOG_BOUND, Published, SESSION_BOUND};
+
+/// Shared by the handles, the links and the acknowledgements.
+pub(super) struct Broker {
+    faults: Faults,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    clients: HashMap<String, Client>,
+    /// Clients that may not connect.
+    held: HashSet<String>,
+    paused: bool,
+    log: VecDeque<Published>,
+    connections: u64,
+}
+
+/// A client that has connected once.
+struct Client {
+    session: Session,
+    member: Member,
+    /// How often its links were cut from outside. A link of before a cut is broken.
+    cuts: u64,
+}
+
+/// A client's present transport.
+#[derive(Clone)]
+pub(super) struct Member {
+    /// The how-many-eth transport of this client it is. An earlier one has been taken over.
+    pub(super) life: u64,
+    /// Wakes its publishing link.
+    pub(super) publisher: Arc<Notify>,
+    /// Wakes its subscribing link.
+    pub(super) subscriber: Arc<Notify>,
+}
+
+/// An open connection of one link. It breaks when the client is cut or taken over.
+#[derive(Debug, Clone)]
+pub(super) struct Ticket {
+    pub(super) client: Arc<str>,
+    pub(super) life: u64,
+    /// Unique among all connections of this broker.
+    pub(super) connection: u64,
+    cuts: u64,
+}
+
+/// Whether a link may connect.
+pub(super) enum Admission {
+    Open(Ticket),
+    /// Not now; its member is woken when it may.
+    Away,
+    TakenOver,
+}
+
+/// The connection is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Gone;
+
+/// What the broker says to a publish.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// Taken for so many sessions.
+    Taken(usize),
+    /// A session that wants it is full; none has got it.
+    Full,
+}
+
+impl Broker {
+    pub(super) fn new(faults: Faults) -> Self {
+        Self { faults, state: Mutex::default() }
+    }
+
+    pub(super) fn faults(&self) -> &Faults {
+        &self.faults
+    }
+
+    /// A new transport for a client; an older one is taken over.
+    pub(super) fn join(&self, name: &str) -> Member {
+        let mut state = self.lock();
+        let life = state.clients.get(name).map_or(0, |client| client.member.life + 1);
+        let member = Member { life, publisher: Arc::default(), subscriber: Arc::default() };
+        match state.clients.get_mut(name) {
+            Some(client) => {
+                client.cut();
+                client.member = member.clone();
+            }
+            None => {
+                let client = Client { session: Session::new(SESSION_BOUND), member: member.clone(), cuts: 0 };
+                state.clients.insert(name.to_owned(), client);
+            }
+        }
+        member
+    }
+
+    /// Asks for a connection of one link.
+    pub(super) fn admit(&self, name: &Arc<str>, life: u64) -> Admission {
+        let mut state = self.lock();
+        state.connections += 1;
+        let (connection, held) = (state.connections, state.paused || state.held.contains(&**name));
+        match state.clients.get(&**name) {
+            Some(client) if client.member.life != life => Admission::TakenOver,
+            // Held, or forgotten within this call; either way it is asked again.
+            None => Admission::Away,
+            Some(_) if held => Admission::Away,
+            Some(client) => {
+                Admission::Open(Ticket { client: Arc::clone(name), life, connection, cuts: client.cuts })
+            }
+        }
+    }
+
+    /// Does something with the session, as long as the connection is up.
+    pub(super) fn session<R>(&self, ticket: &Ticket, act: impl FnOnce(&mut Session) -> R) -> Result<R, Gone> {
+        self.lock().connected(ticket).map(|client| act(&mut client.session))
+    }
+
+    /// A publish over a link.
+    pub(super) fn publish(&self, ticket: &Ticket, topic: &str, payload: &Bytes) -> Result<Answer, Gone> {
+        let mut state = self.lock();
+        state.connected(ticket)?;
+        Ok(state.route(topic, payload))
+    }
+
+    /// The client is done with a delivery of this connection.
+    pub(super) fn done(&self, ticket: &Ticket, number: u64) {
+        if let Ok(client) = self.lock().connected(ticket) {
+            client.session.done(ticket.connection, number);
+            client.member.subscriber.notify_one();
+        }
+    }
+
+    pub(super) fn inject(&self, topic: &str, payload: Bytes) -> usize {
+        match self.lock().route(topic, &payload) {
+            Answer::Taken(sessions) => sessions,
+            Answer::Full => 0,
+        }
+    }
+
+    pub(super) fn send(&self, name: &str, topic: &str, payload: Bytes) -> bool {
+        let mut state = self.lock();
+        let Some(client) = state.clients.get_mut(name) else { return false };
+        let took = client.session.push(topic, &payload);
+        client.member.subscriber.notify_one();
+        took
+    }
+
+    pub(super) fn hold(&self, name: &str) {
+        let mut state = self.lock();
+        state.held.insert(name.to_owned());
+        state.clients.get_mut(name).map_or((), Client::cut);
+    }
+
+    pub(super) fn release(&self, name: &str) {
+        let mut state = self.lock();
+        state.held.remove(name);
+        state.clients.get(name).map_or((), Client::wake);
+    }
+
+    pub(super) fn pause(&self) {
+        let mut state = self.lock();
+        state.paused = true;
+        state.clients.values_mut().for_each(Client::cut);
+    }
+
+    pub(super) fn resume(&self) {
+        let mut state = self.lock();
+        state.paused = false;
+        state.clients.values().for_each(Client::wake);
+    }
+
+    pub(super) fn forget(&self, name: &str) {
+        if let Some(client) = self.lock().clients.get_mut(name) {
+            client.session = Session::new(SESSION_BOUND);
+            client.cut();
+        }
+    }
+
+    pub(super) fn published(&self) -> Vec<Published> {
+        self.lock().log.iter().cloned().collect()
+    }
+
+    pub(super) fn subscriptions(&self, name: &str) -> Vec<String> {
+        let state = self.lock();
+        state.clients.get(name).into_iter().flat_map(|client| client.session.filters()).map(str::to_owned).collect()
+    }
+
+    pub(super) fn unacknowledged(&self, name: &str) -> usize {
+        self.lock().clients.get(name).map_or(0, |client| client.session.unacknowledged())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn connected(&mut self, ticket: &Ticket) -> Result<&mut Client, Gone> {
+        let client = self.clients.get_mut(&*ticket.client).ok_or(Gone)?;
+        let up = client.member.life == ticket.life && client.cuts == ticket.cuts;
+        if up { Ok(client) } else { Err(Gone) }
+    }
+
+    /// Puts a message into every session that wants it, or into none.
+    fn route(&mut self, topic: &str, payload: &Bytes) -> Answer {
+        let wanting = || self.clients.values().filter(|client| client.session.wants(topic));
+        if wanting().any(|client| client.session.is_full()) {
+            return Answer::Full;
+        }
+        let mut sessions = 0;
+        for client in self.clients.values_mut().filter(|client| client.session.wants(topic)) {
+            client.session.push(topic, payload);
+            client.member.subscriber.notify_one();
+            sessions += 1;
+        }
+        if self.log.len() == LOG_BOUND {
+            self.log.pop_front();
+        }
+        self.log.push_back(Published { topic: topic.to_owned(), payload: payload.clone() });
+        Answer::Taken(sessions)
+    }
+}
+
+impl Client {
+    /// Breaks its links.
+    fn cut(&mut self) {
+        self.cuts += 1;
+        self.wake();
+    }
+
+    fn wake(&self) {
+        self.member.publisher.notify_one();
+        self.member.subscriber.notify_one();
+    }
+}

@@ -1,0 +1,281 @@
+//! A connection bound to an emitter.
+
+use std::fmt;
+
+use diesel::backend::Backend;
+use diesel::connection::{
+    CacheSize, Connection, ConnectionSealed, Instrumentation, LoadConnection, SimpleConnection, TransactionManager,
+    TransactionManagerStatus, WithMetadataLookup,
+};
+use diesel::expression::QueryMetadata;
+use diesel::query_builder::{Query, QueryFragment, QueryId};
+use diesel::result::{ConnectionError, ConnectionResult, Error, QueryResult};
+use emitter_core::{Emission, Emitter};
+use tracing::warn;
+
+use crate::buffer::Buffer;
+
+/// Binds connections to an emitter.
+pub trait Bind {
+    /// Binds a connection for as long as it is borrowed: statements with `.emit()` on the bound
+    /// handle become events, which leave after the outermost commit.
+    ///
+    /// `conn` is any Diesel connection, also one out of a pool. Batch inserts on SQLite want the
+    /// connection itself: `emitter.bind(&mut *pooled)`.
+    ///
+    /// # Errors
+    /// [`BindError`] when the connection is within a transaction: the handle would not see how
+    /// that ends. Bind first, then begin. (A test transaction is fine: see [`Bound`].)
+    fn bind<'c, C: Connection>(&self, conn: &'c mut C) -> Result<Bound<'c, C>, BindError>;
+}
+
+impl Bind for Emitter {
+    fn bind<'c, C: Connection>(&self, conn: &'c mut C) -> Result<Bound<'c, C>, BindError> {
+        let depth = Depth::of(conn).map_err(|_| BindError::Broken)?;
+        if depth.beyond_ground > 0 {
+            return Err(BindError::TransactionOpen);
+        }
+        Ok(Bound { conn, emitter: self.clone(), buffer: Buffer::new() })
+    }
+}
+
+/// Why a connection cannot be bound. Nothing was sent to the database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum BindError {
+    /// A transaction is open. Bind the connection first and begin the transaction on the handle.
+    TransactionOpen,
+    /// An earlier transaction could neither be committed nor rolled back. Drop the connection.
+    Broken,
+}
+
+impl fmt::Display for BindError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::TransactionOpen => {
+                "a transaction is open on the connection: bind it first, then begin the transaction on the bound handle"
+            }
+            Self::Broken => "an earlier transaction on the connection could not be ended: drop the connection",
+        })
+    }
+}
+
+impl std::error::Error for BindError {}
+
+/// A Diesel connection that is bound to an emitter.
+///
+/// It is itself a [`Connection`]: plain queries, `transaction`, nested and manual transactions
+/// work on it as on the connection. Events of statements with `.emit()` leave when the outermost
+/// transaction has really been committed; outside of transactions, right after the statement. What
+/// is rolled back, by itself or with a savepoint, is never emitted.
+///
+/// Within [`Connection::begin_test_transaction`] and `test_transaction`, which never commit, the
+/// test transaction counts as the ground: what is committed in it is emitted.
+///
+/// A transaction that is begun by raw SQL is invisible to Diesel and to this handle. The handle
+/// refuses `batch_execute("BEGIN")` and the like; do not send them with `sql_query` either.
+pub struct Bound<'c, C: Connection> {
+    conn: &'c mut C,
+    emitter: Emitter,
+    buffer: Buffer<Emission>,
+}
+
+impl<C: Connection> Bound<'_, C> {
+    /// The emitter that it is bound to.
+    #[must_use]
+    pub fn emitter(&self) -> &Emitter {
+        &self.emitter
+    }
+
+    /// The connection itself, for statements of this crate, which know what they emit.
+    pub(crate) fn inner(&mut self) -> &mut C {
+        self.conn
+    }
+
+    /// Takes events of a statement that has just succeeded.
+    pub(crate) fn keep(&mut self, emissions: impl IntoIterator<Item = Emission>) {
+        // A broken connection keeps them: its transaction can only be rolled back.
+        let grounded = Depth::of(self.conn).is_ok_and(|depth| depth.beyond_ground == 0);
+        if grounded {
+            self.emitter.emit(emissions);
+        } else {
+            emissions.into_iter().for_each(|emission| self.buffer.push(emission));
+        }
+    }
+
+    /// Brings the buffer in line after a transaction began or ended; `ended_well` says how.
+    fn follow(&mut self, ended_well: bool) {
+        let depth = Depth::of(self.conn).map_or(0, |depth| depth.beyond_ground);
+        if ended_well {
+            self.emitter.emit(self.buffer.committed(depth));
+        } else {
+            self.buffer.rolled_back(depth);
+        }
+    }
+}
+
+impl<C: Connection> fmt::Debug for Bound<'_, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bound").field("waiting", &self.buffer.len()).finish_non_exhaustive()
+    }
+}
+
+impl<C: Connection> Drop for Bound<'_, C> {
+    fn drop(&mut self) {
+        let events = self.buffer.len();
+        if events > 0 {
+            warn!(events, "a bound handle was dropped within a transaction: its events are dropped with it");
+        }
+    }
+}
+
+/// How many transactions are open on a connection.
+struct Depth {
+    /// Those whose end decides about events: all but the test transaction.
+    beyond_ground: usize,
+    /// The innermost will be rolled back by the database whatever is asked of it.
+    doomed: bool,
+}
+
+impl Depth {
+    fn of<C: Connection>(conn: &mut C) -> QueryResult<Self> {
+        match C::TransactionManager::transaction_manager_status_mut(conn) {
+            TransactionManagerStatus::InError => Err(Error::BrokenTransactionManager),
+            TransactionManagerStatus::Valid(status) => Ok(status.in_transaction.as_ref().map_or(
+                Self { beyond_ground: 0, doomed: false },
+                |open| Self {
+                    beyond_ground: open.transaction_depth.get() as usize - usize::from(open.test_transaction),
+                    doomed: open.requires_rollback_maybe_up_to_top_level,
+                },
+            )),
+        }
+    }
+}
+
+/// Begins, commits and rolls back by the connection's own manager, and tells the buffer.
+#[derive(Debug)]
+pub struct EmittingTransactionManager;
+
+impl<'c, C: Connection> TransactionManager<Bound<'c, C>> for EmittingTransactionManager {
+    type TransactionStateData = <C::TransactionManager as TransactionManager<C>>::TransactionStateData;
+
+    fn begin_transaction(conn: &mut Bound<'c, C>) -> QueryResult<()> {
+        C::TransactionManager::begin_transaction(conn.conn)?;
+        let depth = Depth::of(conn.conn)?.beyond_ground;
+        conn.buffer.begun(depth);
+        Ok(())
+    }
+
+    fn rollback_transaction(conn: &mut Bound<'c, C>) -> QueryResult<()> {
+        let rolled_back = C::TransactionManager::rollback_transaction(conn.conn);
+        conn.follow(false);
+        rolled_back
+    }
+
+    fn commit_transaction(conn: &mut Bound<'c, C>) -> QueryResult<()> {
+        let depth = Depth::of(conn.conn)?;
+        if depth.doomed && depth.beyond_ground == 1 && conn.buffer.len() > 0 {
+            // The database would answer this COMMIT with a silent rollback, and Diesel with `Ok`.
+            Self::rollback_transaction(conn)?;
+            return Err(Error::QueryBuilderError(NOTHING_COMMITTED.into()));
+        }
+        let committed = C::TransactionManager::commit_transaction(conn.conn);
+        conn.follow(committed.is_ok());
+        committed
+    }
+
+    fn transaction_manager_status_mut<'s>(conn: &'s mut Bound<'c, C>) -> &'s mut TransactionManagerStatus {
+        C::TransactionManager::transaction_manager_status_mut(conn.conn)
+    }
+}
+
+const NOTHING_COMMITTED: &str = "nothing was committed: a statement of this transaction failed and its error was ignored, \
+                                 so the database rolls the transaction back. Return the error from the transaction, or run \
+                                 the statement in a nested transaction";
+
+const RAW_TRANSACTION: &str = "a transaction begun or ended by raw SQL is invisible to the bound handle: use \
+                               `conn.transaction(…)`, or begin and commit by the handle's transaction manager";
+
+impl<C: Connection> SimpleConnection for Bound<'_, C> {
+    fn batch_execute(&mut self, query: &str) -> QueryResult<()> {
+        if controls_transactions(query) {
+            return Err(Error::QueryBuilderError(RAW_TRANSACTION.into()));
+        }
+        self.conn.batch_execute(query)
+    }
+}
+
+/// Whether a batch begins with a word that begins or ends transactions.
+fn controls_transactions(batch: &str) -> bool {
+    let first = batch.trim_start().split(|c: char| !c.is_ascii_alphabetic()).next().unwrap_or_default();
+    ["begin", "start", "commit", "end", "rollback", "savepoint", "release", "abort"]
+        .iter()
+        .any(|word| first.eq_ignore_ascii_case(word))
+}
+
+impl<C: Connection> ConnectionSealed for Bound<'_, C> {}
+
+impl<C: Connection> Connection for Bound<'_, C> {
+    type Backend = C::Backend;
+    type TransactionManager = EmittingTransactionManager;
+
+    fn establish(_: &str) -> ConnectionResult<Self> {
+        Err(ConnectionError::BadConnection("bind an established connection with `emitter.bind(&mut conn)`".to_owned()))
+    }
+
+    fn execute_returning_count<T>(&mut self, source: &T) -> QueryResult<usize>
+    where
+        T: QueryFragment<Self::Backend> + QueryId,
+    {
+        self.conn.execute_returning_count(source)
+    }
+
+    fn transaction_state(
+        &mut self,
+    ) -> &mut <Self::TransactionManager as TransactionManager<Self>>::TransactionStateData {
+        self.conn.transaction_state()
+    }
+
+    fn instrumentation(&mut self) -> &mut dyn Instrumentation {
+        self.conn.instrumentation()
+    }
+
+    fn set_instrumentation(&mut self, instrumentation: impl Instrumentation) {
+        self.conn.set_instrumentation(instrumentation);
+    }
+
+    fn set_prepared_statement_cache_size(&mut self, size: CacheSize) {
+        self.conn.set_prepared_statement_cache_size(size);
+    }
+}
+
+impl<C: LoadConnection<B>, B> LoadConnection<B> for Bound<'_, C> {
+    type Cursor<'conn, 'query>
+        = C::Cursor<'conn, 'query>
+    where
+        Self: 'conn;
+    type Row<'conn, 'query>
+        = C::Row<'conn, 'query>
+    where
+        Self: 'conn;
+
+    fn load<'conn, 'query, T>(&'conn mut self, source: T) -> QueryResult<Self::Cursor<'conn, 'query>>
+    where
+        T: Query + QueryFragment<Self::Backend> + QueryId + 'query,
+        Self::Backend: QueryMetadata<T::SqlType>,
+    {
+        self.conn.load(source)
+    }
+}
+
+impl<C: WithMetadataLookup> WithMetadataLookup for Bound<'_, C> {
+    fn metadata_lookup(&mut self) -> &mut <Self::Backend as diesel::sql_types::TypeMetadata>::MetadataLookup {
+        self.conn.metadata_lookup()
+    }
+}
+
+/// Keeps the bound of [`Connection::Backend`] in one place.
+#[expect(dead_code, reason = "asserts that a bound handle is a connection of its connection's back end")]
+fn is_connection<C: Connection<Backend = DB>, DB: Backend>(bound: Bound<'_, C>) -> impl Connection<Backend = DB> {
+    bound
+}

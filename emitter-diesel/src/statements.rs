@@ -1,0 +1,326 @@
+//! `.emit()` on Diesel's statements.
+
+use std::marker::PhantomData;
+
+use diesel::expression::SqlLiteral;
+use diesel::query_builder::{BatchInsert, DeleteStatement, InsertStatement, UpdateStatement, ValuesClause};
+use diesel::query_dsl::methods::{ExecuteDsl, FilterDsl, LoadQuery};
+use diesel::result::{Error, QueryResult};
+use diesel::sql_types::Bool;
+use diesel::{Connection, QuerySource};
+use emitter_core::model::{
+    Created, CreatedMany, Deleted, DeletedMany, Emits, Model, OperationType, RowChange, Updated, UpdatedMany, Upserted,
+    operation,
+};
+use emitter_core::{Emission, Emitter, Scope};
+
+use crate::handle::Bound;
+
+/// `.emit()` on a statement: what it does to the database becomes an event.
+///
+/// The model is inferred from the result's type; where there is none, name it:
+/// `.emit::<User>().execute(conn)`. `Marker` tells kinds of statements apart and is always inferred.
+#[diagnostic::on_unimplemented(
+    message = "this statement cannot emit",
+    label = "no insert, update or delete of which events are known",
+    note = "`.emit()` comes last, after `.values(…)`, `.set(…)`, `.filter(…)`, `.on_conflict(…)` and `.returning(…)`",
+    note = "`INSERT … SELECT` cannot emit: load the rows and insert them"
+)]
+pub trait Emit<Marker>: Sized {
+    /// What kind of statement it is.
+    type Kind: Kind;
+
+    /// Makes the statement emit, here and to other nodes, as far as the application and the model
+    /// allow. Run it on a [`Bound`] handle.
+    #[must_use = "a statement does nothing until it is executed"]
+    fn emit<M>(self) -> Emitting<Self, Self::Kind, M> {
+        Emitting { statement: self, scope: Scope::BOTH, kind: PhantomData }
+    }
+}
+
+/// A statement of one kind, with what its rows become.
+pub trait Kind {
+    /// The operation of `get_result`.
+    type One: FromRows;
+    /// The operation of `get_results`, `load` and `execute`.
+    type Many: FromRows;
+}
+
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $kind:ident: $one:ident, $many:ident;)*) => { $(
+        $(#[$doc])*
+        #[derive(Debug)]
+        pub enum $kind {}
+
+        impl Kind for $kind {
+            type One = operation::$one;
+            type Many = operation::$many;
+        }
+    )* };
+}
+
+kinds! {
+    /// An insert of one row: `create`, however it is run.
+    InsertOne: Create, Create;
+    /// An insert of a list: `create_many`, however it is run.
+    InsertMany: CreateMany, CreateMany;
+    /// An insert with `on_conflict`: `upsert`, one event for each row.
+    OnConflict: Upsert, Upsert;
+    /// An update: `update` by `get_result`, `update_many` by the others.
+    Update: Update, UpdateMany;
+    /// A delete: `delete` by `get_result`, `delete_many` by the others.
+    Delete: Delete, DeleteMany;
+}
+
+/// Markers of [`Emit`].
+pub mod marker {
+    /// The statement's type says what it is.
+    #[derive(Debug)]
+    pub enum Plain {}
+
+    /// An insert that can be filtered is one with `on_conflict`.
+    #[derive(Debug)]
+    pub enum OnConflict {}
+}
+
+impl<T: QuerySource, V, Op, Ret> Emit<marker::Plain> for InsertStatement<T, ValuesClause<V, T>, Op, Ret> {
+    type Kind = InsertOne;
+}
+
+impl<T: QuerySource, V, Q, Op, Ret, const STABLE: bool> Emit<marker::Plain>
+    for InsertStatement<T, BatchInsert<V, T, Q, STABLE>, Op, Ret>
+{
+    type Kind = InsertMany;
+}
+
+// Diesel does not let others name the type of an `ON CONFLICT` clause. But among inserts only
+// those that have one can be filtered (`ON CONFLICT … DO UPDATE … WHERE`).
+impl<T: QuerySource, V, Op, Ret> Emit<marker::OnConflict> for InsertStatement<T, V, Op, Ret>
+where
+    Self: FilterDsl<SqlLiteral<Bool>>,
+{
+    type Kind = OnConflict;
+}
+
+impl<T: QuerySource, U, V, Ret> Emit<marker::Plain> for UpdateStatement<T, U, V, Ret> {
+    type Kind = Update;
+}
+
+impl<T: QuerySource, U, Ret> Emit<marker::Plain> for DeleteStatement<T, U, Ret> {
+    type Kind = Delete;
+}
+
+/// A statement that emits, made by [`Emit::emit`].
+#[derive(Debug)]
+#[must_use = "a statement does nothing until it is executed"]
+pub struct Emitting<S, K, M> {
+    statement: S,
+    scope: Scope,
+    kind: PhantomData<fn() -> (K, M)>,
+}
+
+impl<S, K, M> Emitting<S, K, M> {
+    /// To listeners of this node only.
+    pub fn local_only(self) -> Self {
+        self.narrowed(Scope::LOCAL)
+    }
+
+    /// To other nodes only.
+    pub fn remote_only(self) -> Self {
+        self.narrowed(Scope::REMOTE)
+    }
+
+    /// Emits if `condition`, else not.
+    pub fn emit_if(self, condition: bool) -> Self {
+        self.narrowed(condition.into())
+    }
+
+    /// Narrows where the event goes. A call can only narrow what the application and the model
+    /// allow.
+    pub fn narrowed(mut self, scope: Scope) -> Self {
+        self.scope = self.scope.and(scope);
+        self
+    }
+}
+
+impl<S, K: Kind, M: Model> Emitting<S, K, M> {
+    /// Runs the statement and returns its row. Several rows are several events, and the first is
+    /// returned, as Diesel does.
+    ///
+    /// # Errors
+    /// Diesel's; [`Error::NotFound`] when there was no row. Then nothing is emitted.
+    pub fn get_result<R: Same<M>>(self, conn: &mut impl Loads<S, M>) -> QueryResult<R>
+    where
+        M: Same<R> + Emits<K::One>,
+    {
+        self.run::<K::One>(conn)?.into_iter().next().map(M::same).ok_or(Error::NotFound)
+    }
+
+    /// Runs the statement and returns its rows.
+    ///
+    /// # Errors
+    /// Diesel's. Then nothing is emitted.
+    pub fn get_results<R: Same<M>>(self, conn: &mut impl Loads<S, M>) -> QueryResult<Vec<R>>
+    where
+        M: Same<R> + Emits<K::Many>,
+    {
+        Ok(self.run::<K::Many>(conn)?.into_iter().map(M::same).collect())
+    }
+
+    /// The same as [`get_results`](Self::get_results).
+    ///
+    /// # Errors
+    /// Diesel's. Then nothing is emitted.
+    pub fn load<R: Same<M>>(self, conn: &mut impl Loads<S, M>) -> QueryResult<Vec<R>>
+    where
+        M: Same<R> + Emits<K::Many>,
+    {
+        self.get_results(conn)
+    }
+
+    /// Runs the statement and returns how many rows it touched. They are read all the same, for
+    /// the event; where it goes nowhere, they are not.
+    ///
+    /// # Errors
+    /// Diesel's. Then nothing is emitted.
+    pub fn execute(self, conn: &mut impl Executes<S, M>) -> QueryResult<usize>
+    where
+        M: Emits<K::Many>,
+    {
+        if conn.emitter().scope::<M>(<K::Many as OperationType>::OPERATION, self.scope).is_none() {
+            return conn.execute(self.statement);
+        }
+        Ok(self.run::<K::Many>(conn)?.len())
+    }
+
+    /// Runs the statement, and keeps its events for the commit.
+    fn run<Op: FromRows>(self, conn: &mut impl Loads<S, M>) -> QueryResult<Vec<M>>
+    where
+        M: Emits<Op>,
+    {
+        let rows = conn.load(self.statement)?;
+        let emitter = conn.emitter();
+        if !emitter.scope::<M>(Op::OPERATION, self.scope).is_none() {
+            let emissions: Vec<_> =
+                Op::events(&rows).filter_map(|event| emitter.event::<M>(event, self.scope)).collect();
+            conn.keep(emissions);
+        }
+        Ok(rows)
+    }
+}
+
+/// A bound handle on which a statement `S` returns rows of a model `M`.
+#[diagnostic::on_unimplemented(
+    message = "the statement cannot emit `{M}` on `{Self}`",
+    label = "not a handle on which this statement returns `{M}`",
+    note = "bind the connection first: `let conn = &mut emitter.bind(&mut conn)?;`",
+    note = "if it is bound: `{M}` must be `Queryable` from all columns of the table, or the statement needs `.returning({M}::as_returning())`",
+    note = "a list is inserted on SQLite only through the connection itself: `emitter.bind(&mut *pooled)`"
+)]
+pub trait Loads<S, M> {
+    /// The emitter that the handle is bound to.
+    fn emitter(&self) -> &Emitter;
+
+    /// Runs the statement.
+    ///
+    /// # Errors
+    /// Diesel's.
+    fn load(&mut self, statement: S) -> QueryResult<Vec<M>>;
+
+    /// Takes events of a statement that has just succeeded.
+    fn keep(&mut self, emissions: Vec<Emission>);
+}
+
+impl<'query, C: Connection, S: LoadQuery<'query, C, M>, M> Loads<S, M> for Bound<'_, C> {
+    fn emitter(&self) -> &Emitter {
+        Bound::emitter(self)
+    }
+
+    fn load(&mut self, statement: S) -> QueryResult<Vec<M>> {
+        statement.internal_load(self.inner())?.collect()
+    }
+
+    fn keep(&mut self, emissions: Vec<Emission>) {
+        Bound::keep(self, emissions);
+    }
+}
+
+/// A bound handle on which a statement can also be run for the number of its rows alone.
+#[diagnostic::on_unimplemented(
+    message = "the statement cannot emit `{M}` on `{Self}`",
+    label = "not a handle on which this statement returns `{M}`",
+    note = "bind the connection first: `let conn = &mut emitter.bind(&mut conn)?;`",
+    note = "if it is bound: `{M}` must be `Queryable` from all columns of the table",
+    note = "with `.returning(…)`, use `get_result` or `get_results`"
+)]
+pub trait Executes<S, M>: Loads<S, M> {
+    /// Runs the statement without reading its rows.
+    ///
+    /// # Errors
+    /// Diesel's.
+    fn execute(&mut self, statement: S) -> QueryResult<usize>;
+}
+
+impl<'query, C: Connection, S: LoadQuery<'query, C, M> + ExecuteDsl<C>, M> Executes<S, M> for Bound<'_, C> {
+    fn execute(&mut self, statement: S) -> QueryResult<usize> {
+        ExecuteDsl::execute(statement, self.inner())
+    }
+}
+
+/// "Is the same type." Lets `.emit()` infer its model from the result's type, and the result's
+/// type from `.emit::<User>()`.
+pub trait Same<T> {
+    /// Itself.
+    fn same(self) -> T;
+}
+
+impl<T> Same<T> for T {
+    fn same(self) -> T {
+        self
+    }
+}
+
+/// An operation whose events are made of the rows that its statement returned.
+pub trait FromRows: OperationType + Sized {
+    /// The events; none when there are no rows.
+    fn events<M: Emits<Self>>(rows: &[M]) -> impl Iterator<Item = M::Event>;
+}
+
+macro_rules! one_event_each {
+    ($($operation:ident($row:ident) => $body:expr;)*) => { $(
+        impl FromRows for operation::$operation {
+            fn events<M: Emits<Self>>(rows: &[M]) -> impl Iterator<Item = M::Event> {
+                rows.iter().map(|model| {
+                    let $row = model.to_row();
+                    M::wrap($body)
+                })
+            }
+        }
+    )* };
+}
+
+macro_rules! one_event_for_all {
+    ($($operation:ident($row:ident) => $body:ident, $image:expr;)*) => { $(
+        impl FromRows for operation::$operation {
+            fn events<M: Emits<Self>>(rows: &[M]) -> impl Iterator<Item = M::Event> {
+                (!rows.is_empty()).then(|| {
+                    let images = rows.iter().map(|model| { let $row = model.to_row(); $image }).collect();
+                    M::wrap($body::new(rows.len() as u64, Some(images)))
+                }).into_iter()
+            }
+        }
+    )* };
+}
+
+one_event_each! {
+    Create(row) => Created::new(row);
+    Update(row) => Updated::new(None, row);
+    Upsert(row) => Upserted::new(row);
+    Delete(row) => Deleted::new(row);
+}
+
+one_event_for_all! {
+    CreateMany(row) => CreatedMany, row;
+    UpdateMany(row) => UpdatedMany, RowChange::new(None, row);
+    DeleteMany(row) => DeletedMany, row;
+}
