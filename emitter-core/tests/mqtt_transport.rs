@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -74,6 +75,34 @@ impl Broker {
         }
     }
 
+    /// Makes it keep its sessions and messages over a restart in good order.
+    fn persist(&self) {
+        let place = format!("persistence true\npersistence_location {}/\n", self.directory.display());
+        let configuration = self.directory.join("mosquitto.conf");
+        let lines = fs::read_to_string(&configuration).expect("it was prepared");
+        let lines = lines.replace("persistence false\n", &place);
+        fs::write(&configuration, lines + "user root\n").expect("its configuration");
+    }
+
+    /// Allows only this model's topics.
+    fn allow_only(&self, name: &str) {
+        let list = self.directory.join("acl");
+        fs::write(&list, format!("topic readwrite prisma/events/{name}/#\n")).expect("the list");
+        let configuration = self.directory.join("mosquitto.conf");
+        let lines = fs::read_to_string(&configuration).expect("it was prepared");
+        let line = format!("acl_file {}\n", list.display());
+        fs::write(&configuration, lines + &line).expect("its configuration");
+    }
+
+    /// As with `kill`: it saves what it is to keep.
+    fn terminate(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            let pid = process.id().to_string();
+            Command::new("kill").arg(pid).status().expect("there is a kill command");
+            process.wait().expect("it was ours");
+        }
+    }
+
     /// As with `kill -9`: it forgets everything.
     fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
@@ -82,16 +111,8 @@ impl Broker {
         }
     }
 
-    /// Settings for this broker, with quick attempts to reconnect.
     fn config(&self) -> MqttConfig {
-        let reconnect = Backoff {
-            base: Duration::from_millis(50),
-            cap: Duration::from_millis(200),
-            jitter: Duration::from_millis(50),
-        };
-        MqttConfig::new(&format!("mqtt://127.0.0.1:{}", self.port))
-            .and_then(|config| config.reconnect(reconnect))
-            .expect("valid settings")
+        quick_config(self.port)
     }
 
     fn transport(&self, client_id: &str) -> MqttTransport {
@@ -104,6 +125,105 @@ impl Drop for Broker {
         self.kill();
         let _ = fs::remove_dir_all(&self.directory);
     }
+}
+
+/// A broker of MQTT 5 that does what a test says: it accepts connections one after the other, and
+/// answers each packet with those that the script returns.
+struct ScriptedBroker {
+    port: u16,
+}
+
+impl ScriptedBroker {
+    /// Its thread ends with the test's process.
+    fn start(mut script: impl FnMut(Packet) -> Vec<Packet> + Send + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let port = listener.local_addr().expect("it is bound").port();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                // An error is the end of this connection.
+                let _ = Self::serve(stream, &mut script);
+            }
+        });
+        Self { port }
+    }
+
+    fn serve(mut stream: TcpStream, script: &mut impl FnMut(Packet) -> Vec<Packet>) -> std::io::Result<()> {
+        loop {
+            let packet = Packet::read(&mut stream)?;
+            let answers = match packet.kind() {
+                Packet::CONNECT => vec![Packet(vec![0x20, 3, 0, 0, 0])],
+                Packet::PING => vec![Packet(vec![0xd0, 0])],
+                Packet::DISCONNECT => return Ok(()),
+                _ => script(packet),
+            };
+            for answer in answers {
+                if answer.0.is_empty() {
+                    return Ok(());
+                }
+                stream.write_all(&answer.0)?;
+            }
+        }
+    }
+
+    fn config(&self) -> MqttConfig {
+        quick_config(self.port)
+    }
+}
+
+/// A packet as it is on the wire; an empty one stands for hanging up.
+struct Packet(Vec<u8>);
+
+impl Packet {
+    const CONNECT: u8 = 0x10;
+    const PUBLISH: u8 = 0x30;
+    const SUBSCRIBE: u8 = 0x80;
+    const PING: u8 = 0xc0;
+    const DISCONNECT: u8 = 0xe0;
+
+    /// All packets here are shorter than 128 bytes, so their length is one byte.
+    fn read(stream: &mut TcpStream) -> std::io::Result<Self> {
+        let mut bytes = vec![0; 2];
+        stream.read_exact(&mut bytes)?;
+        bytes.resize(2 + usize::from(bytes[1]), 0);
+        stream.read_exact(&mut bytes[2..])?;
+        Ok(Self(bytes))
+    }
+
+    fn kind(&self) -> u8 {
+        self.0[0] & 0xf0
+    }
+
+    fn ends_in(&self, byte: u8) -> bool {
+        self.0.last() == Some(&byte)
+    }
+
+    /// The SUBACK for this SUBSCRIBE of one filter.
+    fn subscribed(&self, reason: u8) -> Self {
+        Self(vec![0x90, 4, self.0[2], self.0[3], 0, reason])
+    }
+
+    /// The PUBACK for this PUBLISH.
+    fn acknowledged(&self, reason: u8) -> Self {
+        let topic = usize::from(u16::from_be_bytes([self.0[2], self.0[3]]));
+        let id = &self.0[4 + topic..6 + topic];
+        Self(vec![0x40, 3, id[0], id[1], reason])
+    }
+
+    fn hang_up() -> Self {
+        Self(Vec::new())
+    }
+}
+
+/// Settings for a broker on this port, with quick attempts to reconnect.
+fn quick_config(port: u16) -> MqttConfig {
+    let reconnect = Backoff {
+        base: Duration::from_millis(50),
+        cap: Duration::from_millis(200),
+        jitter: Duration::from_millis(50),
+    };
+    MqttConfig::new(&format!("mqtt://127.0.0.1:{port}"))
+        .and_then(|config| config.reconnect(reconnect))
+        .expect("valid settings")
 }
 
 fn start(config: MqttConfig, client_id: &str) -> MqttTransport {
@@ -222,8 +342,7 @@ async fn check_many(version: MqttVersion) {
     subscribe(&transport, "user").await;
     let begun = Instant::now();
     let confirmations = (0..MESSAGES).map(|number| publish(&transport, number)).collect();
-    let (received, ()) =
-        tokio::join!(receive_all(&transport, MESSAGES), confirm_all(confirmations));
+    let (received, ()) = tokio::join!(receive_all(&transport, MESSAGES), confirm_all(confirmations));
     println!("{version:?}: {MESSAGES} confirmed and received in {:?}", begun.elapsed());
     assert!(received.0.iter().copied().eq(0..MESSAGES), "in order");
     assert_eq!(received.1, 0, "duplicates without a disconnection");
@@ -240,11 +359,8 @@ async fn ten_thousand_are_confirmed_and_arrive_in_order() {
 async fn nobody_subscribed_is_told_with_mqtt_5() {
     let broker = Broker::started().await;
     let transport = broker.transport("lonely");
-    for qos in [QoS::AtLeastOnce, QoS::ExactlyOnce] {
-        let accepted = transport.publish(message("user", 0, qos)).expect("there is room");
-        let confirmed = timeout(LONG, accepted).await.expect("in time").expect("confirmed");
-        assert!(!confirmed.had_subscribers, "{qos:?}");
-    }
+    let confirmed = timeout(LONG, publish(&transport, 0)).await.expect("in time");
+    assert!(!confirmed.expect("confirmed").had_subscribers);
     assert_eq!(transport.status().subscriber.connections, 0, "it has nothing to connect for");
     close(transport).await;
 }
@@ -304,10 +420,24 @@ async fn confirm_closed(confirmations: Vec<Confirmation>) {
     }
 }
 
-async fn check_restart(version: MqttVersion, window: u16) {
+/// How the broker goes down in the middle of the stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Restart {
+    /// In good order: it keeps sessions and messages.
+    Terminated,
+    /// With `kill -9`: it forgets everything.
+    Killed,
+}
+
+/// 2,000 messages at 400/s, and a restart of the broker after 2 s.
+async fn check_restart(version: MqttVersion, restart: Restart) {
     const MESSAGES: usize = 2_000;
-    let mut broker = Broker::started_with("max_queued_messages 0\n").await;
-    let config = broker.config().protocol(version).window(window).expect("valid");
+    let mut broker = Broker::prepare("max_queued_messages 0\n");
+    if restart == Restart::Terminated {
+        broker.persist();
+    }
+    broker.start().await;
+    let config = broker.config().protocol(version);
     let receiver = start(config.clone(), "receiver");
     let sender = start(config, "sender");
     subscribe(&receiver, "user").await;
@@ -321,44 +451,63 @@ async fn check_restart(version: MqttVersion, window: u16) {
         }
         confirmations
     };
-    let restart = async {
+    let restarting = async {
         sleep(Duration::from_secs(2)).await;
-        broker.kill();
+        match restart {
+            Restart::Terminated => broker.terminate(),
+            Restart::Killed => broker.kill(),
+        }
         sleep(Duration::from_millis(700)).await;
         broker.start().await;
     };
-    let (received, confirmations, ()) =
-        tokio::join!(receive_with_gaps(&receiver, MESSAGES), stream, restart);
+    let ((received, again), confirmations, ()) =
+        tokio::join!(receive_until_last(&receiver, MESSAGES), stream, restarting);
     confirm_all(confirmations).await;
     assert!(sender.status().publisher.connections >= 2);
-    println!("{version:?}, window {window}: {} of {MESSAGES} arrived", received.len());
+    println!("{version:?} {restart:?}: {} of {MESSAGES} arrived, {again} twice", received.len());
     assert!(received.is_sorted(), "first arrivals are in order");
+    if restart == Restart::Terminated {
+        assert_eq!(received.len(), MESSAGES);
+    }
     close(sender).await;
     close(receiver).await;
 }
 
-/// Receives until the last number was there. Returns the numbers in order of first arrival.
-async fn receive_with_gaps(transport: &MqttTransport, count: usize) -> Vec<usize> {
+/// Receives until the last number was there. Returns the numbers in order of first arrival, and
+/// how many came again.
+async fn receive_until_last(transport: &MqttTransport, count: usize) -> (Vec<usize>, usize) {
     let mut seen = HashSet::new();
     let mut first_arrivals = Vec::new();
+    let mut again = 0;
     while !seen.contains(&(count - 1)) {
         let (number, ack) = receive(transport).await;
         ack.done();
         if seen.insert(number) {
             first_arrivals.push(number);
+        } else {
+            again += 1;
         }
     }
-    first_arrivals
+    (first_arrivals, again)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_killed_broker_costs_no_confirmation_mqtt_5() {
-    check_restart(MqttVersion::V5, 100).await;
+async fn a_restarted_broker_costs_nothing_mqtt_5() {
+    check_restart(MqttVersion::V5, Restart::Terminated).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_killed_broker_costs_no_confirmation_mqtt_3_1_1() {
-    check_restart(MqttVersion::V311, 1).await;
+async fn a_restarted_broker_costs_nothing_mqtt_3_1_1() {
+    check_restart(MqttVersion::V311, Restart::Terminated).await;
+}
+
+/// What the broker confirmed and forgot is lost here; to notice that is the work of gap detection.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_broker_costs_no_confirmation_and_no_order() {
+    tokio::join!(
+        check_restart(MqttVersion::V5, Restart::Killed),
+        check_restart(MqttVersion::V311, Restart::Killed),
+    );
 }
 
 async fn check_redelivery(version: MqttVersion) {
@@ -421,57 +570,128 @@ async fn unsubscribing_ends_the_deliveries() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_subscription_shows_and_is_tried_again() {
-    // mosquitto reads the list again on SIGHUP; here it is the connections that see the change.
-    let mut broker = Broker::prepare("");
-    let list = broker.directory.join("acl");
-    fs::write(&list, "topic readwrite prisma/events/order/#\n").expect("the access list");
-    let line = format!("acl_file {}\n", list.display());
-    let configuration = broker.directory.join("mosquitto.conf");
-    let base = fs::read_to_string(&configuration).expect("it was written");
-    fs::write(&configuration, base + &line).expect("the configuration");
-    broker.start().await;
-
-    let transport = broker.transport("refused");
+    let mut refusals = 3;
+    let broker = ScriptedBroker::start(move |packet| match packet.kind() {
+        Packet::SUBSCRIBE if refusals > 0 => {
+            refusals -= 1;
+            vec![packet.subscribed(0x87)]
+        }
+        Packet::SUBSCRIBE => vec![packet.subscribed(0x01)],
+        _ => vec![],
+    });
+    let transport = start(broker.config(), "refused");
     let filter = TopicPrefix::default().model_filter(&model("user"));
     transport.subscribe(filter.clone());
-    subscribe(&transport, "order").await;
     wait_until(&transport, |status| !status.refused_subscriptions.is_empty()).await;
-    let status = transport.status();
-    assert_eq!(
-        status.refused_subscriptions,
-        [(filter.to_string(), "NotAuthorized".to_owned())]
-    );
-    let refused = publish(&transport, 1).await.expect_err("not allowed");
-    assert!(matches!(&refused, PublishError::Refused { reason } if reason == "NotAuthorized"));
-    let allowed = transport.publish(message("order", 2, QoS::AtLeastOnce)).expect("room");
-    confirm_all(vec![allowed]).await;
-
-    fs::write(&list, "topic readwrite prisma/events/#\n").expect("the access list");
-    let pid = broker.process.as_ref().expect("it runs").id().to_string();
-    Command::new("kill").args(["-HUP", &pid]).status().expect("kill");
-    wait_until(&transport, |status| status.refused_subscriptions.is_empty()).await;
-    wait_until(&transport, |status| status.subscriptions == 2).await;
+    let refused = [(filter.to_string(), "NotAuthorized".to_owned())];
+    assert_eq!(transport.status().refused_subscriptions, refused);
+    wait_until(&transport, |status| status.subscriptions == 1).await;
+    assert_eq!(transport.status().refused_subscriptions, []);
     assert_eq!(transport.status().subscriber.connections, 1, "it stayed connected");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_out_of_order_settle_the_right_messages() {
+    // Answers five publishes at a time, the newest first, and refuses those whose number ends in 3.
+    let mut unanswered: Vec<Packet> = Vec::new();
+    let broker = ScriptedBroker::start(move |packet| {
+        if packet.kind() != Packet::PUBLISH {
+            return vec![];
+        }
+        unanswered.push(packet);
+        if unanswered.len() < 5 {
+            return vec![];
+        }
+        let answer = |packet: Packet| packet.acknowledged(if packet.ends_in(b'3') { 0x87 } else { 0 });
+        unanswered.drain(..).rev().map(answer).collect()
+    });
+    // Ids run in a circle of ten, so they collide all the time.
+    let config = broker.config().window(5).expect("valid");
+    let transport = start(config, "reversed");
+    let confirmations: Vec<_> = (0..1_000).map(|number| publish(&transport, number)).collect();
+    for (number, confirmation) in confirmations.into_iter().enumerate() {
+        let outcome = timeout(LONG, confirmation).await.expect("in time");
+        assert_eq!(outcome.is_err(), number % 10 == 3, "{number}: {outcome:?}");
+    }
     close(transport).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn refused_qos_2_publishes_do_not_use_up_the_window() {
+async fn a_late_answer_holds_up_but_mixes_up_nothing() {
+    // The first of every 20 is answered last, so the next one with its id must wait.
+    let mut held: Option<Packet> = None;
+    let mut count = 0;
+    let broker = ScriptedBroker::start(move |packet| {
+        if packet.kind() != Packet::PUBLISH {
+            return vec![];
+        }
+        count += 1;
+        match (count % 20, held.take()) {
+            (1, None) => {
+                held = Some(packet);
+                vec![]
+            }
+            (0, Some(late)) => vec![packet.acknowledged(0), late.acknowledged(0x10)],
+            (_, still) => {
+                held = still;
+                vec![packet.acknowledged(0)]
+            }
+        }
+    });
+    // A circle of eight ids.
+    let transport = start(broker.config().window(4).expect("valid"), "late");
+    let confirmations: Vec<_> = (0..200).map(|number| publish(&transport, number)).collect();
+    let mut unheard = Vec::new();
+    // With a circle of eight, number 8 collides with number 0, and nothing goes on: the transport
+    // must not confirm anything that was not answered.
+    for (number, confirmation) in confirmations.into_iter().enumerate().take(8) {
+        let Ok(outcome) = timeout(Duration::from_millis(300), confirmation).await else {
+            assert_eq!(number, 0, "only the first one is unanswered");
+            continue;
+        };
+        if !outcome.expect("not refused").had_subscribers {
+            unheard.push(number);
+        }
+    }
+    assert_eq!(unheard, [0_usize; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_came_just_before_the_end_counts() {
+    // Answers each tenth publish, and hangs up in the same breath; the others are never answered.
+    let mut seen = 0;
+    let broker = ScriptedBroker::start(move |packet| {
+        if packet.kind() != Packet::PUBLISH {
+            return vec![];
+        }
+        seen += 1;
+        if seen % 10 == 0 { vec![packet.acknowledged(0), Packet::hang_up()] } else { vec![] }
+    });
+    let transport = start(broker.config().window(10).expect("valid"), "cut");
+    let confirmations: Vec<_> = (0..12).map(|number| publish(&transport, number)).collect();
+    wait_until(&transport, |status| status.unconfirmed < 12).await;
+    let mut confirmations = confirmations.into_iter();
+    let tenth = confirmations.nth(9).expect("there are 12");
+    confirm_all(vec![tenth]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refused_publishes_harm_no_other() {
     let mut broker = Broker::prepare("");
-    let list = broker.directory.join("acl");
-    fs::write(&list, "topic readwrite prisma/events/order/#\n").expect("the access list");
-    let configuration = broker.directory.join("mosquitto.conf");
-    let base = fs::read_to_string(&configuration).expect("it was written");
-    fs::write(&configuration, format!("{base}acl_file {}\n", list.display())).expect("written");
+    broker.allow_only("order");
     broker.start().await;
     let transport = broker.transport("twice");
-    for number in 0..50 {
-        let refused = transport.publish(message("user", number, QoS::ExactlyOnce)).expect("room");
-        let refused = timeout(LONG, refused).await.expect("in time");
-        assert!(matches!(refused, Err(PublishError::Refused { .. })), "{number}: {refused:?}");
+    let reason = "NotAuthorized".to_owned();
+    for qos in [QoS::AtLeastOnce, QoS::ExactlyOnce] {
+        // At QoS 2 rumqttc loses a place in its window, 20 of them here, by each refusal.
+        for number in 0..50 {
+            let refused = transport.publish(message("user", number, qos)).expect("room");
+            let refused = timeout(LONG, refused).await.expect("in time");
+            assert_eq!(refused, Err(PublishError::Refused { reason: reason.clone() }), "{number}");
+        }
+        let allowed = transport.publish(message("order", 2, qos)).expect("room");
+        confirm_all(vec![allowed]).await;
     }
-    let allowed = transport.publish(message("order", 2, QoS::ExactlyOnce)).expect("room");
-    confirm_all(vec![allowed]).await;
     close(transport).await;
 }
 
@@ -497,10 +717,8 @@ async fn too_large_a_message_harms_no_other() {
     let broker = Broker::started_with("max_packet_size 2000\n").await;
     let config = broker.config().max_packet(10_000).expect("valid");
     let transport = start(config, "large");
-    let sized = |bytes| Message {
-        payload: Bytes::from(vec![b'1'; bytes]),
-        ..message("user", 0, QoS::AtLeastOnce)
-    };
+    let sized =
+        |bytes| Message { payload: Bytes::from(vec![b'1'; bytes]), ..message("user", 0, QoS::AtLeastOnce) };
     let refused = transport.publish(sized(10_000));
     assert!(matches!(refused, Err(PublishError::TooLarge { .. })), "{refused:?}");
     let small = transport.publish(sized(1_900)).expect("room");

@@ -223,6 +223,21 @@ impl<C: Connection> Connection for Bound<'_, C> {
         Err(ConnectionError::BadConnection("bind an established connection with `emitter.bind(&mut conn)`".to_owned()))
     }
 
+    /// As Diesel's, but what is committed within is emitted, so that tests see events.
+    fn test_transaction<T, E, F>(&mut self, f: F) -> T
+    where
+        F: FnOnce(&mut Self) -> Result<T, E>,
+        E: fmt::Debug,
+    {
+        if let Err(error) = self.begin_test_transaction() {
+            panic!("the test transaction did not begin: {error}");
+        }
+        let result = f(self);
+        // As in Diesel: the outcome of the test counts, not that of its clean-up.
+        let _ = Self::TransactionManager::rollback_transaction(self);
+        result.unwrap_or_else(|error| panic!("the test transaction did not succeed: {error:?}"))
+    }
+
     fn execute_returning_count<T>(&mut self, source: &T) -> QueryResult<usize>
     where
         T: QueryFragment<Self::Backend> + QueryId,

@@ -157,13 +157,17 @@ impl Broker {
     pub(super) fn hold(&self, name: &str) {
         let mut state = self.lock();
         state.held.insert(name.to_owned());
-        state.clients.get_mut(name).map_or((), Client::cut);
+        if let Some(client) = state.clients.get_mut(name) {
+            client.cut();
+        }
     }
 
     pub(super) fn release(&self, name: &str) {
         let mut state = self.lock();
         state.held.remove(name);
-        state.clients.get(name).map_or((), Client::wake);
+        if let Some(client) = state.clients.get(name) {
+            client.wake();
+        }
     }
 
     pub(super) fn pause(&self) {
@@ -191,7 +195,13 @@ impl Broker {
 
     pub(super) fn subscriptions(&self, name: &str) -> Vec<String> {
         let state = self.lock();
-        state.clients.get(name).into_iter().flat_map(|client| client.session.filters()).map(str::to_owned).collect()
+        state
+            .clients
+            .get(name)
+            .into_iter()
+            .flat_map(|client| client.session.filters())
+            .map(str::to_owned)
+            .collect()
     }
 
     pub(super) fn unacknowledged(&self, name: &str) -> usize {

@@ -53,8 +53,12 @@ impl Outbox {
     }
 
     /// Messages that are not confirmed.
-    pub(super) fn len(&self) -> usize {
-        self.messages.len()
+    pub(super) fn unconfirmed(&self) -> usize {
+        self.messages.iter().filter(|accepted| accepted.settler.is_some()).count()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.messages.is_empty()
     }
 
     /// A connection begins: everything unconfirmed is sent again.
@@ -65,9 +69,14 @@ impl Outbox {
 
     /// The next message to send, with its number.
     pub(super) fn next(&mut self) -> Option<(u64, Message)> {
-        let Accepted { number, message, .. } = self.messages.get(self.sent)?;
-        self.sent += 1;
-        Some((*number, message.clone()))
+        let (place, accepted) = self
+            .messages
+            .iter()
+            .enumerate()
+            .skip(self.sent)
+            .find(|(_, accepted)| accepted.settler.is_some())?;
+        self.sent = place + 1;
+        Some((accepted.number, accepted.message.clone()))
     }
 
     /// The broker's answer to a message has come, at whatever place.
@@ -86,7 +95,7 @@ impl Outbox {
         self.accepting = false;
         self.sent = 0;
         self.bytes = 0;
-        let left = self.messages.iter().filter(|accepted| accepted.settler.is_some()).count();
+        let left = self.unconfirmed();
         // Dropping its settler settles a message as closed.
         self.messages.clear();
         left
@@ -99,6 +108,81 @@ impl Outbox {
                 self.bytes -= gone.message.payload.len();
                 self.sent = self.sent.saturating_sub(1);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::event::Operation;
+    use crate::topic::{ModelName, TopicPrefix};
+    use crate::transport::QoS;
+
+    fn message() -> Message {
+        let topic = TopicPrefix::default().topic(&ModelName::new("user").unwrap(), Operation::Create);
+        Message { topic, payload: Bytes::from_static(b"{}"), qos: QoS::AtLeastOnce }
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Accept,
+        Send,
+        Settle(usize),
+        Rewind,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            4 => Just(Step::Accept),
+            4 => Just(Step::Send),
+            3 => (0..5_usize).prop_map(Step::Settle),
+            1 => Just(Step::Rewind),
+        ]
+    }
+
+    proptest! {
+        /// Against a list: what is sent is the oldest unsettled one that was not sent yet.
+        #[test]
+        fn agrees_with_a_plain_list(steps in prop::collection::vec(step(), 0..200)) {
+            let mut outbox = Outbox::new(10);
+            let (mut left, mut sent, mut accepted) = (Vec::new(), Vec::new(), 0_u64);
+            for step in steps {
+                match step {
+                    Step::Accept => {
+                        if outbox.accept(message()).is_ok() {
+                            left.push(accepted);
+                            accepted += 1;
+                        } else {
+                            prop_assert!(left.len() <= 10);
+                        }
+                    }
+                    Step::Send => {
+                        let last = sent.iter().max().copied();
+                        let expected = left.iter().copied().find(|number| Some(*number) > last);
+                        prop_assert_eq!(outbox.next().map(|(number, _)| number), expected);
+                        sent.extend(expected);
+                    }
+                    Step::Settle(place) => {
+                        if let Some(number) = sent.get(place).copied() {
+                            outbox.settle(number, Ok(Confirmed { had_subscribers: true }));
+                            left.retain(|other| *other != number);
+                        }
+                    }
+                    Step::Rewind => {
+                        outbox.rewind();
+                        sent.clear();
+                    }
+                }
+                prop_assert_eq!(outbox.unconfirmed(), left.len());
+                prop_assert_eq!(outbox.is_empty(), left.is_empty());
+            }
+            prop_assert_eq!(outbox.give_up(), left.len());
+            prop_assert_eq!(outbox.bytes, 0);
+            prop_assert_eq!(outbox.accept(message()).err(), Some(PublishError::Closed));
         }
     }
 }

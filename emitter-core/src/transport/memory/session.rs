@@ -119,7 +119,9 @@ impl Session {
         }
         let first = self.waiting.front().map_or(0, |waiting| waiting.number);
         let place = number.checked_sub(first).and_then(|place| usize::try_from(place).ok());
-        if let Some(waiting) = place.filter(|place| *place < self.sent).and_then(|place| self.waiting.get_mut(place)) {
+        if let Some(waiting) =
+            place.filter(|place| *place < self.sent).and_then(|place| self.waiting.get_mut(place))
+        {
             waiting.done = true;
         }
     }

@@ -159,8 +159,7 @@ impl MqttConfig {
         let lengths = 1..=usize::from(u16::MAX);
         within("credentials", "the user name's length", user.len(), lengths)?;
         within("credentials", "the password's length", password.len(), 0..=usize::from(u16::MAX))?;
-        self.credentials =
-            Some(Credentials { user: user.to_owned(), password: Secret(password.to_owned()) });
+        self.credentials = Some(Credentials { user: user.to_owned(), password: Secret(password.to_owned()) });
         Ok(self)
     }
 
@@ -242,8 +241,7 @@ impl MqttConfig {
     /// hour.
     pub fn reconnect(mut self, backoff: Backoff) -> Result<Self, MqttConfigError> {
         const DAY: u128 = 86_400_000;
-        let [base, cap, jitter] =
-            [backoff.base, backoff.cap, backoff.jitter].map(|time| time.as_millis());
+        let [base, cap, jitter] = [backoff.base, backoff.cap, backoff.jitter].map(|time| time.as_millis());
         within("reconnect", "milliseconds of base", base, 1..=DAY)?;
         within("reconnect", "milliseconds of cap", cap, base..=DAY)?;
         within("reconnect", "milliseconds of jitter", jitter, 0..=3_600_000)?;
@@ -312,9 +310,7 @@ impl ClientId {
         let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
         match id.chars().find(|c| !allowed(*c)) {
             None => Ok(Self(id.to_owned())),
-            Some(wrong) => {
-                Err(invalid("client_id", format!("{wrong:?} is not among A-Z a-z 0-9 _ . -")))
-            }
+            Some(wrong) => Err(invalid("client_id", format!("{wrong:?} is not among A-Z a-z 0-9 _ . -"))),
         }
     }
 
@@ -394,8 +390,7 @@ fn percent_decode(text: &str) -> Result<String, MqttConfigError> {
         bytes.push(escaped.unwrap_or(first));
         rest = if escaped.is_some() { &tail[2..] } else { tail };
     }
-    String::from_utf8(bytes)
-        .map_err(|_| invalid_url("user name and password must be UTF-8, percent-encoded"))
+    String::from_utf8(bytes).map_err(|_| invalid_url("user name and password must be UTF-8, percent-encoded"))
 }
 
 fn hex_byte(digits: &[u8; 2]) -> Option<u8> {
@@ -431,8 +426,7 @@ mod tests {
     /// `expected`: host, port, user, password.
     fn check(url: &str, expected: (&str, u16, Option<(&str, &str)>)) {
         let config = MqttConfig::new(url).unwrap_or_else(|error| panic!("{url}: {error}"));
-        let credentials =
-            config.credentials.as_ref().map(|c| (c.user.as_str(), c.password.expose()));
+        let credentials = config.credentials.as_ref().map(|c| (c.user.as_str(), c.password.expose()));
         assert_eq!((config.host.as_str(), config.port, credentials), expected, "{url}");
     }
 

@@ -288,11 +288,7 @@ fn patience(link: &Link, welcome: &Welcome, events: &mut Events) -> Duration {
 
 /// Waits for the next events, and wakes the side when it is due. `poll` must not be cancelled and
 /// called again: here it is polled to its end, or the connection is given up.
-async fn next_batch<S: Side>(
-    side: &S,
-    events: &mut Events,
-    patience: Duration,
-) -> Result<Vec<Signal>, Lost> {
+async fn next_batch<S: Side>(side: &S, events: &mut Events, patience: Duration) -> Result<Vec<Signal>, Lost> {
     let mut polled = pin!(timeout(patience, events.poll()));
     let due = side.due();
     let wait = async move {

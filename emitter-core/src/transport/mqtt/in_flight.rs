@@ -214,7 +214,9 @@ mod tests {
 
     #[derive(Debug, Clone, Copy)]
     enum Step {
-        Accept { qos: u8 },
+        Accept {
+            qos: u8,
+        },
         HandOver,
         /// The client library takes the next message from its channel.
         Take,
@@ -322,8 +324,8 @@ mod tests {
         }
 
         fn take(&mut self) {
-            let inflight_full = self.library.slots.len() + self.library.released.len()
-                >= usize::from(self.library.circle);
+            let inflight_full =
+                self.library.slots.len() + self.library.released.len() >= usize::from(self.library.circle);
             if self.library.held_back.is_some() || inflight_full {
                 return;
             }

@@ -149,9 +149,7 @@ fn v5_options(config: &MqttConfig, role: &Role) -> v5::MqttOptions {
         .set_outgoing_inflight_upper_limit(role.packet_ids);
     if role.persistent {
         let expiry = u32::try_from(config.session_expiry.as_secs()).unwrap_or(u32::MAX);
-        options
-            .set_session_expiry_interval(Some(expiry))
-            .set_receive_maximum(Some(config.receive_maximum));
+        options.set_session_expiry_interval(Some(expiry)).set_receive_maximum(Some(config.receive_maximum));
     }
     if let Some(credentials) = &config.credentials {
         options.set_credentials(&credentials.user, credentials.password.expose());

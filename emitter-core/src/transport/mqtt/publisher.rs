@@ -261,10 +261,7 @@ impl State {
                 return if leak { self.leaked(id) } else { Ok(()) };
             }
             Signal::Disconnected => return Err(Lost::Finished),
-            Signal::Connected(_)
-            | Signal::Subscribed(_)
-            | Signal::Unsubscribed
-            | Signal::Delivered(_) => {}
+            Signal::Connected(_) | Signal::Subscribed(_) | Signal::Unsubscribed | Signal::Delivered(_) => {}
         }
         Ok(())
     }

@@ -264,8 +264,7 @@ mod tests {
     fn what_was_taken_back_while_away_is_unsubscribed_if_the_session_remembers() {
         let now = Instant::now();
         let mut subscriptions = Subscriptions::default();
-        for (session_present, expected) in
-            [(true, Some(Request::Unsubscribe("a".to_owned()))), (false, None)]
+        for (session_present, expected) in [(true, Some(Request::Unsubscribe("a".to_owned()))), (false, None)]
         {
             subscriptions.wish("a");
             subscriptions.take_back("a");
