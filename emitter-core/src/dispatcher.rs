@@ -5,21 +5,21 @@
 //! task. A listener that panics, fails, or takes longer than its time-out is a failure of that
 //! listener alone.
 
-use std::panic::AssertUnwindSafe;
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use tokio::task::JoinSet;
 use tracing::{error, warn};
 
-use crate::event::Source;
+use crate::event::{Operation, Source};
 use crate::listener::{Call, Handler, ListenerInfo};
 use crate::metrics::{Counters, OnceInAWhile};
 use crate::model_info::AnyEvent;
-use crate::queue::Queue;
+use crate::queue::{Linger, Queue};
 use crate::transport::Ack;
 
 pub mod lanes;
@@ -126,9 +126,7 @@ pub(crate) struct Worker {
     listeners: Vec<Attendant>,
     calls: JoinSet<Finished>,
     limits: DispatchLimits,
-    counters: Arc<Counters>,
-    failures: OnceInAWhile,
-    overflows: OnceInAWhile,
+    tally: Tally,
 }
 
 /// A listener and its lanes.
@@ -153,55 +151,51 @@ enum End {
     TimedOut,
 }
 
-/// A call in progress; `None` when it panicked while it was made.
-type Guarded = Option<futures_util::future::CatchUnwind<AssertUnwindSafe<Call>>>;
+/// How many messages are worked through before other tasks have a turn.
+const TURN: usize = 128;
 
 impl Worker {
     pub(crate) fn new(queue: Arc<Queue<Message>>, limits: DispatchLimits, counters: Arc<Counters>) -> Self {
-        let interval = Duration::from_secs(10);
-        Self {
-            queue,
-            listeners: Vec::new(),
-            calls: JoinSet::new(),
-            limits,
+        let tally = Tally {
             counters,
+            handled: 0,
             failures: OnceInAWhile::every(Duration::from_secs(1)),
-            overflows: OnceInAWhile::every(interval),
-        }
+            overflows: OnceInAWhile::every(Duration::from_secs(10)),
+        };
+        Self { queue, listeners: Vec::new(), calls: JoinSet::new(), limits, tally }
     }
 
     /// Works until the queue is closed and everything that was in it is done.
     pub(crate) async fn run(mut self) {
-        let mut batch = Vec::new();
-        loop {
-            let closed = self.queue.take(&mut batch);
-            let idle = batch.is_empty();
-            self.queue.report(batch.len() + self.unfinished());
-            for (count, message) in batch.drain(..).enumerate() {
-                self.take(message).await;
-                if count % 64 == 63 {
-                    self.reap().await;
-                    tokio::task::yield_now().await;
+        let mut linger = Linger::new();
+        let mut work = VecDeque::new();
+        std::future::poll_fn(|cx| {
+            loop {
+                for message in work.drain(..work.len().min(TURN)) {
+                    self.take(message, cx);
+                }
+                while let Poll::Ready(Some(finished)) = self.calls.poll_join_next(cx) {
+                    self.joined(finished, cx);
+                }
+                self.queue.report(work.len() + self.unfinished());
+                self.tally.flush();
+                if !work.is_empty() {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                match self.queue.poll_take(&mut linger, &mut work, cx) {
+                    Poll::Ready(false) => {}
+                    Poll::Ready(true) if self.unfinished() == 0 => return Poll::Ready(()),
+                    Poll::Ready(true) | Poll::Pending => return Poll::Pending,
                 }
             }
-            self.reap().await;
-            let unfinished = self.unfinished();
-            self.queue.report(unfinished);
-            if closed && idle && unfinished == 0 {
-                return;
-            }
-            if idle {
-                tokio::select! {
-                    () = self.queue.changed() => {}
-                    Some(finished) = self.calls.join_next() => self.joined(finished).await,
-                }
-            }
-        }
+        })
+        .await;
     }
 
-    async fn take(&mut self, message: Message) {
+    fn take(&mut self, message: Message, cx: &mut Context<'_>) {
         match message {
-            Message::Event(job) => self.dispatch(job).await,
+            Message::Event(job) => self.dispatch(job, cx),
             Message::Listen(listener) => {
                 self.listeners.push(Attendant { listener, lanes: Lanes::new(self.limits.concurrency) });
             }
@@ -212,98 +206,130 @@ impl Worker {
         }
     }
 
-    async fn dispatch(&mut self, job: Job) {
-        let (source, operation, lane) = {
-            let meta = job.event.meta();
-            let lane = match &*meta.keys {
-                [key] => Lane::Key(key.stable_hash()),
-                _ => Lane::Barrier,
-            };
-            (meta.source, meta.operation, lane)
+    fn dispatch(&mut self, job: Job, cx: &mut Context<'_>) {
+        let meta = job.event.meta();
+        let (source, operation) = (meta.source, meta.operation);
+        let lane = match &*meta.keys {
+            [key] => Lane::Key(key.stable_hash()),
+            _ => Lane::Barrier,
         };
         let mut heard = false;
         for index in 0..self.listeners.len() {
             let Attendant { listener, lanes } = &mut self.listeners[index];
-            let wants = listener.info.hears.hears(source)
-                && listener.handler.operation().is_none_or(|wanted| wanted == operation);
-            if !wants {
+            if !listener.wants(source, operation) {
                 continue;
             }
             heard = true;
             if lanes.is_free(lane) {
-                if let Some(call) = self.begin(index, lane, &job).await {
+                if self.call(index, lane, &job, cx) == Called::Running {
                     self.listeners[index].lanes.occupy(lane);
-                    self.calls.spawn(call);
                 }
             } else if source == Source::Local && lanes.waiting() >= self.limits.queue {
-                self.overflow(index);
+                self.tally.overflowed(listener, self.limits.queue);
             } else {
                 lanes.push(lane, job.share());
             }
         }
         if !heard {
-            self.counters.unheard.add_one();
+            self.tally.counters.unheard.add_one();
         }
         job.finish();
     }
 
-    /// Calls a listener and polls it once. What is not done by then is returned, to be spawned.
-    async fn begin(
-        &self,
-        index: usize,
-        lane: Lane,
-        job: &Job,
-    ) -> Option<impl Future<Output = Finished> + Send + use<>> {
+    /// Calls a listener and polls it once; one that is not done by then becomes a task.
+    fn call(&mut self, index: usize, lane: Lane, job: &Job, cx: &mut Context<'_>) -> Called {
         let listener = &self.listeners[index].listener;
-        let mut call: Guarded = guard(&listener.handler, &job.event)?;
-        let first = std::future::poll_fn(|cx| Poll::Ready(poll_guarded(&mut call, cx))).await;
-        if let Poll::Ready(end) = first {
-            self.settle(listener, job, end);
-            return None;
+        let made = catch_unwind(AssertUnwindSafe(|| listener.handler.call(&job.event)));
+        let polled = match made {
+            Ok(None) => return Called::Done,
+            Ok(Some(mut call)) => poll_guarded(&mut call, cx).map_err(|()| call),
+            Err(_) => Ok(End::Panicked),
+        };
+        match polled {
+            Ok(end) => {
+                self.tally.settle(listener, job, end, self.limits.timeout);
+                Called::Done
+            }
+            Err(mut call) => {
+                let (listener, job, timeout) = (listener.id, job.share(), self.limits.timeout);
+                self.calls.spawn(async move {
+                    let rest = std::future::poll_fn(|cx| match poll_guarded(&mut call, cx) {
+                        Ok(end) => Poll::Ready(end),
+                        Err(()) => Poll::Pending,
+                    });
+                    let end = tokio::time::timeout(timeout, rest).await.unwrap_or(End::TimedOut);
+                    Finished { listener, lane, job, end }
+                });
+                Called::Running
+            }
         }
-        let (listener, job, timeout) = (listener.id, job.share(), self.limits.timeout);
-        Some(async move {
-            let rest = std::future::poll_fn(|cx| poll_guarded(&mut call, cx));
-            let end = tokio::time::timeout(timeout, rest).await.unwrap_or(End::TimedOut);
-            Finished { listener, lane, job, end }
-        })
     }
 
-    /// Takes the calls that have ended, without waiting.
-    async fn reap(&mut self) {
-        while let Some(finished) = self.calls.try_join_next() {
-            self.joined(finished).await;
-        }
-    }
-
-    async fn joined(&mut self, joined: Result<Finished, tokio::task::JoinError>) {
+    fn joined(&mut self, joined: Result<Finished, tokio::task::JoinError>, cx: &mut Context<'_>) {
         // A call never panics out of its guard; it is cancelled only with the whole runtime.
         let Ok(Finished { listener, lane, job, end }) = joined else { return };
         let place = self.listeners.iter().position(|attendant| attendant.listener.id == listener);
         if let Some(index) = place {
-            self.settle(&self.listeners[index].listener, &job, end);
+            self.tally.settle(&self.listeners[index].listener, &job, end, self.limits.timeout);
             self.listeners[index].lanes.finish(lane);
-            self.follow(index).await;
+            self.follow(index, cx);
         }
         job.finish();
     }
 
     /// Starts what may start now.
-    async fn follow(&mut self, index: usize) {
+    fn follow(&mut self, index: usize, cx: &mut Context<'_>) {
         while let Some((lane, job)) = self.listeners[index].lanes.pop() {
-            match self.begin(index, lane, &job).await {
-                Some(call) => drop(self.calls.spawn(call)),
-                None => self.listeners[index].lanes.finish(lane),
+            if self.call(index, lane, &job, cx) == Called::Done {
+                self.listeners[index].lanes.finish(lane);
             }
             job.finish();
         }
     }
 
-    fn settle(&self, listener: &Listener, job: &Job, end: End) {
+    fn unfinished(&self) -> usize {
+        self.listeners.iter().map(|attendant| attendant.lanes.waiting()).sum::<usize>() + self.calls.len()
+    }
+}
+
+/// What became of a call at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Called {
+    Done,
+    Running,
+}
+
+impl Listener {
+    fn wants(&self, source: Source, operation: Operation) -> bool {
+        self.info.hears.hears(source) && self.handler.operation().is_none_or(|wanted| wanted == operation)
+    }
+}
+
+/// Polls a call; `Err` when it has to wait.
+fn poll_guarded(call: &mut Call, cx: &mut Context<'_>) -> Result<End, ()> {
+    match catch_unwind(AssertUnwindSafe(|| call.as_mut().poll(cx))) {
+        Ok(Poll::Ready(Ok(()))) => Ok(End::Handled),
+        Ok(Poll::Ready(Err(reason))) => Ok(End::Failed(reason)),
+        Ok(Poll::Pending) => Err(()),
+        Err(_) => Ok(End::Panicked),
+    }
+}
+
+/// Counts and logs how calls ended.
+struct Tally {
+    counters: Arc<Counters>,
+    /// Not yet in `counters`: a shared counter for each call would cost as much as the call.
+    handled: u64,
+    failures: OnceInAWhile,
+    overflows: OnceInAWhile,
+}
+
+impl Tally {
+    fn settle(&mut self, listener: &Listener, job: &Job, end: End, limit: Duration) {
         let name = &*listener.info.name;
         let event = job.event.meta().id;
         match end {
-            End::Handled => self.counters.handled.add_one(),
+            End::Handled => self.handled += 1,
             End::Failed(reason) => {
                 self.counters.failed.add_one();
                 self.failures.log(|more| warn!(listener = name, %event, more, "a listener failed: {reason}"));
@@ -314,39 +340,22 @@ impl Worker {
             }
             End::TimedOut => {
                 self.counters.timed_out.add_one();
-                let limit = self.limits.timeout;
                 self.failures.log(|more| warn!(listener = name, %event, more, ?limit, "a listener timed out"));
             }
         }
     }
 
-    fn overflow(&self, index: usize) {
-        let name = &*self.listeners[index].listener.info.name;
+    fn overflowed(&self, listener: &Listener, limit: usize) {
+        let name = &*listener.info.name;
         self.counters.overflowed.add_one();
         self.overflows.log(|more| {
-            let limit = self.limits.queue;
             error!(listener = name, more, limit, "a listener is too slow: its queue is full and it misses events");
         });
     }
 
-    fn unfinished(&self) -> usize {
-        self.listeners.iter().map(|attendant| attendant.lanes.waiting()).sum::<usize>() + self.calls.len()
+    fn flush(&mut self) {
+        if self.handled > 0 {
+            self.counters.handled.add(std::mem::take(&mut self.handled));
+        }
     }
-}
-
-/// Makes the call; the outer `None` means that the event is not for this listener after all.
-fn guard(handler: &Handler, event: &Arc<dyn AnyEvent>) -> Option<Guarded> {
-    match std::panic::catch_unwind(AssertUnwindSafe(|| handler.call(event))) {
-        Ok(call) => call.map(|call| Some(AssertUnwindSafe(call).catch_unwind())),
-        Err(_) => Some(None),
-    }
-}
-
-fn poll_guarded(call: &mut Guarded, cx: &mut std::task::Context<'_>) -> Poll<End> {
-    let Some(running) = call else { return Poll::Ready(End::Panicked) };
-    running.poll_unpin(cx).map(|end| match end {
-        Ok(Ok(())) => End::Handled,
-        Ok(Err(reason)) => End::Failed(reason),
-        Err(_) => End::Panicked,
-    })
 }

@@ -90,3 +90,48 @@ impl Default for EmitConfig {
         Self::all()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn scope() -> impl Strategy<Value = Scope> {
+        (any::<bool>(), any::<bool>()).prop_map(|(local, remote)| Scope { local, remote })
+    }
+
+    fn operation() -> impl Strategy<Value = Operation> {
+        prop::sample::select(Operation::ALL.to_vec())
+    }
+
+    proptest! {
+        #[test]
+        fn and_only_narrows(a in scope(), b in scope(), c in scope()) {
+            prop_assert_eq!(a.and(b), b.and(a));
+            prop_assert_eq!(a.and(b).and(c), a.and(b.and(c)));
+            prop_assert_eq!(a.and(a), a);
+            prop_assert_eq!(a.and(Scope::BOTH), a);
+            prop_assert_eq!(a.and(Scope::NONE), Scope::NONE);
+            prop_assert!(a.and(b).local <= a.local && a.and(b).remote <= a.remote);
+            prop_assert_eq!(a.is_none(), a == Scope::NONE);
+        }
+
+        #[test]
+        fn the_last_word_on_an_operation_counts(
+            all in any::<bool>(), words in prop::collection::vec((operation(), scope()), 0..20)
+        ) {
+            let mut config = if all { EmitConfig::all() } else { EmitConfig::none() };
+            let mut naive: HashMap<Operation, Scope> = Operation::ALL.map(|operation| (operation, all.into())).into();
+            for (operation, scope) in words {
+                config = config.with(operation, scope);
+                naive.insert(operation, scope);
+            }
+            for operation in Operation::ALL {
+                prop_assert_eq!(config.scope(operation), naive[&operation]);
+            }
+        }
+    }
+}

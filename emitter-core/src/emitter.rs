@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::hash::BuildHasherDefault;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
@@ -11,6 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
+use crate::dispatcher::lanes::AlreadyHashed;
 use crate::dispatcher::{DispatchLimits, Job, Listener, Message, Worker};
 use crate::emit::{EmitConfig, Scope};
 use crate::event::{EventId, Meta, Operation, Origin, Source, Stored, Timestamp};
@@ -56,7 +58,7 @@ struct Node {
 
 /// What the tasks need too.
 struct Shared {
-    origin: Origin,
+    origin: Arc<Origin>,
     emit: EmitConfig,
     limits: DispatchLimits,
     prefix: TopicPrefix,
@@ -66,6 +68,8 @@ struct Shared {
     counters: Arc<Counters>,
     overflows: OnceInAWhile,
     next_listener: AtomicU64,
+    /// Where the tasks run. Listeners may be added from threads that know no runtime.
+    runtime: tokio::runtime::Handle,
 }
 
 #[derive(Default)]
@@ -80,7 +84,7 @@ struct Tasks {
 /// The models that this node has met, by type and by lower-cased name.
 #[derive(Default)]
 struct Models {
-    by_type: HashMap<std::any::TypeId, Arc<ModelState>>,
+    by_type: HashMap<std::any::TypeId, Arc<ModelState>, BuildHasherDefault<AlreadyHashed>>,
     by_name: HashMap<String, Arc<ModelState>>,
 }
 
@@ -88,6 +92,8 @@ struct Models {
 struct ModelState {
     info: &'static ModelInfo,
     name: ModelName,
+    /// Of this node; its events carry it.
+    origin: Arc<Origin>,
     queue: Arc<Queue<Message>>,
     listeners: Mutex<Vec<Arc<Listener>>>,
     /// How many of them hear local events; read for every emitted event.
@@ -105,6 +111,39 @@ pub struct Emission {
 impl fmt::Debug for Emission {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Emission").field("model", &self.model.info.name).field("scope", &self.scope).finish()
+    }
+}
+
+/// Where the events of one statement go. See [`Emitter::route`].
+pub struct Route<M> {
+    state: Arc<ModelState>,
+    scope: Scope,
+    model: std::marker::PhantomData<fn() -> M>,
+}
+
+impl<M: Model> Route<M> {
+    /// Makes an event of something that this node did. It goes nowhere until [`Emitter::emit`].
+    #[must_use]
+    pub fn event(&self, event: M::Event) -> Emission {
+        let body = event.body();
+        let id = EventId::now();
+        let meta = Meta {
+            id,
+            operation: body.operation(),
+            source: Source::Local,
+            origin: Some(Arc::clone(&self.state.origin)),
+            // One look at the clock is enough for both.
+            time: id.time().unwrap_or_else(Timestamp::now),
+            sequence: None,
+            keys: keys(&body),
+        };
+        Emission { event: Arc::new(Stored::<M> { meta, event }), model: Arc::clone(&self.state), scope: self.scope }
+    }
+}
+
+impl<M> fmt::Debug for Route<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Route").field("model", &self.state.info.name).field("scope", &self.scope).finish()
     }
 }
 
@@ -135,48 +174,36 @@ impl Emitter {
         &self.node.shared.origin
     }
 
-    /// Where an event of this model and operation would go now, if a call asked for `asked`:
-    /// narrowed by the application and the model, and to nobody where nobody listens. When it is
-    /// [`Scope::NONE`], no event needs to be made.
+    /// Where events of this model and operation go now, if a call asks for `asked`: narrowed by
+    /// the application and the model, and to nobody where nobody listens. `None` when they go
+    /// nowhere, so that none needs to be made.
     #[must_use]
-    pub fn scope<M: Model>(&self, operation: Operation, asked: Scope) -> Scope {
+    pub fn route<M: Model>(&self, operation: Operation, asked: Scope) -> Option<Route<M>> {
         let shared = &self.node.shared;
         let allowed = asked.and(M::SCOPE).and(shared.emit.scope(operation));
         if allowed.is_none() {
-            return allowed;
+            return None;
         }
-        let heard_here = || {
-            shared
-                .model(ModelInfo::of::<M>())
-                .is_ok_and(|model| model.local_listeners.load(Ordering::Relaxed) > 0)
+        let state = match shared.model(ModelInfo::of::<M>()) {
+            Ok(state) => state,
+            Err(problem) => {
+                shared.overflows.log(|more| error!(more, "events are not emitted: {problem}"));
+                return None;
+            }
         };
-        Scope {
-            local: allowed.local && heard_here(),
+        let scope = Scope {
+            local: allowed.local && state.local_listeners.load(Ordering::Relaxed) > 0,
             remote: allowed.remote && shared.transport.is_some(),
-        }
+        };
+        (!scope.is_none()).then_some(Route { state, scope, model: std::marker::PhantomData })
     }
 
     /// Makes an event of something that this node did. It goes nowhere until
     /// [`emit`](Self::emit); `None` when it would go nowhere then, either.
     #[must_use]
     pub fn event<M: Model>(&self, event: M::Event, asked: Scope) -> Option<Emission> {
-        let body = event.body();
-        let operation = body.operation();
-        let scope = self.scope::<M>(operation, asked);
-        if scope.is_none() {
-            return None;
-        }
-        let meta = Meta {
-            id: EventId::now(),
-            operation,
-            source: Source::Local,
-            origin: Some(self.origin().clone()),
-            time: Timestamp::now(),
-            sequence: None,
-            keys: keys(&body),
-        };
-        let model = self.node.shared.model(ModelInfo::of::<M>()).ok()?;
-        Some(Emission { event: Arc::new(Stored::<M> { meta, event }), model, scope })
+        let route = self.route::<M>(event.body().operation(), asked)?;
+        Some(route.event(event))
     }
 
     /// Sends events on their way, in order: to dispatch and to publishing, neither of which waits
@@ -397,7 +424,7 @@ impl Node {
             }
             model.worker_started.call_once(|| {
                 let worker = Worker::new(Arc::clone(&model.queue), shared.limits, Arc::clone(&shared.counters));
-                tasks.workers.spawn(worker.run());
+                tasks.workers.spawn_on(worker.run(), &shared.runtime);
             });
         }
         let id = shared.next_listener.fetch_add(1, Ordering::Relaxed);
@@ -438,6 +465,7 @@ impl Shared {
         let model = Arc::new(ModelState {
             info,
             name,
+            origin: Arc::clone(&self.origin),
             queue: Arc::new(Queue::new(self.limits.queue)),
             listeners: Mutex::default(),
             local_listeners: AtomicUsize::new(0),
@@ -518,9 +546,7 @@ impl Shared {
             let _ = task.await;
         }
         let left = transport.close(deadline.saturating_duration_since(Instant::now())).await;
-        let mut unsent = Vec::new();
-        self.to_publish.take(&mut unsent);
-        left.messages + unsent.len()
+        left.messages + self.to_publish.waiting()
     }
 }
 

@@ -189,7 +189,7 @@ pub fn decode<'a>(payload: &'a [u8], limits: &WireLimits) -> Result<Incoming<'a>
     if is_deeper_than(text, limits.max_depth) {
         return Err(DecodeError::TooDeep { limit: limits.max_depth });
     }
-    let wire: WireIn<'a> = serde_json::from_str(text).map_err(|error| malformed(&error))?;
+    let wire: WireIn<'a> = from_object(text).map_err(|error| malformed(&error))?;
     let operation = Operation::from_name(&wire.operation).ok_or(DecodeError::UnknownOperation)?;
     Ok(Incoming {
         content: content(operation, &wire)?,
@@ -393,7 +393,7 @@ fn content<'a>(operation: Operation, wire: &WireIn<'a>) -> Result<IncomingConten
             Ok(IncomingContent::Row { row: result, before: wire.before })
         }
         Operation::CreateMany | Operation::UpdateMany | Operation::DeleteMany => {
-            let Count { count } = serde_json::from_str(result.get()).map_err(|error| malformed(&error))?;
+            let Count { count } = from_object(result.get()).map_err(|error| malformed(&error))?;
             let rows = wire.rows.as_deref().map(|rows| {
                 rows.iter().map(|row| IncomingRow { before: row.before, after: row.after }).collect::<Vec<_>>()
             });
@@ -402,6 +402,15 @@ fn content<'a>(operation: Operation, wire: &WireIn<'a>) -> Result<IncomingConten
             }
             Ok(IncomingContent::Rows { count, rows })
         }
+    }
+}
+
+/// Reads a struct. Serde alone would also take an array of its fields in their order.
+fn from_object<'a, T: Deserialize<'a>>(text: &'a str) -> serde_json::Result<T> {
+    if text.trim_start().starts_with('{') {
+        serde_json::from_str(text)
+    } else {
+        Err(serde::de::Error::custom("not an object"))
     }
 }
 
@@ -441,4 +450,323 @@ fn is_deeper_than(text: &str, limit: usize) -> bool {
         }
     }
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Map, Value, json};
+
+    use super::*;
+
+    /// Any JSON, not too deep.
+    fn value() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            (-1e9..1e9_f64).prop_map(Value::from),
+            any::<String>().prop_map(Value::from),
+            "[\\[\\]{}\"\\\\]{0,8}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(6, 40, 5, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..5).prop_map(Value::from),
+                prop::collection::btree_map("[a-z\\[{\"]{0,4}", inner, 0..5)
+                    .prop_map(|map| Value::from(map.into_iter().collect::<Map<_, _>>())),
+            ]
+        })
+    }
+
+    fn row() -> impl Strategy<Value = Value> {
+        prop::collection::btree_map("[a-z]{1,6}", value(), 0..5)
+            .prop_map(|map| Value::from(map.into_iter().collect::<Map<_, _>>()))
+    }
+
+    /// What is put in and must come out.
+    #[derive(Debug, Clone)]
+    struct Sent {
+        operation: Operation,
+        row: Value,
+        before: Option<Value>,
+        count: u64,
+        rows: Option<Vec<(Option<Value>, Option<Value>)>>,
+        millis: i64,
+        id: u128,
+        sequence: u64,
+        key: Option<Key>,
+    }
+
+    fn sent() -> impl Strategy<Value = Sent> {
+        let rows = prop::collection::vec((prop::option::of(row()), prop::option::of(row())), 0..4);
+        let key = prop_oneof![
+            any::<i64>().prop_map(Key::Int),
+            "[a-z]{0,9}".prop_map(|text| Key::Text(text.into())),
+            (any::<i64>(), "[a-z]{0,9}").prop_map(|(a, b)| Key::composite([Key::Int(a), Key::Text(b.into())])),
+        ];
+        let surrounding = (0..4_102_444_800_000_i64, any::<u128>(), any::<u64>());
+        let operation = prop::sample::select(Operation::ALL.to_vec());
+        let content = (row(), prop::option::of(row()), prop::option::of(rows), any::<u64>());
+        (operation, content, surrounding, prop::option::of(key)).prop_map(
+            |(operation, (row, before, rows, count), (millis, id, sequence), key)| {
+                let count = rows.as_ref().map_or(count, |rows| rows.len() as u64);
+                Sent { operation, row, before, count, rows, millis, id, sequence, key }
+            },
+        )
+    }
+
+    fn is_bulk(operation: Operation) -> bool {
+        matches!(operation, Operation::CreateMany | Operation::UpdateMany | Operation::DeleteMany)
+    }
+
+    fn raw(value: &Value) -> Box<RawValue> {
+        encode_row(value).unwrap()
+    }
+
+    fn origin() -> Origin {
+        Origin { service: "shop".into(), node: "a".into(), incarnation: Uuid::from_u128(9) }
+    }
+
+    fn content_of(sent: &Sent) -> Content {
+        if !is_bulk(sent.operation) {
+            return Content::Row { row: raw(&sent.row), before: sent.before.as_ref().map(raw) };
+        }
+        let image = |(before, after): &(Option<Value>, Option<Value>)| RowImages {
+            before: before.as_ref().map(raw),
+            after: after.as_ref().map(raw),
+        };
+        Content::Rows { count: sent.count, rows: sent.rows.as_ref().map(|rows| rows.iter().map(image).collect()) }
+    }
+
+    fn encoded(sent: &Sent, limits: &WireLimits) -> Result<Vec<u8>, EncodeError> {
+        let columns: &[&str] = match &sent.key {
+            Some(Key::Composite(_)) => &["a", "b"],
+            _ => &["id"],
+        };
+        let outgoing = Outgoing {
+            model: "user",
+            key_columns: columns,
+            operation: sent.operation,
+            keys: sent.key.as_slice(),
+            content: &content_of(sent),
+            time: Timestamp::from_millis(sent.millis),
+            id: EventId::from_uuid(Uuid::from_u128(sent.id)),
+            origin: &origin(),
+            sequence: sent.sequence,
+        };
+        encode(&outgoing, limits)
+    }
+
+    const WIDE: WireLimits = WireLimits { max_bytes: usize::MAX, max_depth: usize::MAX };
+
+    fn parsed(raw: &RawValue) -> Value {
+        serde_json::from_str(raw.get()).unwrap()
+    }
+
+    /// Nesting as the recursive definition has it.
+    fn depth(value: &Value) -> usize {
+        match value {
+            Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
+            Value::Object(fields) => 1 + fields.values().map(depth).max().unwrap_or(0),
+            _ => 0,
+        }
+    }
+
+    /// Bytes that are nearly an event.
+    fn nearly() -> impl Strategy<Value = Vec<u8>> {
+        let token = prop::sample::select(vec![
+            "{", "}", "[", "]", ",", ":", "\"", "\\", "\"model\"", "\"user\"", "\"operation\"", "\"create\"",
+            "\"updateMany\"", "\"result\"", "{\"count\":1}", "{\"id\":1}", "\"rows\"", "\"origin\"", "null", "1", "-",
+            "1e999", "true", "\"\\ud800\"", " ", "\u{0}", "\"eventId\"", "\"timestamp\"", "\"seq\"", "\"before\"",
+        ]);
+        let soup = prop::collection::vec(token, 0..40).prop_map(|tokens| tokens.concat().into_bytes());
+        let broken = (sent(), prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4)).prop_map(
+            |(sent, changes)| {
+                let mut bytes = encoded(&sent, &WIDE).unwrap();
+                for (place, byte) in changes {
+                    let place = place.index(bytes.len());
+                    bytes[place] = byte;
+                }
+                bytes
+            },
+        );
+        prop_oneof![prop::collection::vec(any::<u8>(), 0..200), soup, broken]
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_encoded_is_decoded_again(sent in sent()) {
+            let bytes = encoded(&sent, &WIDE).unwrap();
+            let incoming = decode(&bytes, &WIDE).unwrap();
+            prop_assert_eq!(&*incoming.model, "user");
+            prop_assert_eq!(incoming.operation, sent.operation);
+            prop_assert_eq!(incoming.time, Some(Timestamp::from_millis(sent.millis)));
+            prop_assert_eq!(incoming.id, Some(EventId::from_uuid(Uuid::from_u128(sent.id))));
+            prop_assert_eq!(incoming.origin, Some(origin()));
+            prop_assert_eq!(incoming.sequence, Some(sent.sequence));
+            match incoming.content {
+                IncomingContent::Row { row, before } => {
+                    prop_assert!(!is_bulk(sent.operation));
+                    prop_assert_eq!(parsed(row), sent.row);
+                    prop_assert_eq!(before.map(parsed), sent.before);
+                }
+                IncomingContent::Rows { count, rows } => {
+                    prop_assert!(is_bulk(sent.operation));
+                    prop_assert_eq!(count, sent.count);
+                    let image = |row: IncomingRow<'_>| (row.before.map(parsed), row.after.map(parsed));
+                    prop_assert_eq!(rows.map(|rows| rows.into_iter().map(image).collect::<Vec<_>>()), sent.rows);
+                }
+            }
+        }
+
+        /// What the npm package looks into is there, in the shape in which it writes it.
+        #[test]
+        fn the_specifications_fields_are_there(sent in sent()) {
+            let event: Value = serde_json::from_slice(&encoded(&sent, &WIDE).unwrap()).unwrap();
+            let result = if is_bulk(sent.operation) { json!({ "count": sent.count }) } else { sent.row.clone() };
+            let selector = match &sent.key {
+                None => json!({}),
+                Some(Key::Composite(parts)) => json!({ "a": parts[0], "b": parts[1] }),
+                Some(key) => json!({ "id": key }),
+            };
+            let row = &sent.row;
+            let args = match sent.operation {
+                Operation::Create => json!({ "data": row }),
+                Operation::CreateMany => json!({ "data": [] }),
+                Operation::Update => json!({ "where": selector, "data": row }),
+                Operation::UpdateMany => json!({ "where": {}, "data": {} }),
+                Operation::Upsert => json!({ "where": selector, "create": row, "update": row }),
+                Operation::Delete => json!({ "where": selector }),
+                Operation::DeleteMany => json!({ "where": {} }),
+            };
+            prop_assert_eq!(&event["operation"], sent.operation.as_str());
+            prop_assert_eq!(&event["result"], &result);
+            prop_assert_eq!(&event["args"], &args);
+        }
+
+        #[test]
+        fn a_limit_is_kept_both_ways(sent in sent(), less in 0..3_usize) {
+            let bytes = encoded(&sent, &WIDE).unwrap();
+            let limits = WireLimits { max_bytes: bytes.len() - less, ..WIDE };
+            prop_assert_eq!(encoded(&sent, &limits).is_ok(), less == 0);
+            prop_assert_eq!(decode(&bytes, &limits).is_ok(), less == 0);
+            let deep = depth(&serde_json::from_slice(&bytes).unwrap());
+            let limits = WireLimits { max_depth: deep - less.min(deep), ..WIDE };
+            prop_assert_eq!(decode(&bytes, &limits).is_ok(), less == 0);
+        }
+
+        #[test]
+        fn depth_is_what_recursion_says(value in value(), limit in 0..8_usize, pretty in any::<bool>()) {
+            let text = if pretty { serde_json::to_string_pretty(&value) } else { serde_json::to_string(&value) };
+            prop_assert_eq!(is_deeper_than(&text.unwrap(), limit), depth(&value) > limit);
+        }
+
+        #[test]
+        fn bytes_are_rejected_or_a_whole_event(bytes in nearly(), max_bytes in 0..600_usize, max_depth in 1..9_usize) {
+            let limits = WireLimits { max_bytes, max_depth };
+            if let Ok(incoming) = decode(&bytes, &limits) {
+                prop_assert!(bytes.len() <= max_bytes);
+                let fields: Map<String, Value> = match serde_json::from_slice(&bytes) {
+                    Ok(fields) => fields,
+                    // What nobody looks at is not read: such a number or surrogate may stand there.
+                    Err(error) if error.is_syntax() => return Ok(()),
+                    Err(error) => return Err(TestCaseError::fail(error.to_string())),
+                };
+                prop_assert_eq!(&fields["operation"], incoming.operation.as_str());
+                prop_assert_eq!(&fields["model"], &*incoming.model);
+                prop_assert!(depth(&Value::from(fields)) <= max_depth);
+            }
+        }
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[expect(dead_code, reason = "only its types matter")]
+    struct User {
+        id: i64,
+        name: String,
+        tags: Vec<bool>,
+    }
+
+    const CANARY: &str = "c4n4ry-of-a-secret";
+
+    /// The message with this field at this place, by a pointer into it.
+    fn with(pointer: &str, value: Value) -> Value {
+        let mut event = json!({
+            "model": "user", "operation": "updateMany", "args": {}, "result": { "count": 1 },
+            "timestamp": "2026-11-21T00:42:25.735Z", "eventId": "", "before": {}, "seq": 1,
+            "origin": { "service": "s", "node": "n", "incarnation": "01935a00-0000-7000-8000-000000000000" },
+            "rows": [{ "before": { "id": 1, "name": "", "tags": [] }, "after": { "id": 1, "name": "", "tags": [] } }],
+        });
+        match pointer.rsplit_once('/') {
+            Some((parent, field)) if event.pointer(pointer).is_none() => {
+                event.pointer_mut(parent).unwrap()[field] = value;
+            }
+            _ => *event.pointer_mut(pointer).unwrap() = value,
+        }
+        event
+    }
+
+    /// What everything that is said about a message says.
+    fn errors(payload: &[u8]) -> Vec<String> {
+        let limits = WireLimits::default();
+        let said = |error: DecodeError| format!("{error} {error:?}");
+        match decode(payload, &limits) {
+            Err(error) => vec![said(error)],
+            Ok(Incoming { content: IncomingContent::Row { row, before }, .. }) => [Some(row), before]
+                .into_iter()
+                .flatten()
+                .filter_map(|row| decode_row::<User>(row).err())
+                .map(said)
+                .collect(),
+            Ok(Incoming { content: IncomingContent::Rows { rows, .. }, .. }) => rows
+                .into_iter()
+                .flatten()
+                .flat_map(|row| [row.before, row.after])
+                .flatten()
+                .filter_map(|row| decode_row::<User>(row).err())
+                .map(said)
+                .collect(),
+        }
+    }
+
+    #[test]
+    fn no_error_repeats_the_payload() {
+        let places = [
+            "", "/model", "/operation", "/result", "/result/count", "/timestamp", "/eventId", "/seq", "/origin",
+            "/origin/service", "/origin/incarnation", "/rows", "/rows/0", "/rows/0/before", "/rows/0/after",
+            "/rows/0/after/id", "/rows/0/after/tags", "/rows/0/after/name", "/rows/0/after/new",
+        ];
+        let secrets = [
+            json!(CANARY),
+            json!([CANARY]),
+            json!({ CANARY: CANARY }),
+            json!({ "id": CANARY, "name": 1, "tags": CANARY }),
+            json!({ "id": 1, "name": "", "tags": [CANARY] }),
+        ];
+        let mut said = Vec::new();
+        for place in places {
+            for secret in &secrets {
+                let whole = with(place, secret.clone()).to_string();
+                said.extend(errors(whole.as_bytes()));
+                // Cut off within the secret, and with a wrong byte behind it.
+                if let Some(at) = whole.rfind(CANARY) {
+                    said.extend(errors(&whole.as_bytes()[..at + CANARY.len()]));
+                    said.extend(errors(whole.replace(CANARY, &format!("{CANARY}\u{1}")).as_bytes()));
+                    said.extend(errors(whole.replace(CANARY, &format!("{CANARY}\\q")).as_bytes()));
+                }
+            }
+        }
+        assert!(said.len() > 100, "{}", said.len());
+        for text in said {
+            assert!(!text.contains("c4n4ry"), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_array_of_the_fields_is_no_event() {
+        let array = json!(["user", "create", { "id": 1 }, null, null, null, null, null, null]).to_string();
+        assert!(matches!(decode(array.as_bytes(), &WIDE), Err(DecodeError::Malformed(_))));
+        let count = json!({ "model": "user", "operation": "updateMany", "result": [1] }).to_string();
+        assert!(matches!(decode(count.as_bytes(), &WIDE), Err(DecodeError::Malformed(_))));
+    }
 }

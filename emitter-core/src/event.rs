@@ -19,9 +19,8 @@ use crate::model::{EventBody, Model, SingleRow};
 /// It derefs to its body, so that `event.row` is the row of an `Event<UserCreated>` and
 /// `match &*event` takes an `Event<UserEvent>` apart. Cloning it clones a pointer.
 pub struct Event<T: EventBody> {
+    /// Its event is a `T`.
     stored: Arc<Stored<T::Model>>,
-    /// Where in `stored` the body is, found once.
-    body: fn(&<T::Model as Model>::Event) -> Option<&T>,
 }
 
 /// The one copy of an event that all its listeners share.
@@ -32,9 +31,9 @@ pub(crate) struct Stored<M: Model> {
 
 impl<T: EventBody> Event<T> {
     /// The event as a `T`, if that is what it is.
-    pub(crate) fn of(stored: &Arc<Stored<T::Model>>) -> Option<Self> {
+    pub(crate) fn of(stored: Arc<Stored<T::Model>>) -> Option<Self> {
         T::of(&stored.event)?;
-        Some(Self { stored: Arc::clone(stored), body: T::of })
+        Some(Self { stored })
     }
 
     /// This event's id, unique among all events of all nodes.
@@ -58,7 +57,7 @@ impl<T: EventBody> Event<T> {
     /// Who wrote, or `None` when a program that sends no origin did (the npm package).
     #[must_use]
     pub fn origin(&self) -> Option<&Origin> {
-        self.stored.meta.origin.as_ref()
+        self.stored.meta.origin.as_deref()
     }
 
     /// When it was written, by the clock of the node that wrote.
@@ -103,7 +102,7 @@ impl<T: EventBody> Deref for Event<T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        match (self.body)(&self.stored.event) {
+        match T::of(&self.stored.event) {
             Some(body) => body,
             None => unreachable!("`Event::of` looked at this very body"),
         }
@@ -112,7 +111,7 @@ impl<T: EventBody> Deref for Event<T> {
 
 impl<T: EventBody> Clone for Event<T> {
     fn clone(&self) -> Self {
-        Self { stored: Arc::clone(&self.stored), body: self.body }
+        Self { stored: Arc::clone(&self.stored) }
     }
 }
 
@@ -137,7 +136,7 @@ pub struct Meta {
     /// Whether this node wrote.
     pub source: Source,
     /// Who wrote.
-    pub origin: Option<Origin>,
+    pub origin: Option<Arc<Origin>>,
     /// When it was written.
     pub time: Timestamp,
     /// Its number at its origin.
@@ -277,6 +276,14 @@ impl EventId {
         Self(Uuid::now_v7())
     }
 
+    /// When the id was made, if it is a UUIDv7.
+    #[must_use]
+    pub fn time(&self) -> Option<Timestamp> {
+        let (seconds, nanos) = self.0.get_timestamp()?.to_unix();
+        let millis = i64::try_from(seconds).ok()?.checked_mul(1000)?.checked_add(i64::from(nanos) / 1_000_000)?;
+        Some(Timestamp::from_millis(millis))
+    }
+
     /// The id that another program gave.
     #[must_use]
     pub const fn from_uuid(uuid: Uuid) -> Self {
@@ -369,5 +376,86 @@ impl<'de> Deserialize<'de> for Timestamp {
         Self::parse(&text).ok_or_else(|| {
             serde::de::Error::custom("the timestamp is not ISO 8601, such as 2026-11-21T00:42:25.735Z")
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use time::UtcOffset;
+
+    use super::*;
+
+    fn millis() -> impl Strategy<Value = i64> {
+        prop_oneof![
+            FIRST_MILLIS..=LAST_MILLIS,
+            -2_000..2_000_i64,
+            Just(FIRST_MILLIS),
+            Just(LAST_MILLIS),
+            0..4_102_444_800_000_i64,
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn prints_what_time_prints_and_reads_it_again(millis in millis()) {
+            let timestamp = Timestamp::from_millis(millis);
+            let text = timestamp.to_string();
+            let moment = OffsetDateTime::from_unix_timestamp_nanos(i128::from(millis) * 1_000_000).unwrap();
+            prop_assert_eq!(OffsetDateTime::parse(&text, &Rfc3339).unwrap(), moment);
+            prop_assert_eq!(text.len(), "2026-11-21T00:42:25.735Z".len());
+            prop_assert_eq!(Timestamp::parse(&text), Some(timestamp));
+            let json = serde_json::to_string(&timestamp).unwrap();
+            prop_assert_eq!(serde_json::from_str::<Timestamp>(&json).unwrap(), timestamp);
+        }
+
+        #[test]
+        fn reads_any_offset_and_precision(
+            millis in 0..4_102_444_800_000_i64, nanos in 0..1_000_000_i128, hours in -23..24_i8, minutes in 0..60_i8
+        ) {
+            let moment = OffsetDateTime::from_unix_timestamp_nanos(i128::from(millis) * 1_000_000 + nanos).unwrap();
+            let offset = UtcOffset::from_hms(hours, if hours < 0 { -minutes } else { minutes }, 0).unwrap();
+            let text = moment.to_offset(offset).format(&Rfc3339).unwrap();
+            prop_assert_eq!(Timestamp::parse(&text), Some(Timestamp::from_millis(millis)), "{}", text);
+        }
+
+        #[test]
+        fn is_held_within_what_can_be_printed(millis in any::<i64>()) {
+            let timestamp = Timestamp::from_millis(millis);
+            prop_assert_eq!(timestamp.as_millis(), millis.clamp(FIRST_MILLIS, LAST_MILLIS));
+            prop_assert_eq!(Timestamp::parse(&timestamp.to_string()), Some(timestamp));
+        }
+
+        #[test]
+        fn the_order_of_moments_is_the_order_of_texts(one in millis(), other in millis()) {
+            let (one, other) = (Timestamp::from_millis(one), Timestamp::from_millis(other));
+            prop_assert_eq!(one.cmp(&other), one.to_string().cmp(&other.to_string()));
+        }
+
+        #[test]
+        fn anything_else_is_no_moment(text in "[0-9TZ:.+ -]{0,30}|\\PC{0,20}") {
+            prop_assert_eq!(
+                Timestamp::parse(&text).is_some(),
+                OffsetDateTime::parse(&text, &Rfc3339).is_ok()
+            );
+        }
+    }
+
+    #[test]
+    fn an_operation_has_one_name_everywhere() {
+        for (place, operation) in Operation::ALL.into_iter().enumerate() {
+            assert_eq!(operation.index(), place);
+            assert_eq!(Operation::from_name(operation.as_str()), Some(operation));
+            assert_eq!(serde_json::to_value(operation).unwrap(), operation.as_str());
+        }
+        for name in ["", "Create", "create_many", "all", "create "] {
+            assert_eq!(Operation::from_name(name), None);
+        }
+    }
+
+    #[test]
+    fn ids_grow() {
+        let ids: Vec<EventId> = (0..1_000).map(|_| EventId::now()).collect();
+        assert!(ids.is_sorted_by(|one, other| one < other));
     }
 }

@@ -30,7 +30,7 @@ pub mod transport;
 pub use emitter_macros::{Emits, listener};
 
 pub use crate::emit::{EmitConfig, Scope};
-pub use crate::emitter::{Builder, Emission, Emitter, ShutdownReport, StartError, Subscription};
+pub use crate::emitter::{Builder, Emission, Emitter, Route, ShutdownReport, StartError, Subscription};
 pub use crate::event::{Event, EventId, Operation, Origin, Source};
 pub use crate::key::Key;
 pub use crate::listener::State;

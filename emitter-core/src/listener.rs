@@ -225,7 +225,7 @@ impl fmt::Debug for Handler {
 
 fn typed<T: EventBody>(event: &Arc<dyn AnyEvent>) -> Option<Event<T>> {
     let any: Arc<dyn Any + Send + Sync> = Arc::clone(event).as_any();
-    Event::of(&any.downcast::<Stored<T::Model>>().ok()?)
+    Event::of(any.downcast::<Stored<T::Model>>().ok()?)
 }
 
 /// The name of the model of an event type, for the check that `#[listener]` writes.

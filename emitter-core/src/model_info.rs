@@ -143,7 +143,7 @@ fn decode<M: Model>(incoming: Incoming<'_>, received: Received) -> Result<Arc<dy
         id: received.id,
         operation,
         source: Source::Remote,
-        origin: incoming.origin,
+        origin: incoming.origin.map(Arc::new),
         time: received.time,
         sequence: incoming.sequence,
         keys,

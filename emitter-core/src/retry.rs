@@ -21,6 +21,77 @@ impl Backoff {
     pub fn delay(&self, failures: u32, random: f64) -> Duration {
         let doublings = failures.saturating_sub(1).min(31);
         let exponential = self.base.saturating_mul(1 << doublings).min(self.cap);
-        exponential + self.jitter.mul_f64(random.clamp(0.0, 1.0))
+        // `mul_f64` panics beyond `Duration::MAX`, and for NaN.
+        let jitter = Duration::try_from_secs_f64(self.jitter.as_secs_f64() * random).unwrap_or(self.jitter);
+        exponential.saturating_add(jitter.min(self.jitter))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn any_duration() -> impl Strategy<Value = Duration> {
+        prop_oneof![
+            4 => (0..1_000_000_u64).prop_map(Duration::from_micros),
+            1 => any::<u64>().prop_map(Duration::from_secs),
+            1 => Just(Duration::MAX),
+        ]
+    }
+
+    fn any_backoff() -> impl Strategy<Value = Backoff> {
+        (any_duration(), any_duration(), any_duration()).prop_map(|(base, cap, jitter)| Backoff { base, cap, jitter })
+    }
+
+    /// Doubles one at a time.
+    fn naive(backoff: &Backoff, failures: u32) -> Duration {
+        let doubled = (1..failures.min(100)).fold(backoff.base, |delay, _| delay.saturating_mul(2));
+        doubled.min(backoff.cap)
+    }
+
+    proptest! {
+        #[test]
+        fn lies_between_the_doubled_base_and_the_jitter_above(
+            backoff in any_backoff(), failures in prop_oneof![0..40_u32, any::<u32>()], random in 0.0..1.0_f64
+        ) {
+            let delay = backoff.delay(failures, random);
+            // 31 doublings of a base of 1 ns are 2 s: the cap may be out of reach.
+            let least = naive(&backoff, failures.min(32));
+            prop_assert!(delay >= least, "{:?} < {:?}", delay, least);
+            prop_assert!(delay <= least.saturating_add(backoff.jitter), "{:?}", delay);
+            prop_assert!(delay <= backoff.delay(failures.saturating_add(1), random));
+            prop_assert!(backoff.delay(failures, 0.0) <= delay && delay <= backoff.delay(failures, 1.0));
+        }
+
+        #[test]
+        fn no_random_number_makes_it_panic(backoff in any_backoff(), random in any::<f64>()) {
+            let delay = backoff.delay(3, random);
+            prop_assert!(delay >= backoff.delay(3, 0.0) && delay <= backoff.delay(3, 1.0));
+        }
+    }
+
+    fn check(failures: u32, random: f64, expected_ms: u64) {
+        let [base, cap, jitter] = [1_000, 60_000, 1_000].map(Duration::from_millis);
+        let delay = Backoff { base, cap, jitter }.delay(failures, random);
+        assert_eq!(delay, Duration::from_millis(expected_ms), "{failures} failures, {random}");
+    }
+
+    #[test]
+    fn doubles_up_to_the_cap_and_adds_jitter() {
+        check(0, 0.0, 1_000);
+        check(1, 0.0, 1_000);
+        check(2, 0.5, 2_500);
+        check(6, 0.0, 32_000);
+        check(7, 0.0, 60_000);
+        check(u32::MAX, 0.25, 60_250);
+    }
+
+    #[test]
+    fn no_setting_makes_it_panic() {
+        let longest = Duration::MAX;
+        let backoff = Backoff { base: longest, cap: longest, jitter: Duration::from_secs(1) };
+        assert_eq!(backoff.delay(u32::MAX, 0.5), longest);
     }
 }

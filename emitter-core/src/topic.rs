@@ -194,3 +194,117 @@ fn check_level(level: &str) -> Result<(), TopicError> {
         None => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Texts of what is interesting in topics.
+    fn text() -> impl Strategy<Value = String> {
+        let piece = prop_oneof![
+            8 => prop::sample::select(vec!["a", "user", "User", "ß", "-", "_", ".", "x1"]),
+            4 => Just("/"),
+            1 => prop::sample::select(vec!["+", "#", "$", " ", "\0", "\n", "\u{2028}", "\u{7f}"]),
+        ];
+        prop::collection::vec(piece, 0..12).prop_map(|pieces| pieces.concat())
+    }
+
+    fn prefix() -> impl Strategy<Value = TopicPrefix> {
+        text().prop_filter_map("a valid prefix", |text| TopicPrefix::new(&text).ok())
+    }
+
+    fn model() -> impl Strategy<Value = ModelName> {
+        text().prop_filter_map("a valid model", |text| ModelName::new(&text).ok())
+    }
+
+    fn operation() -> impl Strategy<Value = Operation> {
+        prop::sample::select(Operation::ALL.to_vec())
+    }
+
+    fn naive_level(level: &str) -> bool {
+        !level.is_empty() && !level.chars().any(|c| "+#/".contains(c) || c.is_control() || c.is_whitespace())
+    }
+
+    /// MQTT's rule, level by level.
+    fn naive_match(filter: &str, topic: &str) -> bool {
+        let (mut filter, mut topic) = (filter.split('/'), topic.split('/'));
+        loop {
+            match (filter.next(), topic.next()) {
+                (Some("#"), _) | (None, None) => return true,
+                (Some("+"), Some(_)) => {}
+                (Some(one), Some(other)) if one == other => {}
+                _ => return false,
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_prefix_is_levels_that_are_good(text in text()) {
+            let good = !text.starts_with('$') && text.split('/').all(naive_level);
+            prop_assert_eq!(TopicPrefix::new(&text).is_ok(), good, "{:?}", text);
+        }
+
+        #[test]
+        fn a_model_is_one_good_level(text in text()) {
+            let good = !text.starts_with('$') && naive_level(&text);
+            prop_assert_eq!(ModelName::new(&text).is_ok(), good, "{:?}", text);
+        }
+
+        #[test]
+        fn anything_is_refused_or_kept_as_it_is(text in any::<String>()) {
+            if let Ok(prefix) = TopicPrefix::new(&text) {
+                prop_assert_eq!(prefix.as_str(), &text);
+            }
+            if let Ok(model) = ModelName::new(&text) {
+                prop_assert_eq!(model.as_str(), &text);
+            }
+        }
+
+        #[test]
+        fn a_topic_splits_into_what_it_was_made_of(prefix in prefix(), model in model(), operation in operation()) {
+            let topic = prefix.topic(&model, operation);
+            prop_assert_eq!(prefix.split(topic.as_str()), Some((model.as_str(), operation.as_str())));
+            prop_assert!(prefix.model_filter(&model).matches(topic.as_str()));
+        }
+
+        #[test]
+        fn split_takes_the_prefix_and_two_levels(prefix in prefix(), topic in text(), under in any::<bool>()) {
+            let topic = if under { format!("{}/{topic}", prefix.as_str()) } else { topic };
+            let levels: Vec<&str> = topic.split('/').collect();
+            let first: Vec<&str> = prefix.as_str().split('/').collect();
+            let expected = match levels.strip_prefix(&*first) {
+                Some([model, operation]) if !model.is_empty() && !operation.is_empty() => Some((*model, *operation)),
+                _ => None,
+            };
+            prop_assert_eq!(prefix.split(&topic), expected);
+        }
+
+        #[test]
+        fn a_filter_matches_as_mqtt_says(prefix in prefix(), model in model(), rest in text(), glued in any::<bool>()) {
+            let filter = prefix.model_filter(&model);
+            let slash = if glued { "" } else { "/" };
+            let near = format!("{}/{}{slash}{rest}", prefix.as_str(), model.as_str());
+            for topic in [&near, &rest] {
+                prop_assert_eq!(filter.matches(topic), naive_match(filter.as_str(), topic), "{} {}", filter, topic);
+            }
+        }
+    }
+
+    #[test]
+    fn lengths_have_limits() {
+        let long = |bytes| "x".repeat(bytes);
+        assert!(TopicPrefix::new(&long(MAX_PREFIX_BYTES)).is_ok());
+        assert!(matches!(TopicPrefix::new(&long(MAX_PREFIX_BYTES + 1)), Err(TopicError::TooLong { .. })));
+        assert!(ModelName::new(&long(MAX_MODEL_BYTES)).is_ok());
+        assert!(matches!(ModelName::new(&long(MAX_MODEL_BYTES + 1)), Err(TopicError::TooLong { .. })));
+    }
+
+    #[test]
+    fn upper_and_lower_case_are_one_model() {
+        let model = ModelName::new("OrderItem").unwrap();
+        assert!(model.is("orderitem") && model.is("ORDERITEM") && !model.is("orderitems"));
+    }
+}

@@ -92,14 +92,13 @@ impl<C: Connection> Bound<'_, C> {
         self.conn
     }
 
-    /// Takes events of a statement that has just succeeded.
-    pub(crate) fn keep(&mut self, emissions: impl IntoIterator<Item = Emission>) {
-        // A broken connection keeps them: its transaction can only be rolled back.
-        let grounded = Depth::of(self.conn).is_ok_and(|depth| depth.beyond_ground == 0);
-        if grounded {
-            self.emitter.emit(emissions);
+    /// Takes an event of a statement that has just succeeded.
+    pub(crate) fn keep(&mut self, emission: Emission) {
+        // A broken connection keeps it: its transaction can only be rolled back.
+        if Depth::of(self.conn).is_ok_and(|depth| depth.beyond_ground == 0) {
+            self.emitter.emit([emission]);
         } else {
-            emissions.into_iter().for_each(|emission| self.buffer.push(emission));
+            self.buffer.push(emission);
         }
     }
 

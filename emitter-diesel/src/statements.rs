@@ -187,10 +187,14 @@ impl<S, K: Kind, M: Model> Emitting<S, K, M> {
     where
         M: Emits<K::Many>,
     {
-        if conn.emitter().scope::<M>(<K::Many as OperationType>::OPERATION, self.scope).is_none() {
-            return conn.execute(self.statement);
+        match conn.emitter().route::<M>(<K::Many as OperationType>::OPERATION, self.scope) {
+            None => conn.execute(self.statement),
+            Some(route) => {
+                let rows = conn.load(self.statement)?;
+                K::Many::events(&rows).for_each(|event| conn.keep(route.event(event)));
+                Ok(rows.len())
+            }
         }
-        Ok(self.run::<K::Many>(conn)?.len())
     }
 
     /// Runs the statement, and keeps its events for the commit.
@@ -199,11 +203,8 @@ impl<S, K: Kind, M: Model> Emitting<S, K, M> {
         M: Emits<Op>,
     {
         let rows = conn.load(self.statement)?;
-        let emitter = conn.emitter();
-        if !emitter.scope::<M>(Op::OPERATION, self.scope).is_none() {
-            let emissions: Vec<_> =
-                Op::events(&rows).filter_map(|event| emitter.event::<M>(event, self.scope)).collect();
-            conn.keep(emissions);
+        if let Some(route) = conn.emitter().route::<M>(Op::OPERATION, self.scope) {
+            Op::events(&rows).for_each(|event| conn.keep(route.event(event)));
         }
         Ok(rows)
     }
@@ -227,8 +228,8 @@ pub trait Loads<S, M> {
     /// Diesel's.
     fn load(&mut self, statement: S) -> QueryResult<Vec<M>>;
 
-    /// Takes events of a statement that has just succeeded.
-    fn keep(&mut self, emissions: Vec<Emission>);
+    /// Takes an event of a statement that has just succeeded.
+    fn keep(&mut self, emission: Emission);
 }
 
 impl<'query, C: Connection, S: LoadQuery<'query, C, M>, M> Loads<S, M> for Bound<'_, C> {
@@ -240,8 +241,8 @@ impl<'query, C: Connection, S: LoadQuery<'query, C, M>, M> Loads<S, M> for Bound
         statement.internal_load(self.inner())?.collect()
     }
 
-    fn keep(&mut self, emissions: Vec<Emission>) {
-        Bound::keep(self, emissions);
+    fn keep(&mut self, emission: Emission) {
+        Bound::keep(self, emission);
     }
 }
 

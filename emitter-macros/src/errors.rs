@@ -2,8 +2,9 @@
 
 use std::cell::RefCell;
 
-use proc_macro2::{Span, TokenStream};
+use proc_macro2::TokenStream;
 use quote::ToTokens;
+use syn::meta::ParseNestedMeta;
 
 /// Collects errors; [`finish`](Self::finish) gives them back as one.
 #[derive(Default)]
@@ -13,11 +14,6 @@ impl Errors {
     /// A mistake at these tokens.
     pub(crate) fn at(&self, tokens: impl ToTokens, message: impl std::fmt::Display) {
         self.push(syn::Error::new_spanned(tokens, message));
-    }
-
-    /// A mistake at this place.
-    pub(crate) fn at_span(&self, span: Span, message: impl std::fmt::Display) {
-        self.push(syn::Error::new(span, message));
     }
 
     pub(crate) fn push(&self, error: syn::Error) {
@@ -37,6 +33,18 @@ impl Errors {
 /// The expansion, or the errors as `compile_error!`s.
 pub(crate) fn or_compile_errors(expansion: syn::Result<TokenStream>) -> TokenStream {
     expansion.unwrap_or_else(|error| error.to_compile_error())
+}
+
+/// Goes past the value of an entry that is not known, so that the entries after it are read too.
+pub(crate) fn skip_value(meta: &ParseNestedMeta<'_>) -> syn::Result<()> {
+    if meta.input.peek(syn::Token![=]) {
+        meta.value()?.parse::<syn::Expr>()?;
+    } else if meta.input.peek(syn::token::Paren) {
+        let content;
+        syn::parenthesized!(content in meta.input);
+        content.parse::<TokenStream>()?;
+    }
+    Ok(())
 }
 
 /// ``did you mean `create`?`` for a word that is close to a known one.

@@ -1,3 +1,4 @@
 //! What the tests of the whole share: servers of their own.
 
+pub mod eventually;
 pub mod servers;

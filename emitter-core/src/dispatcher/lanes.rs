@@ -18,7 +18,7 @@ pub enum Lane {
 /// The items of one listener: those that wait, and how many have started.
 pub struct Lanes<T> {
     /// Keys with a started item, and what waits behind it.
-    busy: HashMap<u64, VecDeque<T>, BuildHasherDefault<KeyHasher>>,
+    busy: HashMap<u64, VecDeque<T>, BuildHasherDefault<AlreadyHashed>>,
     /// A barrier and everything that came after it.
     behind: VecDeque<(Lane, T)>,
     /// Items whose turn it is and that wait for a free place.
@@ -163,11 +163,11 @@ impl<T> Lanes<T> {
     }
 }
 
-/// Keys are hashes already; hashing them again would cost more than a whole dispatch.
+/// For keys that are hashes already: hashing them again would be a good part of a dispatch.
 #[derive(Default)]
-struct KeyHasher(u64);
+pub(crate) struct AlreadyHashed(u64);
 
-impl Hasher for KeyHasher {
+impl Hasher for AlreadyHashed {
     fn finish(&self) -> u64 {
         self.0
     }

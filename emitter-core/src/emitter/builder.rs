@@ -235,9 +235,7 @@ impl Builder {
     // Async, though it waits for nothing today, because it belongs inside a runtime.
     #[expect(clippy::unused_async, reason = "a promise about where it may be called")]
     pub async fn start(self) -> Result<Emitter, StartError> {
-        if tokio::runtime::Handle::try_current().is_err() {
-            return Err(StartError::NoRuntime);
-        }
+        let runtime = tokio::runtime::Handle::try_current().map_err(|_| StartError::NoRuntime)?;
         self.check()?;
         let incarnation = Uuid::now_v7();
         let node = self.node.clone().unwrap_or_else(|| generated_node(&incarnation));
@@ -250,7 +248,7 @@ impl Builder {
             Link::Mqtt(config) => Some(Arc::new(MqttTransport::start(*config?, ClientId::new(&node)?))),
         };
         let shared = Arc::new(Shared {
-            origin: Origin { service: self.service.into(), node: node.into(), incarnation },
+            origin: Arc::new(Origin { service: self.service.into(), node: node.into(), incarnation }),
             emit: self.emit,
             limits: self.dispatch,
             prefix,
@@ -260,6 +258,7 @@ impl Builder {
             counters: Arc::new(Counters::default()),
             overflows: OnceInAWhile::every(Duration::from_secs(10)),
             next_listener: AtomicU64::new(1),
+            runtime,
         });
         let mut tasks = Tasks { workers: JoinSet::new(), publishing: None, intake: None, shut_down: false };
         if shared.transport.is_some() {

@@ -1,7 +1,8 @@
 //! The task that takes this node's events to the transport.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -12,8 +13,12 @@ use super::Shared;
 use crate::envelope::{self, EncodeError, Outgoing, WireLimits};
 use crate::metrics::OnceInAWhile;
 use crate::model_info::AnyEvent;
+use crate::queue::Linger;
 use crate::topic::{ModelName, Topic};
 use crate::transport::{Confirmation, Confirmed, Message, PublishError, QoS};
+
+/// How many events are encoded before other tasks have a turn.
+const TURN: usize = 64;
 
 /// Numbers, encodes and publishes events, in the order in which they were emitted.
 pub(super) struct Publishing {
@@ -38,27 +43,30 @@ impl Publishing {
 
     /// Works until the queue is closed and the last event is confirmed or given up.
     pub(super) async fn run(mut self) {
-        let mut batch = Vec::new();
-        loop {
-            let closed = self.shared.to_publish.take(&mut batch);
-            let idle = batch.is_empty();
-            for (count, event) in batch.drain(..).enumerate() {
-                self.publish(&*event);
-                if count % 64 == 63 {
-                    tokio::task::yield_now().await;
+        let shared = Arc::clone(&self.shared);
+        let mut linger = Linger::new();
+        let mut work: VecDeque<Arc<dyn AnyEvent>> = VecDeque::new();
+        std::future::poll_fn(|cx| {
+            loop {
+                for event in work.drain(..work.len().min(TURN)) {
+                    self.publish(&*event);
+                }
+                while let Poll::Ready(Some(settled)) = self.unconfirmed.poll_next_unpin(cx) {
+                    self.settled(settled);
+                }
+                shared.to_publish.report(work.len() + self.unconfirmed.len());
+                if !work.is_empty() {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                match shared.to_publish.poll_take(&mut linger, &mut work, cx) {
+                    Poll::Ready(false) => {}
+                    Poll::Ready(true) if self.unconfirmed.is_empty() => return Poll::Ready(()),
+                    Poll::Ready(true) | Poll::Pending => return Poll::Pending,
                 }
             }
-            self.shared.to_publish.report(self.unconfirmed.len());
-            if idle && closed && self.unconfirmed.is_empty() {
-                return;
-            }
-            if idle {
-                tokio::select! {
-                    () = self.shared.to_publish.changed() => {}
-                    Some(settled) = self.unconfirmed.next() => self.settled(settled),
-                }
-            }
-        }
+        })
+        .await;
     }
 
     fn publish(&mut self, event: &dyn AnyEvent) {

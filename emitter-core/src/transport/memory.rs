@@ -147,13 +147,13 @@ impl MemoryBroker {
     /// A message as from another program: any bytes, on any topic, faulty or not. How many
     /// sessions it was put into.
     pub fn publish(&self, topic: &str, payload: impl Into<Bytes>) -> usize {
-        self.broker.inject(topic, payload.into())
+        self.broker.inject(topic, &payload.into())
     }
 
     /// A message for one client whether it subscribed or not, as from a broker gone mad. `false`
     /// when it never connected, or its session is full.
     pub fn send(&self, client: &str, topic: &str, payload: impl Into<Bytes>) -> bool {
-        self.broker.send(client, topic, payload.into())
+        self.broker.send(client, topic, &payload.into())
     }
 
     /// The last [`LOG_BOUND`] messages that were published, oldest first.

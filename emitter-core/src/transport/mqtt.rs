@@ -40,11 +40,9 @@ use tokio::time::timeout;
 
 pub use self::config::{ClientId, MqttConfig, MqttConfigError, MqttVersion, Overflow};
 use self::driver::{Side, keep_connected};
-use self::publisher::{GOODBYE, Publisher};
+use self::publisher::Publisher;
 use self::subscriber::Subscriber;
-use super::{
-    Confirmation, Delivery, Message, PublishError, Transport, TransportStatus, Unconfirmed,
-};
+use super::{Confirmation, Delivery, Message, PublishError, Transport, TransportStatus, Unconfirmed};
 use crate::topic::TopicFilter;
 
 /// A connection to an MQTT broker: a [`Transport`].
@@ -58,6 +56,9 @@ pub struct MqttTransport {
     /// Aborts what is left of them when dropped.
     tasks: tokio::sync::Mutex<JoinSet<()>>,
 }
+
+/// How long the tasks get to say goodbye when the deadline is already over.
+const GOODBYE: Duration = Duration::from_millis(200);
 
 impl MqttTransport {
     /// Starts publishing as `{client_id}`, in a session that ends with each connection, and, from

@@ -1,17 +1,18 @@
 //! Reads `#[emits(…)]`, and what it needs of `#[diesel(…)]` and `#[serde(…)]`.
 
+use syn::ext::IdentExt;
 use syn::meta::ParseNestedMeta;
-use syn::spanned::Spanned;
 use syn::{Attribute, Ident, LitStr, Path, Token};
 
 use super::model::Operation;
-use crate::errors::{Errors, did_you_mean};
+use crate::errors::{Errors, did_you_mean, skip_value};
 
 /// What `#[emits(…)]` on the struct says.
 #[derive(Default)]
 pub(crate) struct StructAttr {
     pub(crate) model: Option<LitStr>,
-    pub(crate) operations: Vec<(Operation, Ident)>,
+    /// With the word that enabled it.
+    pub(crate) operations: Vec<(Operation, Path)>,
     pub(crate) key: Option<Vec<Ident>>,
     pub(crate) krate: Option<Path>,
 }
@@ -26,6 +27,9 @@ const STRUCT_WORDS: [&str; 11] = [
     "create", "create_many", "update", "update_many", "upsert", "delete", "delete_many", "all", "model", "key", "crate",
 ];
 
+const STRUCT_HELP: &str = "known are the operations `create`, `create_many`, `update`, `update_many`, `upsert`, `delete`, \
+                           `delete_many`, `all`, and `model = \"…\"`, `key(…)`, `crate = …`";
+
 impl StructAttr {
     pub(crate) fn parse(attributes: &[Attribute], errors: &Errors) -> Self {
         let mut parsed = Self::default();
@@ -34,32 +38,38 @@ impl StructAttr {
     }
 
     fn word(&mut self, meta: &ParseNestedMeta<'_>, errors: &Errors) -> syn::Result<()> {
-        let Some(word) = meta.path.get_ident() else {
-            return Err(meta.error("expected a single word, such as `create`"));
-        };
-        let name = word.to_string();
+        let name = word(meta);
         match name.as_str() {
-            "model" => once(&mut self.model, meta, errors, |meta| meta.value()?.parse()),
+            "model" => once(&mut self.model, meta, errors, text),
             "crate" => once(&mut self.krate, meta, errors, |meta| meta.value()?.call(Path::parse_mod_style)),
             "key" => once(&mut self.key, meta, errors, idents),
             "all" => {
-                self.operations.extend(Operation::ALL.map(|operation| (operation, word.clone())));
+                Operation::ALL.into_iter().for_each(|operation| self.operation(operation, meta, errors));
                 Ok(())
             }
             name => match Operation::from_word(name) {
                 Some(operation) => {
-                    if self.operations.iter().any(|(other, _)| *other == operation) {
-                        errors.at(word, format_args!("`{name}` is written twice; once is enough"));
-                    }
-                    self.operations.push((operation, word.clone()));
+                    self.operation(operation, meta, errors);
                     Ok(())
                 }
-                None => Err(meta.error(format_args!(
-                    "`{name}` is not known here{}\nknown are the operations `create`, `create_many`, `update`, `update_many`, \
-                     `upsert`, `delete`, `delete_many`, `all`, and `model = \"…\"`, `key(…)`, `crate = …`",
-                    did_you_mean(name, &STRUCT_WORDS)
-                ))),
+                None => {
+                    let hint = did_you_mean(name, &STRUCT_WORDS);
+                    errors.at(&meta.path, format_args!("`{name}` is not known here{hint}\n{STRUCT_HELP}"));
+                    skip_value(meta)
+                }
             },
+        }
+    }
+
+    fn operation(&mut self, operation: Operation, meta: &ParseNestedMeta<'_>, errors: &Errors) {
+        let words = self.operations.iter().find(|(other, _)| *other == operation).map(|(_, path)| word_of(path));
+        match words.as_deref() {
+            None => self.operations.push((operation, meta.path.clone())),
+            Some("all") => errors.at(&meta.path, format_args!("`all` includes `{}`: leave one of them out", word(meta))),
+            Some(other) if meta.path.is_ident("all") => {
+                errors.at(&meta.path, format_args!("`all` includes `{other}`: leave one of them out"));
+            }
+            Some(other) => errors.at(&meta.path, format_args!("`{other}` is written twice; once is enough")),
         }
     }
 }
@@ -68,13 +78,21 @@ impl FieldAttr {
     pub(crate) fn parse(attributes: &[Attribute], errors: &Errors) -> Self {
         let mut parsed = Self::default();
         for_each_word(attributes, "emits", errors, |meta| {
-            if meta.path.is_ident("skip") {
-                parsed.skip = true;
-                return Ok(());
+            let word = word(meta);
+            match word.as_str() {
+                "skip" => {
+                    parsed.skip = true;
+                    return Ok(());
+                }
+                word if STRUCT_WORDS.contains(&word) => {
+                    errors.at(&meta.path, format_args!("`{word}` belongs on the struct\non a field, `skip` is known"));
+                }
+                word => {
+                    let hint = did_you_mean(word, &["skip"]);
+                    errors.at(&meta.path, format_args!("`{word}` is not known on a field{hint}\nknown is `skip`"));
+                }
             }
-            let word = meta.path.get_ident().map(ToString::to_string).unwrap_or_default();
-            let hint = did_you_mean(&word, &["skip"]);
-            Err(meta.error(format_args!("`{word}` is not known on a field{hint}\nknown is `skip`")))
+            skip_value(meta)
         });
         parsed
     }
@@ -104,15 +122,34 @@ pub(crate) fn serde_rename(attributes: &[Attribute]) -> Option<String> {
     serde_text(attributes, "rename")
 }
 
+/// `word = "…"`, or `word(serialize = "…")`: what is written decides, for rows are read as they were written.
 fn serde_text(attributes: &[Attribute], word: &str) -> Option<String> {
     let mut found = None;
     lenient(attributes, "serde", |meta| {
-        if meta.path.is_ident(word) && meta.input.peek(Token![=]) {
-            found = Some(meta.value()?.parse::<LitStr>()?.value());
-        } else {
-            skip_value(meta)?;
+        if !meta.path.is_ident(word) {
+            return skip_value(meta);
         }
-        Ok(())
+        if meta.input.peek(Token![=]) {
+            found = Some(text(meta)?.value());
+            return Ok(());
+        }
+        meta.parse_nested_meta(|side| {
+            let name = text(&side)?.value();
+            if side.path.is_ident("serialize") {
+                found = Some(name);
+            }
+            Ok(())
+        })
+    });
+    found
+}
+
+/// Whether serde has such a word among its attributes, with or without a value.
+pub(crate) fn serde_has(attributes: &[Attribute], words: &[&str]) -> bool {
+    let mut found = false;
+    lenient(attributes, "serde", |meta| {
+        found |= words.iter().any(|word| meta.path.is_ident(word));
+        skip_value(meta)
     });
     found
 }
@@ -136,15 +173,19 @@ fn lenient(attributes: &[Attribute], name: &str, word: impl FnMut(&ParseNestedMe
     for_each_word(attributes, name, &Errors::default(), word);
 }
 
-fn skip_value(meta: &ParseNestedMeta<'_>) -> syn::Result<()> {
-    if meta.input.peek(Token![=]) {
-        meta.value()?.parse::<syn::Expr>()?;
-    } else if meta.input.peek(syn::token::Paren) {
-        let content;
-        syn::parenthesized!(content in meta.input);
-        content.parse::<proc_macro2::TokenStream>()?;
-    }
-    Ok(())
+/// The entry's word as the user wrote it.
+fn word(meta: &ParseNestedMeta<'_>) -> String {
+    word_of(&meta.path)
+}
+
+fn word_of(path: &Path) -> String {
+    quote::quote!(#path).to_string().replace(' ', "")
+}
+
+/// The text of `word = "text"`.
+fn text(meta: &ParseNestedMeta<'_>) -> syn::Result<LitStr> {
+    let value = meta.value()?;
+    value.parse().map_err(|error| syn::Error::new(error.span(), format_args!("write it in quotes, as in `{} = \"…\"`", word(meta))))
 }
 
 fn idents(meta: &ParseNestedMeta<'_>) -> syn::Result<Vec<Ident>> {
@@ -153,19 +194,8 @@ fn idents(meta: &ParseNestedMeta<'_>) -> syn::Result<Vec<Ident>> {
     }
     let content;
     syn::parenthesized!(content in meta.input);
-    let fields = content.parse_terminated(Ident::parse_any_ident, Token![,])?;
+    let fields = content.parse_terminated(Ident::parse_any, Token![,])?;
     Ok(fields.into_iter().collect())
-}
-
-/// `Ident::parse_any` under a name that reads well as a method path.
-trait ParseAnyIdent: Sized {
-    fn parse_any_ident(input: syn::parse::ParseStream<'_>) -> syn::Result<Self>;
-}
-
-impl ParseAnyIdent for Ident {
-    fn parse_any_ident(input: syn::parse::ParseStream<'_>) -> syn::Result<Self> {
-        <Self as syn::ext::IdentExt>::parse_any(input)
-    }
 }
 
 fn once<T>(
@@ -175,7 +205,7 @@ fn once<T>(
     parse: impl FnOnce(&ParseNestedMeta<'_>) -> syn::Result<T>,
 ) -> syn::Result<()> {
     if slot.is_some() {
-        errors.at_span(meta.path.span(), "written twice; once is enough");
+        errors.at(&meta.path, format_args!("`{}` is written twice; once is enough", word(meta)));
     }
     *slot = Some(parse(meta)?);
     Ok(())

@@ -24,7 +24,7 @@ pub(crate) fn expand(model: &Model) -> TokenStream {
 fn row(model: &Model) -> TokenStream {
     let Model { krate, vis, ident, .. } = model;
     let row_ident = model.row_ident();
-    let Some(Row { attributes, fields }) = &model.row else {
+    let Some(Row { attributes, names_serde, fields }) = &model.row else {
         let doc = format!("What listeners of [`{ident}`] are handed: the model itself, since it skips no field.");
         return quote! {
             #[doc = #doc]
@@ -33,11 +33,11 @@ fn row(model: &Model) -> TokenStream {
         };
     };
     let serde_path = quote!(#krate::__private::serde).to_string().replace(' ', "");
+    let serde_path = (!names_serde).then(|| quote!(#[serde(crate = #serde_path)]));
     let doc = format!("What listeners of [`{ident}`] are handed: the model without the fields that it skips.");
     let fields = fields.iter().map(|field| {
         let (attributes, vis, ident, ty) = (&field.attributes, &field.vis, &field.ident, &field.ty);
-        // A field of a private struct needs no documentation; the generated one may be checked.
-        quote! { #(#attributes)* #[allow(missing_docs)] #vis #ident: #ty }
+        quote! { #(#attributes)* #vis #ident: #ty }
     });
     quote! {
         #[doc = #doc]
@@ -45,7 +45,7 @@ fn row(model: &Model) -> TokenStream {
             ::core::fmt::Debug, ::core::clone::Clone, ::core::cmp::PartialEq,
             #krate::__private::serde::Serialize, #krate::__private::serde::Deserialize,
         )]
-        #[serde(crate = #serde_path)]
+        #serde_path
         #(#attributes)*
         #vis struct #row_ident { #(#fields,)* }
     }

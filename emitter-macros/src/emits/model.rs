@@ -4,7 +4,7 @@ use proc_macro2::TokenStream;
 use syn::ext::IdentExt;
 use syn::{Attribute, Data, DeriveInput, Fields, Ident, Type, Visibility};
 
-use super::attr::{FieldAttr, StructAttr, diesel_primary_key, serde_rename, serde_rename_all};
+use super::attr::{FieldAttr, StructAttr, diesel_primary_key, serde_has, serde_rename, serde_rename_all};
 use crate::crate_path;
 use crate::errors::Errors;
 
@@ -100,14 +100,16 @@ pub(crate) struct KeyField {
 
 /// The generated row.
 pub(crate) struct Row {
-    /// serde's attributes of the struct.
+    /// serde's attributes of the struct, and the lints that it allows.
     pub(crate) attributes: Vec<Attribute>,
+    /// Whether these say where serde is.
+    pub(crate) names_serde: bool,
     pub(crate) fields: Vec<RowField>,
 }
 
 /// A field of the generated row.
 pub(crate) struct RowField {
-    /// serde's attributes and documentation of the field.
+    /// serde's attributes and documentation of the field, and the lints that it allows.
     pub(crate) attributes: Vec<Attribute>,
     pub(crate) vis: Visibility,
     pub(crate) ident: Ident,
@@ -133,14 +135,15 @@ impl Model {
             ident: input.ident.clone(),
             name: name(input, &attr, &errors),
             operations: operations(input, &attr, &errors),
-            key: key(input, &attr, &fields, &errors),
-            row: row(input, &fields),
+            key: fields.as_ref().map(|fields| key(input, &attr, fields, &errors)).unwrap_or_default(),
+            row: fields.as_ref().and_then(|fields| row(input, fields)),
         };
         errors.finish().map(|()| model)
     }
 }
 
-fn fields<'a>(input: &'a DeriveInput, errors: &Errors) -> Vec<Field<'a>> {
+/// `None` when it has no named fields, which is an error.
+fn fields<'a>(input: &'a DeriveInput, errors: &Errors) -> Option<Vec<Field<'a>>> {
     let named = match &input.data {
         Data::Struct(data) => match &data.fields {
             Fields::Named(fields) => Some(fields),
@@ -150,13 +153,13 @@ fn fields<'a>(input: &'a DeriveInput, errors: &Errors) -> Vec<Field<'a>> {
     };
     let Some(named) = named else {
         errors.at(&input.ident, "`Emits` is for structs with named fields: a row has named columns");
-        return Vec::new();
+        return None;
     };
     let read = |field: &'a syn::Field| {
         let ident = field.ident.as_ref()?;
         Some(Field { field, ident, attr: FieldAttr::parse(&field.attrs, errors) })
     };
-    named.named.iter().filter_map(read).collect()
+    Some(named.named.iter().filter_map(read).collect())
 }
 
 fn refuse_generics(input: &DeriveInput, errors: &Errors) {
@@ -177,11 +180,17 @@ fn refuse_generics(input: &DeriveInput, errors: &Errors) {
 }
 
 fn name(input: &DeriveInput, attr: &StructAttr, errors: &Errors) -> String {
-    let Some(given) = &attr.model else { return camel_case(&input.ident.unraw().to_string()) };
-    let name = given.value();
+    let name = match &attr.model {
+        Some(given) => given.value(),
+        None => camel_case(&input.ident.unraw().to_string()),
+    };
     let allowed = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     if name.is_empty() || name.len() > 128 || !name.chars().all(allowed) {
-        errors.at(given, "a model's name is one level of a topic: use 1 to 128 letters, digits, '_' or '-', such as \"user\"");
+        let rule = "a model's name is one level of a topic: use 1 to 128 letters (a to z), digits, '_' or '-'";
+        match &attr.model {
+            Some(given) => errors.at(given, format_args!("{rule}, such as \"user\"")),
+            None => errors.at(&input.ident, format_args!("{rule}, as in `#[emits(model = \"user\")]`")),
+        }
     }
     name
 }
@@ -210,13 +219,17 @@ fn key(input: &DeriveInput, attr: &StructAttr, fields: &[Field<'_>], errors: &Er
     let mut key = Vec::new();
     for ident in idents {
         let Some(field) = fields.iter().find(|field| field.ident.unraw() == ident.unraw()) else {
-            if !fields.is_empty() {
-                missing_key_field(&ident, implicit, fields, errors);
-            }
+            missing_key_field(&ident, implicit, fields, errors);
             continue;
         };
+        if key.iter().any(|other: &KeyField| other.ident == *field.ident) {
+            errors.at(&ident, format_args!("`{ident}` is in the key twice; once is enough"));
+        }
         if field.attr.skip {
             errors.at(field.ident, "a field of the key cannot be skipped: it tells listeners which row it is");
+        }
+        if serde_has(&field.field.attrs, &["skip", "skip_serializing", "flatten"]) {
+            errors.at(field.ident, "a field of the key has to be a field in JSON: it tells other nodes which row it is");
         }
         let rust_name = field.ident.unraw().to_string();
         let wire_name =
@@ -228,23 +241,24 @@ fn key(input: &DeriveInput, attr: &StructAttr, fields: &[Field<'_>], errors: &Er
 
 fn missing_key_field(ident: &Ident, implicit: bool, fields: &[Field<'_>], errors: &Errors) {
     let names: Vec<String> = fields.iter().map(|field| format!("`{}`", field.ident)).collect();
-    let names = names.join(", ");
+    let names = if names.is_empty() { "there are none".to_owned() } else { format!("the fields are {}", names.join(", ")) };
     if implicit {
-        errors.at(ident, format_args!("no field `id`: name the key with `#[emits(key(…))]`; the fields are {names}"));
+        errors.at(ident, format_args!("no field `id`: name the key with `#[emits(key(…))]`; {names}"));
     } else {
-        errors.at(ident, format_args!("no field `{ident}`; the fields are {names}"));
+        errors.at(ident, format_args!("the key names `{ident}`, which is no field; {names}"));
     }
 }
 
 /// The generated row, if a field is skipped.
 fn row(input: &DeriveInput, fields: &[Field<'_>]) -> Option<Row> {
     fields.iter().any(|field| field.attr.skip).then(|| Row {
-        attributes: kept(&input.attrs, &["serde"]),
+        attributes: kept(&input.attrs, &["serde", "allow"]),
+        names_serde: serde_has(&input.attrs, &["crate"]),
         fields: fields
             .iter()
             .filter(|field| !field.attr.skip)
             .map(|field| RowField {
-                attributes: kept(&field.field.attrs, &["serde", "doc", "cfg"]),
+                attributes: kept(&field.field.attrs, &["serde", "doc", "allow"]),
                 vis: field.field.vis.clone(),
                 ident: field.ident.clone(),
                 ty: field.field.ty.clone(),
@@ -264,19 +278,23 @@ fn camel_case(ident: &str) -> String {
     chars.next().map(|first| first.to_lowercase().chain(chars).collect()).unwrap_or_default()
 }
 
-/// A field's name under serde's `rename_all`.
+/// A field's name under serde's `rename_all`, which changes ASCII letters only.
 fn rename(field: &str, rule: Option<&str>) -> String {
     let capital = |word: &str| -> String {
         let mut chars = word.chars();
-        chars.next().map(|first| first.to_uppercase().chain(chars).collect()).unwrap_or_default()
+        chars.next().map(|first| first.to_ascii_uppercase()).into_iter().chain(chars).collect()
     };
     let pascal = || field.split('_').map(capital).collect::<String>();
     match rule {
-        Some("camelCase") => camel_case(&pascal()),
+        Some("camelCase") => {
+            let pascal = pascal();
+            let mut chars = pascal.chars();
+            chars.next().map(|first| first.to_ascii_lowercase()).into_iter().chain(chars).collect()
+        }
         Some("PascalCase") => pascal(),
-        Some("UPPERCASE" | "SCREAMING_SNAKE_CASE") => field.to_uppercase(),
+        Some("UPPERCASE" | "SCREAMING_SNAKE_CASE") => field.to_ascii_uppercase(),
         Some("kebab-case") => field.replace('_', "-"),
-        Some("SCREAMING-KEBAB-CASE") => field.to_uppercase().replace('_', "-"),
+        Some("SCREAMING-KEBAB-CASE") => field.to_ascii_uppercase().replace('_', "-"),
         _ => field.to_owned(),
     }
 }

@@ -1,18 +1,19 @@
 //! Reads `#[listener(…)]`.
 
 use proc_macro2::TokenStream;
+use quote::quote;
 use syn::meta::ParseNestedMeta;
 use syn::parse::Parser;
-use syn::{Ident, LitStr, Path};
+use syn::{LitStr, Path};
 
-use crate::errors::{Errors, did_you_mean};
+use crate::errors::{Errors, did_you_mean, skip_value};
 
 /// What `#[listener(…)]` says.
 #[derive(Default)]
 pub(crate) struct ListenerAttr {
     pub(crate) model: Option<LitStr>,
-    pub(crate) allow_remote: Option<Ident>,
-    pub(crate) remote_only: Option<Ident>,
+    pub(crate) allow_remote: Option<()>,
+    pub(crate) remote_only: Option<()>,
     pub(crate) krate: Option<Path>,
 }
 
@@ -21,40 +22,40 @@ const WORDS: [&str; 4] = ["model", "allow_remote", "remote_only", "crate"];
 impl ListenerAttr {
     pub(crate) fn parse(attribute: TokenStream, errors: &Errors) -> Self {
         let mut parsed = Self::default();
-        let parser = syn::meta::parser(|meta| parsed.word(&meta));
+        let parser = syn::meta::parser(|meta| parsed.word(&meta, errors));
         if let Err(error) = parser.parse2(attribute) {
             errors.push(error);
         }
         parsed
     }
 
-    fn word(&mut self, meta: &ParseNestedMeta<'_>) -> syn::Result<()> {
-        let Some(word) = meta.path.get_ident() else {
-            return Err(meta.error("expected a single word, such as `allow_remote`"));
-        };
-        let name = word.to_string();
+    fn word(&mut self, meta: &ParseNestedMeta<'_>, errors: &Errors) -> syn::Result<()> {
+        let path = &meta.path;
+        let name = quote!(#path).to_string().replace(' ', "");
         match name.as_str() {
             "model" => {
-                let name: LitStr = meta.value()?.parse()?;
-                set(&mut self.model, name, meta)
+                let model = meta.value()?.parse().map_err(|error: syn::Error| {
+                    syn::Error::new(error.span(), "write the model's name in quotes, as in `model = \"user\"`")
+                })?;
+                set(&mut self.model, model, meta, errors);
             }
-            "allow_remote" => set(&mut self.allow_remote, word.clone(), meta),
-            "remote_only" => set(&mut self.remote_only, word.clone(), meta),
-            "crate" => {
-                let path = meta.value()?.call(Path::parse_mod_style)?;
-                set(&mut self.krate, path, meta)
+            "allow_remote" => set(&mut self.allow_remote, (), meta, errors),
+            "remote_only" => set(&mut self.remote_only, (), meta, errors),
+            "crate" => set(&mut self.krate, meta.value()?.call(Path::parse_mod_style)?, meta, errors),
+            _ => {
+                let hint = did_you_mean(&name, &WORDS);
+                let known = "known are `model = \"…\"`, `allow_remote`, `remote_only`, `crate = …`";
+                errors.at(path, format_args!("`{name}` is not known here{hint}\n{known}"));
+                skip_value(meta)?;
             }
-            _ => Err(meta.error(format_args!(
-                "`{name}` is not known here{}\nknown are `model = \"…\"`, `allow_remote`, `remote_only`, `crate = …`",
-                did_you_mean(&name, &WORDS)
-            ))),
         }
+        Ok(())
     }
 }
 
-fn set<T>(slot: &mut Option<T>, value: T, meta: &ParseNestedMeta<'_>) -> syn::Result<()> {
-    match slot.replace(value) {
-        None => Ok(()),
-        Some(_) => Err(meta.error("written twice; once is enough")),
+fn set<T>(slot: &mut Option<T>, value: T, meta: &ParseNestedMeta<'_>, errors: &Errors) {
+    if slot.replace(value).is_some() {
+        let path = &meta.path;
+        errors.at(path, format_args!("`{}` is written twice; once is enough", quote!(#path)));
     }
 }

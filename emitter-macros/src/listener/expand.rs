@@ -1,10 +1,10 @@
 //! Prints what was decided: one registration, which calls into ordinary functions.
 
 use proc_macro2::{Span, TokenStream};
-use quote::{format_ident, quote, quote_spanned};
-use syn::ReturnType;
+use quote::{quote, quote_spanned};
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
+use syn::{Ident, ReturnType};
 
 use super::model::{Hears, Listener, Parameter};
 
@@ -30,7 +30,6 @@ pub(crate) fn expand(listener: &Listener) -> TokenStream {
     quote! {
         const _: () = {
             #check
-            #prepare
 
             #krate::__private::inventory::submit! {
                 #krate::__private::Registration {
@@ -39,25 +38,28 @@ pub(crate) fn expand(listener: &Listener) -> TokenStream {
                     operation: <#event as #krate::model::EventBody>::OPERATION,
                     hears: #krate::__private::Hears::#hears,
                     defined_at: ::core::concat!(::core::file!(), ":", ::core::line!()),
-                    prepare,
+                    prepare: #prepare,
                 }
             }
         };
     }
 }
 
-/// Takes the states, and makes the handler that calls the function.
+/// Takes the states, and makes the handler that calls the function. A closure, for the name of a
+/// function would hide a listener of the same name.
 fn prepare(listener: &Listener) -> TokenStream {
     let Listener { krate, function, event, parameters, output, .. } = listener;
-    let state = |index: usize| format_ident!("state_{index}", span = Span::mixed_site());
-    let states = parameters.iter().enumerate().filter_map(|(index, parameter)| match parameter {
+    // Variables of ours are of mixed site: they hide no name of the user's.
+    let variable = |name: &str| Ident::new(name, Span::mixed_site());
+    let state = |index: usize| variable(&format!("state_{index}"));
+    let (states, event_variable) = (variable("states"), variable("event"));
+    let takes = parameters.iter().enumerate().filter_map(|(index, parameter)| match parameter {
         Parameter::Event => None,
         Parameter::State(ty) => {
             let state = state(index);
-            Some(quote_spanned! {ty.span()=> let #state = states.get::<#ty>()?; })
+            Some(quote_spanned! {ty.span()=> let #state = #states.get::<#ty>()?; })
         }
     });
-    let event_variable = syn::Ident::new("event", Span::mixed_site());
     let arguments = parameters.iter().enumerate().map(|(index, parameter)| match parameter {
         Parameter::Event => quote!(#event_variable),
         Parameter::State(_) => {
@@ -72,11 +74,9 @@ fn prepare(listener: &Listener) -> TokenStream {
     };
     let constructor = if listener.is_async { quote!(from_async) } else { quote!(from_blocking) };
     quote! {
-        fn prepare(
-            states: &#krate::__private::States,
-        ) -> ::core::result::Result<#krate::__private::Handler, #krate::__private::MissingState> {
+        |#states: &#krate::__private::States| {
             #output_check
-            #(#states)*
+            #(#takes)*
             ::core::result::Result::Ok(#krate::__private::Handler::#constructor(
                 move |#event_variable: #krate::Event<#event>| #function(#(#arguments),*),
             ))

@@ -114,7 +114,12 @@ fn parameters(function: &ItemFn, errors: &Errors) -> (Option<Type>, Vec<Paramete
 
 /// `Event<T>` and `State<T>`, by the last part of the path.
 fn wrapped(ty: &Type) -> Option<(&'static str, &Type)> {
-    let Type::Path(path) = ty else { return None };
+    let path = match ty {
+        Type::Path(path) => path,
+        // A type that a `macro_rules!` macro was given.
+        Type::Group(group) => return wrapped(&group.elem),
+        _ => return None,
+    };
     let last = path.path.segments.last()?;
     let name = ["Event", "State"].into_iter().find(|name| last.ident == name)?;
     let PathArguments::AngleBracketed(arguments) = &last.arguments else { return None };

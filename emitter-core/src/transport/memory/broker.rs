@@ -139,17 +139,17 @@ impl Broker {
         }
     }
 
-    pub(super) fn inject(&self, topic: &str, payload: Bytes) -> usize {
-        match self.lock().route(topic, &payload) {
+    pub(super) fn inject(&self, topic: &str, payload: &Bytes) -> usize {
+        match self.lock().route(topic, payload) {
             Answer::Taken(sessions) => sessions,
             Answer::Full => 0,
         }
     }
 
-    pub(super) fn send(&self, name: &str, topic: &str, payload: Bytes) -> bool {
+    pub(super) fn send(&self, name: &str, topic: &str, payload: &Bytes) -> bool {
         let mut state = self.lock();
         let Some(client) = state.clients.get_mut(name) else { return false };
-        let took = client.session.push(topic, &payload);
+        let took = client.session.push(topic, payload);
         client.member.subscriber.notify_one();
         took
     }

@@ -93,6 +93,9 @@ impl From<Confused> for Lost {
 /// At most one warning in so long while the broker is away.
 const BETWEEN_WARNINGS: Duration = Duration::from_secs(60);
 
+/// How long a broker gets to close the connection after our DISCONNECT.
+const FAREWELL: Duration = Duration::from_secs(1);
+
 impl Link {
     pub(super) fn new(name: &'static str, config: Arc<MqttConfig>, client_id: String) -> Self {
         let phase = watch::Sender::new(Phase::Open);
@@ -250,11 +253,23 @@ async fn drive<S: Side>(
         // It was finished before the side could be told to disconnect.
         return Ok(());
     }
-    side.handle(rest).await?;
+    let mut batch = rest;
     loop {
-        let batch = next_batch(side, events, patience).await?;
-        side.handle(batch).await?;
+        if let Err(lost) = side.handle(batch).await {
+            if matches!(lost, Lost::Finished) {
+                until_hung_up(events).await;
+            }
+            return Err(lost);
+        }
+        batch = next_batch(side, events, patience).await?;
     }
+}
+
+/// Waits until the broker has read our DISCONNECT and closed the connection, as it must. Else what
+/// was written before might still be unread when this client id connects again, and would be lost:
+/// mosquitto then throws it away, acknowledgements included.
+async fn until_hung_up(events: &mut Events) {
+    let _ = timeout(FAREWELL, async { while events.poll().await.is_ok() {} }).await;
 }
 
 /// Connects. Returns the broker's welcome and what came with it.

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::sync::Notify;
 
@@ -125,6 +125,12 @@ impl Publisher {
         messages
     }
 
+    fn tell_if_drained(&self, state: &State) {
+        if !state.accepting && state.in_flight.len() == 0 {
+            self.drained.notify_waiters();
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -196,14 +202,6 @@ impl Side for Publisher {
     }
 
     fn on_due(&self) {}
-}
-
-impl Publisher {
-    fn tell_if_drained(&self, state: &State) {
-        if !state.accepting && state.in_flight.len() == 0 {
-            self.drained.notify_waiters();
-        }
-    }
 }
 
 impl State {
@@ -295,6 +293,3 @@ fn settle(publishing: Option<Publishing>, outcome: Result<Confirmed, PublishErro
 fn size(message: &Message) -> usize {
     message.topic.as_str().len() + message.payload.len()
 }
-
-/// How long the tasks get to say goodbye when the deadline is already over.
-pub(super) const GOODBYE: Duration = Duration::from_millis(200);

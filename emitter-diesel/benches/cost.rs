@@ -1,0 +1,249 @@
+//! What the framework costs, beside what it is compared with, in one run.
+//!
+//! `cargo bench -p emitter-diesel --features sqlite-bundled`
+//!
+//! Each figure is the median of many short rounds. What is compared is measured in turns, round
+//! by round, so that a busy machine slows both; the ratio is the median of the rounds' ratios.
+#![allow(missing_docs, reason = "diesel's `table!` documents nothing")]
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use diesel::prelude::*;
+use emitter_diesel::envelope::{self, Content, Outgoing, WireLimits};
+use emitter_diesel::event::{EventId, Operation, Timestamp};
+use emitter_diesel::key::Key;
+use emitter_diesel::model::Created;
+use emitter_diesel::{Bind, Emit, Emits, Emitter, Event, Scope};
+use serde::{Deserialize, Serialize};
+
+diesel::table! {
+    users (id) {
+        id -> Integer,
+        name -> Text,
+        email -> Text,
+        status -> Text,
+        password_hash -> Text,
+    }
+}
+
+/// A row of a common size.
+#[derive(Debug, Clone, PartialEq, Queryable, Selectable, Identifiable, Serialize, Deserialize, Emits)]
+#[emits(create, update_many)]
+struct User {
+    id: i32,
+    name: String,
+    email: String,
+    status: String,
+    #[emits(skip)]
+    password_hash: String,
+}
+
+#[derive(Insertable)]
+#[diesel(table_name = users)]
+struct NewUser {
+    name: &'static str,
+    email: &'static str,
+    status: &'static str,
+    password_hash: &'static str,
+}
+
+const ALICE: NewUser = NewUser {
+    name: "Alice Liddell",
+    email: "alice@example.com",
+    status: "ACTIVE",
+    password_hash: "$argon2id$v=19$m=65536,t=2,p=1$gZiV/M1gPc22ElAH/Jh1Hw",
+};
+
+fn row() -> UserRow {
+    UserRow { id: 7, name: ALICE.name.into(), email: ALICE.email.into(), status: ALICE.status.into() }
+}
+
+fn main() {
+    // `cargo test --benches` runs this too: then one round is enough to see that it works.
+    let rounds = if std::env::args().any(|argument| argument == "--bench") { 200 } else { 1 };
+    println!("{:<56} {:>12}", "", "per event");
+    dispatch(rounds, 1);
+    dispatch(rounds, 10);
+    making(rounds);
+    wire(rounds);
+    insert(rounds);
+}
+
+/// Prebuilt events from `emit` to the end of the last listener.
+fn dispatch(rounds: usize, listeners: usize) {
+    const EVENTS: usize = 10_000;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let emitter = Emitter::builder().start().await.unwrap();
+        for _ in 0..listeners {
+            let _stays = emitter.on::<UserCreated>().run(|event: Event<UserCreated>| async move {
+                black_box(event.row.id);
+            });
+        }
+        let mut handled = 0;
+        let samples = samples(rounds, || {
+            let emissions: Vec<_> = (0..EVENTS).filter_map(|_| emission(&emitter)).collect();
+            assert_eq!(emissions.len(), EVENTS);
+            handled += (EVENTS * listeners) as u64;
+            let (emitter, target) = (&emitter, handled);
+            async move {
+                let begun = Instant::now();
+                emitter.emit(emissions);
+                while emitter.stats().handled < target {
+                    tokio::task::yield_now().await;
+                }
+                begun.elapsed() / u32::try_from(EVENTS).unwrap()
+            }
+        })
+        .await;
+        print(&format!("dispatch to {listeners} async listener(s)"), median(samples));
+        assert!(emitter.shutdown(Duration::from_secs(5)).await.is_clean());
+    });
+}
+
+/// From a row to an event that could be emitted: id, time, key, and the clone of the row.
+fn making(rounds: usize) {
+    const EVENTS: u32 = 10_000;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let emitter = Emitter::builder().start().await.unwrap();
+        let _stays = emitter.on::<UserCreated>().run(|_: Event<UserCreated>| async {});
+        let samples = samples(rounds, || {
+            let begun = Instant::now();
+            for _ in 0..EVENTS {
+                black_box(emission(&emitter));
+            }
+            std::future::ready(begun.elapsed() / EVENTS)
+        })
+        .await;
+        print("making an event of a row", median(samples));
+        assert!(emitter.shutdown(Duration::from_secs(5)).await.is_clean());
+    });
+}
+
+fn emission(emitter: &Emitter) -> Option<emitter_diesel::Emission> {
+    emitter.event::<User>(UserEvent::Created(Created::new(row())), Scope::BOTH)
+}
+
+/// The specification's JSON, both ways, rows included.
+fn wire(rounds: usize) {
+    const EVENTS: u32 = 2_000;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let emitter = runtime.block_on(Emitter::builder().start()).unwrap();
+    let limits = WireLimits::default();
+    let row = row();
+    let encode = || {
+        let content = Content::Row { row: envelope::encode_row(&row).unwrap(), before: None };
+        let outgoing = Outgoing {
+            model: "user",
+            key_columns: &["id"],
+            operation: Operation::Create,
+            keys: &[Key::Int(7)],
+            content: &content,
+            time: Timestamp::now(),
+            id: EventId::now(),
+            origin: emitter.origin(),
+            sequence: 42,
+        };
+        envelope::encode(&outgoing, &limits).unwrap()
+    };
+    let bytes = encode();
+    let timed = |work: &dyn Fn()| {
+        let samples = (0..rounds).map(|_| {
+            let begun = Instant::now();
+            (0..EVENTS).for_each(|_| work());
+            begun.elapsed() / EVENTS
+        });
+        median(samples.collect())
+    };
+    print(&format!("encode ({} bytes)", bytes.len()), timed(&|| drop(black_box(encode()))));
+    let decode = || {
+        let incoming = envelope::decode(black_box(&bytes), &limits).unwrap();
+        match incoming.content {
+            envelope::IncomingContent::Row { row, .. } => envelope::decode_row::<UserRow>(row).unwrap(),
+            envelope::IncomingContent::Rows { .. } => unreachable!("it is a create"),
+        }
+    };
+    print("decode", timed(&|| drop(black_box(decode()))));
+    assert!(runtime.block_on(emitter.shutdown(Duration::from_secs(5))).is_clean());
+}
+
+/// Inserts into SQLite in memory: plain Diesel beside `.emit()` with one local listener, which
+/// runs on another thread.
+fn insert(rounds: usize) {
+    const INSERTS: u32 = 500;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let emitter = runtime.block_on(Emitter::builder().start()).unwrap();
+    let _stays = emitter.on::<UserCreated>().run(|event: Event<UserCreated>| async move {
+        black_box(event.row.id);
+    });
+    let mut plain_db = database();
+    let mut emitting_db = database();
+    let mut plain_times = Vec::new();
+    let mut emitting_times = Vec::new();
+    let mut ratios = Vec::new();
+    for round in 0..rounds * 2 {
+        let plain = |db: &mut SqliteConnection| {
+            let begun = Instant::now();
+            for _ in 0..INSERTS {
+                let user: User = diesel::insert_into(users::table).values(&ALICE).get_result(db).unwrap();
+                black_box(user);
+            }
+            begun.elapsed() / INSERTS
+        };
+        let emitting = |db: &mut SqliteConnection| {
+            let conn = &mut emitter.bind(db).unwrap();
+            let begun = Instant::now();
+            for _ in 0..INSERTS {
+                let user: User = diesel::insert_into(users::table).values(&ALICE).emit().get_result(conn).unwrap();
+                black_box(user);
+            }
+            begun.elapsed() / INSERTS
+        };
+        // Whoever comes second finds warmer caches: take turns.
+        let (plain, emitting) = if round % 2 == 0 {
+            (plain(&mut plain_db), emitting(&mut emitting_db))
+        } else {
+            let emitting = emitting(&mut emitting_db);
+            (plain(&mut plain_db), emitting)
+        };
+        plain_times.push(plain);
+        emitting_times.push(emitting);
+        ratios.push(emitting.as_secs_f64() / plain.as_secs_f64());
+    }
+    print("insert into SQLite in memory, plain Diesel", median(plain_times));
+    print("insert into SQLite in memory, with .emit()", median(emitting_times));
+    ratios.sort_by(f64::total_cmp);
+    println!("{:<56} {:>12.3}", "  ratio", ratios[ratios.len() / 2]);
+    assert!(runtime.block_on(emitter.shutdown(Duration::from_secs(5))).is_clean());
+    assert_eq!(emitter.stats().handled, u64::from(INSERTS) * rounds as u64 * 2);
+}
+
+fn database() -> SqliteConnection {
+    let mut conn = SqliteConnection::establish(":memory:").unwrap();
+    diesel::sql_query(
+        "CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT NOT NULL, email TEXT NOT NULL, status TEXT NOT NULL, \
+         password_hash TEXT NOT NULL)",
+    )
+    .execute(&mut conn)
+    .unwrap();
+    conn
+}
+
+async fn samples<F: Future<Output = Duration>>(rounds: usize, mut round: impl FnMut() -> F) -> Vec<Duration> {
+    let mut samples = Vec::new();
+    for _ in 0..rounds {
+        samples.push(round().await);
+    }
+    samples
+}
+
+fn median(mut samples: Vec<Duration>) -> Duration {
+    samples.sort_unstable();
+    samples[samples.len() / 2]
+}
+
+fn print(what: &str, time: Duration) {
+    println!("{what:<56} {:>9} ns", time.as_nanos());
+}

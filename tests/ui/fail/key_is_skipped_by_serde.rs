@@ -1,0 +1,12 @@
+use emitter_diesel::Emits;
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Emits)]
+#[emits(create)]
+struct User {
+    #[serde(skip)]
+    id: i32,
+    name: String,
+}
+
+fn main() {}

@@ -1,0 +1,13 @@
+use emitter_diesel::{Emits, Event, listener};
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Emits)]
+#[emits(create, update)]
+struct User {
+    id: i32,
+}
+
+#[listener(alow_remote, remote_onyl)]
+async fn on_user<T>(event: &Event<UserEvent>) {}
+
+fn main() {}
