@@ -248,6 +248,29 @@ impl Emitter {
         self.node.shared.transport.as_ref().map(|transport| transport.status())
     }
 
+    /// Waits until both connections stand and every subscription is confirmed, at most `within`.
+    /// Nothing needs this but tests and demonstrations: events are kept until the broker comes.
+    /// Without a transport there is nothing to wait for.
+    ///
+    /// # Errors
+    /// [`NotConnected`] tells how the transport stands after `within`.
+    pub async fn connected(&self, within: Duration) -> Result<(), NotConnected> {
+        let Some(transport) = &self.node.shared.transport else { return Ok(()) };
+        let deadline = Instant::now() + within;
+        loop {
+            let status = transport.status();
+            let wanted = self.node.shared.subscribed_models();
+            let subscribed = status.subscriptions >= wanted && (wanted == 0 || status.subscriber.connected);
+            if status.publisher.connected && subscribed {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                return Err(NotConnected { within, status: Box::new(status) });
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     /// Ends this node: takes no more events from others, lets listeners finish, sends what is
     /// queued, disconnects, and stops every task, all within `deadline`. What was left undone
     /// then is in the report. Called again, it has nothing left to do.
@@ -285,6 +308,16 @@ impl fmt::Debug for Emitter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Emitter").field("origin", self.origin()).finish_non_exhaustive()
     }
+}
+
+/// The connections did not stand in time.
+#[derive(Debug, thiserror::Error)]
+#[error("not connected to the broker within {within:?}: {status:?}")]
+pub struct NotConnected {
+    /// How long was waited.
+    pub within: Duration,
+    /// How the transport stands.
+    pub status: Box<TransportStatus>,
 }
 
 /// What a shutdown left undone.
@@ -486,6 +519,12 @@ impl Shared {
         self.models.read().unwrap_or_else(PoisonError::into_inner).by_type.values().cloned().collect()
     }
 
+    /// How many models have listeners for other nodes' events.
+    fn subscribed_models(&self) -> usize {
+        let remote = |model: &Arc<ModelState>| model.listeners().iter().any(|listener| listener.info.hears.remote());
+        self.all_models().iter().filter(|model| remote(model)).count()
+    }
+
     fn emit(&self, emission: Emission) {
         let Emission { event, model, scope } = emission;
         if scope.remote {
@@ -513,7 +552,7 @@ impl Shared {
         let hears = listener.info.hears;
         let first_remote = hears.remote() && !listeners.iter().any(|other| other.info.hears.remote());
         // A closed queue means that the emitter is being shut down: then nobody listens any more.
-        let _ = model.queue.push_unbounded(Message::Listen(Arc::clone(&listener)));
+        let _ = model.queue.push_urgent(Message::Listen(Arc::clone(&listener)));
         listeners.push(listener);
         if hears.hears(Source::Local) {
             model.local_listeners.fetch_add(1, Ordering::Relaxed);
@@ -527,7 +566,7 @@ impl Shared {
         let mut listeners = model.listeners();
         let Some(index) = listeners.iter().position(|listener| listener.id == id) else { return };
         let hears = listeners.remove(index).info.hears;
-        let _ = model.queue.push_unbounded(Message::Forget(id));
+        let _ = model.queue.push_urgent(Message::Forget(id));
         if hears.hears(Source::Local) {
             model.local_listeners.fetch_sub(1, Ordering::Relaxed);
         }

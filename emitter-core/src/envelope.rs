@@ -330,9 +330,7 @@ fn args<'a>(event: &Outgoing<'a>) -> Args<'a> {
         Operation::Upsert => Args { selector, create: row, update: row, ..Args::default() },
         Operation::Delete => Args { selector, ..Args::default() },
         Operation::CreateMany => Args { data: Some(Data::UnknownRows([])), ..Args::default() },
-        Operation::UpdateMany => {
-            Args { selector: anything, data: Some(Data::Unknown {}), ..Args::default() }
-        }
+        Operation::UpdateMany => Args { selector: anything, data: Some(Data::Unknown {}), ..Args::default() },
         Operation::DeleteMany => Args { selector: anything, ..Args::default() },
     }
 }
@@ -395,7 +393,9 @@ fn content<'a>(operation: Operation, wire: &WireIn<'a>) -> Result<IncomingConten
         Operation::CreateMany | Operation::UpdateMany | Operation::DeleteMany => {
             let Count { count } = from_object(result.get()).map_err(|error| malformed(&error))?;
             let rows = wire.rows.as_deref().map(|rows| {
-                rows.iter().map(|row| IncomingRow { before: row.before, after: row.after }).collect::<Vec<_>>()
+                rows.iter()
+                    .map(|row| IncomingRow { before: row.before, after: row.after })
+                    .collect::<Vec<_>>()
             });
             if rows.as_ref().is_some_and(|rows| rows.len() as u64 != count) {
                 return Err(DecodeError::Rows);
@@ -465,7 +465,8 @@ mod tests {
             Just(Value::Null),
             any::<bool>().prop_map(Value::from),
             any::<i64>().prop_map(Value::from),
-            (-1e9..1e9_f64).prop_map(Value::from),
+            // Eighths: serde_json reads other floats within one unit in the last place only.
+            any::<i32>().prop_map(|eighths| Value::from(f64::from(eighths) / 8.0)),
             any::<String>().prop_map(Value::from),
             "[\\[\\]{}\"\\\\]{0,8}".prop_map(Value::from),
         ];
@@ -502,7 +503,8 @@ mod tests {
         let key = prop_oneof![
             any::<i64>().prop_map(Key::Int),
             "[a-z]{0,9}".prop_map(|text| Key::Text(text.into())),
-            (any::<i64>(), "[a-z]{0,9}").prop_map(|(a, b)| Key::composite([Key::Int(a), Key::Text(b.into())])),
+            (any::<i64>(), "[a-z]{0,9}")
+                .prop_map(|(a, b)| Key::composite([Key::Int(a), Key::Text(b.into())])),
         ];
         let surrounding = (0..4_102_444_800_000_i64, any::<u128>(), any::<u64>());
         let operation = prop::sample::select(Operation::ALL.to_vec());
@@ -535,7 +537,10 @@ mod tests {
             before: before.as_ref().map(raw),
             after: after.as_ref().map(raw),
         };
-        Content::Rows { count: sent.count, rows: sent.rows.as_ref().map(|rows| rows.iter().map(image).collect()) }
+        Content::Rows {
+            count: sent.count,
+            rows: sent.rows.as_ref().map(|rows| rows.iter().map(image).collect()),
+        }
     }
 
     fn encoded(sent: &Sent, limits: &WireLimits) -> Result<Vec<u8>, EncodeError> {
@@ -575,21 +580,47 @@ mod tests {
     /// Bytes that are nearly an event.
     fn nearly() -> impl Strategy<Value = Vec<u8>> {
         let token = prop::sample::select(vec![
-            "{", "}", "[", "]", ",", ":", "\"", "\\", "\"model\"", "\"user\"", "\"operation\"", "\"create\"",
-            "\"updateMany\"", "\"result\"", "{\"count\":1}", "{\"id\":1}", "\"rows\"", "\"origin\"", "null", "1", "-",
-            "1e999", "true", "\"\\ud800\"", " ", "\u{0}", "\"eventId\"", "\"timestamp\"", "\"seq\"", "\"before\"",
+            "{",
+            "}",
+            "[",
+            "]",
+            ",",
+            ":",
+            "\"",
+            "\\",
+            "\"model\"",
+            "\"user\"",
+            "\"operation\"",
+            "\"create\"",
+            "\"updateMany\"",
+            "\"result\"",
+            "{\"count\":1}",
+            "{\"id\":1}",
+            "\"rows\"",
+            "\"origin\"",
+            "null",
+            "1",
+            "-",
+            "1e999",
+            "true",
+            "\"\\ud800\"",
+            " ",
+            "\u{0}",
+            "\"eventId\"",
+            "\"timestamp\"",
+            "\"seq\"",
+            "\"before\"",
         ]);
         let soup = prop::collection::vec(token, 0..40).prop_map(|tokens| tokens.concat().into_bytes());
-        let broken = (sent(), prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4)).prop_map(
-            |(sent, changes)| {
+        let broken = (sent(), prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4))
+            .prop_map(|(sent, changes)| {
                 let mut bytes = encoded(&sent, &WIDE).unwrap();
                 for (place, byte) in changes {
                     let place = place.index(bytes.len());
                     bytes[place] = byte;
                 }
                 bytes
-            },
-        );
+            });
         prop_oneof![prop::collection::vec(any::<u8>(), 0..200), soup, broken]
     }
 
@@ -732,9 +763,25 @@ mod tests {
     #[test]
     fn no_error_repeats_the_payload() {
         let places = [
-            "", "/model", "/operation", "/result", "/result/count", "/timestamp", "/eventId", "/seq", "/origin",
-            "/origin/service", "/origin/incarnation", "/rows", "/rows/0", "/rows/0/before", "/rows/0/after",
-            "/rows/0/after/id", "/rows/0/after/tags", "/rows/0/after/name", "/rows/0/after/new",
+            "",
+            "/model",
+            "/operation",
+            "/result",
+            "/result/count",
+            "/timestamp",
+            "/eventId",
+            "/seq",
+            "/origin",
+            "/origin/service",
+            "/origin/incarnation",
+            "/rows",
+            "/rows/0",
+            "/rows/0/before",
+            "/rows/0/after",
+            "/rows/0/after/id",
+            "/rows/0/after/tags",
+            "/rows/0/after/name",
+            "/rows/0/after/new",
         ];
         let secrets = [
             json!(CANARY),

@@ -151,7 +151,8 @@ mod tests {
 
     /// Two keys of one model, often near each other.
     fn two_of_a_model() -> impl Strategy<Value = (Key, Key)> {
-        let pair = |(a, b): ((Key, Key), (Key, Key))| (Key::composite([a.0, a.1]), Key::composite([b.0, b.1]));
+        let pair =
+            |(a, b): ((Key, Key), (Key, Key))| (Key::composite([a.0, a.1]), Key::composite([b.0, b.1]));
         prop_oneof![
             (any::<u64>(), any::<u64>()).prop_map(|(a, b)| (a.to_key(), b.to_key())),
             (any::<i64>(), any::<i64>()).prop_map(|(a, b)| (a.to_key(), b.to_key())),

@@ -30,7 +30,7 @@ pub mod transport;
 pub use emitter_macros::{Emits, listener};
 
 pub use crate::emit::{EmitConfig, Scope};
-pub use crate::emitter::{Builder, Emission, Emitter, Route, ShutdownReport, StartError, Subscription};
+pub use crate::emitter::{Builder, Emission, Emitter, NotConnected, Route, ShutdownReport, StartError, Subscription};
 pub use crate::event::{Event, EventId, Operation, Origin, Source};
 pub use crate::key::Key;
 pub use crate::listener::State;
@@ -42,6 +42,7 @@ pub mod __private {
     pub use inventory;
     pub use serde;
 
-    pub use crate::listener::{Handler, Hears, MissingState, States, is_outcome, model_name, same_model};
+    pub use crate::listener::{Handler, Hears, MissingState, States, same_model, wanted};
+    pub use crate::model::itself;
     pub use crate::registry::Registration;
 }

@@ -228,10 +228,20 @@ fn typed<T: EventBody>(event: &Arc<dyn AnyEvent>) -> Option<Event<T>> {
     Event::of(any.downcast::<Stored<T::Model>>().ok()?)
 }
 
-/// The name of the model of an event type, for the check that `#[listener]` writes.
+/// What a listener of an event type wants, for `#[listener]`.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted {
+    /// The model's name.
+    pub model: &'static str,
+    /// The one operation, or `None` for all.
+    pub operation: Option<Operation>,
+}
+
+/// What a listener of this event type wants. One function for all, so that a type that is no
+/// event is one error.
 #[must_use]
-pub const fn model_name<T: EventBody>() -> &'static str {
-    <T::Model as Model>::NAME
+pub const fn wanted<T: EventBody>() -> Wanted {
+    Wanted { model: <T::Model as Model>::NAME, operation: T::OPERATION }
 }
 
 /// Whether two names are one model, for the check that `#[listener]` writes: upper and lower case
@@ -240,6 +250,3 @@ pub const fn model_name<T: EventBody>() -> &'static str {
 pub const fn same_model(a: &str, b: &str) -> bool {
     a.eq_ignore_ascii_case(b)
 }
-
-/// Says at the user's own return type when it is none for a listener.
-pub const fn is_outcome<T: Outcome>() {}

@@ -46,6 +46,12 @@ pub trait Model: Sized + Send + Sync + 'static {
     fn key(row: &Self::Row) -> Key;
 }
 
+/// The row of a model that skips no field, for `#[derive(Emits)]`. Its bound says once that a model
+/// has to be `Clone`.
+pub fn itself<M: Model>(row: &M::Row) -> M::Row {
+    row.clone()
+}
+
 /// The enum of a model's events. Written by `#[derive(Emits)]`.
 pub trait ModelEvent<M: Model>: EventBody<Model = M> {
     /// The event in the form that knows all operations.

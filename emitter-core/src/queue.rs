@@ -7,12 +7,13 @@
 //! Waking a sleeping thread costs the writer more than all the rest of an event (about 2 µs on
 //! Linux). So a task that finds itself woken for every few events [lingers](Queue::poll_take)
 //! instead of going to sleep: for a millisecond it is not woken, then it takes what has gathered.
+//! An urgent item, one that a broker waits to be acknowledged, wakes it at any time.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep};
@@ -33,8 +34,18 @@ pub(crate) struct Queue<T> {
 struct State<T> {
     items: VecDeque<T>,
     closed: bool,
-    /// Present while the task sleeps.
-    sleeper: Option<Waker>,
+    task: Task,
+    /// An urgent item waits: the task does not gather any longer.
+    urgent: bool,
+}
+
+/// What the task does that takes.
+enum Task {
+    Works,
+    /// Any item wakes it.
+    Sleeps(Waker),
+    /// Only an urgent item wakes it.
+    Gathers(Waker),
 }
 
 /// Why an item was not taken.
@@ -47,7 +58,7 @@ pub(crate) enum Refused {
 impl<T> Queue<T> {
     pub(crate) fn new(bound: usize) -> Self {
         Self {
-            state: Mutex::new(State { items: VecDeque::new(), closed: false, sleeper: None }),
+            state: Mutex::new(State { items: VecDeque::new(), closed: false, task: Task::Works, urgent: false }),
             bound,
             taken: AtomicUsize::new(0),
         }
@@ -55,15 +66,15 @@ impl<T> Queue<T> {
 
     /// Adds an item, unless the queue is at its bound.
     pub(crate) fn push(&self, item: T) -> Result<(), Refused> {
-        self.add(item, self.bound)
+        self.add(item, self.bound, false)
     }
 
-    /// Adds an item whose number is bounded elsewhere.
-    pub(crate) fn push_unbounded(&self, item: T) -> Result<(), Refused> {
-        self.add(item, usize::MAX)
+    /// Adds an item whose number is bounded elsewhere, and that somebody waits for.
+    pub(crate) fn push_urgent(&self, item: T) -> Result<(), Refused> {
+        self.add(item, usize::MAX, true)
     }
 
-    fn add(&self, item: T, bound: usize) -> Result<(), Refused> {
+    fn add(&self, item: T, bound: usize, urgent: bool) -> Result<(), Refused> {
         let mut state = self.lock();
         if state.closed {
             return Err(Refused::Closed);
@@ -72,11 +83,8 @@ impl<T> Queue<T> {
             return Err(Refused::Full);
         }
         state.items.push_back(item);
-        let sleeper = state.sleeper.take();
-        drop(state);
-        if let Some(sleeper) = sleeper {
-            sleeper.wake();
-        }
+        state.urgent |= urgent;
+        Self::wake(state);
         Ok(())
     }
 
@@ -84,10 +92,24 @@ impl<T> Queue<T> {
     pub(crate) fn close(&self) {
         let mut state = self.lock();
         state.closed = true;
-        let sleeper = state.sleeper.take();
+        state.urgent = true;
+        Self::wake(state);
+    }
+
+    /// Wakes the task if it waits for what has just been added, without holding the lock.
+    fn wake(mut state: MutexGuard<'_, State<T>>) {
+        let wakes = match &state.task {
+            Task::Works => false,
+            Task::Sleeps(_) => true,
+            Task::Gathers(_) => state.urgent,
+        };
+        if !wakes {
+            return;
+        }
+        let task = std::mem::replace(&mut state.task, Task::Works);
         drop(state);
-        if let Some(sleeper) = sleeper {
-            sleeper.wake();
+        if let Task::Sleeps(waker) | Task::Gathers(waker) = task {
+            waker.wake();
         }
     }
 
@@ -96,17 +118,23 @@ impl<T> Queue<T> {
     ///
     /// `linger` belongs to the one task that takes.
     pub(crate) fn poll_take(&self, linger: &mut Linger, empty: &mut VecDeque<T>, cx: &mut Context<'_>) -> Poll<bool> {
-        ready!(linger.poll(cx));
         let mut state = self.lock();
-        if state.items.is_empty() && !state.closed {
-            if linger.is_busy() {
-                drop(state);
-                linger.begin(cx);
-            } else {
-                state.sleeper = Some(cx.waker().clone());
-            }
+        if !state.urgent && linger.poll(cx).is_pending() {
+            state.task = Task::Gathers(cx.waker().clone());
             return Poll::Pending;
         }
+        linger.timer = None;
+        if state.items.is_empty() && !state.closed {
+            state.task = if linger.is_busy() {
+                linger.begin(cx);
+                Task::Gathers(cx.waker().clone())
+            } else {
+                Task::Sleeps(cx.waker().clone())
+            };
+            return Poll::Pending;
+        }
+        state.task = Task::Works;
+        state.urgent = false;
         std::mem::swap(&mut state.items, empty);
         linger.took(empty.len());
         Poll::Ready(state.closed && empty.is_empty())
@@ -171,10 +199,151 @@ impl Linger {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if let Some(timer) = &mut self.timer {
-            ready!(timer.as_mut().poll(cx));
-            self.timer = None;
+        match &mut self.timer {
+            Some(timer) => timer.as_mut().poll(cx),
+            None => Poll::Ready(()),
         }
-        Poll::Ready(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::sync::Arc;
+
+    use proptest::prelude::*;
+    use tokio::runtime::Builder;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Push(usize),
+        PushUnbounded,
+        Take,
+        Close,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            8 => (1..30_usize).prop_map(Step::Push),
+            2 => Just(Step::PushUnbounded),
+            8 => Just(Step::Take),
+            1 => Just(Step::Close),
+        ]
+    }
+
+    /// What the task gets within a second of quiet; `None` when it sleeps.
+    async fn take<T>(queue: &Queue<T>, linger: &mut Linger) -> Option<(VecDeque<T>, bool)> {
+        let mut batch = VecDeque::new();
+        let taken = poll_fn(|cx| queue.poll_take(linger, &mut batch, cx));
+        let ended = timeout(Duration::from_secs(1), taken).await.ok()?;
+        Some((batch, ended))
+    }
+
+    proptest! {
+        /// Against a list: everything in order, nothing beyond the bound, nothing after the close.
+        #[test]
+        fn agrees_with_a_plain_list(steps in prop::collection::vec(step(), 0..60), bound in 1..40_usize) {
+            let runtime = Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+            runtime.block_on(async {
+                let (queue, mut linger) = (Queue::new(bound), Linger::new());
+                let (mut naive, mut next, mut closed) = (VecDeque::new(), 0, false);
+                for step in steps {
+                    match step {
+                        Step::Push(items) => for _ in 0..items {
+                            let expected = match naive.len() {
+                                _ if closed => Err(Refused::Closed),
+                                len if len >= bound => Err(Refused::Full),
+                                _ => Ok(()),
+                            };
+                            naive.extend(expected.is_ok().then_some(next));
+                            prop_assert_eq!(queue.push(next), expected);
+                            next += 1;
+                        },
+                        Step::PushUnbounded => {
+                            let expected = if closed { Err(Refused::Closed) } else { Ok(()) };
+                            naive.extend(expected.is_ok().then_some(next));
+                            prop_assert_eq!(queue.push_urgent(next), expected);
+                            next += 1;
+                        }
+                        Step::Take => {
+                            let expected = (closed || !naive.is_empty()).then(|| {
+                                let batch = std::mem::take(&mut naive);
+                                let ended = closed && batch.is_empty();
+                                (batch, ended)
+                            });
+                            prop_assert_eq!(take(&queue, &mut linger).await, expected);
+                        }
+                        Step::Close => {
+                            queue.close();
+                            closed = true;
+                        }
+                    }
+                    prop_assert_eq!(queue.waiting(), naive.len());
+                    queue.report(3);
+                    prop_assert_eq!(queue.unfinished(), naive.len() + 3);
+                }
+                Ok(())
+            })?;
+        }
+    }
+
+    /// Writers on threads, some fast and some slow, so that the task both sleeps and lingers: a
+    /// wake-up that is lost would leave it asleep before a full queue.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn no_wake_up_is_lost() {
+        const ITEMS: usize = 20_000;
+        let queue = Arc::new(Queue::new(64));
+        let writers: Vec<_> = (0..3_usize)
+            .map(|writer| {
+                let queue = Arc::clone(&queue);
+                tokio::task::spawn_blocking(move || {
+                    for item in 0..ITEMS {
+                        while queue.push((writer, item)) == Err(Refused::Full) {
+                            std::thread::yield_now();
+                        }
+                        if item % (500 * (writer + 1)) == 0 {
+                            std::thread::sleep(Duration::from_micros(300));
+                        }
+                    }
+                })
+            })
+            .collect();
+        let taking = async {
+            let (mut linger, mut batch, mut counts) = (Linger::new(), VecDeque::new(), [0; 3]);
+            while !poll_fn(|cx| queue.poll_take(&mut linger, &mut batch, cx)).await {
+                for (writer, item) in batch.drain(..) {
+                    assert_eq!(item, counts[writer], "of writer {writer}");
+                    counts[writer] += 1;
+                }
+            }
+            counts
+        };
+        let writing = async {
+            for writer in writers {
+                writer.await.unwrap();
+            }
+            queue.close();
+        };
+        let both = async { tokio::join!(taking, writing) };
+        let (counts, ()) = timeout(Duration::from_secs(60), both).await.expect("an end");
+        assert_eq!(counts, [ITEMS; 3]);
+    }
+
+    #[tokio::test]
+    async fn a_sleeping_task_is_woken_by_an_item_and_by_the_close() {
+        let queue = Arc::new(Queue::new(1));
+        let other = Arc::clone(&queue);
+        let task = tokio::spawn(async move {
+            let mut linger = Linger::new();
+            [take(&other, &mut linger).await, take(&other, &mut linger).await]
+        });
+        tokio::task::yield_now().await;
+        queue.push(1).unwrap();
+        tokio::task::yield_now().await;
+        queue.close();
+        assert_eq!(task.await.unwrap(), [Some(([1].into(), false)), Some(([].into(), true))]);
     }
 }

@@ -21,7 +21,8 @@ impl Backoff {
     pub fn delay(&self, failures: u32, random: f64) -> Duration {
         let doublings = failures.saturating_sub(1).min(31);
         let exponential = self.base.saturating_mul(1 << doublings).min(self.cap);
-        // `mul_f64` panics beyond `Duration::MAX`, and for NaN.
+        // `mul_f64` would panic beyond `Duration::MAX`, and for NaN.
+        let random = if random > 0.0 { random.min(1.0) } else { 0.0 };
         let jitter = Duration::try_from_secs_f64(self.jitter.as_secs_f64() * random).unwrap_or(self.jitter);
         exponential.saturating_add(jitter.min(self.jitter))
     }
@@ -42,7 +43,11 @@ mod tests {
     }
 
     fn any_backoff() -> impl Strategy<Value = Backoff> {
-        (any_duration(), any_duration(), any_duration()).prop_map(|(base, cap, jitter)| Backoff { base, cap, jitter })
+        (any_duration(), any_duration(), any_duration()).prop_map(|(base, cap, jitter)| Backoff {
+            base,
+            cap,
+            jitter,
+        })
     }
 
     /// Doubles one at a time.

@@ -1,7 +1,7 @@
 //! Where the expansion finds the framework.
 
 use proc_macro_crate::{FoundCrate, crate_name};
-use proc_macro2::{Span, TokenStream};
+use proc_macro2::{Span, TokenStream, TokenTree};
 use quote::quote;
 use syn::{Ident, Path};
 
@@ -19,4 +19,13 @@ pub(crate) fn core(given: Option<&Path>) -> TokenStream {
     });
     let name = Ident::new(&name.unwrap_or_else(|| "emitter_diesel".to_owned()), Span::call_site());
     quote!(::#name)
+}
+
+/// The same path, for mistakes that shall be told at `place`.
+pub(crate) fn located(path: &TokenStream, place: Span) -> TokenStream {
+    let locate = |mut token: TokenTree| {
+        token.set_span(token.span().located_at(place));
+        token
+    };
+    path.clone().into_iter().map(locate).collect()
 }

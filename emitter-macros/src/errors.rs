@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 
-use proc_macro2::TokenStream;
+use proc_macro2::{Span, TokenStream};
 use quote::ToTokens;
 use syn::meta::ParseNestedMeta;
 
@@ -16,8 +16,18 @@ impl Errors {
         self.push(syn::Error::new_spanned(tokens, message));
     }
 
+    /// A mistake at this place.
+    pub(crate) fn at_span(&self, span: Span, message: impl std::fmt::Display) {
+        self.push(syn::Error::new(span, message));
+    }
+
     pub(crate) fn push(&self, error: syn::Error) {
         self.0.borrow_mut().push(error);
+    }
+
+    /// Whether there was none so far.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.borrow().is_empty()
     }
 
     /// `Ok` if there was none.
@@ -35,43 +45,41 @@ pub(crate) fn or_compile_errors(expansion: syn::Result<TokenStream>) -> TokenStr
     expansion.unwrap_or_else(|error| error.to_compile_error())
 }
 
-/// Goes past the value of an entry that is not known, so that the entries after it are read too.
+/// Goes on to the next entry, so that a mistake in one does not hide those in the others.
 pub(crate) fn skip_value(meta: &ParseNestedMeta<'_>) -> syn::Result<()> {
-    if meta.input.peek(syn::Token![=]) {
-        meta.value()?.parse::<syn::Expr>()?;
-    } else if meta.input.peek(syn::token::Paren) {
-        let content;
-        syn::parenthesized!(content in meta.input);
-        content.parse::<TokenStream>()?;
+    while !meta.input.is_empty() && !meta.input.peek(syn::Token![,]) {
+        meta.input.parse::<proc_macro2::TokenTree>()?;
     }
     Ok(())
 }
 
 /// ``did you mean `create`?`` for a word that is close to a known one.
 pub(crate) fn did_you_mean(word: &str, known: &[&str]) -> String {
-    let closest = known.iter().map(|candidate| (distance(word, candidate), candidate)).min();
+    // Of two as close, the one of the same length: `craete` is `create`, not `crate`.
+    let closest = known.iter().map(|known| (distance(word, known), known.len().abs_diff(word.len()), known)).min();
     match closest {
-        Some((distance, candidate)) if distance <= candidate.len().min(word.len()) / 3 => {
+        Some((distance, _, candidate)) if distance <= candidate.len().min(word.len()) / 3 => {
             format!("; did you mean `{candidate}`?")
         }
         _ => String::new(),
     }
 }
 
-/// Levenshtein's distance.
+/// How many letters have to be added, left out, replaced or exchanged with their neighbour.
 fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, a) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, b) in b.iter().enumerate() {
-            let substituted = diagonal + usize::from(a != *b);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    let mut rows: Vec<Vec<usize>> = vec![(0..=b.len()).collect()];
+    for i in 1..=a.len() {
+        let mut row = vec![i];
+        for j in 1..=b.len() {
+            let replaced = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
+            let exchanged = i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1];
+            let exchanged = if exchanged { rows[i - 2][j - 2] + 1 } else { usize::MAX };
+            row.push(replaced.min(exchanged).min(rows[i - 1][j] + 1).min(row[j - 1] + 1));
         }
+        rows.push(row);
     }
-    row[b.len()]
+    rows[a.len()][b.len()]
 }
 
 #[cfg(test)]
@@ -80,7 +88,7 @@ mod tests {
 
     #[test]
     fn a_slip_is_recognised_and_another_word_is_not() {
-        let known = ["create", "update", "allow_remote"];
+        let known = ["crate", "create", "update", "allow_remote"];
         assert_eq!(did_you_mean("craete", &known), "; did you mean `create`?");
         assert_eq!(did_you_mean("allow_remotes", &known), "; did you mean `allow_remote`?");
         assert_eq!(did_you_mean("replace", &known), "");

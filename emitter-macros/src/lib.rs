@@ -11,6 +11,9 @@ mod emits;
 mod errors;
 mod listener;
 
+#[cfg(test)]
+mod tests;
+
 /// Makes the changes of a model events.
 ///
 /// ```ignore

@@ -121,7 +121,7 @@ impl Intake {
             self.remember(identity, &completion);
         }
         // Refused only while the emitter shuts down: then it is not acknowledged and comes again.
-        let _ = model.queue.push_unbounded(Message::Event(Job::remote(event, completion)));
+        let _ = model.queue.push_urgent(Message::Event(Job::remote(event, completion)));
     }
 
     fn is_echo(&self, incoming: &Incoming<'_>) -> bool {

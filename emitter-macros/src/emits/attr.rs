@@ -190,14 +190,18 @@ fn text(meta: &ParseNestedMeta<'_>) -> syn::Result<LitStr> {
 
 fn idents(meta: &ParseNestedMeta<'_>) -> syn::Result<Vec<Ident>> {
     if !meta.input.peek(syn::token::Paren) {
-        return Err(meta.error("write the fields in parentheses, as in `key(user_id, role_id)`"));
+        return Err(syn::Error::new_spanned(&meta.path, "write the fields in parentheses, as in `key(user_id, role_id)`"));
     }
     let content;
     syn::parenthesized!(content in meta.input);
     let fields = content.parse_terminated(Ident::parse_any, Token![,])?;
+    if fields.is_empty() {
+        return Err(syn::Error::new_spanned(&meta.path, "name at least one field, as in `key(id)`"));
+    }
     Ok(fields.into_iter().collect())
 }
 
+/// Reads an entry that may be written once. A mistake in it is kept, and reading goes on.
 fn once<T>(
     slot: &mut Option<T>,
     meta: &ParseNestedMeta<'_>,
@@ -207,6 +211,9 @@ fn once<T>(
     if slot.is_some() {
         errors.at(&meta.path, format_args!("`{}` is written twice; once is enough", word(meta)));
     }
-    *slot = Some(parse(meta)?);
-    Ok(())
+    match parse(meta) {
+        Ok(value) => *slot = Some(value),
+        Err(error) => errors.push(error),
+    }
+    skip_value(meta)
 }

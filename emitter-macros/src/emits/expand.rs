@@ -5,7 +5,7 @@ use quote::{format_ident, quote};
 use syn::Ident;
 use syn::ext::IdentExt;
 
-use super::model::{Model, Operation, Row};
+use super::model::{KeyField, Model, Operation, Row};
 
 pub(crate) fn expand(model: &Model) -> TokenStream {
     let row = row(model);
@@ -66,9 +66,9 @@ fn events(model: &Model) -> TokenStream {
         }
     });
     let variants = operations.iter().map(|operation| {
-        let (body, alias) = (operation.body_ident(), model.alias_ident(*operation));
+        let body = operation.body_ident();
         let doc = format!("By `{}`.", operation.word());
-        quote! { #[doc = #doc] #body(#alias) }
+        quote! { #[doc = #doc] #body(#krate::model::#body<#ident>) }
     });
     let to_body = operations.iter().map(|operation| {
         let (variant, body) = (operation.variant_ident(), operation.body_ident());
@@ -120,20 +120,20 @@ fn events(model: &Model) -> TokenStream {
 
 fn implementation(model: &Model) -> TokenStream {
     let Model { krate, ident, name, key, .. } = model;
-    let row = model.row_ident();
     let event = model.event_ident();
     let operations = model.operations.iter().map(|operation| operation.variant_ident());
     let columns = key.iter().map(|field| &field.wire_name);
+    // Not by its other name: where that is taken, one error is enough.
+    let row = if model.row.is_some() { model.row_ident() } else { ident.clone() };
     let to_row = match &model.row {
-        None => quote!(::core::clone::Clone::clone(self)),
+        None => quote!(#krate::__private::itself::<Self>(self)),
         Some(Row { fields, .. }) => {
             let fields = fields.iter().map(|field| &field.ident);
             quote!(#row { #(#fields: ::core::clone::Clone::clone(&self.#fields),)* })
         }
     };
-    let parts = key.iter().map(|field| {
-        let ident = &field.ident;
-        quote!(#krate::key::KeyColumn::to_key(&row.#ident))
+    let parts = key.iter().map(|KeyField { ident, ty, .. }| {
+        quote!(<#ty as #krate::key::KeyColumn>::to_key(&row.#ident))
     });
     let row_key = match key.len() {
         1 => quote!(#(#parts)*),

@@ -94,6 +94,7 @@ pub(crate) struct Model {
 /// A field of the key.
 pub(crate) struct KeyField {
     pub(crate) ident: Ident,
+    pub(crate) ty: Type,
     /// Its name in JSON.
     pub(crate) wire_name: String,
 }
@@ -127,6 +128,8 @@ impl Model {
     pub(crate) fn new(input: &DeriveInput) -> syn::Result<Self> {
         let errors = Errors::default();
         let attr = StructAttr::parse(&input.attrs, &errors);
+        // What is missing may be what was misspelt.
+        let complete = errors.is_empty();
         let fields = fields(input, &errors);
         refuse_generics(input, &errors);
         let model = Self {
@@ -134,8 +137,8 @@ impl Model {
             vis: input.vis.clone(),
             ident: input.ident.clone(),
             name: name(input, &attr, &errors),
-            operations: operations(input, &attr, &errors),
-            key: fields.as_ref().map(|fields| key(input, &attr, fields, &errors)).unwrap_or_default(),
+            operations: operations(input, &attr, complete, &errors),
+            key: fields.as_ref().map(|fields| key(input, &attr, complete, fields, &errors)).unwrap_or_default(),
             row: fields.as_ref().and_then(|fields| row(input, fields)),
         };
         errors.finish().map(|()| model)
@@ -195,11 +198,11 @@ fn name(input: &DeriveInput, attr: &StructAttr, errors: &Errors) -> String {
     name
 }
 
-fn operations(input: &DeriveInput, attr: &StructAttr, errors: &Errors) -> Vec<Operation> {
+fn operations(input: &DeriveInput, attr: &StructAttr, complete: bool, errors: &Errors) -> Vec<Operation> {
     let mut operations: Vec<Operation> = attr.operations.iter().map(|(operation, _)| *operation).collect();
     operations.sort_unstable();
     operations.dedup();
-    if operations.is_empty() {
+    if operations.is_empty() && complete {
         errors.at(
             &input.ident,
             "no operation emits: write those that shall, such as `#[emits(create, update, delete)]`, or `#[emits(all)]`",
@@ -208,18 +211,23 @@ fn operations(input: &DeriveInput, attr: &StructAttr, errors: &Errors) -> Vec<Op
     operations
 }
 
-fn key(input: &DeriveInput, attr: &StructAttr, fields: &[Field<'_>], errors: &Errors) -> Vec<KeyField> {
+fn key(
+    input: &DeriveInput,
+    attr: &StructAttr,
+    complete: bool,
+    fields: &[Field<'_>],
+    errors: &Errors,
+) -> Vec<KeyField> {
     let explicit = attr.key.clone().or_else(|| diesel_primary_key(&input.attrs));
     let implicit = explicit.is_none();
     let idents = explicit.unwrap_or_else(|| vec![Ident::new("id", input.ident.span())]);
-    if idents.is_empty() {
-        errors.at(&input.ident, "`key()` is empty: name at least one field, as in `key(id)`");
-    }
     let rename_all = serde_rename_all(&input.attrs);
     let mut key = Vec::new();
     for ident in idents {
         let Some(field) = fields.iter().find(|field| field.ident.unraw() == ident.unraw()) else {
-            missing_key_field(&ident, implicit, fields, errors);
+            if complete || !implicit {
+                missing_key_field(&ident, implicit, fields, errors);
+            }
             continue;
         };
         if key.iter().any(|other: &KeyField| other.ident == *field.ident) {
@@ -234,7 +242,7 @@ fn key(input: &DeriveInput, attr: &StructAttr, fields: &[Field<'_>], errors: &Er
         let rust_name = field.ident.unraw().to_string();
         let wire_name =
             serde_rename(&field.field.attrs).unwrap_or_else(|| rename(&rust_name, rename_all.as_deref()));
-        key.push(KeyField { ident: field.ident.clone(), wire_name });
+        key.push(KeyField { ident: field.ident.clone(), ty: field.field.ty.clone(), wire_name });
     }
     key
 }

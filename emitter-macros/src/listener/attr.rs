@@ -34,10 +34,14 @@ impl ListenerAttr {
         let name = quote!(#path).to_string().replace(' ', "");
         match name.as_str() {
             "model" => {
-                let model = meta.value()?.parse().map_err(|error: syn::Error| {
-                    syn::Error::new(error.span(), "write the model's name in quotes, as in `model = \"user\"`")
-                })?;
-                set(&mut self.model, model, meta, errors);
+                let value = meta.value()?;
+                match value.parse() {
+                    Ok(model) => set(&mut self.model, model, meta, errors),
+                    Err(error) => {
+                        errors.at_span(error.span(), "write the model's name in quotes, as in `model = \"user\"`");
+                        skip_value(meta)?;
+                    }
+                }
             }
             "allow_remote" => set(&mut self.allow_remote, (), meta, errors),
             "remote_only" => set(&mut self.remote_only, (), meta, errors),

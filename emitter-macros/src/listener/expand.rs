@@ -4,9 +4,10 @@ use proc_macro2::{Span, TokenStream};
 use quote::{quote, quote_spanned};
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
-use syn::{Ident, ReturnType};
+use syn::{Ident, ReturnType, Type};
 
 use super::model::{Hears, Listener, Parameter};
+use crate::crate_path;
 
 pub(crate) fn expand(listener: &Listener) -> TokenStream {
     let Listener { krate, function, event, model, .. } = listener;
@@ -21,21 +22,18 @@ pub(crate) fn expand(listener: &Listener) -> TokenStream {
         "the listener's model is \"{}\", but its event belongs to another model: make them agree",
         model.value()
     );
-    let check = quote_spanned! {model.span()=>
-        const _: () = ::core::assert!(
-            #krate::__private::same_model(#krate::__private::model_name::<#event>(), #model),
-            #wrong_model
-        );
+    let agree = quote_spanned! {model.span()=>
+        ::core::assert!(#krate::__private::same_model(#krate::__private::wanted::<#event>().model, #model), #wrong_model)
     };
     quote! {
         const _: () = {
-            #check
+            const _: () = #agree;
 
             #krate::__private::inventory::submit! {
                 #krate::__private::Registration {
                     name: #name,
-                    model: #krate::__private::model_name::<#event>(),
-                    operation: <#event as #krate::model::EventBody>::OPERATION,
+                    model: #krate::__private::wanted::<#event>().model,
+                    operation: #krate::__private::wanted::<#event>().operation,
                     hears: #krate::__private::Hears::#hears,
                     defined_at: ::core::concat!(::core::file!(), ":", ::core::line!()),
                     prepare: #prepare,
@@ -49,37 +47,39 @@ pub(crate) fn expand(listener: &Listener) -> TokenStream {
 /// function would hide a listener of the same name.
 fn prepare(listener: &Listener) -> TokenStream {
     let Listener { krate, function, event, parameters, output, .. } = listener;
-    // Variables of ours are of mixed site: they hide no name of the user's.
-    let variable = |name: &str| Ident::new(name, Span::mixed_site());
-    let state = |index: usize| variable(&format!("state_{index}"));
-    let (states, event_variable) = (variable("states"), variable("event"));
+    // Variables of ours are of mixed site, so that they hide no name of the user's.
+    let variable = |name: &str, at: Span| Ident::new(name, Span::mixed_site().located_at(at));
+    let state = |index: usize, ty: &Type| variable(&format!("state_{index}"), ty.span());
+    let states = variable("states", Span::call_site());
+    let event_variable = variable("event", event.span());
     let takes = parameters.iter().enumerate().filter_map(|(index, parameter)| match parameter {
         Parameter::Event => None,
         Parameter::State(ty) => {
-            let state = state(index);
+            let state = state(index, ty);
             Some(quote_spanned! {ty.span()=> let #state = #states.get::<#ty>()?; })
         }
     });
     let arguments = parameters.iter().enumerate().map(|(index, parameter)| match parameter {
         Parameter::Event => quote!(#event_variable),
-        Parameter::State(_) => {
-            let state = state(index);
-            quote!(::core::clone::Clone::clone(&#state))
+        Parameter::State(ty) => {
+            let state = state(index, ty);
+            quote_spanned!(ty.span()=> ::core::clone::Clone::clone(&#state))
         }
     });
-    // The return type is checked where the user wrote it.
-    let output_check = match output {
-        ReturnType::Default => None,
-        ReturnType::Type(_, ty) => Some(quote_spanned! {ty.span()=> #krate::__private::is_outcome::<#ty>(); }),
+    // What the function returns is refused where the user wrote it.
+    let output = match output {
+        ReturnType::Default => function.span(),
+        ReturnType::Type(_, ty) => ty.span(),
     };
-    let constructor = if listener.is_async { quote!(from_async) } else { quote!(from_blocking) };
+    let constructor = Ident::new(if listener.is_async { "from_async" } else { "from_blocking" }, output);
+    let located = crate_path::located(krate, output);
+    let handler = quote_spanned! {output=>
+        #located::__private::Handler::#constructor::<#event, _, _>(move |#event_variable| #function(#(#arguments),*))
+    };
     quote! {
         |#states: &#krate::__private::States| {
-            #output_check
             #(#takes)*
-            ::core::result::Result::Ok(#krate::__private::Handler::#constructor(
-                move |#event_variable: #krate::Event<#event>| #function(#(#arguments),*),
-            ))
+            ::core::result::Result::Ok(#handler)
         }
     }
 }

@@ -42,9 +42,11 @@ impl Listener {
             syn::Error::new(error.span(), "`#[listener]` goes on a function, such as `async fn on_user(event: Event<UserEvent>) { … }`")
         })?;
         let attr = ListenerAttr::parse(attribute, &errors);
+        // What is missing may be what was misspelt.
+        let complete = errors.is_empty();
         refuse_signature(&function, &errors);
         let (event, parameters) = parameters(&function, &errors);
-        if attr.model.is_none() {
+        if attr.model.is_none() && complete {
             errors.at(&function.sig.ident, "which model does it listen to? Write `#[listener(model = \"user\")]`");
         }
         errors.finish()?;
@@ -83,9 +85,12 @@ fn refuse_signature(function: &ItemFn, errors: &Errors) {
 fn parameters(function: &ItemFn, errors: &Errors) -> (Option<Type>, Vec<Parameter>) {
     let mut event = None;
     let mut parameters = Vec::new();
+    // A parameter that was refused may be the event.
+    let mut refused = false;
     for input in &function.sig.inputs {
         let FnArg::Typed(input) = input else {
             errors.at(input, "a listener is a free function: take what it needs as `State<…>`");
+            refused = true;
             continue;
         };
         match wrapped(&input.ty) {
@@ -96,20 +101,32 @@ fn parameters(function: &ItemFn, errors: &Errors) -> (Option<Type>, Vec<Paramete
                 }
             }
             Some((_, ty)) => parameters.push(Parameter::State(Box::new(ty.clone()))),
-            None => errors.at(
-                &input.ty,
-                "a listener takes one `Event<…>` and any number of `State<…>`, by value.\n\
-                 Share a value with `.state(value)` on the builder and take it as `State<Value>`",
-            ),
+            None => {
+                refused = true;
+                errors.at(&input.ty, refusal(&input.ty));
+            }
         }
     }
-    if event.is_none() && !function.sig.inputs.iter().any(|input| matches!(input, FnArg::Receiver(_))) {
+    if event.is_none() && !refused {
         errors.at(
             &function.sig.ident,
             "which event does it take? Add a parameter such as `event: Event<UserEvent>`, or `Event<UserCreated>` for one operation",
         );
     }
     (event, parameters)
+}
+
+/// Why a type cannot be a parameter.
+fn refusal(ty: &Type) -> &'static str {
+    match ty {
+        Type::Reference(reference) if wrapped(&reference.elem).is_some() => {
+            "a listener takes its parameters by value: leave the `&` out"
+        }
+        _ => {
+            "a listener takes one `Event<…>` and any number of `State<…>`.\n\
+             Share a value with `.state(value)` on the builder and take it as `State<Value>`"
+        }
+    }
 }
 
 /// `Event<T>` and `State<T>`, by the last part of the path.

@@ -32,7 +32,7 @@ fn row_with(field: &str, value: Value) -> Vec<u8> {
     with("result", row)
 }
 
-fn many(operation: &str, result: Value, rows: Value) -> Vec<u8> {
+fn many(operation: &str, result: &Value, rows: &Value) -> Vec<u8> {
     json!({ "model": "User", "operation": operation, "result": result, "rows": rows }).to_string().into()
 }
 
@@ -112,18 +112,18 @@ fn wrong_meaning() -> Vec<(&'static str, Vec<u8>)> {
         (ALL, with("model", json!(""))),
         (CREATE, with("operation", json!("upsert"))),
         ("prisma/events/user/delete", with("n", json!(1))),
-        (ALL, many("updateMany", json!({}), Value::Null)),
-        (ALL, many("updateMany", json!(3), Value::Null)),
-        (ALL, many("updateMany", json!([3]), Value::Null)),
-        (ALL, many("updateMany", json!({ "count": -1 }), Value::Null)),
-        (ALL, many("updateMany", json!({ "count": 1.5 }), Value::Null)),
-        (ALL, many("updateMany", json!({ "count": 2 }), json!([{ "after": row() }]))),
-        (ALL, many("updateMany", json!({ "count": 1 }), json!([{ "before": row() }]))),
-        (ALL, many("updateMany", json!({ "count": 1 }), json!([{ "after": { "id": 1 } }]))),
-        (ALL, many("updateMany", json!({ "count": 1 }), json!({ "0": {} }))),
-        (ALL, many("createMany", json!({ "count": 1 }), json!([{ "before": row() }]))),
-        (ALL, many("deleteMany", json!({ "count": 1 }), json!([{ "after": row() }]))),
-        (ALL, many("deleteMany", json!({ "count": 1 }), json!([null]))),
+        (ALL, many("updateMany", &json!({}), &Value::Null)),
+        (ALL, many("updateMany", &json!(3), &Value::Null)),
+        (ALL, many("updateMany", &json!([3]), &Value::Null)),
+        (ALL, many("updateMany", &json!({ "count": -1 }), &Value::Null)),
+        (ALL, many("updateMany", &json!({ "count": 1.5 }), &Value::Null)),
+        (ALL, many("updateMany", &json!({ "count": 2 }), &json!([{ "after": row() }]))),
+        (ALL, many("updateMany", &json!({ "count": 1 }), &json!([{ "before": row() }]))),
+        (ALL, many("updateMany", &json!({ "count": 1 }), &json!([{ "after": { "id": 1 } }]))),
+        (ALL, many("updateMany", &json!({ "count": 1 }), &json!({ "0": {} }))),
+        (ALL, many("createMany", &json!({ "count": 1 }), &json!([{ "before": row() }]))),
+        (ALL, many("deleteMany", &json!({ "count": 1 }), &json!([{ "after": row() }]))),
+        (ALL, many("deleteMany", &json!({ "count": 1 }), &json!([null]))),
         (
             ALL,
             json!({ "model": "User", "operation": "update", "result": row(), "before": { "id": 1 } })

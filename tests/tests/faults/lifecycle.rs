@@ -113,6 +113,25 @@ async fn own_events_of_an_earlier_life_are_echoes() {
     assert_eq!(ear.len(), 0);
 }
 
+/// Two nodes that were given the same name by mistake: their events are told apart by their lives.
+#[tokio::test]
+async fn events_of_a_namesake_are_heard_and_counted() {
+    let broker = MemoryBroker::new();
+    let node = |client| builder("same").transport(broker.connect(client)).start();
+    let (a, b) = (node("a").await.unwrap(), node("b").await.unwrap());
+    let ears = [Ear::default(), Ear::default()];
+    for (emitter, ear) in [(&a, &ears[0]), (&b, &ears[1])] {
+        let _ = ear.listen(emitter);
+        subscribed(emitter, 1).await;
+    }
+    // An id is as old as its millisecond.
+    tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+    create(&a, User::new(1, 1));
+    create(&b, User::new(2, 2));
+    eventually(|| ears.iter().all(|ear| ear.len() == 2)).await;
+    assert_eq!((a.stats().namesakes, b.stats().namesakes), (1, 1));
+}
+
 /// A session outlives its node, and so do subscriptions that the next life does not want.
 #[tokio::test]
 async fn a_subscription_of_an_earlier_life_does_not_stall_the_next() {
@@ -131,6 +150,7 @@ async fn a_subscription_of_an_earlier_life_does_not_stall_the_next() {
 }
 
 #[listener(model = "user", remote_only)]
+#[allow(clippy::needless_pass_by_value, reason = "what a listener looks like")]
 fn waiting_user(event: Event<UserEvent>, ears: State<[Ear; 2]>) {
     ears[0].hear(&event, 0);
 }

@@ -7,5 +7,6 @@ mod listeners;
 mod mutations;
 mod nodes;
 mod order;
+mod poison;
 mod scopes;
 mod wire;

@@ -57,7 +57,10 @@ fn event(topic: &str, value: &Value) -> Option<String> {
     };
     match (model, operation) {
         ("user", "create" | "update" | "upsert" | "delete") => {
-            (whole("id")?, text("email")?, text("status")?, whole("n")?);
+            whole("id")?;
+            text("email")?;
+            text("status")?;
+            whole("n")?;
             matches!(result.get("name"), None | Some(Value::Null | Value::String(_))).then_some(())?;
             row(&["id", "email", "name", "status", "n"])
         }
@@ -65,12 +68,17 @@ fn event(topic: &str, value: &Value) -> Option<String> {
             Some(format!("user {operation} {} false", result.get("count")?.as_u64()?))
         }
         ("log", "create") => {
-            (whole("id")?, text("msg")?);
+            whole("id")?;
+            text("msg")?;
             row(&["id", "msg"])
         }
         ("item", "create") => {
-            (whole("id")?, text("at")?, text("price")?, result.get("flag")?.as_bool()?);
-            (result.get("blob")?, result.get("meta")?);
+            whole("id")?;
+            text("at")?;
+            text("price")?;
+            result.get("flag")?.as_bool()?;
+            result.get("blob")?;
+            result.get("meta")?;
             let big = result.get("big").unwrap_or(&Value::Null);
             (big.is_null() || big.is_i64()).then_some(())?;
             // The row holds an `f64`, whatever number was sent.

@@ -9,75 +9,75 @@ use emitter_core::transport::memory::MemoryBroker;
 use emitter_core::{Builder, Emits, Emitter, Event, EventId, Key, Scope, Source, Subscription};
 use serde::{Deserialize, Serialize};
 
-pub const SECOND: Duration = Duration::from_secs(1);
+pub(crate) const SECOND: Duration = Duration::from_secs(1);
 
 /// The model of the npm package's messages in `tests/wire`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Emits)]
 #[emits(model = "user", all)]
-pub struct User {
-    pub id: i64,
-    pub email: String,
-    pub name: Option<String>,
-    pub status: String,
-    pub n: i64,
+pub(crate) struct User {
+    pub(crate) id: i64,
+    pub(crate) email: String,
+    pub(crate) name: Option<String>,
+    pub(crate) status: String,
+    pub(crate) n: i64,
 }
 
 impl User {
-    pub fn new(id: i64, n: i64) -> Self {
+    pub(crate) fn new(id: i64, n: i64) -> Self {
         Self { id, email: format!("{id}@example.com"), name: None, status: "NEW".to_owned(), n }
     }
 }
 
 /// Without the listeners that one of these tests registers.
-pub fn builder(name: &str) -> Builder {
+pub(crate) fn builder(name: &str) -> Builder {
     Emitter::builder().node(name).select_listeners(|_| false)
 }
 
 /// A node that is its client's next life where there was one before.
-pub async fn node(broker: &MemoryBroker, name: &str) -> Emitter {
+pub(crate) async fn node(broker: &MemoryBroker, name: &str) -> Emitter {
     builder(name).transport(broker.connect(name)).start().await.unwrap()
 }
 
 /// Waits until the broker knows all subscriptions of a node.
-pub async fn subscribed(emitter: &Emitter, filters: usize) {
+pub(crate) async fn subscribed(emitter: &Emitter, filters: usize) {
     emitter_tests::eventually::eventually(|| emitter.transport_status().unwrap().subscriptions == filters)
         .await;
 }
 
-pub fn create(emitter: &Emitter, user: User) {
+pub(crate) fn create(emitter: &Emitter, user: User) {
     create_within(emitter, user, Scope::BOTH);
 }
 
-pub fn create_within(emitter: &Emitter, user: User, scope: Scope) {
+pub(crate) fn create_within(emitter: &Emitter, user: User, scope: Scope) {
     emitter.emit(emitter.event::<User>(UserEvent::Created(Created::new(user)), scope));
 }
 
 /// A message as another node sends it, with its own id.
-pub fn creation(user: &User) -> String {
+pub(crate) fn creation(user: &User) -> String {
     serde_json::json!({ "model": "user", "operation": "create", "args": {}, "result": user }).to_string()
 }
 
 /// What one listener heard.
 #[derive(Debug, Clone, Default)]
-pub struct Ear(Arc<Mutex<Vec<Heard>>>);
+pub(crate) struct Ear(Arc<Mutex<Vec<Heard>>>);
 
 #[derive(Debug, Clone)]
-pub struct Heard {
-    pub source: Source,
-    pub id: EventId,
-    pub key: Option<Key>,
+pub(crate) struct Heard {
+    pub(crate) source: Source,
+    pub(crate) id: EventId,
+    pub(crate) key: Option<Key>,
     /// The row's `n`.
-    pub n: i64,
+    pub(crate) n: i64,
 }
 
 impl Ear {
-    pub fn hear<T: EventBody>(&self, event: &Event<T>, n: i64) {
+    pub(crate) fn hear<T: EventBody>(&self, event: &Event<T>, n: i64) {
         let key = event.keys().first().cloned();
         self.0.lock().unwrap().push(Heard { source: event.source(), id: event.id(), key, n });
     }
 
     /// A listener that only listens.
-    pub fn listen(&self, emitter: &Emitter) -> Subscription {
+    pub(crate) fn listen(&self, emitter: &Emitter) -> Subscription {
         let ear = self.clone();
         emitter.on::<UserCreated>().allow_remote().run(move |event| {
             ear.hear(&event, event.row.n);
@@ -85,21 +85,21 @@ impl Ear {
         })
     }
 
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.0.lock().unwrap().len()
     }
 
-    pub fn all(&self) -> Vec<Heard> {
+    pub(crate) fn all(&self) -> Vec<Heard> {
         self.0.lock().unwrap().clone()
     }
 
-    pub fn from(&self, source: Source) -> Vec<Heard> {
+    pub(crate) fn from(&self, source: Source) -> Vec<Heard> {
         self.all().into_iter().filter(|heard| heard.source == source).collect()
     }
 }
 
 /// The `n`s of each key, in the order in which they were heard.
-pub fn by_key(heard: &[Heard]) -> HashMap<Key, Vec<i64>> {
+pub(crate) fn by_key(heard: &[Heard]) -> HashMap<Key, Vec<i64>> {
     let mut keys: HashMap<Key, Vec<i64>> = HashMap::new();
     for heard in heard {
         keys.entry(heard.key.clone().unwrap()).or_default().push(heard.n);

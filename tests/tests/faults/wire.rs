@@ -13,36 +13,36 @@ use crate::nodes::{Ear, SECOND, User, UserCreated, UserEvent, node, subscribed};
 /// One message a line: the topic, a space, the payload.
 const LINES: &str = include_str!("../../wire/prisma-extension-emitter-2.1.14.txt");
 
-pub fn lines() -> Vec<(&'static str, &'static str)> {
+pub(crate) fn lines() -> Vec<(&'static str, &'static str)> {
     LINES.lines().map(|line| line.split_once(' ').unwrap()).collect()
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Emits)]
 #[emits(model = "log", create)]
-pub struct Log {
-    pub id: i64,
-    pub msg: String,
+pub(crate) struct Log {
+    pub(crate) id: i64,
+    pub(crate) msg: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Emits)]
 #[emits(model = "item", create)]
-pub struct Item {
-    pub id: i64,
-    pub big: Option<i64>,
-    pub at: String,
-    pub price: String,
-    pub flag: bool,
-    pub ratio: f64,
-    pub blob: Value,
-    pub meta: Value,
+pub(crate) struct Item {
+    pub(crate) id: i64,
+    pub(crate) big: Option<i64>,
+    pub(crate) at: String,
+    pub(crate) price: String,
+    pub(crate) flag: bool,
+    pub(crate) ratio: f64,
+    pub(crate) blob: Value,
+    pub(crate) meta: Value,
 }
 
 /// What listeners of all three models heard, as text that says everything.
 #[derive(Debug, Clone, Default)]
-pub struct Transcript(Arc<Mutex<Vec<String>>>);
+pub(crate) struct Transcript(Arc<Mutex<Vec<String>>>);
 
 impl Transcript {
-    pub fn listen(&self, emitter: &Emitter) {
+    pub(crate) fn listen(&self, emitter: &Emitter) {
         let transcript = self.clone();
         let _ = emitter.on::<UserEvent>().remote_only().run(move |event| {
             transcript.add(user_line(&event));
@@ -66,7 +66,7 @@ impl Transcript {
         self.0.lock().unwrap().push(line);
     }
 
-    pub fn take(&self) -> Vec<String> {
+    pub(crate) fn take(&self) -> Vec<String> {
         std::mem::take(&mut self.0.lock().unwrap())
     }
 }

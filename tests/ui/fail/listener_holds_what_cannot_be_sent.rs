@@ -10,7 +10,7 @@ struct User {
 async fn pause() {}
 
 #[listener(model = "user")]
-async fn on_user(event: Event<UserEvent>) {
+async fn on_user(_: Event<UserEvent>) {
     let shared = std::rc::Rc::new(1);
     pause().await;
     drop(shared);

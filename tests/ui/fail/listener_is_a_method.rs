@@ -11,7 +11,7 @@ struct Service;
 
 impl Service {
     #[listener(model = "user")]
-    async fn on_user(&self, event: Event<UserEvent>) {}
+    async fn on_user(&self, _: Event<UserEvent>) {}
 }
 
 fn main() {}

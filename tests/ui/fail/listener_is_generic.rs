@@ -8,6 +8,6 @@ struct User {
 }
 
 #[listener(model = "user")]
-async fn on_user<T>(event: Event<T>) {}
+async fn on_user<T: Send>(_: Event<UserEvent>) {}
 
 fn main() {}

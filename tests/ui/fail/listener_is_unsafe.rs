@@ -8,6 +8,6 @@ struct User {
 }
 
 #[listener(model = "user")]
-unsafe fn on_user(event: Event<UserEvent>) {}
+unsafe fn on_user(_: Event<UserEvent>) {}
 
 fn main() {}

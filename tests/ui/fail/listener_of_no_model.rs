@@ -10,6 +10,6 @@ struct User {
 struct Invoice;
 
 #[listener(model = "invoice")]
-async fn on_invoice(event: Event<Invoice>) {}
+async fn on_invoice(_: Event<Invoice>) {}
 
 fn main() {}

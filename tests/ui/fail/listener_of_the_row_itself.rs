@@ -8,6 +8,6 @@ struct User {
 }
 
 #[listener(model = "user")]
-async fn on_user(event: Event<User>) {}
+async fn on_user(_: Event<User>) {}
 
 fn main() {}

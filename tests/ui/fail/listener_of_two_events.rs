@@ -8,6 +8,6 @@ struct User {
 }
 
 #[listener(model = "user")]
-async fn on_user(created: Event<UserCreated>, updated: Event<UserUpdated>) {}
+async fn on_user(_: Event<UserCreated>, _: Event<UserUpdated>) {}
 
 fn main() {}

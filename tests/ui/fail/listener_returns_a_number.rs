@@ -8,7 +8,7 @@ struct User {
 }
 
 #[listener(model = "user")]
-async fn on_user(event: Event<UserEvent>) -> usize {
+async fn on_user(_: Event<UserEvent>) -> usize {
     1
 }
 

@@ -10,7 +10,7 @@ struct User {
 struct CacheError;
 
 #[listener(model = "user")]
-async fn on_user(event: Event<UserEvent>) -> Result<(), CacheError> {
+async fn on_user(_: Event<UserEvent>) -> Result<(), CacheError> {
     Ok(())
 }
 

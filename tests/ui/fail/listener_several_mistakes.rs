@@ -8,6 +8,6 @@ struct User {
 }
 
 #[listener(alow_remote, remote_onyl)]
-async fn on_user<T>(event: &Event<UserEvent>) {}
+async fn on_user<T>(_: &Event<UserEvent>) {}
 
 fn main() {}

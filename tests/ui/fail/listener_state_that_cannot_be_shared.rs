@@ -8,6 +8,6 @@ struct User {
 }
 
 #[listener(model = "user")]
-async fn on_user(event: Event<UserEvent>, cache: State<std::rc::Rc<i32>>) {}
+async fn on_user(_: Event<UserEvent>, _: State<std::rc::Rc<i32>>) {}
 
 fn main() {}

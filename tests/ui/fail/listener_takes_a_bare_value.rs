@@ -10,6 +10,6 @@ struct User {
 struct Cache;
 
 #[listener(model = "user")]
-async fn on_user(event: Event<UserEvent>, cache: Cache) {}
+async fn on_user(_: Event<UserEvent>, _: Cache) {}
 
 fn main() {}

@@ -8,6 +8,6 @@ struct User {
 }
 
 #[listener(model = "user")]
-async fn on_user(event: &Event<UserEvent>) {}
+async fn on_user(_: &Event<UserEvent>) {}
 
 fn main() {}

@@ -1,4 +1,4 @@
-use emitter_diesel::{Emits, Event, listener};
+use emitter_diesel::{Emits, listener};
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Emits)]

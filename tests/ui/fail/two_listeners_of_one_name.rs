@@ -8,9 +8,9 @@ struct User {
 }
 
 #[listener(model = "user")]
-async fn on_user(event: Event<UserCreated>) {}
+async fn on_user(_: Event<UserCreated>) {}
 
 #[listener(model = "user")]
-async fn on_user(event: Event<UserUpdated>) {}
+async fn on_user(_: Event<UserCreated>) {}
 
 fn main() {}

@@ -1,5 +1,7 @@
 //! Every name that serde can give a column, against serde itself.
 
+#![allow(non_snake_case)]
+
 use emitter_diesel::{Emits, Model};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;

@@ -3,8 +3,8 @@
 #![allow(dead_code, non_camel_case_types)]
 
 mod shop {
-    use emitter_diesel::{Emits, listener};
-    use serde::{Deserialize, Serialize};
+    use ::emitter_diesel::{Emits, listener};
+    use ::serde::{Deserialize, Serialize};
 
     struct Option;
     struct Result;
@@ -15,19 +15,11 @@ mod shop {
     struct Key;
     struct Operation;
     struct Model;
-    struct str;
     trait Clone {}
-    trait Emits2 {}
     mod core {}
     mod std {}
     mod emitter_diesel {}
     mod emitter_core {}
-    macro_rules! assert {
-        () => {};
-    }
-    macro_rules! concat {
-        () => {};
-    }
 
     #[derive(::core::fmt::Debug, ::core::clone::Clone, Serialize, Deserialize, Emits)]
     #[emits(all)]
