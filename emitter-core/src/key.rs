@@ -2,14 +2,15 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use uuid::Uuid;
 
 /// A row's key: the value of its primary key column, or of all of them in order.
 ///
 /// Events of one model and one key reach each listener in the order in which they were emitted.
-/// Its `Display` is fit for cache keys and logs: `7`, `alice`, `7,de`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+/// Its `Display` is fit for cache keys and logs: `7`, `alice`, `7,de`. In JSON it is the plain
+/// value, or an array of them; it is not read back from there, for a text may look like a UUID.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(untagged)]
 pub enum Key {
     /// A whole number up to `i64`.
@@ -149,6 +150,16 @@ mod tests {
         ]
     }
 
+    fn plain(key: &Key) -> serde_json::Value {
+        match key {
+            Key::Int(number) => (*number).into(),
+            Key::Uint(number) => (*number).into(),
+            Key::Uuid(uuid) => uuid.to_string().into(),
+            Key::Text(text) => text.to_string().into(),
+            Key::Composite(parts) => parts.iter().map(plain).collect(),
+        }
+    }
+
     /// Two keys of one model, often near each other.
     fn two_of_a_model() -> impl Strategy<Value = (Key, Key)> {
         let pair =
@@ -165,9 +176,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn json_and_back_is_the_same(key in key()) {
-            let json = serde_json::to_string(&key).unwrap();
-            prop_assert_eq!(serde_json::from_str::<Key>(&json).unwrap(), key, "{}", json);
+        fn json_is_the_plain_value(key in key()) {
+            prop_assert_eq!(serde_json::to_value(&key).unwrap(), plain(&key));
         }
 
         #[test]

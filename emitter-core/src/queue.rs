@@ -19,7 +19,7 @@ use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep};
 
 /// From this many events a millisecond on, the task gathers them instead of being woken for each.
-const BUSY: u128 = 16;
+const BUSY: u128 = 4;
 
 /// How long it gathers. Timers of tokio tick once a millisecond.
 const GATHER: Duration = Duration::from_millis(1);

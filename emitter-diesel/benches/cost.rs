@@ -60,14 +60,25 @@ fn row() -> UserRow {
 }
 
 fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
     // `cargo test --benches` runs this too: then one round is enough to see that it works.
-    let rounds = if std::env::args().any(|argument| argument == "--bench") { 200 } else { 1 };
+    let rounds = if arguments.iter().any(|argument| argument == "--bench") { 200 } else { 1 };
+    let wanted: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
+    let wants = |name: &str| wanted.is_empty() || wanted.iter().any(|wanted| name.contains(wanted.as_str()));
     println!("{:<56} {:>12}", "", "per event");
-    dispatch(rounds, 1);
-    dispatch(rounds, 10);
-    making(rounds);
-    wire(rounds);
-    insert(rounds);
+    if wants("dispatch") {
+        dispatch(rounds, 1);
+        dispatch(rounds, 10);
+    }
+    if wants("making") {
+        making(rounds);
+    }
+    if wants("wire") {
+        wire(rounds);
+    }
+    if wants("insert") {
+        insert(rounds);
+    }
 }
 
 /// Prebuilt events from `emit` to the end of the last listener.

@@ -1,7 +1,6 @@
 //! What the macros print, whole: each `.snap` is an expansion as the compiler sees it.
 
 use proc_macro2::TokenStream;
-use syn::parse::Parser;
 
 /// The expansion as a file of Rust.
 fn printed(expansion: TokenStream) -> String {
@@ -24,9 +23,9 @@ fn listener(input: &str) -> String {
     let bare = syn::ItemFn { attrs: Vec::new(), ..function.clone() };
     let expansion = crate::listener::attribute(options, quote::quote!(#bare));
     // The function stays as it is; only the registration is of interest.
-    let file = syn::File::parse.parse2(expansion).expect("the expansion is Rust");
+    let file: syn::File = syn::parse2(expansion).expect("the expansion is Rust");
     let [syn::Item::Fn(kept), registration @ ..] = &file.items[..] else { panic!("the function comes first") };
-    assert_eq!(*kept, bare);
+    assert_eq!(quote::quote!(#kept).to_string(), quote::quote!(#bare).to_string());
     printed(quote::quote!(#(#registration)*))
 }
 

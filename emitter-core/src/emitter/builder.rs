@@ -263,11 +263,15 @@ impl Builder {
         let mut tasks = Tasks { workers: JoinSet::new(), publishing: None, intake: None, shut_down: false };
         if shared.transport.is_some() {
             tasks.publishing = Some(tokio::spawn(Publishing::new(Arc::clone(&shared), self.wire).run()));
-            tasks.intake = Some(tokio::spawn(Intake::new(Arc::clone(&shared), self.wire, self.dedup).run()));
         }
         let node = Arc::new(Node { shared, tasks: Mutex::new(tasks) });
         for (info, handler) in handlers {
             node.add_listener(info, handler)?;
+        }
+        // Not before all listeners are there: a session may hold messages for each of their models.
+        if node.shared.transport.is_some() {
+            let intake = Intake::new(Arc::clone(&node.shared), self.wire, self.dedup);
+            node.tasks().intake = Some(tokio::spawn(intake.run()));
         }
         let emitter = Emitter { node };
         report(&emitter);

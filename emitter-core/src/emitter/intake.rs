@@ -1,6 +1,7 @@
 //! The task that takes messages from the transport to the dispatcher.
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -43,6 +44,8 @@ enum Rejection {
     UnknownModel,
     #[error("the origin has empty names")]
     Origin,
+    #[error("the row's `Deserialize` panicked")]
+    Panicked,
 }
 
 impl Intake {
@@ -106,15 +109,23 @@ impl Intake {
         };
         // Rows are decoded before the id is remembered: what is rejected was never an event, and
         // must not shadow one that bears the same id.
-        let event = match (model.info.decode)(incoming, received) {
-            Ok(event) => event,
-            Err(error) => return self.reject(&error.into(), ack),
+        // The row's `Deserialize` is the user's; its panic must not end this task.
+        let event = match catch_unwind(AssertUnwindSafe(|| (model.info.decode)(incoming, received))) {
+            Ok(Ok(event)) => event,
+            Ok(Err(error)) => return self.reject(&error.into(), ack),
+            Err(_) => return self.reject(&Rejection::Panicked, ack),
         };
         if let Some((incarnation, id)) = identity {
             if !self.window.is_new(incarnation, id, self.started.elapsed()) {
                 self.shared.counters.duplicates.add_one();
                 return self.acknowledge_duplicate((incarnation, id), ack);
             }
+        }
+        // A session remembers subscriptions of an earlier life. Without a listener, nobody empties
+        // the model's queue.
+        if !model.worker_started.is_completed() {
+            self.shared.counters.unheard.add_one();
+            return ack.done();
         }
         let completion = Completion::new(ack);
         if let Some(identity) = identity {

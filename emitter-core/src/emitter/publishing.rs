@@ -1,6 +1,7 @@
 //! The task that takes this node's events to the transport.
 
 use std::collections::{HashMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -74,7 +75,9 @@ impl Publishing {
         let sequence = self.sequences.entry(event.model().name).or_default();
         *sequence += 1;
         let sequence = *sequence;
-        let outcome = self.encode(event, sequence).and_then(|message| {
+        // The row's `Serialize` is the user's; its panic must not end this task.
+        let encoded = catch_unwind(AssertUnwindSafe(|| self.encode(event, sequence)));
+        let outcome = encoded.unwrap_or(Err(Failure::Panicked)).and_then(|message| {
             let transport = self.shared.transport.as_ref().ok_or(PublishError::Closed)?;
             Ok(transport.publish(message)?)
         });
@@ -140,4 +143,6 @@ enum Failure {
     Publish(#[from] PublishError),
     #[error("{0}")]
     Topic(String),
+    #[error("the row's `Serialize` panicked")]
+    Panicked,
 }
