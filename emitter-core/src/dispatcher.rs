@@ -201,7 +201,8 @@ impl Worker {
             }
             Message::Forget(id) => {
                 let gone = self.listeners.extract_if(.., |attendant| attendant.listener.id == id);
-                gone.flat_map(|mut attendant| attendant.lanes.drain().collect::<Vec<_>>()).for_each(Job::finish);
+                gone.flat_map(|mut attendant| attendant.lanes.drain().collect::<Vec<_>>())
+                    .for_each(Job::finish);
             }
         }
     }
@@ -340,7 +341,8 @@ impl Tally {
             }
             End::TimedOut => {
                 self.counters.timed_out.add_one();
-                self.failures.log(|more| warn!(listener = name, %event, more, ?limit, "a listener timed out"));
+                self.failures
+                    .log(|more| warn!(listener = name, %event, more, ?limit, "a listener timed out"));
             }
         }
     }
@@ -349,7 +351,10 @@ impl Tally {
         let name = &*listener.info.name;
         self.counters.overflowed.add_one();
         self.overflows.log(|more| {
-            error!(listener = name, more, limit, "a listener is too slow: its queue is full and it misses events");
+            error!(
+                listener = name,
+                more, limit, "a listener is too slow: its queue is full and it misses events"
+            );
         });
     }
 

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
+use once_cell::sync::OnceCell;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
@@ -98,7 +99,8 @@ struct ModelState {
     listeners: Mutex<Vec<Arc<Listener>>>,
     /// How many of them hear local events; read for every emitted event.
     local_listeners: AtomicUsize,
-    worker_started: std::sync::Once,
+    /// Filled when its task runs, which is from its first listener on.
+    worker: OnceCell<()>,
 }
 
 /// An event that has been born and waits for its transaction to commit.
@@ -137,7 +139,11 @@ impl<M: Model> Route<M> {
             sequence: None,
             keys: keys(&body),
         };
-        Emission { event: Arc::new(Stored::<M> { meta, event }), model: Arc::clone(&self.state), scope: self.scope }
+        Emission {
+            event: Arc::new(Stored::<M> { meta, event }),
+            model: Arc::clone(&self.state),
+            scope: self.scope,
+        }
     }
 }
 
@@ -230,7 +236,9 @@ impl Emitter {
         let mut all: Vec<ListenerInfo> = models
             .by_type
             .values()
-            .flat_map(|model| model.listeners().iter().map(|listener| listener.info.clone()).collect::<Vec<_>>())
+            .flat_map(|model| {
+                model.listeners().iter().map(|listener| listener.info.clone()).collect::<Vec<_>>()
+            })
             .collect();
         all.sort_by(|a, b| (a.model, &a.name).cmp(&(b.model, &b.name)));
         all
@@ -447,22 +455,25 @@ impl Node {
     }
 
     /// Adds a listener, with its model's task and subscription where they are not there yet.
-    fn add_listener(&self, info: ListenerInfo, handler: Handler) -> Result<(Arc<ModelState>, u64), StartError> {
+    fn add_listener(
+        &self,
+        info: ListenerInfo,
+        handler: Handler,
+    ) -> Result<(Arc<ModelState>, u64), StartError> {
         let shared = &self.shared;
         let model = shared.model(handler.model())?;
-        {
+        model.worker.get_or_try_init(|| {
             let mut tasks = self.tasks();
             if tasks.shut_down {
                 return Err(StartError::ShutDown);
             }
-            model.worker_started.call_once(|| {
-                let worker = Worker::new(Arc::clone(&model.queue), shared.limits, Arc::clone(&shared.counters));
-                tasks.workers.spawn_on(worker.run(), &shared.runtime);
-            });
-        }
+            let worker = Worker::new(Arc::clone(&model.queue), shared.limits, Arc::clone(&shared.counters));
+            tasks.workers.spawn_on(worker.run(), &shared.runtime);
+            Ok(())
+        })?;
         let id = shared.next_listener.fetch_add(1, Ordering::Relaxed);
         let listener = Arc::new(Listener { id, info, handler });
-        shared.insert_listener(&model, listener);
+        shared.insert_listener(&model, listener)?;
         Ok((model, id))
     }
 }
@@ -502,7 +513,7 @@ impl Shared {
             queue: Arc::new(Queue::new(self.limits.queue)),
             listeners: Mutex::default(),
             local_listeners: AtomicUsize::new(0),
-            worker_started: std::sync::Once::new(),
+            worker: OnceCell::new(),
         });
         models.by_type.insert(info.type_id, Arc::clone(&model));
         models.by_name.insert(folded, Arc::clone(&model));
@@ -521,7 +532,8 @@ impl Shared {
 
     /// How many models have listeners for other nodes' events.
     fn subscribed_models(&self) -> usize {
-        let remote = |model: &Arc<ModelState>| model.listeners().iter().any(|listener| listener.info.hears.remote());
+        let remote =
+            |model: &Arc<ModelState>| model.listeners().iter().any(|listener| listener.info.hears.remote());
         self.all_models().iter().filter(|model| remote(model)).count()
     }
 
@@ -531,7 +543,9 @@ impl Shared {
             self.counters.emitted_remote.add_one();
             if self.to_publish.push(Arc::clone(&event)).is_err() {
                 self.counters.publish_refused.add_one();
-                self.overflows.log(|more| error!(more, "the queue for publishing is full: events are lost to other nodes"));
+                self.overflows.log(|more| {
+                    error!(more, "the queue for publishing is full: events are lost to other nodes")
+                });
             }
         }
         if scope.local {
@@ -539,20 +553,26 @@ impl Shared {
             if let Err(reason) = model.queue.push(Message::Event(Job::local(event))) {
                 self.counters.overflowed.add_one();
                 self.overflows.log(|more| match reason {
-                    Refused::Full => error!(model = model.info.name, more, "the queue of a model is full: its listeners miss events"),
-                    Refused::Closed => warn!(model = model.info.name, more, "an event came after the shutdown; listeners miss it"),
+                    Refused::Full => error!(
+                        model = model.info.name,
+                        more, "the queue of a model is full: its listeners miss events"
+                    ),
+                    Refused::Closed => warn!(
+                        model = model.info.name,
+                        more, "an event came after the shutdown; listeners miss it"
+                    ),
                 });
             }
         }
     }
 
     /// The listener and what follows from it: events from here on, and the subscription.
-    fn insert_listener(&self, model: &ModelState, listener: Arc<Listener>) {
+    fn insert_listener(&self, model: &ModelState, listener: Arc<Listener>) -> Result<(), StartError> {
         let mut listeners = model.listeners();
         let hears = listener.info.hears;
         let first_remote = hears.remote() && !listeners.iter().any(|other| other.info.hears.remote());
-        // A closed queue means that the emitter is being shut down: then nobody listens any more.
-        let _ = model.queue.push_urgent(Message::Listen(Arc::clone(&listener)));
+        let listen = Message::Listen(Arc::clone(&listener));
+        model.queue.push_urgent(listen).map_err(|_| StartError::ShutDown)?;
         listeners.push(listener);
         if hears.hears(Source::Local) {
             model.local_listeners.fetch_add(1, Ordering::Relaxed);
@@ -560,6 +580,7 @@ impl Shared {
         if let Some(transport) = self.transport.as_ref().filter(|_| first_remote) {
             transport.subscribe(self.prefix.model_filter(&model.name));
         }
+        Ok(())
     }
 
     fn remove_listener(&self, model: &ModelState, id: u64) {

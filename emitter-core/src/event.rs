@@ -280,7 +280,8 @@ impl EventId {
     #[must_use]
     pub fn time(&self) -> Option<Timestamp> {
         let (seconds, nanos) = self.0.get_timestamp()?.to_unix();
-        let millis = i64::try_from(seconds).ok()?.checked_mul(1000)?.checked_add(i64::from(nanos) / 1_000_000)?;
+        let millis =
+            i64::try_from(seconds).ok()?.checked_mul(1000)?.checked_add(i64::from(nanos) / 1_000_000)?;
         Some(Timestamp::from_millis(millis))
     }
 

@@ -1,7 +1,44 @@
 //! Model-change events: typed events, listeners, dispatch, envelope and transports.
 //!
-//! This crate knows no database. `emitter-diesel` gives birth to events from Diesel statements
-//! and re-exports everything here; a service that only listens needs this crate alone.
+//! This crate knows no database. `emitter-diesel` makes events of Diesel statements and re-exports
+//! everything here; a service that only listens, or that emits without a database, needs this
+//! crate alone.
+//!
+//! An **event** is one change to one **model**. A **listener** is a function that events are
+//! handed to: those of its own **node** (`Local`), and, if it allows that, those of others
+//! (`Remote`), which come over a **transport**. An [`Emitter`] is a running node.
+//!
+//! ```standalone_crate
+//! use std::time::Duration;
+//!
+//! use emitter_core::model::Created;
+//! use emitter_core::{Emits, Emitter, Event, Scope, State, listener};
+//! use serde::{Deserialize, Serialize};
+//! use tokio::sync::mpsc::UnboundedSender;
+//!
+//! #[derive(Clone, Serialize, Deserialize, Emits)]
+//! #[emits(create)]
+//! struct Order {
+//!     id: i64,
+//!     total: u32,
+//! }
+//!
+//! #[listener(model = "order", allow_remote)]
+//! async fn notify(event: Event<OrderCreated>, till: State<UnboundedSender<u32>>) -> Result<(), String> {
+//!     till.send(event.row.total).map_err(|error| error.to_string())
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let (till, mut totals) = tokio::sync::mpsc::unbounded_channel::<u32>();
+//! let emitter = Emitter::builder().state(till).start().await?;
+//! let created = OrderEvent::Created(Created::new(Order { id: 1, total: 99 }));
+//! emitter.emit(emitter.event::<Order>(created, Scope::BOTH));
+//! assert_eq!(totals.recv().await, Some(99));
+//! assert!(emitter.shutdown(Duration::from_secs(5)).await.is_clean());
+//! # Ok(())
+//! # }
+//! ```
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -30,7 +67,9 @@ pub mod transport;
 pub use emitter_macros::{Emits, listener};
 
 pub use crate::emit::{EmitConfig, Scope};
-pub use crate::emitter::{Builder, Emission, Emitter, NotConnected, Route, ShutdownReport, StartError, Subscription};
+pub use crate::emitter::{
+    Builder, Emission, Emitter, NotConnected, Route, ShutdownReport, StartError, Subscription,
+};
 pub use crate::event::{Event, EventId, Operation, Origin, Source};
 pub use crate::key::Key;
 pub use crate::listener::State;

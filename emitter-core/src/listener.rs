@@ -88,11 +88,11 @@ impl<T> Deref for State<T> {
 
 /// The states of an application, by type.
 #[derive(Default)]
-pub struct States(HashMap<TypeId, Arc<dyn Any + Send + Sync>>);
+pub struct States(HashMap<TypeId, (&'static str, Arc<dyn Any + Send + Sync>)>);
 
 impl States {
     pub(crate) fn insert<T: Send + Sync + 'static>(&mut self, value: T) {
-        self.0.insert(TypeId::of::<T>(), Arc::new(value));
+        self.0.insert(TypeId::of::<T>(), (type_name::<T>(), Arc::new(value)));
     }
 
     /// The state of this type.
@@ -100,8 +100,12 @@ impl States {
     /// # Errors
     /// [`MissingState`] when the application gave none.
     pub fn get<T: Send + Sync + 'static>(&self) -> Result<State<T>, MissingState> {
-        let found = self.0.get(&TypeId::of::<T>()).cloned().and_then(|any| any.downcast().ok());
-        found.map(State).ok_or(MissingState { type_name: type_name::<T>() })
+        let found = self.0.get(&TypeId::of::<T>()).and_then(|(_, any)| Arc::clone(any).downcast().ok());
+        found.map(State).ok_or_else(|| {
+            let mut given: Vec<_> = self.0.values().map(|(name, _)| *name).collect();
+            given.sort_unstable();
+            MissingState { type_name: type_name::<T>(), given }
+        })
     }
 }
 
@@ -112,11 +116,15 @@ impl fmt::Debug for States {
 }
 
 /// A listener wants a state that the application did not give.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("no state of type `{type_name}`; give it with `.state(…)` on the builder")]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "no state of type `{type_name}` among those given, {given:?}; give it with `.state(…)` on the builder"
+)]
 pub struct MissingState {
     /// The type's name.
     pub type_name: &'static str,
+    /// The types of the states that were given.
+    pub given: Vec<&'static str>,
 }
 
 /// What a listener may return: `()`, or a `Result<(), E>` whose error can be displayed.

@@ -107,7 +107,9 @@ impl OnceInAWhile {
         let now = millis(self.started.elapsed());
         let next = self.next.load(Ordering::Relaxed);
         let later = now.saturating_add(millis(self.interval));
-        if now >= next && self.next.compare_exchange(next, later, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+        if now >= next
+            && self.next.compare_exchange(next, later, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        {
             log(self.held_back.0.swap(0, Ordering::Relaxed));
         } else {
             self.held_back.add_one();

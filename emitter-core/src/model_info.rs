@@ -5,12 +5,13 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::envelope::{
-    Content, DecodeError, EncodeError, Incoming, IncomingContent, IncomingRow, RowImages, decode_row, encode_row,
+    Content, DecodeError, EncodeError, Incoming, IncomingContent, IncomingRow, RowImages, decode_row,
+    encode_row,
 };
 use crate::event::{EventId, Keys, Meta, Operation, Source, Stored, Timestamp};
 use crate::model::{
-    Body, BodyRef, Created, CreatedMany, Deleted, DeletedMany, Model, ModelEvent, RowChange, Updated, UpdatedMany,
-    Upserted,
+    Body, BodyRef, Created, CreatedMany, Deleted, DeletedMany, Model, ModelEvent, RowChange, Updated,
+    UpdatedMany, Upserted,
 };
 
 /// What is known of a model at run time.
@@ -119,9 +120,7 @@ fn encode<M: Model>(body: &BodyRef<'_, M>) -> Result<Content, EncodeError> {
     }
 }
 
-fn optional<M: Model>(
-    row: Option<&M::Row>,
-) -> Result<Option<Box<serde_json::value::RawValue>>, EncodeError> {
+fn optional<M: Model>(row: Option<&M::Row>) -> Result<Option<Box<serde_json::value::RawValue>>, EncodeError> {
     row.map(encode_row).transpose()
 }
 

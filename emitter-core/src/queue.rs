@@ -58,7 +58,12 @@ pub(crate) enum Refused {
 impl<T> Queue<T> {
     pub(crate) fn new(bound: usize) -> Self {
         Self {
-            state: Mutex::new(State { items: VecDeque::new(), closed: false, task: Task::Works, urgent: false }),
+            state: Mutex::new(State {
+                items: VecDeque::new(),
+                closed: false,
+                task: Task::Works,
+                urgent: false,
+            }),
             bound,
             taken: AtomicUsize::new(0),
         }
@@ -117,7 +122,12 @@ impl<T> Queue<T> {
     /// and nothing more will come; pending, and the task is woken later, when nothing is there.
     ///
     /// `linger` belongs to the one task that takes.
-    pub(crate) fn poll_take(&self, linger: &mut Linger, empty: &mut VecDeque<T>, cx: &mut Context<'_>) -> Poll<bool> {
+    pub(crate) fn poll_take(
+        &self,
+        linger: &mut Linger,
+        empty: &mut VecDeque<T>,
+        cx: &mut Context<'_>,
+    ) -> Poll<bool> {
         let mut state = self.lock();
         if !state.urgent && linger.poll(cx).is_pending() {
             state.task = Task::Gathers(cx.waker().clone());

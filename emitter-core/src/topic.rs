@@ -29,7 +29,11 @@ impl TopicPrefix {
     /// [`TopicError`] names the part that is wrong and what is allowed.
     pub fn new(prefix: &str) -> Result<Self, TopicError> {
         if prefix.len() > MAX_PREFIX_BYTES {
-            return Err(TopicError::TooLong { what: "topic prefix", bytes: prefix.len(), limit: MAX_PREFIX_BYTES });
+            return Err(TopicError::TooLong {
+                what: "topic prefix",
+                bytes: prefix.len(),
+                limit: MAX_PREFIX_BYTES,
+            });
         }
         if prefix.starts_with('$') {
             return Err(TopicError::Reserved(prefix.to_owned()));
@@ -83,7 +87,11 @@ impl ModelName {
     /// [`TopicError`] names what is wrong and what is allowed.
     pub fn new(name: &str) -> Result<Self, TopicError> {
         if name.len() > MAX_MODEL_BYTES {
-            return Err(TopicError::TooLong { what: "model name", bytes: name.len(), limit: MAX_MODEL_BYTES });
+            return Err(TopicError::TooLong {
+                what: "model name",
+                bytes: name.len(),
+                limit: MAX_MODEL_BYTES,
+            });
         }
         if name.contains('/') {
             return Err(TopicError::BadCharacter { level: name.to_owned(), character: '/' });
@@ -143,9 +151,9 @@ impl TopicFilter {
     pub fn matches(&self, topic: &str) -> bool {
         match self.0.strip_suffix("/#") {
             None => topic == &*self.0,
-            Some(parent) => topic
-                .strip_prefix(parent)
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/')),
+            Some(parent) => {
+                topic.strip_prefix(parent).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            }
         }
     }
 }

@@ -108,9 +108,7 @@ impl Future for Confirmation {
         mut self: std::pin::Pin<&mut Self>,
         cx: &mut std::task::Context<'_>,
     ) -> std::task::Poll<Self::Output> {
-        std::pin::Pin::new(&mut self.0)
-            .poll(cx)
-            .map(|settled| settled.unwrap_or(Err(PublishError::Closed)))
+        std::pin::Pin::new(&mut self.0).poll(cx).map(|settled| settled.unwrap_or(Err(PublishError::Closed)))
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use emitter_core::event::Event;
 use emitter_core::model::Created;
-use emitter_core::{Model, Emits, Emitter, Scope, State, listener};
+use emitter_core::{Emits, Emitter, Model, Scope, State, listener};
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Emits)]

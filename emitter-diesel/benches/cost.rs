@@ -207,7 +207,8 @@ fn insert(rounds: usize) {
             let conn = &mut emitter.bind(db).unwrap();
             let begun = Instant::now();
             for _ in 0..INSERTS {
-                let user: User = diesel::insert_into(users::table).values(&ALICE).emit().get_result(conn).unwrap();
+                let user: User =
+                    diesel::insert_into(users::table).values(&ALICE).emit().get_result(conn).unwrap();
                 black_box(user);
             }
             begun.elapsed() / INSERTS

@@ -4,8 +4,8 @@ use std::fmt;
 
 use diesel::backend::Backend;
 use diesel::connection::{
-    CacheSize, Connection, ConnectionSealed, Instrumentation, LoadConnection, SimpleConnection, TransactionManager,
-    TransactionManagerStatus, WithMetadataLookup,
+    CacheSize, Connection, ConnectionSealed, Instrumentation, LoadConnection, SimpleConnection,
+    TransactionManager, TransactionManagerStatus, WithMetadataLookup,
 };
 use diesel::expression::QueryMetadata;
 use diesel::query_builder::{Query, QueryFragment, QueryId};
@@ -140,13 +140,15 @@ impl Depth {
     fn of<C: Connection>(conn: &mut C) -> QueryResult<Self> {
         match C::TransactionManager::transaction_manager_status_mut(conn) {
             TransactionManagerStatus::InError => Err(Error::BrokenTransactionManager),
-            TransactionManagerStatus::Valid(status) => Ok(status.in_transaction.as_ref().map_or(
-                Self { beyond_ground: 0, doomed: false },
-                |open| Self {
-                    beyond_ground: open.transaction_depth.get() as usize - usize::from(open.test_transaction),
-                    doomed: open.requires_rollback_maybe_up_to_top_level,
-                },
-            )),
+            TransactionManagerStatus::Valid(status) => {
+                Ok(status.in_transaction.as_ref().map_or(Self { beyond_ground: 0, doomed: false }, |open| {
+                    Self {
+                        beyond_ground: open.transaction_depth.get() as usize
+                            - usize::from(open.test_transaction),
+                        doomed: open.requires_rollback_maybe_up_to_top_level,
+                    }
+                }))
+            }
         }
     }
 }
@@ -219,7 +221,9 @@ impl<C: Connection> Connection for Bound<'_, C> {
     type TransactionManager = EmittingTransactionManager;
 
     fn establish(_: &str) -> ConnectionResult<Self> {
-        Err(ConnectionError::BadConnection("bind an established connection with `emitter.bind(&mut conn)`".to_owned()))
+        Err(ConnectionError::BadConnection(
+            "bind an established connection with `emitter.bind(&mut conn)`".to_owned(),
+        ))
     }
 
     /// As Diesel's, but what is committed within is emitted, so that tests see events.
@@ -290,6 +294,8 @@ impl<C: WithMetadataLookup> WithMetadataLookup for Bound<'_, C> {
 
 /// Keeps the bound of [`Connection::Backend`] in one place.
 #[expect(dead_code, reason = "asserts that a bound handle is a connection of its connection's back end")]
-fn is_connection<C: Connection<Backend = DB>, DB: Backend>(bound: Bound<'_, C>) -> impl Connection<Backend = DB> {
+fn is_connection<C: Connection<Backend = DB>, DB: Backend>(
+    bound: Bound<'_, C>,
+) -> impl Connection<Backend = DB> {
     bound
 }

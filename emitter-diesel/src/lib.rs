@@ -1,4 +1,52 @@
 //! Events from Diesel statements, sent after the commit and never without one.
+//!
+//! [`Bind`] a connection to an [`Emitter`], and put [`.emit()`](Emit::emit) at the end of a
+//! statement:
+//!
+//! ```
+//! use diesel::prelude::*;
+//! use emitter_diesel::{Bind, Emit, Emits, Emitter};
+//! use serde::{Deserialize, Serialize};
+//!
+//! diesel::table! { users { id -> Integer, name -> Text, } }
+//!
+//! #[derive(Debug, Clone, Queryable, Identifiable, Serialize, Deserialize, Emits)]
+//! #[emits(create, update, update_many)]
+//! struct User {
+//!     id: i32,
+//!     name: String,
+//! }
+//!
+//! fn rename_all(emitter: &Emitter, db: &mut SqliteConnection) -> Result<(), Box<dyn std::error::Error>> {
+//!     let conn = &mut emitter.bind(db)?;
+//!     conn.transaction(|conn| {
+//!         // The model is inferred from the result's type …
+//!         let alice: User = diesel::insert_into(users::table).values(users::name.eq("alice")).emit().get_result(conn)?;
+//!         diesel::update(&alice).set(users::name.eq("alicia")).emit().get_result::<User>(conn)?;
+//!         // … or named, where there is none. Plain queries work on the same handle.
+//!         diesel::update(users::table).set(users::name.eq("anonymous")).emit::<User>().execute(conn)?;
+//!         users::table.count().get_result::<i64>(conn)
+//!     })?; // here the three events leave
+//!     Ok(())
+//! }
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let emitter = Emitter::builder().start().await?;
+//! # let mut db = SqliteConnection::establish(":memory:")?;
+//! # diesel::sql_query("CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT NOT NULL)").execute(&mut db)?;
+//! # rename_all(&emitter, &mut db)
+//! # }
+//! ```
+//!
+//! | statement | run with | event |
+//! |---|---|---|
+//! | `insert_into(…).values(&one)` | any | `create` |
+//! | `insert_into(…).values(&list)` | any | `createMany`, with all rows |
+//! | … `.on_conflict(…)` | any | `upsert` for each row |
+//! | `update(…)`, `delete(…)` | `get_result` | `update`, `delete`, for each row |
+//! | `update(…)`, `delete(…)` | `get_results`, `load`, `execute` | `updateMany`, `deleteMany`, with all rows |
+//!
+//! Everything of `emitter-core` is re-exported here.
 
 // Lets the macros name this crate the same way from everywhere, its own tests included.
 #[allow(unused_extern_crates)]
@@ -12,3 +60,16 @@ pub use emitter_core::*;
 
 pub use crate::handle::{Bind, BindError, Bound, EmittingTransactionManager};
 pub use crate::statements::Emit;
+
+/// Compiles and runs the code of the project's documents.
+#[cfg(all(doctest, feature = "sqlite"))]
+mod documents {
+    #[doc = include_str!("../../README.md")]
+    struct Readme;
+
+    #[doc = include_str!("../../docs/GUARANTEES.md")]
+    struct Guarantees;
+
+    #[doc = include_str!("../../docs/VOCABULARY.md")]
+    struct Vocabulary;
+}

@@ -9,8 +9,8 @@ use diesel::result::{Error, QueryResult};
 use diesel::sql_types::Bool;
 use diesel::{Connection, QuerySource};
 use emitter_core::model::{
-    Created, CreatedMany, Deleted, DeletedMany, Emits, Model, OperationType, RowChange, Updated, UpdatedMany, Upserted,
-    operation,
+    Created, CreatedMany, Deleted, DeletedMany, Emits, Model, OperationType, RowChange, Updated, UpdatedMany,
+    Upserted, operation,
 };
 use emitter_core::{Emission, Emitter, Scope};
 

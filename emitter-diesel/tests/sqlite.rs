@@ -8,7 +8,7 @@ use std::time::Duration;
 use diesel::connection::{SimpleConnection as _, TransactionManager};
 use diesel::prelude::*;
 use diesel::result::Error;
-use emitter_diesel::{Bind, BindError, Bound, Emit, Emits, EmitConfig, Emitter, Event, Operation};
+use emitter_diesel::{Bind, BindError, Bound, Emit, EmitConfig, Emits, Emitter, Event, Operation};
 use serde::{Deserialize, Serialize};
 
 diesel::table! {
@@ -69,9 +69,11 @@ async fn node(config: EmitConfig) -> (Emitter, Heard) {
 
 fn database() -> SqliteConnection {
     let mut conn = SqliteConnection::establish(":memory:").unwrap();
-    diesel::sql_query("CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, password_hash TEXT NOT NULL)")
-        .execute(&mut conn)
-        .unwrap();
+    diesel::sql_query(
+        "CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, password_hash TEXT NOT NULL)",
+    )
+    .execute(&mut conn)
+    .unwrap();
     conn
 }
 
@@ -96,9 +98,11 @@ async fn each_statement_is_the_operation_that_it_does() {
         let list = vec![new(2, "bob"), new(3, "carol")];
         let count = diesel::insert_into(users::table).values(&list);
         assert_eq!(count.emit::<User>().execute(conn).unwrap(), 2);
-        let renamed = diesel::update(&alice).set(users::name.eq("alicia")).emit().get_result::<User>(conn).unwrap();
+        let renamed =
+            diesel::update(&alice).set(users::name.eq("alicia")).emit().get_result::<User>(conn).unwrap();
         assert_eq!(renamed.name, "alicia");
-        let all = diesel::update(users::table.filter(users::id.gt(1))).set(users::name.eq(users::name.concat("!")));
+        let all =
+            diesel::update(users::table.filter(users::id.gt(1))).set(users::name.eq(users::name.concat("!")));
         assert_eq!(all.emit::<User>().execute(conn).unwrap(), 2);
         let upserted: User = diesel::insert_into(users::table)
             .values(&new(1, "al"))
@@ -275,14 +279,19 @@ async fn raw_transactions_are_refused() {
 async fn pooled_connections_are_bound_like_others() {
     use diesel::r2d2::{ConnectionManager, Pool};
     let (emitter, heard) = node(EmitConfig::all()).await;
-    let pool = Pool::builder().max_size(1).build(ConnectionManager::<SqliteConnection>::new(":memory:")).unwrap();
+    let pool =
+        Pool::builder().max_size(1).build(ConnectionManager::<SqliteConnection>::new(":memory:")).unwrap();
     let mut pooled = pool.get().unwrap();
     pooled
-        .batch_execute("CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT NOT NULL, password_hash TEXT NOT NULL)")
+        .batch_execute(
+            "CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT NOT NULL, password_hash TEXT NOT NULL)",
+        )
         .unwrap();
     let bound = &mut emitter.bind(&mut pooled).unwrap();
     let _: User = bound
-        .transaction(|conn| diesel::insert_into(users::table).values(&new(1, "alice")).emit().get_result(conn))
+        .transaction(|conn| {
+            diesel::insert_into(users::table).values(&new(1, "alice")).emit().get_result(conn)
+        })
         .unwrap();
     assert!(emitter.shutdown(Duration::from_secs(5)).await.is_clean());
     assert_eq!(heard.lock().unwrap().len(), 1);

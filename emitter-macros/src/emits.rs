@@ -9,5 +9,7 @@ mod expand;
 mod model;
 
 pub(crate) fn derive(input: TokenStream) -> TokenStream {
-    or_compile_errors(syn::parse2(input).and_then(|input| model::Model::new(&input)).map(|model| expand::expand(&model)))
+    or_compile_errors(
+        syn::parse2(input).and_then(|input| model::Model::new(&input)).map(|model| expand::expand(&model)),
+    )
 }

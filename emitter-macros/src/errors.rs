@@ -56,7 +56,8 @@ pub(crate) fn skip_value(meta: &ParseNestedMeta<'_>) -> syn::Result<()> {
 /// ``did you mean `create`?`` for a word that is close to a known one.
 pub(crate) fn did_you_mean(word: &str, known: &[&str]) -> String {
     // Of two as close, the one of the same length: `craete` is `create`, not `crate`.
-    let closest = known.iter().map(|known| (distance(word, known), known.len().abs_diff(word.len()), known)).min();
+    let closest =
+        known.iter().map(|known| (distance(word, known), known.len().abs_diff(word.len()), known)).min();
     match closest {
         Some((distance, _, candidate)) if distance <= candidate.len().min(word.len()) / 3 => {
             format!("; did you mean `{candidate}`?")

@@ -73,5 +73,5 @@ pub fn derive_emits(input: TokenStream) -> TokenStream {
 /// that can be displayed.
 #[proc_macro_attribute]
 pub fn listener(attribute: TokenStream, function: TokenStream) -> TokenStream {
-    listener::attribute(attribute.into(), function.into()).into()
+    listener::attribute(attribute.into(), &function.into()).into()
 }

@@ -10,7 +10,7 @@ mod expand;
 mod model;
 
 /// The function stays as it is, mistake or not, so that one mistake is one error.
-pub(crate) fn attribute(attribute: TokenStream, function: TokenStream) -> TokenStream {
+pub(crate) fn attribute(attribute: TokenStream, function: &TokenStream) -> TokenStream {
     let registration = or_compile_errors(
         model::Listener::new(attribute, function.clone()).map(|listener| expand::expand(&listener)),
     );

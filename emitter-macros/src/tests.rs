@@ -5,7 +5,8 @@ use proc_macro2::TokenStream;
 /// The expansion as a file of Rust.
 fn printed(expansion: TokenStream) -> String {
     let text = expansion.to_string();
-    let file = syn::parse2(expansion).unwrap_or_else(|error| panic!("the expansion is no Rust: {error}\n{text}"));
+    let file =
+        syn::parse2(expansion).unwrap_or_else(|error| panic!("the expansion is no Rust: {error}\n{text}"));
     prettyplease::unparse(&file)
 }
 
@@ -21,10 +22,12 @@ fn listener(input: &str) -> String {
         _ => TokenStream::new(),
     };
     let bare = syn::ItemFn { attrs: Vec::new(), ..function.clone() };
-    let expansion = crate::listener::attribute(options, quote::quote!(#bare));
+    let expansion = crate::listener::attribute(options, &quote::quote!(#bare));
     // The function stays as it is; only the registration is of interest.
     let file: syn::File = syn::parse2(expansion).expect("the expansion is Rust");
-    let [syn::Item::Fn(kept), registration @ ..] = &file.items[..] else { panic!("the function comes first") };
+    let [syn::Item::Fn(kept), registration @ ..] = &file.items[..] else {
+        panic!("the function comes first")
+    };
     assert_eq!(quote::quote!(#kept).to_string(), quote::quote!(#bare).to_string());
     printed(quote::quote!(#(#registration)*))
 }

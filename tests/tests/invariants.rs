@@ -71,7 +71,9 @@ impl Source {
             syn::UseTree::Name(name) => found(format!("{before}{}", name.ident)),
             syn::UseTree::Rename(name) => found(format!("{before}{}", name.ident)),
             syn::UseTree::Glob(_) => found(format!("{before}*")),
-            syn::UseTree::Group(group) => group.items.iter().for_each(|tree| self.import(before.clone(), tree, line)),
+            syn::UseTree::Group(group) => {
+                group.items.iter().for_each(|tree| self.import(before.clone(), tree, line))
+            }
         }
     }
 
@@ -93,7 +95,9 @@ impl Source {
                 TokenTree::Ident(ident) => self.token(&ident.to_string(), line),
                 TokenTree::Literal(_) => self.token("\"\"", line),
                 TokenTree::Punct(sign) => match self.tokens.last_mut() {
-                    Some(last) if last.text == ":" && sign.as_char() == ':' => "::".clone_into(&mut last.text),
+                    Some(last) if last.text == ":" && sign.as_char() == ':' => {
+                        "::".clone_into(&mut last.text)
+                    }
                     _ => self.token(&sign.to_string(), line),
                 },
             }
@@ -136,7 +140,9 @@ fn is_test(item: &syn::Item) -> bool {
         syn::Item::Use(item) => &item.attrs,
         _ => return false,
     };
-    attributes.iter().any(|attribute| attribute.to_token_stream().to_string().replace(' ', "") == "#[cfg(test)]")
+    attributes
+        .iter()
+        .any(|attribute| attribute.to_token_stream().to_string().replace(' ', "") == "#[cfg(test)]")
 }
 
 fn root() -> PathBuf {
@@ -152,7 +158,8 @@ fn files(below: &str) -> Vec<(String, PathBuf)> {
         for entry in fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display())) {
             let path = entry.expect("the folder can be read").path();
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let relative = path.strip_prefix(&root).expect("it is below the root").to_string_lossy().replace('\\', "/");
+            let relative =
+                path.strip_prefix(&root).expect("it is below the root").to_string_lossy().replace('\\', "/");
             if path.is_dir() {
                 // What git keeps, and what cargo, fuzzers and property tests leave behind, is not the project's.
                 if !matches!(name.as_str(), ".git" | "target" | "node_modules" | "proptest-regressions") {
@@ -174,7 +181,8 @@ fn read(path: &Path) -> String {
 /// The sources below a folder, without files of tests.
 fn sources(below: &str) -> Vec<Source> {
     let code = |path: &str| {
-        let test = ["/tests.rs", "/properties.rs"].iter().any(|end| path.ends_with(end)) || path.contains("/tests/");
+        let test =
+            ["/tests.rs", "/properties.rs"].iter().any(|end| path.ends_with(end)) || path.contains("/tests/");
         path.ends_with(".rs") && !test && !path.starts_with("tests/ui/")
     };
     let files = files(below).into_iter().filter(|(relative, _)| code(relative));
@@ -195,7 +203,8 @@ fn holds(invariant: &str, breaches: &[Breach]) {
 /// The check finds something at exactly these lines of a snippet, which is said to be at `path`.
 #[track_caller]
 fn finds(check: impl Fn(&[Source]) -> Vec<Breach>, path: &str, snippet: &str, lines: &[usize]) {
-    let mut found: Vec<usize> = check(&[Source::parse(path, snippet)]).iter().map(|breach| breach.line).collect();
+    let mut found: Vec<usize> =
+        check(&[Source::parse(path, snippet)]).iter().map(|breach| breach.line).collect();
     found.sort_unstable();
     assert_eq!(found, lines, "in {path}:\n{snippet}");
 }
@@ -203,8 +212,16 @@ fn finds(check: impl Fn(&[Source]) -> Vec<Breach>, path: &str, snippet: &str, li
 // 1 · Who knows what -----------------------------------------------------------------------------
 
 const DATABASES: [&str; 10] = [
-    "diesel", "diesel_async", "emitter_diesel", "rusqlite", "libsqlite3_sys", "sqlx", "postgres", "tokio_postgres",
-    "mysql", "sea_orm",
+    "diesel",
+    "diesel_async",
+    "emitter_diesel",
+    "rusqlite",
+    "libsqlite3_sys",
+    "sqlx",
+    "postgres",
+    "tokio_postgres",
+    "mysql",
+    "sea_orm",
 ];
 
 fn databases_in_core(sources: &[Source]) -> Vec<Breach> {
@@ -220,10 +237,14 @@ fn databases_in_manifest(path: &str, manifest: &str) -> Vec<Breach> {
     let names_one = |line: &str| {
         let name = line.split(['=', '.', ' ']).next().unwrap_or_default().trim_matches('"').replace('-', "_");
         let depends = line.contains('=') && DATABASES.contains(&name.as_str());
-        depends || DATABASES.iter().any(|database| line.contains(&format!("package = \"{}\"", database.replace('_', "-"))))
+        depends
+            || DATABASES
+                .iter()
+                .any(|database| line.contains(&format!("package = \"{}\"", database.replace('_', "-"))))
     };
     let lines = manifest.lines().enumerate().filter(|(_, line)| names_one(line));
-    let breach = |(line, text): (usize, &str)| Breach { path: path.to_owned(), line: line + 1, what: text.to_owned() };
+    let breach =
+        |(line, text): (usize, &str)| Breach { path: path.to_owned(), line: line + 1, what: text.to_owned() };
     lines.map(breach).collect()
 }
 
@@ -238,7 +259,8 @@ fn the_core_knows_no_database() {
     finds(databases_in_core, "emitter-core/src/a.rs", snippet, &[1, 4]);
     finds(databases_in_core, "emitter-diesel/src/a.rs", snippet, &[]);
     let manifest = "[dependencies]\nserde = \"1\"\ndiesel.workspace = true\nd = { package = \"libsqlite3-sys\" }\n# diesel";
-    let lines: Vec<usize> = databases_in_manifest("Cargo.toml", manifest).iter().map(|breach| breach.line).collect();
+    let lines: Vec<usize> =
+        databases_in_manifest("Cargo.toml", manifest).iter().map(|breach| breach.line).collect();
     assert_eq!(lines, [3, 4]);
 }
 
@@ -250,7 +272,12 @@ fn rumqttc_elsewhere(sources: &[Source]) -> Vec<Breach> {
 #[test]
 fn rumqttc_is_named_by_its_transport_alone() {
     holds("Invariant 1: rumqttc is named only under transport/mqtt.", &rumqttc_elsewhere(&libraries()));
-    finds(rumqttc_elsewhere, "emitter-core/src/emitter.rs", "use rumqttc::v5::Event;\nfn a(b: rumqttc::QoS) {}", &[1, 2]);
+    finds(
+        rumqttc_elsewhere,
+        "emitter-core/src/emitter.rs",
+        "use rumqttc::v5::Event;\nfn a(b: rumqttc::QoS) {}",
+        &[1, 2],
+    );
     finds(rumqttc_elsewhere, "emitter-core/src/transport/mqtt/driver.rs", "use rumqttc::QoS;", &[]);
 }
 
@@ -273,17 +300,33 @@ const PURE: [&str; 12] = [
 ];
 
 const IMPURE: [&str; 16] = [
-    "std::env", "std::fs", "std::io", "std::net", "std::process", "std::thread", "thread", "tokio", "fastrand", "println",
-    "eprintln", "Instant::now", "SystemTime::now", "OffsetDateTime::now_utc", "now_v7", "elapsed",
+    "std::env",
+    "std::fs",
+    "std::io",
+    "std::net",
+    "std::process",
+    "std::thread",
+    "thread",
+    "tokio",
+    "fastrand",
+    "println",
+    "eprintln",
+    "Instant::now",
+    "SystemTime::now",
+    "OffsetDateTime::now_utc",
+    "now_v7",
+    "elapsed",
 ];
 
 /// Where an event is born it is given its moment and its id: two constructors, called by the emitter alone.
-const BIRTH: [(&str, &str); 2] = [("emitter-core/src/event.rs", "SystemTime::now"), ("emitter-core/src/event.rs", "now_v7")];
+const BIRTH: [(&str, &str); 2] =
+    [("emitter-core/src/event.rs", "SystemTime::now"), ("emitter-core/src/event.rs", "now_v7")];
 
 fn impure(sources: &[Source]) -> Vec<Breach> {
     let find = |source: &Source| {
         let forbidden = IMPURE.iter().filter(|path| !BIRTH.contains(&(&source.path, path)));
-        let found = |path: &&str| source.breaches(source.mentions(path), &format!("`{path}` in a pure module"));
+        let found =
+            |path: &&str| source.breaches(source.mentions(path), &format!("`{path}` in a pure module"));
         forbidden.flat_map(found).collect::<Vec<_>>()
     };
     let mut found: Vec<Breach> =
@@ -296,7 +339,10 @@ fn impure(sources: &[Source]) -> Vec<Breach> {
 fn what_decides_has_no_io_and_no_clock() {
     let sources = libraries();
     for pure in PURE {
-        assert!(sources.iter().any(|source| source.path == pure), "{pure} is gone: correct the list of pure modules");
+        assert!(
+            sources.iter().any(|source| source.path == pure),
+            "{pure} is gone: correct the list of pure modules"
+        );
     }
     for (path, clock) in BIRTH {
         let source = sources.iter().find(|source| source.path == path).expect("it is among the pure ones");
@@ -307,7 +353,12 @@ fn what_decides_has_no_io_and_no_clock() {
     let snippet = "use std::{fmt, net::TcpStream};\nfn a() { Instant::now(); }\n#[cfg(test)]\nmod tests { fn b() { Instant::now(); } }\nasync fn c() {\n tokio::time::sleep(d).await }";
     finds(impure, "emitter-core/src/topic.rs", snippet, &[1, 2, 6]);
     finds(impure, "emitter-core/src/emitter.rs", snippet, &[]);
-    finds(impure, "emitter-core/src/event.rs", "fn now() { SystemTime::now(); }\nfn a() { Instant::now(); }", &[2]);
+    finds(
+        impure,
+        "emitter-core/src/event.rs",
+        "fn now() { SystemTime::now(); }\nfn a() { Instant::now(); }",
+        &[2],
+    );
 }
 
 // 3 · Dispatcher and transport -----------------------------------------------------------------------
@@ -323,7 +374,8 @@ fn acquaintances(sources: &[Source]) -> Vec<Breach> {
             source if source.is_in("emitter-core/src/transport") => "crate::dispatcher",
             _ => return Vec::new(),
         };
-        let imported = source.imports.iter().filter(|import| import.text.starts_with(stranger) && import.text != SHARED);
+        let imported =
+            source.imports.iter().filter(|import| import.text.starts_with(stranger) && import.text != SHARED);
         let imported = imported.map(|import| import.line);
         let named = source.lines_of(&stranger.replace("::", " :: "));
         source.breaches(imported.chain(named), &format!("names `{stranger}`; only `emitter` knows both"))
@@ -333,7 +385,10 @@ fn acquaintances(sources: &[Source]) -> Vec<Breach> {
 
 #[test]
 fn dispatcher_and_transport_do_not_know_each_other() {
-    holds("Invariant 3: only `emitter` knows both the dispatcher and the transport.", &acquaintances(&libraries()));
+    holds(
+        "Invariant 3: only `emitter` knows both the dispatcher and the transport.",
+        &acquaintances(&libraries()),
+    );
     let snippet = "use crate::transport::{Ack, Delivery};\nfn a(b: crate::transport::Message) {}\nuse crate::transport::Ack;";
     finds(acquaintances, "emitter-core/src/dispatcher/lanes.rs", snippet, &[1, 2]);
     finds(acquaintances, "emitter-core/src/transport/memory.rs", "use crate::dispatcher::Job;", &[1]);
@@ -361,7 +416,8 @@ fn named_by_expansions(sources: &[Source]) -> Vec<Breach> {
             }
             _ => false,
         };
-        let lines: Vec<usize> = (0..words.len()).filter(wrong).map(|index| source.tokens[index].line).collect();
+        let lines: Vec<usize> =
+            (0..words.len()).filter(wrong).map(|index| source.tokens[index].line).collect();
         source.breaches(lines, "generated code names what it may not")
     };
     printers.flat_map(find).collect()
@@ -374,7 +430,8 @@ fn generated_code_names_public_items_only() {
         "Invariant 4: generated code names public items of the framework, by the path that `crate = …` can override.",
         &named_by_expansions(&sources),
     );
-    let lib = sources.iter().find(|source| source.path == "emitter-core/src/lib.rs").expect("a library has one");
+    let lib =
+        sources.iter().find(|source| source.path == "emitter-core/src/lib.rs").expect("a library has one");
     let text = read(&root().join(&lib.path));
     for item in ["pub mod model;", "pub mod event;", "pub mod key;", "pub mod __private {"] {
         assert!(text.contains(item), "{}: `{item}` is what generated code stands on", lib.path);
@@ -391,7 +448,10 @@ fn globals(sources: &[Source]) -> Vec<Breach> {
         let statics = source.tokens.windows(2).filter(is_static).map(|pair| pair[1].line);
         let first = source.tokens.first().filter(|token| token.text == "static").map(|token| token.line);
         let locals = source.lines_of("thread_local !");
-        source.breaches(first.into_iter().chain(statics).chain(locals), "a global: two nodes must live in one process")
+        source.breaches(
+            first.into_iter().chain(statics).chain(locals),
+            "a global: two nodes must live in one process",
+        )
     };
     sources.iter().flat_map(find).collect()
 }
@@ -402,7 +462,9 @@ fn nothing_is_global_but_the_list_of_listeners() {
     holds("Invariant 5: the only global is the link-time list of listeners.", &globals(&sources));
     let lists: Vec<&str> = sources
         .iter()
-        .flat_map(|source| source.lines_of("inventory :: collect !").into_iter().map(|_| source.path.as_str()))
+        .flat_map(|source| {
+            source.lines_of("inventory :: collect !").into_iter().map(|_| source.path.as_str())
+        })
         .collect();
     assert_eq!(lists, ["emitter-core/src/registry.rs"], "Invariant 5: one link-time list");
     let snippet = "static A: u8 = 1;\nfn a(b: &'static str) {\nstatic mut C: u8 = 2; }\nthread_local! { static D: u8 = 3; }";
@@ -416,7 +478,11 @@ const TASKS: [(&str, usize, &str); 5] = [
     ("emitter-core/src/dispatcher.rs", 1, "the worker's `JoinSet` of calls, which it drains before it ends"),
     ("emitter-core/src/emitter.rs", 1, "the node's `JoinSet` of workers, awaited by `shutdown`"),
     ("emitter-core/src/emitter/builder.rs", 2, "publishing and intake, awaited by `shutdown`"),
-    ("emitter-core/src/listener.rs", 1, "a plain listener's call, awaited by the call that the dispatcher keeps"),
+    (
+        "emitter-core/src/listener.rs",
+        1,
+        "a plain listener's call, awaited by the call that the dispatcher keeps",
+    ),
     ("emitter-core/src/transport/mqtt.rs", 2, "the two clients' `JoinSet`, awaited by `close`"),
 ];
 
@@ -425,7 +491,11 @@ const TEST_TASKS: (&str, &str) = ("emitter-core/src/transport/memory", "its `Joi
 
 fn spawns(source: &Source) -> Vec<usize> {
     let words = ["spawn", "spawn_blocking", "spawn_local", "spawn_on", "spawn_blocking_on"];
-    words.iter().flat_map(|word| [source.lines_of(&format!("{word} (")), source.lines_of(&format!("{word} ::"))]).flatten().collect()
+    words
+        .iter()
+        .flat_map(|word| [source.lines_of(&format!("{word} (")), source.lines_of(&format!("{word} ::"))])
+        .flatten()
+        .collect()
 }
 
 fn unowned_tasks(sources: &[Source]) -> Vec<Breach> {
@@ -443,10 +513,12 @@ fn every_task_is_awaited() {
     let sources = libraries();
     holds("Invariant 6: every spawned task is awaited by `shutdown`.", &unowned_tasks(&sources));
     for (path, count, owner) in TASKS {
-        let found = sources.iter().find(|source| source.path == path).map_or(0, |source| spawns(source).len());
+        let found =
+            sources.iter().find(|source| source.path == path).map_or(0, |source| spawns(source).len());
         assert_eq!(found, count, "{path} makes another number of tasks than `TASKS` says ({owner})");
     }
-    let snippet = "fn a() {\ntokio::spawn(b);\ntasks.spawn(c);\ntokio::task::spawn_blocking(d); }\nfn spawns() {}";
+    let snippet =
+        "fn a() {\ntokio::spawn(b);\ntasks.spawn(c);\ntokio::task::spawn_blocking(d); }\nfn spawns() {}";
     finds(unowned_tasks, "emitter-core/src/queue.rs", snippet, &[2, 3, 4]);
 }
 
@@ -461,7 +533,12 @@ fn unsafe_code(sources: &[Source]) -> Vec<Breach> {
 fn without_lints(manifests: &[(String, String)]) -> Vec<Breach> {
     let inherits = |text: &str| text.replace(' ', "").contains("[lints]\nworkspace=true");
     let lax = manifests.iter().filter(|(_, text)| text.contains("[package]") && !inherits(text));
-    lax.map(|(path, _)| Breach { path: path.clone(), line: 1, what: "no `[lints] workspace = true`".to_owned() }).collect()
+    lax.map(|(path, _)| Breach {
+        path: path.clone(),
+        line: 1,
+        what: "no `[lints] workspace = true`".to_owned(),
+    })
+    .collect()
 }
 
 #[test]
@@ -475,7 +552,10 @@ fn unsafe_is_forbidden() {
     assert!(manifests.len() > 4, "the manifests were not found");
     holds("Invariant 7: every package forbids `unsafe`.", &without_lints(&manifests));
     let workspace = read(&root().join("Cargo.toml"));
-    assert!(workspace.contains("\nunsafe_code = \"forbid\"\n"), "Invariant 7: Cargo.toml: unsafe_code = \"forbid\"");
+    assert!(
+        workspace.contains("\nunsafe_code = \"forbid\"\n"),
+        "Invariant 7: Cargo.toml: unsafe_code = \"forbid\""
+    );
 
     finds(unsafe_code, "a.rs", "//! unsafe\n#![forbid(unsafe_code)]\nfn a() { unsafe { b() } }", &[3]);
     let lax = [("a/Cargo.toml".to_owned(), "[package]\nname = \"a\"\n".to_owned())];
@@ -494,9 +574,15 @@ const MANY_BY_MACRO: [(&str, &str); 6] = [
 
 /// Traits that are no abstraction over implementations.
 const NO_ABSTRACTION: [(&str, &str); 4] = [
-    ("Same", "type equality, to carry inference from a result to its statement: Rust has no other word for it"),
+    (
+        "Same",
+        "type equality, to carry inference from a result to its statement: Rust has no other word for it",
+    ),
     ("Bind", "an extension of `Emitter`, which lives in a crate that knows no connections"),
-    ("Loads", "tells what a handle can run in words of ours; the asynchronous handle is its second implementation"),
+    (
+        "Loads",
+        "tells what a handle can run in words of ours; the asynchronous handle is its second implementation",
+    ),
     ("Executes", "as `Loads`"),
 ];
 
@@ -532,9 +618,11 @@ fn implemented(words: &[&str]) -> Option<String> {
 
 fn lonely_traits(sources: &[Source], known: &[Source]) -> Vec<Breach> {
     let implementations = implementations(known);
-    let excused = |name: &str| MANY_BY_MACRO.iter().chain(&NO_ABSTRACTION).any(|(excused, _)| *excused == name);
+    let excused =
+        |name: &str| MANY_BY_MACRO.iter().chain(&NO_ABSTRACTION).any(|(excused, _)| *excused == name);
     let find = |source: &Source| {
-        let traits = source.tokens.windows(3).filter(|words| words[0].text == "pub" && words[1].text == "trait");
+        let traits =
+            source.tokens.windows(3).filter(|words| words[0].text == "pub" && words[1].text == "trait");
         let lonely = traits.filter(|words| {
             implementations.get(&words[2].text).copied().unwrap_or_default() < 2 && !excused(&words[2].text)
         });
@@ -556,7 +644,10 @@ fn a_public_trait_has_two_implementations() {
         .map(|words| words[2].text.clone())
         .collect();
     for (name, reason) in MANY_BY_MACRO.iter().chain(&NO_ABSTRACTION) {
-        assert!(words.iter().any(|word| word == name), "`{name}` is excused ({reason}) but there is no such trait");
+        assert!(
+            words.iter().any(|word| word == name),
+            "`{name}` is excused ({reason}) but there is no such trait"
+        );
     }
     let check = |sources: &[Source]| lonely_traits(sources, sources);
     let snippet = "pub trait One {}\npub trait Two<T> {}\nimpl One for A {}\nimpl<T: One> Two<T> for B<T> {}\nimpl Two<fn() -> u8> for C {}\nimpl One {}\ntrait Private {}";
@@ -566,7 +657,8 @@ fn a_public_trait_has_two_implementations() {
 // 8 · Names ------------------------------------------------------------------------------------------
 
 /// What has no room belongs to the noun that it speaks about.
-const NOUNLESS: [&str; 9] = ["util", "utils", "helper", "helpers", "common", "misc", "types", "traits", "constants"];
+const NOUNLESS: [&str; 9] =
+    ["util", "utils", "helper", "helpers", "common", "misc", "types", "traits", "constants"];
 
 fn nounless(path: &str) -> bool {
     path.split('/').any(|part| NOUNLESS.contains(&part.strip_suffix(".rs").unwrap_or(part)))
@@ -574,9 +666,12 @@ fn nounless(path: &str) -> bool {
 
 #[test]
 fn every_file_is_a_noun() {
-    let bad: Vec<String> = files("").into_iter().map(|(relative, _)| relative).filter(|path| nounless(path)).collect();
+    let bad: Vec<String> =
+        files("").into_iter().map(|(relative, _)| relative).filter(|path| nounless(path)).collect();
     assert!(bad.is_empty(), "no file is called {NOUNLESS:?}: {bad:?}");
-    assert!(nounless("emitter-core/src/utils.rs") && nounless("a/common/b.rs") && !nounless("a/typesetting.rs"));
+    assert!(
+        nounless("emitter-core/src/utils.rs") && nounless("a/common/b.rs") && !nounless("a/typesetting.rs")
+    );
 }
 
 /// The lines that name a place of one machine, which another machine does not have.

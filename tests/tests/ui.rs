@@ -7,7 +7,8 @@ const COMPILER: &str = env!("CARGO_PKG_RUST_VERSION");
 
 #[test]
 fn ui() {
-    let compiler = Command::new("rustc").arg("--version").output().expect("rustc runs, for it built this test");
+    let compiler =
+        Command::new("rustc").arg("--version").output().expect("rustc runs, for it built this test");
     let compiler = String::from_utf8_lossy(&compiler.stdout);
     assert!(
         compiler.starts_with(&format!("rustc {COMPILER}.")),

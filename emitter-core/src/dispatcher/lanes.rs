@@ -60,12 +60,16 @@ impl<T> Lanes<T> {
     /// telling; one that takes longer is told with [`occupy`](Self::occupy).
     #[must_use]
     pub fn is_free(&self, lane: Lane) -> bool {
-        self.started < self.limit && self.behind.is_empty() && !self.barrier_started && self.ready.is_empty() && {
-            match lane {
-                Lane::Key(key) => !self.busy.contains_key(&key),
-                Lane::Barrier => self.busy.is_empty(),
+        self.started < self.limit
+            && self.behind.is_empty()
+            && !self.barrier_started
+            && self.ready.is_empty()
+            && {
+                match lane {
+                    Lane::Key(key) => !self.busy.contains_key(&key),
+                    Lane::Barrier => self.busy.is_empty(),
+                }
             }
-        }
     }
 
     /// Marks a lane that [`is_free`](Self::is_free) as started.

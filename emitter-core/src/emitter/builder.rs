@@ -97,7 +97,9 @@ pub enum StartError {
     #[error("mqtt: {0}")]
     Mqtt(#[from] MqttConfigError),
     /// `start` was called outside a tokio runtime.
-    #[error("an emitter needs a tokio runtime; call `start` within `#[tokio::main]` or `runtime.block_on(…)`")]
+    #[error(
+        "an emitter needs a tokio runtime; call `start` within `#[tokio::main]` or `runtime.block_on(…)`"
+    )]
     NoRuntime,
     /// A listener was added after the shutdown.
     #[error("the emitter is shut down")]
@@ -289,7 +291,10 @@ impl Builder {
         ];
         for (setting, value) in positive {
             if NonZeroUsize::new(value).is_none() {
-                return Err(StartError::Setting { setting, problem: "0 is not allowed; use 1 or more".to_owned() });
+                return Err(StartError::Setting {
+                    setting,
+                    problem: "0 is not allowed; use 1 or more".to_owned(),
+                });
             }
         }
         if self.dispatch.timeout.is_zero() {
@@ -326,7 +331,9 @@ impl Builder {
             handlers.push((registration.info(), handler));
         }
         // The order of registration depends on the linker.
-        handlers.sort_by(|(a, _), (b, _)| (a.model, &a.name, &a.defined_at).cmp(&(b.model, &b.name, &b.defined_at)));
+        handlers.sort_by(|(a, _), (b, _)| {
+            (a.model, &a.name, &a.defined_at).cmp(&(b.model, &b.name, &b.defined_at))
+        });
         let found = || handlers.iter().map(|(info, _)| info.name.to_string());
         match self.required.iter().find(|name| !found().any(|found| found == **name)) {
             Some(name) => Err(StartError::MissingListener { name: name.clone(), found: found().collect() }),

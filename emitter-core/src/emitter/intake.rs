@@ -91,7 +91,8 @@ impl Intake {
         if !operation_fits || !model.name.is(&incoming.model) {
             return Err(Rejection::Mismatch);
         }
-        if incoming.origin.as_ref().is_some_and(|origin| origin.node.is_empty() || origin.service.is_empty()) {
+        if incoming.origin.as_ref().is_some_and(|origin| origin.node.is_empty() || origin.service.is_empty())
+        {
             return Err(Rejection::Origin);
         }
         Ok((model, incoming))
@@ -123,7 +124,7 @@ impl Intake {
         }
         // A session remembers subscriptions of an earlier life. Without a listener, nobody empties
         // the model's queue.
-        if !model.worker_started.is_completed() {
+        if model.worker.get().is_none() {
             self.shared.counters.unheard.add_one();
             return ack.done();
         }

@@ -85,7 +85,8 @@ impl Publishing {
             Ok(confirmation) => self.unconfirmed.push(confirmation),
             Err(Failure::Publish(PublishError::QueueFull { .. })) => {
                 self.shared.counters.publish_refused.add_one();
-                self.failures.log(|more| warn!(more, "the transport's queue is full: events are lost to other nodes"));
+                self.failures
+                    .log(|more| warn!(more, "the transport's queue is full: events are lost to other nodes"));
             }
             Err(failure) => self.failed(&failure),
         }

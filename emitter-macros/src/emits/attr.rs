@@ -24,7 +24,17 @@ pub(crate) struct FieldAttr {
 }
 
 const STRUCT_WORDS: [&str; 11] = [
-    "create", "create_many", "update", "update_many", "upsert", "delete", "delete_many", "all", "model", "key", "crate",
+    "create",
+    "create_many",
+    "update",
+    "update_many",
+    "upsert",
+    "delete",
+    "delete_many",
+    "all",
+    "model",
+    "key",
+    "crate",
 ];
 
 const STRUCT_HELP: &str = "known are the operations `create`, `create_many`, `update`, `update_many`, `upsert`, `delete`, \
@@ -62,10 +72,13 @@ impl StructAttr {
     }
 
     fn operation(&mut self, operation: Operation, meta: &ParseNestedMeta<'_>, errors: &Errors) {
-        let words = self.operations.iter().find(|(other, _)| *other == operation).map(|(_, path)| word_of(path));
+        let words =
+            self.operations.iter().find(|(other, _)| *other == operation).map(|(_, path)| word_of(path));
         match words.as_deref() {
             None => self.operations.push((operation, meta.path.clone())),
-            Some("all") => errors.at(&meta.path, format_args!("`all` includes `{}`: leave one of them out", word(meta))),
+            Some("all") => {
+                errors.at(&meta.path, format_args!("`all` includes `{}`: leave one of them out", word(meta)));
+            }
             Some(other) if meta.path.is_ident("all") => {
                 errors.at(&meta.path, format_args!("`all` includes `{other}`: leave one of them out"));
             }
@@ -85,11 +98,17 @@ impl FieldAttr {
                     return Ok(());
                 }
                 word if STRUCT_WORDS.contains(&word) => {
-                    errors.at(&meta.path, format_args!("`{word}` belongs on the struct\non a field, `skip` is known"));
+                    errors.at(
+                        &meta.path,
+                        format_args!("`{word}` belongs on the struct\non a field, `skip` is known"),
+                    );
                 }
                 word => {
                     let hint = did_you_mean(word, &["skip"]);
-                    errors.at(&meta.path, format_args!("`{word}` is not known on a field{hint}\nknown is `skip`"));
+                    errors.at(
+                        &meta.path,
+                        format_args!("`{word}` is not known on a field{hint}\nknown is `skip`"),
+                    );
                 }
             }
             skip_value(meta)
@@ -185,12 +204,17 @@ fn word_of(path: &Path) -> String {
 /// The text of `word = "text"`.
 fn text(meta: &ParseNestedMeta<'_>) -> syn::Result<LitStr> {
     let value = meta.value()?;
-    value.parse().map_err(|error| syn::Error::new(error.span(), format_args!("write it in quotes, as in `{} = \"…\"`", word(meta))))
+    value.parse().map_err(|error| {
+        syn::Error::new(error.span(), format_args!("write it in quotes, as in `{} = \"…\"`", word(meta)))
+    })
 }
 
 fn idents(meta: &ParseNestedMeta<'_>) -> syn::Result<Vec<Ident>> {
     if !meta.input.peek(syn::token::Paren) {
-        return Err(syn::Error::new_spanned(&meta.path, "write the fields in parentheses, as in `key(user_id, role_id)`"));
+        return Err(syn::Error::new_spanned(
+            &meta.path,
+            "write the fields in parentheses, as in `key(user_id, role_id)`",
+        ));
     }
     let content;
     syn::parenthesized!(content in meta.input);

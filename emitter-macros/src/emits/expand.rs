@@ -25,7 +25,8 @@ fn row(model: &Model) -> TokenStream {
     let Model { krate, vis, ident, .. } = model;
     let row_ident = model.row_ident();
     let Some(Row { attributes, names_serde, fields }) = &model.row else {
-        let doc = format!("What listeners of [`{ident}`] are handed: the model itself, since it skips no field.");
+        let doc =
+            format!("What listeners of [`{ident}`] are handed: the model itself, since it skips no field.");
         return quote! {
             #[doc = #doc]
             #[allow(dead_code)]
@@ -34,7 +35,8 @@ fn row(model: &Model) -> TokenStream {
     };
     let serde_path = quote!(#krate::__private::serde).to_string().replace(' ', "");
     let serde_path = (!names_serde).then(|| quote!(#[serde(crate = #serde_path)]));
-    let doc = format!("What listeners of [`{ident}`] are handed: the model without the fields that it skips.");
+    let doc =
+        format!("What listeners of [`{ident}`] are handed: the model without the fields that it skips.");
     let fields = fields.iter().map(|field| {
         let (attributes, vis, ident, ty) = (&field.attributes, &field.vis, &field.ident, &field.ty);
         quote! { #(#attributes)* #vis #ident: #ty }
@@ -78,7 +80,8 @@ fn events(model: &Model) -> TokenStream {
         let (variant, body) = (operation.variant_ident(), operation.body_ident());
         quote! { #krate::model::Body::#variant(body) => ::core::option::Option::Some(Self::#body(body)) }
     });
-    let rest = (operations.len() < Operation::ALL.len()).then(|| quote! { _ => ::core::option::Option::None });
+    let rest =
+        (operations.len() < Operation::ALL.len()).then(|| quote! { _ => ::core::option::Option::None });
     let single = operations.iter().all(|operation| !operation.is_bulk()).then(|| {
         quote! {
             #[automatically_derived]
@@ -132,9 +135,9 @@ fn implementation(model: &Model) -> TokenStream {
             quote!(#row { #(#fields: ::core::clone::Clone::clone(&self.#fields),)* })
         }
     };
-    let parts = key.iter().map(|KeyField { ident, ty, .. }| {
-        quote!(<#ty as #krate::key::KeyColumn>::to_key(&row.#ident))
-    });
+    let parts = key
+        .iter()
+        .map(|KeyField { ident, ty, .. }| quote!(<#ty as #krate::key::KeyColumn>::to_key(&row.#ident)));
     let row_key = match key.len() {
         1 => quote!(#(#parts)*),
         _ => quote!(#krate::key::Key::composite([#(#parts,)*])),

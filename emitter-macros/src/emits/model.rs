@@ -138,7 +138,10 @@ impl Model {
             ident: input.ident.clone(),
             name: name(input, &attr, &errors),
             operations: operations(input, &attr, complete, &errors),
-            key: fields.as_ref().map(|fields| key(input, &attr, complete, fields, &errors)).unwrap_or_default(),
+            key: fields
+                .as_ref()
+                .map(|fields| key(input, &attr, complete, fields, &errors))
+                .unwrap_or_default(),
             row: fields.as_ref().and_then(|fields| row(input, fields)),
         };
         errors.finish().map(|()| model)
@@ -189,7 +192,8 @@ fn name(input: &DeriveInput, attr: &StructAttr, errors: &Errors) -> String {
     };
     let allowed = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     if name.is_empty() || name.len() > 128 || !name.chars().all(allowed) {
-        let rule = "a model's name is one level of a topic: use 1 to 128 letters (a to z), digits, '_' or '-'";
+        let rule =
+            "a model's name is one level of a topic: use 1 to 128 letters (a to z), digits, '_' or '-'";
         match &attr.model {
             Some(given) => errors.at(given, format_args!("{rule}, such as \"user\"")),
             None => errors.at(&input.ident, format_args!("{rule}, as in `#[emits(model = \"user\")]`")),
@@ -234,10 +238,14 @@ fn key(
             errors.at(&ident, format_args!("`{ident}` is in the key twice; once is enough"));
         }
         if field.attr.skip {
-            errors.at(field.ident, "a field of the key cannot be skipped: it tells listeners which row it is");
+            errors
+                .at(field.ident, "a field of the key cannot be skipped: it tells listeners which row it is");
         }
         if serde_has(&field.field.attrs, &["skip", "skip_serializing", "flatten"]) {
-            errors.at(field.ident, "a field of the key has to be a field in JSON: it tells other nodes which row it is");
+            errors.at(
+                field.ident,
+                "a field of the key has to be a field in JSON: it tells other nodes which row it is",
+            );
         }
         let rust_name = field.ident.unraw().to_string();
         let wire_name =
@@ -249,7 +257,11 @@ fn key(
 
 fn missing_key_field(ident: &Ident, implicit: bool, fields: &[Field<'_>], errors: &Errors) {
     let names: Vec<String> = fields.iter().map(|field| format!("`{}`", field.ident)).collect();
-    let names = if names.is_empty() { "there are none".to_owned() } else { format!("the fields are {}", names.join(", ")) };
+    let names = if names.is_empty() {
+        "there are none".to_owned()
+    } else {
+        format!("the fields are {}", names.join(", "))
+    };
     if implicit {
         errors.at(ident, format_args!("no field `id`: name the key with `#[emits(key(…))]`; {names}"));
     } else {

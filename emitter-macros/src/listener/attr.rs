@@ -38,7 +38,10 @@ impl ListenerAttr {
                 match value.parse() {
                     Ok(model) => set(&mut self.model, model, meta, errors),
                     Err(error) => {
-                        errors.at_span(error.span(), "write the model's name in quotes, as in `model = \"user\"`");
+                        errors.at_span(
+                            error.span(),
+                            "write the model's name in quotes, as in `model = \"user\"`",
+                        );
                         skip_value(meta)?;
                     }
                 }

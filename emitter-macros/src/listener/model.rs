@@ -39,7 +39,10 @@ impl Listener {
     pub(crate) fn new(attribute: TokenStream, function: TokenStream) -> syn::Result<Self> {
         let errors = Errors::default();
         let function: ItemFn = syn::parse2(function).map_err(|error| {
-            syn::Error::new(error.span(), "`#[listener]` goes on a function, such as `async fn on_user(event: Event<UserEvent>) { … }`")
+            syn::Error::new(
+                error.span(),
+                "`#[listener]` goes on a function, such as `async fn on_user(event: Event<UserEvent>) { … }`",
+            )
         })?;
         let attr = ListenerAttr::parse(attribute, &errors);
         // What is missing may be what was misspelt.
@@ -47,7 +50,10 @@ impl Listener {
         refuse_signature(&function, &errors);
         let (event, parameters) = parameters(&function, &errors);
         if attr.model.is_none() && complete {
-            errors.at(&function.sig.ident, "which model does it listen to? Write `#[listener(model = \"user\")]`");
+            errors.at(
+                &function.sig.ident,
+                "which model does it listen to? Write `#[listener(model = \"user\")]`",
+            );
         }
         errors.finish()?;
         let missing = || syn::Error::new(proc_macro2::Span::call_site(), "incomplete");

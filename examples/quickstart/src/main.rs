@@ -46,7 +46,9 @@ async fn forget(event: Event<UserEvent>, server: State<Server>) {
     };
     let whence = match event.source() {
         Source::Local => "written here".to_owned(),
-        Source::Remote => event.origin().map_or("from another program".to_owned(), |origin| format!("from {}", origin.node)),
+        Source::Remote => {
+            event.origin().map_or("from another program".to_owned(), |origin| format!("from {}", origin.node))
+        }
     };
     server.says(&format!("forgets user {} in its cache: {what} ({whence})", event.key()));
 }
@@ -106,7 +108,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
         let stats = server.stats();
         println!(
             "    {} sent {} events and got {} from the broker; {} of those were echoes of its own, and dropped",
-            server.origin().node, stats.published, stats.received, stats.echoes
+            server.origin().node,
+            stats.published,
+            stats.received,
+            stats.echoes
         );
         if !report.is_clean() {
             return Err(format!("{} left work undone: {report:?}", server.origin().node).into());
@@ -120,7 +125,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// Starts a node. This, and the listeners above, is all that an application writes.
-async fn server(name: &'static str, broker: &EmbeddedBroker, said: &mpsc::UnboundedSender<String>) -> Result<Emitter, Box<dyn Error>> {
+async fn server(
+    name: &'static str,
+    broker: &EmbeddedBroker,
+    said: &mpsc::UnboundedSender<String>,
+) -> Result<Emitter, Box<dyn Error>> {
     let emitter = Emitter::builder()
         .service("quickstart")
         .node(name)

@@ -76,8 +76,12 @@ struct Options {
 
 fn options() -> Result<Options, Box<dyn Error>> {
     use lexopt::prelude::*;
-    let mut options =
-        Options { broker: String::new(), users: 1000, prefix: format!("two-servers/{}", std::process::id()), node: None };
+    let mut options = Options {
+        broker: String::new(),
+        users: 1000,
+        prefix: format!("two-servers/{}", std::process::id()),
+        node: None,
+    };
     let mut arguments = lexopt::Parser::from_env();
     while let Some(argument) = arguments.next()? {
         match argument {
@@ -161,7 +165,9 @@ async fn server(node: &str, options: &Options) -> Result<(), Box<dyn Error>> {
     let stats = emitter.stats();
     let Tally { local, remote, out_of_order, .. } = &*heard.0.lock().map_err(|_| "a listener panicked")?;
     println!("{node}: wrote {expected} changes of {} users in {wrote:.2?}", options.users);
-    println!("{node}: heard {local} local and {remote} remote changes in {took:.2?}, {out_of_order} of them out of order");
+    println!(
+        "{node}: heard {local} local and {remote} remote changes in {took:.2?}, {out_of_order} of them out of order"
+    );
     println!("{node}: dropped {} echoes and {} duplicates", stats.echoes, stats.duplicates);
     if (*local, *remote, *out_of_order) != (expected, expected, 0) || !report.is_clean() {
         return Err(format!("{node}: expected {expected} of each: {stats:?}, {report:?}").into());
@@ -171,7 +177,9 @@ async fn server(node: &str, options: &Options) -> Result<(), Box<dyn Error>> {
 
 fn write(emitter: &Emitter, count: i32) -> Result<(), Box<dyn Error>> {
     let mut db = SqliteConnection::establish(":memory:")?;
-    db.batch_execute("CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT NOT NULL, logins INTEGER NOT NULL)")?;
+    db.batch_execute(
+        "CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT NOT NULL, logins INTEGER NOT NULL)",
+    )?;
     let conn = &mut emitter.bind(&mut db)?;
     for number in 0..count {
         conn.transaction(|conn| {
