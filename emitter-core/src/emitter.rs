@@ -169,7 +169,6 @@ impl Emission {
 
 impl Emitter {
     /// A builder with the defaults.
-    #[must_use]
     pub fn builder() -> Builder {
         Builder::default()
     }
@@ -544,7 +543,7 @@ impl Shared {
             if self.to_publish.push(Arc::clone(&event)).is_err() {
                 self.counters.publish_refused.add_one();
                 self.overflows.log(|more| {
-                    error!(more, "the queue for publishing is full: events are lost to other nodes")
+                    error!(more, "the queue for publishing is full: events are lost to other nodes");
                 });
             }
         }

@@ -152,6 +152,9 @@ impl<E: fmt::Display> Outcome for Result<(), E> {
 /// One call of a listener: pending until its event is done with. The error is the listener's.
 pub(crate) type Call = BoxFuture<'static, Result<(), String>>;
 
+/// Begins a call; `None` when the event is not of the listener's type.
+type Begin = dyn Fn(&Arc<dyn AnyEvent>) -> Option<Call> + Send + Sync;
+
 /// A listener's function, ready to be called with events of its model.
 ///
 /// Made by [`Handler::from_async`] and [`Handler::from_blocking`].
@@ -159,7 +162,7 @@ pub(crate) type Call = BoxFuture<'static, Result<(), String>>;
 pub struct Handler {
     info: &'static ModelInfo,
     operation: Option<Operation>,
-    call: Arc<dyn Fn(&Arc<dyn AnyEvent>) -> Option<Call> + Send + Sync>,
+    call: Arc<Begin>,
 }
 
 impl Handler {

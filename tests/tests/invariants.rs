@@ -56,7 +56,7 @@ impl Source {
             match item {
                 syn::Item::Use(import) => {
                     let line = import.span().start().line;
-                    self.import(String::new(), &import.tree, line);
+                    self.import("", &import.tree, line);
                 }
                 syn::Item::Mod(syn::ItemMod { content: Some((_, items)), .. }) => self.items(items),
                 item => self.code(item.to_token_stream()),
@@ -64,15 +64,15 @@ impl Source {
         }
     }
 
-    fn import(&mut self, before: String, tree: &syn::UseTree, line: usize) {
+    fn import(&mut self, before: &str, tree: &syn::UseTree, line: usize) {
         let mut found = |text| self.imports.push(Token { text, line });
         match tree {
-            syn::UseTree::Path(path) => self.import(format!("{before}{}::", path.ident), &path.tree, line),
+            syn::UseTree::Path(path) => self.import(&format!("{before}{}::", path.ident), &path.tree, line),
             syn::UseTree::Name(name) => found(format!("{before}{}", name.ident)),
             syn::UseTree::Rename(name) => found(format!("{before}{}", name.ident)),
             syn::UseTree::Glob(_) => found(format!("{before}*")),
             syn::UseTree::Group(group) => {
-                group.items.iter().for_each(|tree| self.import(before.clone(), tree, line))
+                group.items.iter().for_each(|tree| self.import(before, tree, line))
             }
         }
     }

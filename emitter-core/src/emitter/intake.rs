@@ -116,11 +116,11 @@ impl Intake {
             Ok(Err(error)) => return self.reject(&error.into(), ack),
             Err(_) => return self.reject(&Rejection::Panicked, ack),
         };
-        if let Some((incarnation, id)) = identity {
-            if !self.window.is_new(incarnation, id, self.started.elapsed()) {
-                self.shared.counters.duplicates.add_one();
-                return self.acknowledge_duplicate((incarnation, id), ack);
-            }
+        if let Some((incarnation, id)) = identity
+            && !self.window.is_new(incarnation, id, self.started.elapsed())
+        {
+            self.shared.counters.duplicates.add_one();
+            return self.acknowledge_duplicate((incarnation, id), ack);
         }
         // A session remembers subscriptions of an earlier life. Without a listener, nobody empties
         // the model's queue.

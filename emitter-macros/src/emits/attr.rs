@@ -53,6 +53,10 @@ impl StructAttr {
             "model" => once(&mut self.model, meta, errors, text),
             "crate" => once(&mut self.krate, meta, errors, |meta| meta.value()?.call(Path::parse_mod_style)),
             "key" => once(&mut self.key, meta, errors, idents),
+            "all" if self.operations.iter().any(|(_, path)| path.is_ident("all")) => {
+                errors.at(&meta.path, "`all` is written twice; once is enough");
+                Ok(())
+            }
             "all" => {
                 Operation::ALL.into_iter().for_each(|operation| self.operation(operation, meta, errors));
                 Ok(())
