@@ -70,9 +70,6 @@ fn main() {
         dispatch(rounds, 1);
         dispatch(rounds, 10);
     }
-    if wants("making") {
-        making(rounds);
-    }
     if wants("wire") {
         wire(rounds);
     }
@@ -81,9 +78,9 @@ fn main() {
     }
 }
 
-/// Prebuilt events from `emit` to the end of the last listener.
+/// Making an event of a row, and from there to the end of its last listener.
 fn dispatch(rounds: usize, listeners: usize) {
-    const EVENTS: usize = 10_000;
+    const EVENTS: u32 = 20_000;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let emitter = Emitter::builder().start().await.unwrap();
@@ -92,43 +89,29 @@ fn dispatch(rounds: usize, listeners: usize) {
                 black_box(event.row.id);
             });
         }
-        let mut handled = 0;
-        let samples = samples(rounds, || {
-            let emissions: Vec<_> = (0..EVENTS).filter_map(|_| emission(&emitter)).collect();
-            assert_eq!(emissions.len(), EVENTS);
-            handled += (EVENTS * listeners) as u64;
-            let (emitter, target) = (&emitter, handled);
-            async move {
-                let begun = Instant::now();
-                emitter.emit(emissions);
-                while emitter.stats().handled < target {
+        let mut making = Vec::new();
+        let mut dispatching = Vec::new();
+        for round in 1..=rounds as u64 {
+            let begun = Instant::now();
+            (0..EVENTS).for_each(|_| drop(black_box(emission(&emitter))));
+            let made = begun.elapsed() / EVENTS;
+            let begun = Instant::now();
+            for chunk in 1..=EVENTS {
+                emitter.emit(emission(&emitter));
+                if chunk.is_multiple_of(100) {
                     tokio::task::yield_now().await;
                 }
-                begun.elapsed() / u32::try_from(EVENTS).unwrap()
             }
-        })
-        .await;
-        print(&format!("dispatch to {listeners} async listener(s)"), median(samples));
-        assert!(emitter.shutdown(Duration::from_secs(5)).await.is_clean());
-    });
-}
-
-/// From a row to an event that could be emitted: id, time, key, and the clone of the row.
-fn making(rounds: usize) {
-    const EVENTS: u32 = 10_000;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let emitter = Emitter::builder().start().await.unwrap();
-        let _stays = emitter.on::<UserCreated>().run(|_: Event<UserCreated>| async {});
-        let samples = samples(rounds, || {
-            let begun = Instant::now();
-            for _ in 0..EVENTS {
-                black_box(emission(&emitter));
+            while emitter.stats().handled < round * u64::from(EVENTS) * listeners as u64 {
+                tokio::task::yield_now().await;
             }
-            std::future::ready(begun.elapsed() / EVENTS)
-        })
-        .await;
-        print("making an event of a row", median(samples));
+            dispatching.push((begun.elapsed() / EVENTS).saturating_sub(made));
+            making.push(made);
+        }
+        if listeners == 1 {
+            print("making an event of a row (its clone, id, time and key)", median(making));
+        }
+        print(&format!("dispatch to {listeners} async listener(s)"), median(dispatching));
         assert!(emitter.shutdown(Duration::from_secs(5)).await.is_clean());
     });
 }
@@ -241,14 +224,6 @@ fn database() -> SqliteConnection {
     .execute(&mut conn)
     .unwrap();
     conn
-}
-
-async fn samples<F: Future<Output = Duration>>(rounds: usize, mut round: impl FnMut() -> F) -> Vec<Duration> {
-    let mut samples = Vec::new();
-    for _ in 0..rounds {
-        samples.push(round().await);
-    }
-    samples
 }
 
 fn median(mut samples: Vec<Duration>) -> Duration {

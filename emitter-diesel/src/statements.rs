@@ -153,7 +153,7 @@ impl<S, K: Kind, M: Model> Emitting<S, K, M> {
     where
         M: Same<R> + Emits<K::One>,
     {
-        self.run::<K::One>(conn)?.into_iter().next().map(M::same).ok_or(Error::NotFound)
+        self.run::<K::One>(conn)?.first.map(M::same).ok_or(Error::NotFound)
     }
 
     /// Runs the statement and returns its rows.
@@ -164,7 +164,8 @@ impl<S, K: Kind, M: Model> Emitting<S, K, M> {
     where
         M: Same<R> + Emits<K::Many>,
     {
-        Ok(self.run::<K::Many>(conn)?.into_iter().map(M::same).collect())
+        let Rows { first, rest } = self.run::<K::Many>(conn)?;
+        Ok(first.into_iter().chain(rest).map(M::same).collect())
     }
 
     /// The same as [`get_results`](Self::get_results).
@@ -192,13 +193,13 @@ impl<S, K: Kind, M: Model> Emitting<S, K, M> {
             Some(route) => {
                 let rows = conn.load(self.statement)?;
                 K::Many::events(&rows).for_each(|event| conn.keep(route.event(event)));
-                Ok(rows.len())
+                Ok(rows.count())
             }
         }
     }
 
     /// Runs the statement, and keeps its events for the commit.
-    fn run<Op: FromRows>(self, conn: &mut impl Loads<S, M>) -> QueryResult<Vec<M>>
+    fn run<Op: FromRows>(self, conn: &mut impl Loads<S, M>) -> QueryResult<Rows<M>>
     where
         M: Emits<Op>,
     {
@@ -207,6 +208,26 @@ impl<S, K: Kind, M: Model> Emitting<S, K, M> {
             Op::events(&rows).for_each(|event| conn.keep(route.event(event)));
         }
         Ok(rows)
+    }
+}
+
+/// What a statement returned. One row, the common case, takes no allocation.
+#[derive(Debug)]
+pub struct Rows<M> {
+    first: Option<M>,
+    rest: Vec<M>,
+}
+
+impl<M> Rows<M> {
+    /// How many.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.iter().count()
+    }
+
+    /// Each of them, in order.
+    pub fn iter(&self) -> impl Iterator<Item = &M> {
+        self.first.iter().chain(&self.rest)
     }
 }
 
@@ -226,7 +247,7 @@ pub trait Loads<S, M> {
     ///
     /// # Errors
     /// Diesel's.
-    fn load(&mut self, statement: S) -> QueryResult<Vec<M>>;
+    fn load(&mut self, statement: S) -> QueryResult<Rows<M>>;
 
     /// Takes an event of a statement that has just succeeded.
     fn keep(&mut self, emission: Emission);
@@ -237,8 +258,9 @@ impl<'query, C: Connection, S: LoadQuery<'query, C, M>, M> Loads<S, M> for Bound
         Bound::emitter(self)
     }
 
-    fn load(&mut self, statement: S) -> QueryResult<Vec<M>> {
-        statement.internal_load(self.inner())?.collect()
+    fn load(&mut self, statement: S) -> QueryResult<Rows<M>> {
+        let mut rows = statement.internal_load(self.inner())?;
+        Ok(Rows { first: rows.next().transpose()?, rest: rows.collect::<QueryResult<_>>()? })
     }
 
     fn keep(&mut self, emission: Emission) {
@@ -284,13 +306,13 @@ impl<T> Same<T> for T {
 /// An operation whose events are made of the rows that its statement returned.
 pub trait FromRows: OperationType + Sized {
     /// The events; none when there are no rows.
-    fn events<M: Emits<Self>>(rows: &[M]) -> impl Iterator<Item = M::Event>;
+    fn events<M: Emits<Self>>(rows: &Rows<M>) -> impl Iterator<Item = M::Event>;
 }
 
 macro_rules! one_event_each {
     ($($operation:ident($row:ident) => $body:expr;)*) => { $(
         impl FromRows for operation::$operation {
-            fn events<M: Emits<Self>>(rows: &[M]) -> impl Iterator<Item = M::Event> {
+            fn events<M: Emits<Self>>(rows: &Rows<M>) -> impl Iterator<Item = M::Event> {
                 rows.iter().map(|model| {
                     let $row = model.to_row();
                     M::wrap($body)
@@ -303,10 +325,10 @@ macro_rules! one_event_each {
 macro_rules! one_event_for_all {
     ($($operation:ident($row:ident) => $body:ident, $image:expr;)*) => { $(
         impl FromRows for operation::$operation {
-            fn events<M: Emits<Self>>(rows: &[M]) -> impl Iterator<Item = M::Event> {
-                (!rows.is_empty()).then(|| {
+            fn events<M: Emits<Self>>(rows: &Rows<M>) -> impl Iterator<Item = M::Event> {
+                (rows.count() > 0).then(|| {
                     let images = rows.iter().map(|model| { let $row = model.to_row(); $image }).collect();
-                    M::wrap($body::new(rows.len() as u64, Some(images)))
+                    M::wrap($body::new(rows.count() as u64, Some(images)))
                 }).into_iter()
             }
         }

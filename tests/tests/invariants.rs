@@ -72,7 +72,7 @@ impl Source {
             syn::UseTree::Rename(name) => found(format!("{before}{}", name.ident)),
             syn::UseTree::Glob(_) => found(format!("{before}*")),
             syn::UseTree::Group(group) => {
-                group.items.iter().for_each(|tree| self.import(before, tree, line))
+                group.items.iter().for_each(|tree| self.import(before, tree, line));
             }
         }
     }
@@ -96,7 +96,7 @@ impl Source {
                 TokenTree::Literal(_) => self.token("\"\"", line),
                 TokenTree::Punct(sign) => match self.tokens.last_mut() {
                     Some(last) if last.text == ":" && sign.as_char() == ':' => {
-                        "::".clone_into(&mut last.text)
+                        "::".clone_into(&mut last.text);
                     }
                     _ => self.token(&sign.to_string(), line),
                 },
