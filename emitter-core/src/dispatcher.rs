@@ -127,6 +127,8 @@ pub(crate) struct Worker {
     calls: JoinSet<Finished>,
     limits: DispatchLimits,
     tally: Tally,
+    /// Local events that are done with, to be dropped where they were made.
+    spent: Vec<Message>,
 }
 
 /// A listener and its lanes.
@@ -162,7 +164,7 @@ impl Worker {
             failures: OnceInAWhile::every(Duration::from_secs(1)),
             overflows: OnceInAWhile::every(Duration::from_secs(10)),
         };
-        Self { queue, listeners: Vec::new(), calls: JoinSet::new(), limits, tally }
+        Self { queue, listeners: Vec::new(), calls: JoinSet::new(), limits, tally, spent: Vec::new() }
     }
 
     /// Works until the queue is closed and everything that was in it is done.
@@ -183,7 +185,7 @@ impl Worker {
                     cx.waker().wake_by_ref();
                     return Poll::Pending;
                 }
-                match self.queue.poll_take(&mut linger, &mut work, cx) {
+                match self.queue.poll_take(&mut linger, &mut work, &mut self.spent, cx) {
                     Poll::Ready(false) => {}
                     Poll::Ready(true) if self.unfinished() == 0 => return Poll::Ready(()),
                     Poll::Ready(true) | Poll::Pending => return Poll::Pending,
@@ -234,7 +236,10 @@ impl Worker {
         if !heard {
             self.tally.counters.unheard.add_one();
         }
-        job.finish();
+        match job.done {
+            Some(_) => job.finish(),
+            None => self.spent.push(Message::Event(job)),
+        }
     }
 
     /// Calls a listener and polls it once; one that is not done by then becomes a task.

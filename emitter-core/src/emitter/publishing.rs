@@ -46,11 +46,13 @@ impl Publishing {
     pub(super) async fn run(mut self) {
         let shared = Arc::clone(&self.shared);
         let mut linger = Linger::new();
+        let mut spent = Vec::new();
         let mut work: VecDeque<Arc<dyn AnyEvent>> = VecDeque::new();
         std::future::poll_fn(|cx| {
             loop {
                 for event in work.drain(..work.len().min(TURN)) {
                     self.publish(&*event);
+                    spent.push(event);
                 }
                 while let Poll::Ready(Some(settled)) = self.unconfirmed.poll_next_unpin(cx) {
                     self.settled(settled);
@@ -60,7 +62,7 @@ impl Publishing {
                     cx.waker().wake_by_ref();
                     return Poll::Pending;
                 }
-                match shared.to_publish.poll_take(&mut linger, &mut work, cx) {
+                match shared.to_publish.poll_take(&mut linger, &mut work, &mut spent, cx) {
                     Poll::Ready(false) => {}
                     Poll::Ready(true) if self.unconfirmed.is_empty() => return Poll::Ready(()),
                     Poll::Ready(true) | Poll::Pending => return Poll::Pending,
