@@ -15,12 +15,12 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tracing::{error, warn};
 
+use crate::ack::Ack;
 use crate::event::{Operation, Source};
 use crate::listener::{Call, Handler, ListenerInfo};
 use crate::metrics::{Counters, OnceInAWhile};
 use crate::model_info::AnyEvent;
 use crate::queue::{Linger, Queue};
-use crate::transport::Ack;
 
 pub mod lanes;
 

@@ -463,8 +463,12 @@ mod tests {
     }
 
     #[test]
-    fn ids_grow() {
-        let ids: Vec<EventId> = (0..1_000).map(|_| EventId::now()).collect();
-        assert!(ids.is_sorted_by(|one, other| one < other));
+    fn ids_differ_and_carry_their_time() {
+        let before = Timestamp::now();
+        let ids: std::collections::HashSet<EventId> = (0..10_000).map(|_| EventId::now()).collect();
+        let after = Timestamp::now();
+        assert_eq!(ids.len(), 10_000);
+        assert!(ids.iter().all(|id| id.time().is_some_and(|time| before <= time && time <= after)));
+        assert!(ids.iter().all(|id| id.as_uuid().get_version_num() == 7));
     }
 }

@@ -33,7 +33,7 @@ impl Key {
     }
 
     /// A number that is the same on every node and in every version of this program, so that
-    /// lanes can be assigned by it. FNV-1a, 64 bit.
+    /// lanes can be assigned by it: FNV-1a over texts and UUIDs, a multiplication for numbers.
     #[must_use]
     pub fn stable_hash(&self) -> u64 {
         let mut hash = 0xcbf2_9ce4_8422_2325;
@@ -48,8 +48,8 @@ impl Key {
             }
         };
         match self {
-            Self::Int(value) => bytes(&value.to_le_bytes()),
-            Self::Uint(value) => bytes(&value.to_le_bytes()),
+            Self::Int(value) => *hash = mixed(*hash ^ value.cast_unsigned()),
+            Self::Uint(value) => *hash = mixed(*hash ^ value),
             Self::Uuid(value) => bytes(value.as_bytes()),
             Self::Text(value) => bytes(value.as_bytes()),
             Self::Composite(parts) => parts.iter().for_each(|part| {
@@ -59,6 +59,13 @@ impl Key {
             }),
         }
     }
+}
+
+/// Spreads the differences of near numbers over all bits. The factor is 2^64 divided by the golden
+/// ratio, as in Fibonacci hashing.
+const fn mixed(number: u64) -> u64 {
+    let product = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    product ^ (product >> 32)
 }
 
 impl fmt::Display for Key {

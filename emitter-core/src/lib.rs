@@ -46,6 +46,7 @@
 #[allow(unused_extern_crates)]
 extern crate self as emitter_core;
 
+mod ack;
 pub mod dedup;
 pub mod dispatcher;
 pub mod emit;

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
 
+pub use crate::ack::Ack;
 use crate::topic::{Topic, TopicFilter};
 
 #[cfg(any(test, feature = "testing"))]
@@ -175,32 +176,6 @@ pub struct Delivery {
     pub payload: Bytes,
     /// To be settled when the listeners are done.
     pub ack: Ack,
-}
-
-/// The duty to acknowledge a [`Delivery`].
-///
-/// Dropping it without [`done`](Self::done) leaves the message unacknowledged: the broker sends
-/// it again on the next connection.
-#[must_use = "a delivery that is never acknowledged comes again"]
-pub struct Ack(Box<dyn FnOnce() + Send>);
-
-impl Ack {
-    /// An acknowledgement that runs `done`.
-    pub fn new(done: impl FnOnce() + Send + 'static) -> Self {
-        Self(Box::new(done))
-    }
-
-    /// Acknowledges. May be called in any order: the transport sends acknowledgements in the
-    /// order of arrival.
-    pub fn done(self) {
-        (self.0)();
-    }
-}
-
-impl fmt::Debug for Ack {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Ack")
-    }
 }
 
 /// How a transport stands.

@@ -15,6 +15,8 @@ pub(crate) fn attribute(attribute: TokenStream, function: &TokenStream) -> Token
         model::Listener::new(attribute, function.clone()).map(|listener| expand::expand(&listener)),
     );
     quote! {
+        // Events and states come by value, though few listeners consume them.
+        #[allow(clippy::needless_pass_by_value)]
         #function
         #registration
     }
