@@ -277,11 +277,9 @@ impl EventId {
     /// would be the most expensive part of making an event.
     #[must_use]
     pub fn now() -> Self {
-        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
         let mut random = [0; 10];
         fastrand::fill(&mut random);
-        let millis = u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX);
-        Self(uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid())
+        Self(uuid::Builder::from_unix_timestamp_millis(millis_now(), &random).into_uuid())
     }
 
     /// When the id was made, if it is a UUIDv7.
@@ -312,6 +310,12 @@ impl fmt::Display for EventId {
     }
 }
 
+/// Milliseconds since 1970 by this machine's clock: the one look at a clock where an event is born.
+fn millis_now() -> u64 {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// A moment in UTC, to the millisecond, as it travels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp {
@@ -328,8 +332,7 @@ impl Timestamp {
     /// Now, by this machine's clock.
     #[must_use]
     pub fn now() -> Self {
-        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-        Self::from_millis(i64::try_from(since_epoch.as_millis()).unwrap_or(LAST_MILLIS))
+        Self::from_millis(i64::try_from(millis_now()).unwrap_or(LAST_MILLIS))
     }
 
     /// The moment so many milliseconds after 1970-01-01T00:00:00Z, held within the years 0 to 9999.

@@ -23,12 +23,13 @@ fn listener(input: &str) -> String {
     };
     let bare = syn::ItemFn { attrs: Vec::new(), ..function.clone() };
     let expansion = crate::listener::attribute(options, &quote::quote!(#bare));
-    // The function stays as it is; only the registration is of interest.
+    // But for one lint the function stays as it is; only the registration is of interest.
     let file: syn::File = syn::parse2(expansion).expect("the expansion is Rust");
     let [syn::Item::Fn(kept), registration @ ..] = &file.items[..] else {
         panic!("the function comes first")
     };
-    assert_eq!(quote::quote!(#kept).to_string(), quote::quote!(#bare).to_string());
+    let allowed = quote::quote!(#[allow(clippy::needless_pass_by_value)] #bare);
+    assert_eq!(quote::quote!(#kept).to_string(), allowed.to_string());
     printed(quote::quote!(#(#registration)*))
 }
 
