@@ -319,7 +319,8 @@ const IMPURE: [&str; 16] = [
 ];
 
 /// Where an event is born it is given its moment and its id: two constructors, called by the emitter alone.
-const BIRTH: [(&str, &str); 1] = [("emitter-core/src/event.rs", "SystemTime::now")];
+const BIRTH: [(&str, &str); 2] =
+    [("emitter-core/src/event.rs", "SystemTime::now"), ("emitter-core/src/event.rs", "fastrand")];
 
 fn impure(sources: &[Source]) -> Vec<Breach> {
     let find = |source: &Source| {
