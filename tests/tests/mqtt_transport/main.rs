@@ -2,12 +2,6 @@
 
 use std::collections::HashSet;
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -18,252 +12,29 @@ use emitter_core::transport::mqtt::{ClientId, MqttConfig, MqttTransport, MqttVer
 use emitter_core::transport::{
     Ack, Confirmation, Delivery, Message, PublishError, QoS, Transport, TransportStatus,
 };
+use emitter_tests::servers::Mosquitto;
 use tokio::time::{interval, sleep, timeout};
 
-const MOSQUITTO: &str = "/usr/sbin/mosquitto";
+mod obstacles;
+
+use obstacles::{BrittleWay, Do, PAUSE, Packet, ScriptedBroker};
 
 /// Longer than anything here takes.
 const LONG: Duration = Duration::from_secs(20);
 
-static NEXT_BROKER: AtomicU32 = AtomicU32::new(0);
-
-/// A mosquitto of this test's own, on a port of its own.
-struct Broker {
-    port: u16,
-    directory: PathBuf,
-    process: Option<Child>,
+/// A broker that has a port and does not run.
+fn absent() -> Mosquitto {
+    let mut broker = Mosquitto::start();
+    broker.stop();
+    broker
 }
 
-impl Broker {
-    /// Chooses a port and writes the configuration; nothing runs yet.
-    fn prepare(more: &str) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let port = listener.local_addr().expect("it is bound").port();
-        let number = NEXT_BROKER.fetch_add(1, Ordering::Relaxed);
-        let name = format!("emitter-mqtt-{}-{number}", std::process::id());
-        let directory = std::env::temp_dir().join(name);
-        fs::create_dir_all(&directory).expect("a temporary directory");
-        let base = format!("listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\n");
-        fs::write(directory.join("mosquitto.conf"), base + more).expect("its configuration");
-        Self { port, directory, process: None }
-    }
-
-    async fn started() -> Self {
-        Self::started_with("").await
-    }
-
-    async fn started_with(more: &str) -> Self {
-        let mut broker = Self::prepare(more);
-        broker.start().await;
-        broker
-    }
-
-    async fn start(&mut self) {
-        let process = Command::new(MOSQUITTO)
-            .arg("-c")
-            .arg(self.directory.join("mosquitto.conf"))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap_or_else(|error| {
-                panic!("these tests need mosquitto at {MOSQUITTO} (apt install mosquitto): {error}")
-            });
-        self.process = Some(process);
-        let begun = Instant::now();
-        while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
-            assert!(begun.elapsed() < LONG, "mosquitto did not open port {}", self.port);
-            sleep(Duration::from_millis(10)).await;
-        }
-    }
-
-    /// Makes it keep its sessions and messages over a restart in good order.
-    fn persist(&self) {
-        let place = format!("persistence true\npersistence_location {}/\n", self.directory.display());
-        let configuration = self.directory.join("mosquitto.conf");
-        let lines = fs::read_to_string(&configuration).expect("it was prepared");
-        let lines = lines.replace("persistence false\n", &place);
-        // Started by root, it would become another user, who may not write here.
-        fs::write(&configuration, lines + "user root\n").expect("its configuration");
-    }
-
-    /// Allows only this model's topics.
-    fn allow_only(&self, name: &str) {
-        let list = self.directory.join("acl");
-        fs::write(&list, format!("topic readwrite prisma/events/{name}/#\n")).expect("the list");
-        let configuration = self.directory.join("mosquitto.conf");
-        let lines = fs::read_to_string(&configuration).expect("it was prepared");
-        let line = format!("acl_file {}\n", list.display());
-        fs::write(&configuration, lines + &line).expect("its configuration");
-    }
-
-    /// As with `kill`: it saves what it is to keep.
-    fn terminate(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            let pid = process.id().to_string();
-            Command::new("kill").arg(pid).status().expect("there is a kill command");
-            process.wait().expect("it was ours");
-        }
-    }
-
-    /// As with `kill -9`: it forgets everything.
-    fn kill(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            process.kill().expect("it runs");
-            process.wait().expect("it was ours");
-        }
-    }
-
-    fn config(&self) -> MqttConfig {
-        quick_config(self.port)
-    }
-
-    fn transport(&self, client_id: &str) -> MqttTransport {
-        start(self.config(), client_id)
-    }
+fn config_for(broker: &Mosquitto) -> MqttConfig {
+    quick_config(broker.port())
 }
 
-impl Drop for Broker {
-    fn drop(&mut self) {
-        self.kill();
-        let _ = fs::remove_dir_all(&self.directory);
-    }
-}
-
-/// A way to a broker whose first connections break off after some thousand bytes, in the middle of
-/// a packet most likely.
-struct BrittleWay {
-    port: u16,
-}
-
-impl BrittleWay {
-    const BREAKS: usize = 14;
-
-    /// Its threads end with the test's process.
-    fn to(broker: &Broker) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let port = listener.local_addr().expect("it is bound").port();
-        let broker = broker.port;
-        std::thread::spawn(move || {
-            let short = (8_000..50_000).step_by(7_919).cycle().take(Self::BREAKS);
-            let lengths = short.chain(std::iter::repeat(usize::MAX));
-            for (client, length) in listener.incoming().flatten().zip(lengths) {
-                let Ok(server) = TcpStream::connect(("127.0.0.1", broker)) else { continue };
-                for (from, to) in [(&client, &server), (&server, &client)] {
-                    let [from, to] = [from, to].map(|s| s.try_clone().expect("a descriptor"));
-                    std::thread::spawn(move || pass_on(from, to, length));
-                }
-            }
-        });
-        Self { port }
-    }
-}
-
-/// Passes bytes on until there were so many, then breaks both directions off.
-fn pass_on(mut from: TcpStream, mut to: TcpStream, length: usize) {
-    let mut buffer = [0; 1_000];
-    let mut passed = 0;
-    while passed < length {
-        match from.read(&mut buffer) {
-            Ok(read @ 1..) if to.write_all(&buffer[..read]).is_ok() => passed += read,
-            _ => break,
-        }
-    }
-    let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
-}
-
-/// A broker of MQTT 5 that does what a test says: it answers each packet as the script decides.
-struct ScriptedBroker {
-    port: u16,
-}
-
-/// What the broker does next.
-enum Do {
-    Send(Vec<u8>),
-    Pause,
-    HangUp,
-}
-
-/// Long beside what goes on in these tests, short for those who wait for them.
-const PAUSE: Duration = Duration::from_millis(300);
-
-impl ScriptedBroker {
-    /// Its threads end with the test's process.
-    fn start(script: impl FnMut(Packet) -> Vec<Do> + Send + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let port = listener.local_addr().expect("it is bound").port();
-        let script = Arc::new(Mutex::new(script));
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let script = Arc::clone(&script);
-                // An error is the end of this connection.
-                std::thread::spawn(move || Self::serve(stream, &*script));
-            }
-        });
-        Self { port }
-    }
-
-    fn serve(mut stream: TcpStream, script: &Mutex<impl FnMut(Packet) -> Vec<Do>>) -> std::io::Result<()> {
-        loop {
-            let packet = Packet::read(&mut stream)?;
-            let answers = match packet.kind() {
-                Packet::CONNECT => vec![Do::Send(vec![0x20, 3, 0, 0, 0])],
-                Packet::PING => vec![Do::Send(vec![0xd0, 0])],
-                Packet::DISCONNECT => return Ok(()),
-                _ => script.lock().expect("no script panics")(packet),
-            };
-            for answer in answers {
-                match answer {
-                    Do::Send(bytes) => stream.write_all(&bytes)?,
-                    Do::Pause => std::thread::sleep(PAUSE),
-                    Do::HangUp => return Ok(()),
-                }
-            }
-        }
-    }
-
-    fn config(&self) -> MqttConfig {
-        quick_config(self.port)
-    }
-}
-
-/// A packet from the client, as it is on the wire.
-struct Packet(Vec<u8>);
-
-impl Packet {
-    const CONNECT: u8 = 0x10;
-    const PUBLISH: u8 = 0x30;
-    const SUBSCRIBE: u8 = 0x80;
-    const PING: u8 = 0xc0;
-    const DISCONNECT: u8 = 0xe0;
-
-    /// All packets here are shorter than 128 bytes, so their length is one byte.
-    fn read(stream: &mut TcpStream) -> std::io::Result<Self> {
-        let mut bytes = vec![0; 2];
-        stream.read_exact(&mut bytes)?;
-        bytes.resize(2 + usize::from(bytes[1]), 0);
-        stream.read_exact(&mut bytes[2..])?;
-        Ok(Self(bytes))
-    }
-
-    fn kind(&self) -> u8 {
-        self.0[0] & 0xf0
-    }
-
-    fn ends_in(&self, byte: u8) -> bool {
-        self.0.last() == Some(&byte)
-    }
-
-    /// The SUBACK for this SUBSCRIBE of one filter.
-    fn subscribed(&self, reason: u8) -> Do {
-        Do::Send(vec![0x90, 4, self.0[2], self.0[3], 0, reason])
-    }
-
-    /// The PUBACK for this PUBLISH.
-    fn acknowledged(&self, reason: u8) -> Do {
-        let topic = usize::from(u16::from_be_bytes([self.0[2], self.0[3]]));
-        let id = &self.0[4 + topic..6 + topic];
-        Do::Send(vec![0x40, 3, id[0], id[1], reason])
-    }
+fn connect(broker: &Mosquitto, client_id: &str) -> MqttTransport {
+    start(config_for(broker), client_id)
 }
 
 /// Settings for a broker on this port, with quick attempts to reconnect.
@@ -358,8 +129,8 @@ async fn close(transport: MqttTransport) {
 }
 
 async fn check_round_trip(version: MqttVersion, qos: QoS) {
-    let broker = Broker::started().await;
-    let transport = start(broker.config().protocol(version), "round-trip");
+    let broker = Mosquitto::start();
+    let transport = start(config_for(&broker).protocol(version), "round-trip");
     subscribe(&transport, "user").await;
     for number in 0..10 {
         let accepted = transport.publish(message("user", number, qos)).expect("there is room");
@@ -389,8 +160,8 @@ async fn round_trip_mqtt_3_1_1() {
 
 async fn check_many(version: MqttVersion) {
     const MESSAGES: usize = 10_000;
-    let broker = Broker::started_with("max_queued_messages 0\n").await;
-    let transport = start(broker.config().protocol(version), "many");
+    let broker = Mosquitto::start();
+    let transport = start(config_for(&broker).protocol(version), "many");
     subscribe(&transport, "user").await;
     let begun = Instant::now();
     let confirmations = (0..MESSAGES).map(|number| publish(&transport, number)).collect();
@@ -409,8 +180,8 @@ async fn ten_thousand_are_confirmed_and_arrive_in_order() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_subscribed_is_told_with_mqtt_5() {
-    let broker = Broker::started().await;
-    let transport = broker.transport("lonely");
+    let broker = Mosquitto::start();
+    let transport = connect(&broker, "lonely");
     let confirmed = timeout(LONG, publish(&transport, 0)).await.expect("in time");
     assert!(!confirmed.expect("confirmed").had_subscribers);
     assert_eq!(transport.status().subscriber.connections, 0, "it has nothing to connect for");
@@ -419,14 +190,14 @@ async fn nobody_subscribed_is_told_with_mqtt_5() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn messages_wait_for_a_broker_that_comes_late() {
-    let mut broker = Broker::prepare("");
-    let transport = broker.transport("early");
+    let mut broker = absent();
+    let transport = connect(&broker, "early");
     transport.subscribe(TopicPrefix::default().model_filter(&model("user")));
     sleep(Duration::from_millis(300)).await;
     let status = transport.status();
     assert!(!status.publisher.connected && status.publisher.last_error.is_some(), "{status:?}");
 
-    broker.start().await;
+    broker.restart();
     wait_until(&transport, |status| status.subscriptions == 1).await;
     broker.kill();
     wait_until(&transport, |status| !status.publisher.connected).await;
@@ -434,8 +205,8 @@ async fn messages_wait_for_a_broker_that_comes_late() {
     assert_eq!(transport.status().unconfirmed, 100);
 
     // The publisher may be back first, and this broker remembers no subscription.
-    let other = broker.transport("other");
-    broker.start().await;
+    let other = connect(&broker, "other");
+    broker.restart();
     confirm_all(confirmations).await;
     assert_eq!(transport.status().unconfirmed, 0);
     close(other).await;
@@ -444,19 +215,19 @@ async fn messages_wait_for_a_broker_that_comes_late() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn queued_messages_arrive_in_order_when_the_broker_comes() {
-    let mut broker = Broker::prepare("");
-    let receiver = broker.transport("receiver");
+    let mut broker = absent();
+    let receiver = connect(&broker, "receiver");
     receiver.subscribe(TopicPrefix::default().model_filter(&model("user")));
-    let sender = broker.transport("sender");
+    let sender = connect(&broker, "sender");
     let confirmations = (0..500).map(|number| publish(&sender, number)).collect();
     sleep(Duration::from_millis(100)).await;
     // The subscriber must be there first, for the sender's connection is not held back for it.
     drop(sender);
     confirm_closed(confirmations).await;
 
-    broker.start().await;
+    broker.restart();
     wait_until(&receiver, |status| status.subscriptions == 1).await;
-    let sender = broker.transport("sender");
+    let sender = connect(&broker, "sender");
     let confirmations = (0..500).map(|number| publish(&sender, number)).collect();
     let ((received, _), ()) = tokio::join!(receive_all(&receiver, 500), confirm_all(confirmations));
     assert!(received.into_iter().eq(0..500));
@@ -484,12 +255,8 @@ enum Restart {
 /// 2,000 messages at 400/s, and a restart of the broker after 2 s.
 async fn check_restart(version: MqttVersion, restart: Restart) {
     const MESSAGES: usize = 2_000;
-    let mut broker = Broker::prepare("max_queued_messages 0\n");
-    if restart == Restart::Terminated {
-        broker.persist();
-    }
-    broker.start().await;
-    let config = broker.config().protocol(version);
+    let mut broker = Mosquitto::builder().persistence(restart == Restart::Terminated).start();
+    let config = config_for(&broker).protocol(version);
     let receiver = start(config.clone(), "receiver");
     let sender = start(config, "sender");
     subscribe(&receiver, "user").await;
@@ -506,11 +273,11 @@ async fn check_restart(version: MqttVersion, restart: Restart) {
     let restarting = async {
         sleep(Duration::from_secs(2)).await;
         match restart {
-            Restart::Terminated => broker.terminate(),
+            Restart::Terminated => broker.stop(),
             Restart::Killed => broker.kill(),
         }
         sleep(Duration::from_millis(700)).await;
-        broker.start().await;
+        broker.restart();
     };
     let ((received, again), confirmations, ()) =
         tokio::join!(receive_until_last(&receiver, MESSAGES), stream, restarting);
@@ -564,9 +331,9 @@ async fn a_killed_broker_costs_no_confirmation_and_no_order() {
 
 async fn check_brittle_way(version: MqttVersion, qos: QoS) {
     const MESSAGES: usize = 3_000;
-    let broker = Broker::started_with("max_queued_messages 0\n").await;
-    let way = BrittleWay::to(&broker);
-    let config = quick_config(way.port).protocol(version).window(20).expect("valid");
+    let broker = Mosquitto::start();
+    let way = BrittleWay::to(broker.port());
+    let config = way.config().protocol(version).window(20).expect("valid");
     let receiver = start(config.clone(), "receiver");
     let sender = start(config, "sender");
     receiver.subscribe(TopicPrefix::default().model_filter(&model("user")));
@@ -596,12 +363,11 @@ async fn connections_that_break_in_the_middle_of_packets_cost_nothing() {
 }
 
 async fn check_frozen_broker(version: MqttVersion) {
-    let broker = Broker::started().await;
-    let pid = broker.process.as_ref().expect("it runs").id().to_string();
-    let config = broker.config().protocol(version).keep_alive(Duration::from_secs(5));
+    let broker = Mosquitto::start();
+    let config = config_for(&broker).protocol(version).keep_alive(Duration::from_secs(5));
     let transport = start(config.expect("valid"), "patient");
     wait_until(&transport, |status| status.publisher.connected).await;
-    Command::new("kill").args(["-STOP", &pid]).status().expect("there is a kill command");
+    broker.freeze();
     // More than fits into the sockets' buffers.
     let large = |number| Message {
         payload: Bytes::from(vec![b'1'; 500_000]),
@@ -611,7 +377,7 @@ async fn check_frozen_broker(version: MqttVersion) {
     let begun = Instant::now();
     wait_until(&transport, |status| !status.publisher.connected).await;
     println!("{version:?}: a frozen broker was noticed after {:?}", begun.elapsed());
-    Command::new("kill").args(["-CONT", &pid]).status().expect("there is a kill command");
+    broker.thaw();
     confirm_all(confirmations).await;
     close(transport).await;
 }
@@ -622,9 +388,9 @@ async fn a_frozen_broker_is_noticed() {
 }
 
 async fn check_redelivery(version: MqttVersion) {
-    let broker = Broker::started().await;
-    let config = broker.config().protocol(version);
-    let sender = broker.transport("sender");
+    let broker = Mosquitto::start();
+    let config = config_for(&broker).protocol(version);
+    let sender = connect(&broker, "sender");
     let receiver = start(config.clone(), "receiver");
     subscribe(&receiver, "user").await;
     confirm_all((0..10).map(|number| publish(&sender, number)).collect()).await;
@@ -662,8 +428,8 @@ async fn unacknowledged_deliveries_come_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn unsubscribing_ends_the_deliveries() {
-    let broker = Broker::started().await;
-    let transport = broker.transport("fickle");
+    let broker = Mosquitto::start();
+    let transport = connect(&broker, "fickle");
     subscribe(&transport, "user").await;
     subscribe(&transport, "order").await;
     transport.unsubscribe(&TopicPrefix::default().model_filter(&model("user")));
@@ -782,10 +548,11 @@ async fn an_answer_that_came_just_before_the_end_counts() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn refused_publishes_harm_no_other() {
-    let mut broker = Broker::prepare("");
-    broker.allow_only("order");
-    broker.start().await;
-    let transport = broker.transport("twice");
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let list = folder.path().join("acl");
+    fs::write(&list, "topic readwrite prisma/events/order/#\n").expect("the list");
+    let broker = Mosquitto::builder().line(format!("acl_file {}", list.display())).start();
+    let transport = connect(&broker, "twice");
     let reason = "NotAuthorized".to_owned();
     for qos in [QoS::AtLeastOnce, QoS::ExactlyOnce] {
         // At QoS 2 rumqttc loses a place in its window, 20 of them here, by each refusal.
@@ -802,8 +569,8 @@ async fn refused_publishes_harm_no_other() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_queue_refuses_or_displaces() {
-    let broker = Broker::prepare("");
-    let config = broker.config().queue_messages(2).expect("valid");
+    let broker = absent();
+    let config = config_for(&broker).queue_messages(2).expect("valid");
     let transport = start(config.clone(), "full");
     let _held = [publish(&transport, 0), publish(&transport, 1)];
     let refused = transport.publish(message("user", 2, QoS::AtLeastOnce));
@@ -819,8 +586,8 @@ async fn a_full_queue_refuses_or_displaces() {
 #[tokio::test(flavor = "multi_thread")]
 async fn too_large_a_message_harms_no_other() {
     // The broker takes less than we would send.
-    let broker = Broker::started_with("max_packet_size 2000\n").await;
-    let config = broker.config().max_packet(10_000).expect("valid");
+    let broker = Mosquitto::builder().line("max_packet_size 2000").start();
+    let config = config_for(&broker).max_packet(10_000).expect("valid");
     let transport = start(config, "large");
     let sized =
         |bytes| Message { payload: Bytes::from(vec![b'1'; bytes]), ..message("user", 0, QoS::AtLeastOnce) };
@@ -838,8 +605,8 @@ async fn too_large_a_message_harms_no_other() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn closing_while_the_broker_is_away_tells_what_is_unconfirmed() {
-    let broker = Broker::prepare("");
-    let transport = broker.transport("closing");
+    let broker = absent();
+    let transport = connect(&broker, "closing");
     let confirmations = (0..3).map(|number| publish(&transport, number)).collect();
     let begun = Instant::now();
     let left = transport.close(Duration::from_millis(300)).await;
@@ -854,8 +621,8 @@ async fn closing_while_the_broker_is_away_tells_what_is_unconfirmed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn closing_sends_what_is_queued() {
-    let broker = Broker::started().await;
-    let transport = broker.transport("closing");
+    let broker = Mosquitto::start();
+    let transport = connect(&broker, "closing");
     let confirmations = (0..1_000).map(|number| publish(&transport, number)).collect();
     assert_eq!(transport.close(LONG).await.messages, 0);
     confirm_all(confirmations).await;
