@@ -245,25 +245,16 @@ impl Worker {
     /// Calls a listener and polls it once; one that is not done by then becomes a task.
     fn call(&mut self, index: usize, lane: Lane, job: &Job, cx: &mut Context<'_>) -> Called {
         let listener = &self.listeners[index].listener;
-        let made = catch_unwind(AssertUnwindSafe(|| listener.handler.call(&job.event)));
-        let polled = match made {
-            Ok(None) => return Called::Done,
-            Ok(Some(mut call)) => poll_guarded(&mut call, cx).map_err(|()| call),
-            Err(_) => Ok(End::Panicked),
-        };
-        match polled {
-            Ok(end) => {
+        match first_poll(&listener.handler, &job.event, cx) {
+            First::NotForIt => Called::Done,
+            First::Ended(end) => {
                 self.tally.settle(listener, job, end, self.limits.timeout);
                 Called::Done
             }
-            Err(mut call) => {
+            First::Waits(call) => {
                 let (listener, job, timeout) = (listener.id, job.share(), self.limits.timeout);
                 self.calls.spawn(async move {
-                    let rest = std::future::poll_fn(|cx| match poll_guarded(&mut call, cx) {
-                        Ok(end) => Poll::Ready(end),
-                        Err(()) => Poll::Pending,
-                    });
-                    let end = tokio::time::timeout(timeout, rest).await.unwrap_or(End::TimedOut);
+                    let end = rest_of(call, timeout).await;
                     Finished { listener, lane, job, end }
                 });
                 Called::Running
@@ -311,13 +302,40 @@ impl Listener {
     }
 }
 
-/// Polls a call; `Err` when it has to wait.
-fn poll_guarded(call: &mut Call, cx: &mut Context<'_>) -> Result<End, ()> {
-    match catch_unwind(AssertUnwindSafe(|| call.as_mut().poll(cx))) {
-        Ok(Poll::Ready(Ok(()))) => Ok(End::Handled),
-        Ok(Poll::Ready(Err(reason))) => Ok(End::Failed(reason)),
-        Ok(Poll::Pending) => Err(()),
-        Err(_) => Ok(End::Panicked),
+/// What the first poll of a call came to.
+enum First {
+    /// The event is not of the listener's type.
+    NotForIt,
+    Ended(End),
+    Waits(Call),
+}
+
+/// Makes a call and polls it once. Whatever of the listener panics, its `Drop` included, ends here.
+fn first_poll(handler: &Handler, event: &Arc<dyn AnyEvent>, cx: &mut Context<'_>) -> First {
+    let polled = catch_unwind(AssertUnwindSafe(|| {
+        let Some(mut call) = handler.call(event) else { return First::NotForIt };
+        match call.as_mut().poll(cx) {
+            Poll::Ready(result) => First::Ended(result.into()),
+            Poll::Pending => First::Waits(call),
+        }
+    }));
+    polled.unwrap_or(First::Ended(End::Panicked))
+}
+
+/// The rest of a call, within its time-out, and with the same care.
+async fn rest_of(mut call: Call, timeout: Duration) -> End {
+    let rest = std::future::poll_fn(|cx| {
+        let polled = catch_unwind(AssertUnwindSafe(|| call.as_mut().poll(cx)));
+        polled.map_or(Poll::Ready(End::Panicked), |polled| polled.map(End::from))
+    });
+    let end = tokio::time::timeout(timeout, rest).await.unwrap_or(End::TimedOut);
+    let dropped = catch_unwind(AssertUnwindSafe(|| drop(call)));
+    dropped.map_or(End::Panicked, |()| end)
+}
+
+impl From<Result<(), String>> for End {
+    fn from(result: Result<(), String>) -> Self {
+        result.map_or_else(Self::Failed, |()| Self::Handled)
     }
 }
 
