@@ -158,10 +158,10 @@ impl Running {
                 left_undone = report.unfinished + report.unpublished;
             }
         }
-        self.report(left_undone).await
+        self.report(left_undone)
     }
 
-    async fn report(&self, left_undone: usize) -> Report {
+    fn report(&self, left_undone: usize) -> Report {
         let status = self.emitter.transport_status().expect("it has a transport");
         let entries = self.log.entries.lock().expect("the log holds no panic");
         Report {
