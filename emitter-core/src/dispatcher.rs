@@ -7,11 +7,12 @@
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinSet;
 use tracing::{error, warn};
 
@@ -20,7 +21,7 @@ use crate::event::{Operation, Source};
 use crate::listener::{Call, Handler, ListenerInfo};
 use crate::metrics::{Counters, OnceInAWhile};
 use crate::model_info::AnyEvent;
-use crate::queue::{Linger, Queue};
+use crate::queue::{Linger, Queue, drop_guarded};
 
 pub mod lanes;
 
@@ -30,6 +31,8 @@ use lanes::{Lane, Lanes};
 #[derive(Debug)]
 pub(crate) struct Listener {
     pub(crate) id: u64,
+    /// Set by `unsubscribe`: no call begins any more.
+    pub(crate) gone: AtomicBool,
     pub(crate) info: ListenerInfo,
     pub(crate) handler: Handler,
 }
@@ -69,6 +72,7 @@ impl Job {
 
     /// One listener less works on it.
     fn finish(self) {
+        drop_guarded([self.event]);
         if let Some(done) = self.done {
             done.finish_one();
         }
@@ -82,17 +86,25 @@ pub(crate) struct Completion {
     unfinished: AtomicUsize,
     /// `None` once it is complete.
     acks: Mutex<Option<Vec<Ack>>>,
+    /// Its place among the events of other nodes that are in progress.
+    _place: OwnedSemaphorePermit,
 }
 
+/// How many acknowledgements of one event are kept while listeners work on it. A copy beyond that
+/// is not acknowledged, and comes again.
+const ACKS: usize = 64;
+
 impl Completion {
-    pub(crate) fn new(ack: Ack) -> Arc<Self> {
-        Arc::new(Self { unfinished: AtomicUsize::new(1), acks: Mutex::new(Some(vec![ack])) })
+    pub(crate) fn new(ack: Ack, place: OwnedSemaphorePermit) -> Arc<Self> {
+        let acks = Mutex::new(Some(vec![ack]));
+        Arc::new(Self { unfinished: AtomicUsize::new(1), acks, _place: place })
     }
 
     /// The same event came again: its acknowledgement waits for the same listeners.
     pub(crate) fn attach(&self, ack: Ack) {
         match &mut *self.acks.lock().unwrap_or_else(PoisonError::into_inner) {
-            Some(acks) => acks.push(ack),
+            Some(acks) if acks.len() < ACKS => acks.push(ack),
+            Some(_) => drop(ack),
             None => ack.done(),
         }
     }
@@ -277,7 +289,8 @@ impl Worker {
     /// Starts what may start now.
     fn follow(&mut self, index: usize, cx: &mut Context<'_>) {
         while let Some((lane, job)) = self.listeners[index].lanes.pop() {
-            if self.call(index, lane, &job, cx) == Called::Done {
+            let gone = self.listeners[index].listener.gone.load(Ordering::Relaxed);
+            if gone || self.call(index, lane, &job, cx) == Called::Done {
                 self.listeners[index].lanes.finish(lane);
             }
             job.finish();
@@ -298,7 +311,9 @@ enum Called {
 
 impl Listener {
     fn wants(&self, source: Source, operation: Operation) -> bool {
-        self.info.hears.hears(source) && self.handler.operation().is_none_or(|wanted| wanted == operation)
+        self.info.hears.hears(source)
+            && self.handler.operation().is_none_or(|wanted| wanted == operation)
+            && !self.gone.load(Ordering::Relaxed)
     }
 }
 

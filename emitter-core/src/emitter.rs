@@ -4,14 +4,14 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::BuildHasherDefault;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use once_cell::sync::OnceCell;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tracing::{error, info, warn};
+use tracing::{error, warn};
 
 use crate::dispatcher::lanes::AlreadyHashed;
 use crate::dispatcher::{DispatchLimits, Job, Listener, Message, Worker};
@@ -28,8 +28,11 @@ use crate::transport::{Transport, TransportStatus};
 mod builder;
 mod intake;
 mod publishing;
+mod shutdown;
 
 pub use builder::{Builder, StartError};
+pub use shutdown::ShutdownReport;
+use shutdown::{Ending, after};
 
 /// A node: dispatches its own changes to its listeners, publishes them to other nodes, and hands
 /// other nodes' changes to its listeners.
@@ -79,7 +82,8 @@ struct Tasks {
     workers: JoinSet<()>,
     publishing: Option<tokio::task::JoinHandle<()>>,
     intake: Option<tokio::task::JoinHandle<()>>,
-    shut_down: bool,
+    /// Present from the first call of `shutdown` on: its outcome.
+    ending: Option<Ending>,
 }
 
 /// The models that this node has met, by type and by lower-cased name.
@@ -263,7 +267,7 @@ impl Emitter {
     /// [`NotConnected`] tells how the transport stands after `within`.
     pub async fn connected(&self, within: Duration) -> Result<(), NotConnected> {
         let Some(transport) = &self.node.shared.transport else { return Ok(()) };
-        let deadline = Instant::now() + within;
+        let deadline = after(within);
         loop {
             let status = transport.status();
             let wanted = self.node.shared.subscribed_models();
@@ -276,38 +280,6 @@ impl Emitter {
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-    }
-
-    /// Ends this node: takes no more events from others, lets listeners finish, sends what is
-    /// queued, disconnects, and stops every task, all within `deadline`. What was left undone
-    /// then is in the report. Called again, it has nothing left to do.
-    pub async fn shutdown(&self, deadline: Duration) -> ShutdownReport {
-        let shared = &self.node.shared;
-        let deadline = Instant::now() + deadline;
-        let mut tasks = {
-            let mut tasks = self.node.tasks();
-            tasks.shut_down = true;
-            std::mem::take(&mut *tasks)
-        };
-        self.node.tasks().shut_down = true;
-        if let Some(intake) = tasks.intake.take() {
-            intake.abort();
-            let _ = intake.await;
-        }
-        let models: Vec<Arc<ModelState>> = shared.all_models();
-        models.iter().for_each(|model| model.queue.close());
-        let all_done = async { while tasks.workers.join_next().await.is_some() {} };
-        let _ = tokio::time::timeout_at(deadline, all_done).await;
-        tasks.workers.shutdown().await;
-        let unfinished = models.iter().map(|model| model.queue.unfinished()).sum();
-        let unpublished = shared.stop_publishing(tasks.publishing.take(), deadline).await;
-        let report = ShutdownReport { unfinished, unpublished };
-        if report.is_clean() {
-            info!(node = %shared.origin, "shut down");
-        } else {
-            warn!(node = %shared.origin, unfinished, unpublished, "shut down with work left undone");
-        }
-        report
     }
 }
 
@@ -325,25 +297,6 @@ pub struct NotConnected {
     pub within: Duration,
     /// How the transport stands.
     pub status: Box<TransportStatus>,
-}
-
-/// What a shutdown left undone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[must_use]
-pub struct ShutdownReport {
-    /// Events that listeners had not finished at the deadline. Those of other nodes were not
-    /// acknowledged: the broker sends them again.
-    pub unfinished: usize,
-    /// Own events that no broker had confirmed at the deadline.
-    pub unpublished: usize,
-}
-
-impl ShutdownReport {
-    /// Whether nothing was left undone.
-    #[must_use]
-    pub const fn is_clean(&self) -> bool {
-        self.unfinished == 0 && self.unpublished == 0
-    }
 }
 
 /// A listener that is about to be added at run time. See [`Emitter::on`].
@@ -463,7 +416,7 @@ impl Node {
         let model = shared.model(handler.model())?;
         model.worker.get_or_try_init(|| {
             let mut tasks = self.tasks();
-            if tasks.shut_down {
+            if tasks.ending.is_some() {
                 return Err(StartError::ShutDown);
             }
             let worker = Worker::new(Arc::clone(&model.queue), shared.limits, Arc::clone(&shared.counters));
@@ -471,7 +424,7 @@ impl Node {
             Ok(())
         })?;
         let id = shared.next_listener.fetch_add(1, Ordering::Relaxed);
-        let listener = Arc::new(Listener { id, info, handler });
+        let listener = Arc::new(Listener { id, gone: AtomicBool::new(false), info, handler });
         shared.insert_listener(&model, listener)?;
         Ok((model, id))
     }
@@ -483,7 +436,7 @@ impl Drop for Node {
         for task in tasks.intake.iter().chain(&tasks.publishing) {
             task.abort();
         }
-        if !tasks.shut_down {
+        if tasks.ending.is_none() {
             warn!(node = %self.shared.origin, "dropped without `shutdown`: its tasks were stopped where they were");
         }
     }
@@ -540,10 +493,15 @@ impl Shared {
         let Emission { event, model, scope } = emission;
         if scope.remote {
             self.counters.emitted_remote.add_one();
-            if self.to_publish.push(Arc::clone(&event)).is_err() {
+            if let Err(reason) = self.to_publish.push(Arc::clone(&event)) {
                 self.counters.publish_refused.add_one();
-                self.overflows.log(|more| {
-                    error!(more, "the queue for publishing is full: events are lost to other nodes");
+                self.overflows.log(|more| match reason {
+                    Refused::Full => {
+                        error!(more, "the queue for publishing is full: events are lost to other nodes")
+                    }
+                    Refused::Closed => {
+                        warn!(more, "an event came after the shutdown: it is lost to other nodes")
+                    }
                 });
             }
         }
@@ -585,7 +543,9 @@ impl Shared {
     fn remove_listener(&self, model: &ModelState, id: u64) {
         let mut listeners = model.listeners();
         let Some(index) = listeners.iter().position(|listener| listener.id == id) else { return };
-        let hears = listeners.remove(index).info.hears;
+        let listener = listeners.remove(index);
+        listener.gone.store(true, Ordering::Relaxed);
+        let hears = listener.info.hears;
         let _ = model.queue.push_urgent(Message::Forget(id));
         if hears.hears(Source::Local) {
             model.local_listeners.fetch_sub(1, Ordering::Relaxed);
@@ -594,18 +554,6 @@ impl Shared {
         if let Some(transport) = self.transport.as_ref().filter(|_| last_remote) {
             transport.unsubscribe(&self.prefix.model_filter(&model.name));
         }
-    }
-
-    /// Sends what is queued until `deadline`; how much of it was not confirmed by then.
-    async fn stop_publishing(&self, task: Option<tokio::task::JoinHandle<()>>, deadline: Instant) -> usize {
-        self.to_publish.close();
-        let (Some(transport), Some(mut task)) = (&self.transport, task) else { return 0 };
-        if tokio::time::timeout_at(deadline, &mut task).await.is_err() {
-            task.abort();
-            let _ = task.await;
-        }
-        let left = transport.close(deadline.saturating_duration_since(Instant::now())).await;
-        left.messages + self.to_publish.waiting()
     }
 }
 

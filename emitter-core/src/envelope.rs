@@ -97,8 +97,8 @@ pub struct RowImages {
 /// Encodes an event.
 ///
 /// # Errors
-/// [`EncodeError::TooLarge`] beyond `limits`; [`EncodeError::Json`] should never be seen here,
-/// where all parts are JSON already.
+/// [`EncodeError::TooLarge`] and [`EncodeError::TooDeep`] beyond `limits`, which receivers have
+/// too; [`EncodeError::Json`] should never be seen here, where all parts are JSON already.
 pub fn encode(event: &Outgoing<'_>, limits: &WireLimits) -> Result<Vec<u8>, EncodeError> {
     let wire = WireOut {
         model: event.model,
@@ -121,11 +121,14 @@ pub fn encode(event: &Outgoing<'_>, limits: &WireLimits) -> Result<Vec<u8>, Enco
         origin: event.origin,
         seq: event.sequence,
     };
-    let bytes = serde_json::to_vec(&wire).map_err(|error| EncodeError::Json(what_is_wrong(&error)))?;
-    if bytes.len() > limits.max_bytes {
-        return Err(EncodeError::TooLarge { bytes: bytes.len(), limit: limits.max_bytes });
+    let text = serde_json::to_string(&wire).map_err(|_| EncodeError::Json)?;
+    if text.len() > limits.max_bytes {
+        return Err(EncodeError::TooLarge { bytes: text.len(), limit: limits.max_bytes });
     }
-    Ok(bytes)
+    if is_deeper_than(&text, limits.max_depth) {
+        return Err(EncodeError::TooDeep { limit: limits.max_depth });
+    }
+    Ok(text.into_bytes())
 }
 
 /// An event as it came, checked as far as that is possible without its model.
@@ -215,7 +218,7 @@ pub fn decode_row<R: serde::de::DeserializeOwned>(row: &RawValue) -> Result<R, D
 /// # Errors
 /// [`EncodeError::Json`] when its type cannot be JSON, such as a map with keys that are no texts.
 pub fn encode_row<R: Serialize>(row: &R) -> Result<Box<RawValue>, EncodeError> {
-    serde_json::value::to_raw_value(row).map_err(|error| EncodeError::Json(what_is_wrong(&error)))
+    serde_json::value::to_raw_value(row).map_err(|_| EncodeError::Json)
 }
 
 /// Why an event cannot be sent.
@@ -229,9 +232,19 @@ pub enum EncodeError {
         /// The limit.
         limit: usize,
     },
-    /// A row's `Serialize` failed.
-    #[error("a row cannot be written as JSON: {0}")]
-    Json(String),
+    /// Nested deeper than [`WireLimits::max_depth`]: no receiver would take it.
+    #[error(
+        "the event is nested deeper than {limit} levels; flatten or skip the column, or raise `max_depth`"
+    )]
+    TooDeep {
+        /// The limit.
+        limit: usize,
+    },
+    /// A row's `Serialize` failed. Its own words may quote the row, so they are not repeated.
+    #[error(
+        "a row cannot be written as JSON: its `Serialize` fails, or a map in it has keys that are no texts"
+    )]
+    Json,
 }
 
 /// Why a message is no event. None of the texts repeats a part of the message.
@@ -431,6 +444,12 @@ fn what_is_wrong(error: &serde_json::Error) -> String {
 /// Whether arrays and objects are nested deeper than `limit`. Brackets within strings do not
 /// count. On text that is not JSON the answer has no meaning and does no harm.
 fn is_deeper_than(text: &str, limit: usize) -> bool {
+    // Most messages do not have so many brackets in all, and counting them is a tenth of the work.
+    let opening = text.bytes().filter(|byte| matches!(byte, b'[' | b'{')).count();
+    opening > limit && nests_deeper_than(text, limit)
+}
+
+fn nests_deeper_than(text: &str, limit: usize) -> bool {
     let mut depth = 0_usize;
     let mut in_string = false;
     let mut escaped = false;

@@ -1,6 +1,7 @@
 //! One change to one model: what happened, and what surrounds it.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
@@ -277,8 +278,11 @@ impl EventId {
     /// would be the most expensive part of making an event.
     #[must_use]
     pub fn now() -> Self {
+        thread_local! {
+            static RANDOM: RefCell<fastrand::Rng> = RefCell::new(fastrand::Rng::with_seed(seed()));
+        }
         let mut random = [0; 10];
-        fastrand::fill(&mut random);
+        RANDOM.with_borrow_mut(|generator| generator.fill(&mut random));
         Self(uuid::Builder::from_unix_timestamp_millis(millis_now(), &random).into_uuid())
     }
 
@@ -308,6 +312,11 @@ impl fmt::Display for EventId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
+}
+
+/// 62 bits of the system's randomness: the tail of a UUID whose generator is seeded with it.
+fn seed() -> u64 {
+    Uuid::now_v7().as_u64_pair().1
 }
 
 /// Milliseconds since 1970 by this machine's clock: the one look at a clock where an event is born.

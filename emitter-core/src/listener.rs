@@ -8,6 +8,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
+use tokio::task::JoinSet;
 
 use crate::event::{Event, Operation, Source, Stored};
 use crate::model::{EventBody, Model};
@@ -181,7 +182,8 @@ impl Handler {
     }
 
     /// A handler around a plain function, which may block: each call runs on tokio's pool of
-    /// blocking threads. Its time-out lets the queue go on, but cannot stop the function.
+    /// blocking threads. Its time-out lets the queue go on; a function that has begun by then cannot
+    /// be stopped, and may still work when the next event of its key comes.
     pub fn from_blocking<T, F, R>(function: F) -> Self
     where
         T: EventBody,
@@ -192,8 +194,10 @@ impl Handler {
         Self::new::<T>(move |event| {
             let function = Arc::clone(&function);
             Box::pin(async move {
-                let call = tokio::task::spawn_blocking(move || function(event).into_result());
-                match call.await {
+                // Dropped at its time-out, the set takes back a call that no thread has begun.
+                let mut thread = JoinSet::new();
+                thread.spawn_blocking(move || function(event).into_result());
+                match thread.join_next().await.unwrap_or_else(|| Ok(Ok(()))) {
                     Ok(result) => result,
                     Err(stopped) => match stopped.try_into_panic() {
                         Ok(panic) => std::panic::resume_unwind(panic),

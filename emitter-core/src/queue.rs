@@ -24,6 +24,9 @@ const BUSY: u128 = 4;
 /// How long it gathers. Timers of tokio tick once a millisecond.
 const GATHER: Duration = Duration::from_millis(1);
 
+/// How many spent items are left for the next writer to drop.
+const HANDED_BACK: usize = 256;
+
 pub(crate) struct Queue<T> {
     state: Mutex<State<T>>,
     bound: usize,
@@ -39,6 +42,24 @@ struct State<T> {
     urgent: bool,
     /// Items that the task is done with, for the next writer to drop. See [`Queue::poll_take`].
     spent: Vec<T>,
+}
+
+impl<T> State<T> {
+    /// Leaves the last few of `spent` to the next writer.
+    fn hand_back(&mut self, spent: &mut Vec<T>) {
+        let room = HANDED_BACK.saturating_sub(self.spent.len());
+        let from = spent.len().saturating_sub(room);
+        self.spent.extend(spent.drain(from..));
+    }
+}
+
+/// Drops items one by one. They hold users' rows, whose `Drop` may panic, and neither a writer nor
+/// the task shall end for that.
+pub(crate) fn drop_guarded<T>(items: impl IntoIterator<Item = T>) {
+    for item in items {
+        // The panic has been reported by the panic hook.
+        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(item)));
+    }
 }
 
 /// What the task does that takes.
@@ -93,8 +114,8 @@ impl<T> Queue<T> {
         state.items.push_back(item);
         state.urgent |= urgent;
         let spent = std::mem::take(&mut state.spent);
-        Self::wake(state);
-        drop(spent);
+        self.wake(state);
+        drop_guarded(spent);
         Ok(())
     }
 
@@ -103,15 +124,15 @@ impl<T> Queue<T> {
         let mut state = self.lock();
         state.closed = true;
         state.urgent = true;
-        Self::wake(state);
+        self.wake(state);
     }
 
     /// Wakes the task if it waits for what has just been added, without holding the lock.
-    fn wake(mut state: MutexGuard<'_, State<T>>) {
+    fn wake(&self, mut state: MutexGuard<'_, State<T>>) {
         let wakes = match &state.task {
             Task::Works => false,
             Task::Sleeps(_) => true,
-            Task::Gathers(_) => state.urgent,
+            Task::Gathers(_) => state.urgent || state.items.len() >= self.bound / 2,
         };
         if !wakes {
             return;
@@ -128,9 +149,9 @@ impl<T> Queue<T> {
     ///
     /// `linger` belongs to the one task that takes.
     ///
-    /// `spent` are items that the task is done with: while it gathers, the next writer drops them,
-    /// for memory is given back fastest where it was taken. (Across threads, glibc's allocator
-    /// makes writers wait.) When it goes to sleep, it drops them itself.
+    /// `spent` are items that the task is done with. A few of them are left to the next writer to
+    /// drop, for memory is given back fastest where it was taken. (Across threads, glibc's
+    /// allocator makes writers wait.) The rest it drops itself.
     pub(crate) fn poll_take(
         &self,
         linger: &mut Linger,
@@ -139,29 +160,34 @@ impl<T> Queue<T> {
         cx: &mut Context<'_>,
     ) -> Poll<bool> {
         let mut state = self.lock();
-        if !state.urgent && linger.poll(cx).is_pending() {
+        let hurry = state.urgent || state.items.len() >= self.bound / 2;
+        if !hurry && linger.poll(cx).is_pending() {
             state.task = Task::Gathers(cx.waker().clone());
             return Poll::Pending;
         }
         linger.timer = None;
-        if state.items.is_empty() && !state.closed {
+        let polled = if state.items.is_empty() && !state.closed {
             if linger.is_busy() {
                 linger.begin(cx);
                 state.task = Task::Gathers(cx.waker().clone());
-                std::mem::swap(&mut state.spent, spent);
+                state.hand_back(spent);
             } else {
                 state.task = Task::Sleeps(cx.waker().clone());
+                // Nobody may come for a long time.
                 spent.append(&mut state.spent);
             }
-            drop(state);
-            spent.clear();
-            return Poll::Pending;
-        }
-        state.task = Task::Works;
-        state.urgent = false;
-        std::mem::swap(&mut state.items, empty);
-        linger.took(empty.len());
-        Poll::Ready(state.closed && empty.is_empty())
+            Poll::Pending
+        } else {
+            state.task = Task::Works;
+            state.urgent = false;
+            state.hand_back(spent);
+            std::mem::swap(&mut state.items, empty);
+            linger.took(empty.len());
+            Poll::Ready(state.closed && empty.is_empty())
+        };
+        drop(state);
+        drop_guarded(spent.drain(..));
+        polled
     }
 
     /// The task says how many of the taken items it has not finished.
@@ -172,11 +198,6 @@ impl<T> Queue<T> {
     /// Items that wait, and those that the task has not finished.
     pub(crate) fn unfinished(&self) -> usize {
         self.lock().items.len() + self.taken.load(Ordering::Relaxed)
-    }
-
-    /// Items that wait.
-    pub(crate) fn waiting(&self) -> usize {
-        self.lock().items.len()
     }
 
     fn lock(&self) -> MutexGuard<'_, State<T>> {
@@ -266,6 +287,52 @@ mod tests {
         Some((batch, ended))
     }
 
+    /// Counts how often a task is woken.
+    #[derive(Default)]
+    struct Wakes(AtomicUsize);
+
+    impl std::task::Wake for Wakes {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_gathering_task_is_woken_when_the_queue_is_half_full() {
+        let (queue, mut linger, mut spent) = (Queue::new(64), Linger::new(), Vec::new());
+        let wakes = Arc::new(Wakes::default());
+        let waker = Waker::from(Arc::clone(&wakes));
+        let mut poll = |batch: &mut VecDeque<usize>| {
+            let polled = queue.poll_take(&mut linger, batch, &mut spent, &mut Context::from_waker(&waker));
+            batch.clear();
+            polled
+        };
+        (0..10).for_each(|item| queue.push(item).unwrap());
+        assert!(poll(&mut VecDeque::new()).is_ready());
+        assert!(poll(&mut VecDeque::new()).is_pending(), "so many came at once that it gathers");
+        (0..31).for_each(|item| queue.push(item).unwrap());
+        assert_eq!(wakes.0.load(Ordering::SeqCst), 0);
+        queue.push(31).unwrap();
+        assert_eq!(wakes.0.load(Ordering::SeqCst), 1);
+        assert!(poll(&mut VecDeque::new()).is_ready());
+    }
+
+    #[test]
+    fn spent_items_do_not_pile_up() {
+        let (queue, mut linger) = (Queue::new(10_000), Linger::new());
+        let item = Arc::new(());
+        let mut cx = Context::from_waker(Waker::noop());
+        for _ in 0..100 {
+            let mut batch = VecDeque::new();
+            (0..1_000).for_each(|_| queue.push(Arc::clone(&item)).unwrap());
+            assert!(queue.poll_take(&mut linger, &mut batch, &mut Vec::new(), &mut cx).is_ready());
+            let mut spent: Vec<_> = batch.into();
+            queue.push(Arc::clone(&item)).unwrap();
+            assert!(queue.poll_take(&mut linger, &mut VecDeque::new(), &mut spent, &mut cx).is_ready());
+            assert!(spent.is_empty() && Arc::strong_count(&item) <= 2 + HANDED_BACK);
+        }
+    }
+
     proptest! {
         /// Against a list: everything in order, nothing beyond the bound, nothing after the close.
         #[test]
@@ -305,7 +372,6 @@ mod tests {
                             closed = true;
                         }
                     }
-                    prop_assert_eq!(queue.waiting(), naive.len());
                     queue.report(3);
                     prop_assert_eq!(queue.unfinished(), naive.len() + 3);
                 }

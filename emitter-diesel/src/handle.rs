@@ -3,6 +3,8 @@
 use std::fmt;
 
 use diesel::backend::Backend;
+#[cfg(feature = "sqlite")]
+use diesel::connection::AnsiTransactionManager;
 use diesel::connection::{
     CacheSize, Connection, ConnectionSealed, Instrumentation, LoadConnection, SimpleConnection,
     TransactionManager, TransactionManagerStatus, WithMetadataLookup,
@@ -14,6 +16,7 @@ use emitter_core::{Emission, Emitter};
 use tracing::warn;
 
 use crate::buffer::Buffer;
+use crate::raw_sql;
 
 /// Binds connections to an emitter.
 pub trait Bind {
@@ -73,7 +76,9 @@ impl std::error::Error for BindError {}
 /// test transaction counts as the ground: what is committed in it is emitted.
 ///
 /// A transaction that is begun by raw SQL is invisible to Diesel and to this handle. The handle
-/// refuses `batch_execute("BEGIN")` and the like; do not send them with `sql_query` either.
+/// refuses a `batch_execute` in which a statement begins or ends one; do not send such statements
+/// with `sql_query` either. On SQLite there are `immediate_transaction` and
+/// `exclusive_transaction`.
 pub struct Bound<'c, C: Connection> {
     conn: &'c mut C,
     emitter: Emitter,
@@ -109,6 +114,51 @@ impl<C: Connection> Bound<'_, C> {
             self.emitter.emit(self.buffer.committed(depth));
         } else {
             self.buffer.rolled_back(depth);
+        }
+    }
+}
+
+#[cfg(feature = "sqlite")]
+impl Bound<'_, diesel::sqlite::SqliteConnection> {
+    /// A transaction that takes SQLite's write lock at once (`BEGIN IMMEDIATE`), so that one which
+    /// reads first and writes later does not fail with "database is locked".
+    ///
+    /// # Errors
+    /// [`Error::AlreadyInTransaction`] within a transaction; else as `transaction`.
+    pub fn immediate_transaction<T, E: From<Error>>(
+        &mut self,
+        f: impl FnOnce(&mut Self) -> Result<T, E>,
+    ) -> Result<T, E> {
+        self.transaction_by("BEGIN IMMEDIATE", f)
+    }
+
+    /// A transaction that also keeps readers out (`BEGIN EXCLUSIVE`).
+    ///
+    /// # Errors
+    /// [`Error::AlreadyInTransaction`] within a transaction; else as `transaction`.
+    pub fn exclusive_transaction<T, E: From<Error>>(
+        &mut self,
+        f: impl FnOnce(&mut Self) -> Result<T, E>,
+    ) -> Result<T, E> {
+        self.transaction_by("BEGIN EXCLUSIVE", f)
+    }
+
+    fn transaction_by<T, E: From<Error>>(
+        &mut self,
+        begin: &str,
+        f: impl FnOnce(&mut Self) -> Result<T, E>,
+    ) -> Result<T, E> {
+        AnsiTransactionManager::begin_transaction_sql(self.conn, begin)?;
+        self.buffer.begun(1);
+        match f(self) {
+            Ok(value) => {
+                EmittingTransactionManager::commit_transaction(self).map(|()| value).map_err(E::from)
+            }
+            Err(error) => match EmittingTransactionManager::rollback_transaction(self) {
+                // The first error says more than that of the clean-up after it.
+                Ok(()) | Err(Error::BrokenTransactionManager) => Err(error),
+                Err(rollback) => Err(rollback.into()),
+            },
         }
     }
 }
@@ -199,19 +249,11 @@ const RAW_TRANSACTION: &str = "a transaction begun or ended by raw SQL is invisi
 
 impl<C: Connection> SimpleConnection for Bound<'_, C> {
     fn batch_execute(&mut self, query: &str) -> QueryResult<()> {
-        if controls_transactions(query) {
+        if raw_sql::controls_transactions(query) {
             return Err(Error::QueryBuilderError(RAW_TRANSACTION.into()));
         }
         self.conn.batch_execute(query)
     }
-}
-
-/// Whether a batch begins with a word that begins or ends transactions.
-fn controls_transactions(batch: &str) -> bool {
-    let first = batch.trim_start().split(|c: char| !c.is_ascii_alphabetic()).next().unwrap_or_default();
-    ["begin", "start", "commit", "end", "rollback", "savepoint", "release", "abort"]
-        .iter()
-        .any(|word| first.eq_ignore_ascii_case(word))
 }
 
 impl<C: Connection> ConnectionSealed for Bound<'_, C> {}

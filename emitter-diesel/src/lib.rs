@@ -54,6 +54,7 @@ extern crate self as emitter_diesel;
 
 mod buffer;
 mod handle;
+mod raw_sql;
 pub mod statements;
 
 pub use emitter_core::*;

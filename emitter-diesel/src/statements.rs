@@ -3,7 +3,9 @@
 use std::marker::PhantomData;
 
 use diesel::expression::SqlLiteral;
-use diesel::query_builder::{BatchInsert, DeleteStatement, InsertStatement, UpdateStatement, ValuesClause};
+use diesel::query_builder::{
+    BatchInsert, DeleteStatement, InsertOrIgnore, InsertStatement, UpdateStatement, ValuesClause,
+};
 use diesel::query_dsl::methods::{ExecuteDsl, FilterDsl, LoadQuery};
 use diesel::result::{Error, QueryResult};
 use diesel::sql_types::Bool;
@@ -30,10 +32,16 @@ pub trait Emit<Marker>: Sized {
     /// What kind of statement it is.
     type Kind: Kind;
 
+    /// `INSERT` or one of its variants; `()` for other statements.
+    type Verb;
+
     /// Makes the statement emit, here and to other nodes, as far as the application and the model
     /// allow. Run it on a [`Bound`] handle.
     #[must_use = "a statement does nothing until it is executed"]
-    fn emit<M>(self) -> Emitting<Self, Self::Kind, M> {
+    fn emit<M>(self) -> Emitting<Self, Self::Kind, M>
+    where
+        Self::Verb: TellsAll,
+    {
         Emitting { statement: self, scope: Scope::BOTH, kind: PhantomData }
     }
 }
@@ -85,12 +93,44 @@ pub mod marker {
 
 impl<T: QuerySource, V, Op, Ret> Emit<marker::Plain> for InsertStatement<T, ValuesClause<V, T>, Op, Ret> {
     type Kind = InsertOne;
+    type Verb = Op;
 }
 
 impl<T: QuerySource, V, Q, Op, Ret, const STABLE: bool> Emit<marker::Plain>
     for InsertStatement<T, BatchInsert<V, T, Q, STABLE>, Op, Ret>
 {
     type Kind = InsertMany;
+    type Verb = Op;
+}
+
+/// Statements whose returned rows tell all that they did.
+#[diagnostic::on_unimplemented(
+    message = "`replace_into` cannot emit: it deletes rows of which no event would tell",
+    label = "emits less than it does",
+    note = "write `insert_into(…).values(…).on_conflict(…).do_update().set(…)`, which is an `upsert`"
+)]
+pub trait TellsAll {}
+
+impl TellsAll for () {}
+impl TellsAll for InsertOrIgnore {}
+impl TellsAll for Insert {}
+
+/// Diesel's `INSERT`, whose type it does not let others name but as a default.
+type Insert = <InsertStatement<unnamed::table, ()> as Verb>::Op;
+
+/// The verb of an insert.
+trait Verb {
+    type Op;
+}
+
+impl<T: QuerySource, V, Op, Ret> Verb for InsertStatement<T, V, Op, Ret> {
+    type Op = Op;
+}
+
+/// Any table would do.
+mod unnamed {
+    diesel::table! { unnamed { id -> Integer, } }
+    pub(super) use self::unnamed::table;
 }
 
 // Diesel does not let others name the type of an `ON CONFLICT` clause. But among inserts only
@@ -100,14 +140,17 @@ where
     Self: FilterDsl<SqlLiteral<Bool>>,
 {
     type Kind = OnConflict;
+    type Verb = Op;
 }
 
 impl<T: QuerySource, U, V, Ret> Emit<marker::Plain> for UpdateStatement<T, U, V, Ret> {
     type Kind = Update;
+    type Verb = ();
 }
 
 impl<T: QuerySource, U, Ret> Emit<marker::Plain> for DeleteStatement<T, U, Ret> {
     type Kind = Delete;
+    type Verb = ();
 }
 
 /// A statement that emits, made by [`Emit::emit`].

@@ -267,12 +267,37 @@ async fn a_panic_in_a_transaction_emits_nothing_and_the_connection_is_refused_un
 #[tokio::test]
 async fn raw_transactions_are_refused() {
     heard_of(|conn| {
-        for sql in ["BEGIN", "  begin immediate", "COMMIT;", "ROLLBACK", "SAVEPOINT a"] {
+        for sql in ["BEGIN", "-- now\nBEGIN IMMEDIATE", "SELECT 1; ROLLBACK"] {
             assert!(conn.batch_execute(sql).is_err(), "{sql}");
         }
         conn.batch_execute("CREATE TABLE beginners (id INTEGER)").unwrap();
     })
     .await;
+}
+
+#[tokio::test]
+async fn immediate_and_exclusive_transactions_are_followed() {
+    let heard = heard_of(|conn| {
+        conn.immediate_transaction(|conn| {
+            insert(1, "a", conn)?;
+            conn.transaction(|conn| insert(2, "b", conn))?;
+            assert!(matches!(
+                conn.immediate_transaction(|_| QueryResult::Ok(())),
+                Err(Error::AlreadyInTransaction)
+            ));
+            assert_eq!(conn.emitter().stats().emitted_local, 0, "nothing leaves before the commit");
+            QueryResult::Ok(())
+        })
+        .unwrap();
+        let failed: QueryResult<()> = conn.exclusive_transaction(|conn| {
+            insert(3, "c", conn)?;
+            Err(Error::RollbackTransaction)
+        });
+        assert_eq!(failed, Err(Error::RollbackTransaction));
+        insert(4, "d", conn).unwrap();
+    })
+    .await;
+    assert_eq!(heard, ["create 1:a", "create 2:b", "create 4:d"]);
 }
 
 #[tokio::test]

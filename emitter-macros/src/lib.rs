@@ -35,6 +35,7 @@ mod tests;
 /// - the operations `create`, `create_many`, `update`, `update_many`, `upsert`, `delete`,
 ///   `delete_many`, or `all`; at least one.
 /// - `model = "…"`: the name in topics and envelopes. Default: the struct's name in camelCase.
+///   Spell it the same on all nodes: brokers tell upper from lower case.
 /// - `key(a, b)`: the fields that tell rows apart. Default: Diesel's
 ///   `#[diesel(primary_key(…))]`, else `id`.
 /// - `crate = path`: where the framework is, when it is not a dependency under its own name.

@@ -1,11 +1,11 @@
 //! How an emitter is set up and started.
 
+use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
-use tokio::task::JoinSet;
 use tracing::{info, warn};
 use uuid::Uuid;
 
@@ -21,7 +21,7 @@ use crate::listener::{Handler, ListenerInfo, MissingState, States};
 use crate::metrics::{Counters, OnceInAWhile};
 use crate::queue::Queue;
 use crate::registry::Registration;
-use crate::topic::{TopicError, TopicPrefix};
+use crate::topic::{ModelName, TopicError, TopicPrefix};
 use crate::transport::Transport;
 #[cfg(feature = "mqtt")]
 use crate::transport::mqtt::{ClientId, MqttConfig, MqttConfigError, MqttTransport};
@@ -42,6 +42,7 @@ pub struct Builder {
     wire: WireLimits,
     dispatch: DispatchLimits,
     publish_queue: usize,
+    in_progress: usize,
     link: Link,
 }
 
@@ -120,6 +121,7 @@ impl Default for Builder {
             wire: WireLimits::default(),
             dispatch: DispatchLimits { queue: 65_536, concurrency: 64, timeout: Duration::from_secs(30) },
             publish_queue: 65_536,
+            in_progress: 1_024,
             link: Link::None,
         }
     }
@@ -215,6 +217,14 @@ impl Builder {
         self
     }
 
+    /// How many events of other nodes listeners may have in progress. Beyond that, nothing more is
+    /// taken from the transport. With an event's largest size it bounds the memory that other nodes
+    /// can make this one use. Default 1,024.
+    pub fn remote_in_progress(mut self, events: usize) -> Self {
+        self.in_progress = events;
+        self
+    }
+
     /// Reaches other nodes over MQTT: a URL such as `mqtt://localhost:1883`, or an [`MqttConfig`].
     /// Without it, and without [`transport`](Self::transport), events stay on this node.
     #[cfg(feature = "mqtt")]
@@ -238,6 +248,9 @@ impl Builder {
     #[expect(clippy::unused_async, reason = "a promise about where it may be called")]
     pub async fn start(self) -> Result<Emitter, StartError> {
         let runtime = tokio::runtime::Handle::try_current().map_err(|_| StartError::NoRuntime)?;
+        // Tokio tells in no other way whether a runtime has timers.
+        std::panic::catch_unwind(|| drop(tokio::time::sleep(Duration::ZERO)))
+            .map_err(|_| StartError::NoRuntime)?;
         self.check()?;
         let incarnation = Uuid::now_v7();
         let node = self.node.clone().unwrap_or_else(|| generated_node(&incarnation));
@@ -262,7 +275,7 @@ impl Builder {
             next_listener: AtomicU64::new(1),
             runtime,
         });
-        let mut tasks = Tasks { workers: JoinSet::new(), publishing: None, intake: None, shut_down: false };
+        let mut tasks = Tasks::default();
         if shared.transport.is_some() {
             tasks.publishing = Some(tokio::spawn(Publishing::new(Arc::clone(&shared), self.wire).run()));
         }
@@ -272,7 +285,7 @@ impl Builder {
         }
         // Not before all listeners are there: a session may hold messages for each of their models.
         if node.shared.transport.is_some() {
-            let intake = Intake::new(Arc::clone(&node.shared), self.wire, self.dedup);
+            let intake = Intake::new(Arc::clone(&node.shared), self.wire, self.dedup, self.in_progress);
             node.tasks().intake = Some(tokio::spawn(intake.run()));
         }
         let emitter = Emitter { node };
@@ -287,6 +300,7 @@ impl Builder {
             ("listener_queue", self.dispatch.queue),
             ("listener_concurrency", self.dispatch.concurrency),
             ("publish_queue", self.publish_queue),
+            ("remote_in_progress", self.in_progress),
             ("dedup.max_ids", self.dedup.max_ids),
         ];
         for (setting, value) in positive {
@@ -335,10 +349,18 @@ impl Builder {
             (a.model, &a.name, &a.defined_at).cmp(&(b.model, &b.name, &b.defined_at))
         });
         let found = || handlers.iter().map(|(info, _)| info.name.to_string());
-        match self.required.iter().find(|name| !found().any(|found| found == **name)) {
-            Some(name) => Err(StartError::MissingListener { name: name.clone(), found: found().collect() }),
-            None => Ok(handlers),
+        if let Some(name) = self.required.iter().find(|name| !found().any(|found| found == **name)) {
+            return Err(StartError::MissingListener { name: name.clone(), found: found().collect() });
         }
+        let mut models = HashMap::new();
+        for (info, handler) in &handlers {
+            ModelName::new(info.model)?;
+            let model = handler.model().type_id;
+            if *models.entry(info.model.to_ascii_lowercase()).or_insert(model) != model {
+                return Err(StartError::SameModelName(info.model));
+            }
+        }
+        Ok(handlers)
     }
 }
 

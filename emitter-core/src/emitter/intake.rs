@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::{error, warn};
 use uuid::Uuid;
 
@@ -26,6 +27,9 @@ pub(super) struct Intake {
     /// Events that listeners work on. One that comes again meanwhile waits for the same
     /// listeners, so that it is not acknowledged before they are done.
     in_progress: HashMap<(Option<Uuid>, EventId), Weak<Completion>>,
+    /// One for each event that listeners may have in progress. A window of unacknowledged
+    /// messages at the broker would not do: messages without receipt (QoS 0) have none.
+    places: Arc<Semaphore>,
     tidy_at: usize,
     bad: OnceInAWhile,
     namesakes: OnceInAWhile,
@@ -49,7 +53,12 @@ enum Rejection {
 }
 
 impl Intake {
-    pub(super) fn new(shared: Arc<Shared>, limits: WireLimits, dedup: dedup::DedupConfig) -> Self {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        limits: WireLimits,
+        dedup: dedup::DedupConfig,
+        in_progress: usize,
+    ) -> Self {
         let interval = Duration::from_secs(10);
         Self {
             shared,
@@ -57,6 +66,7 @@ impl Intake {
             started: Instant::now(),
             window: DedupWindow::new(dedup),
             in_progress: HashMap::new(),
+            places: Arc::new(Semaphore::new(in_progress)),
             tidy_at: 1024,
             bad: OnceInAWhile::every(interval),
             namesakes: OnceInAWhile::every(interval),
@@ -67,16 +77,18 @@ impl Intake {
     pub(super) async fn run(mut self) {
         let shared = Arc::clone(&self.shared);
         let Some(transport) = &shared.transport else { return };
-        while let Some(delivery) = transport.next().await {
+        // The semaphore is never closed; without a place nothing more is taken from the transport.
+        while let Ok(place) = Arc::clone(&self.places).acquire_owned().await {
+            let Some(delivery) = transport.next().await else { return };
             self.shared.counters.received.add_one();
-            self.take(delivery);
+            self.take(delivery, place);
         }
     }
 
-    fn take(&mut self, delivery: Delivery) {
+    fn take(&mut self, delivery: Delivery, place: OwnedSemaphorePermit) {
         let Delivery { topic, payload, ack } = delivery;
         match self.sort(&topic, &payload) {
-            Ok((model, incoming)) => self.deliver(&model, incoming, ack),
+            Ok((model, incoming)) => self.deliver(&model, incoming, ack, place),
             Err(rejection) => self.reject(&rejection, ack),
         }
     }
@@ -98,7 +110,7 @@ impl Intake {
         Ok((model, incoming))
     }
 
-    fn deliver(&mut self, model: &ModelState, incoming: Incoming<'_>, ack: Ack) {
+    fn deliver(&mut self, model: &ModelState, incoming: Incoming<'_>, ack: Ack, place: OwnedSemaphorePermit) {
         if self.is_echo(&incoming) {
             self.shared.counters.echoes.add_one();
             return ack.done();
@@ -128,7 +140,7 @@ impl Intake {
             self.shared.counters.unheard.add_one();
             return ack.done();
         }
-        let completion = Completion::new(ack);
+        let completion = Completion::new(ack, place);
         if let Some(identity) = identity {
             self.remember(identity, &completion);
         }

@@ -57,7 +57,8 @@ impl Publishing {
                 while let Poll::Ready(Some(settled)) = self.unconfirmed.poll_next_unpin(cx) {
                     self.settled(settled);
                 }
-                shared.to_publish.report(work.len() + self.unconfirmed.len());
+                // What waits for its confirmation is counted by the transport.
+                shared.to_publish.report(work.len());
                 if !work.is_empty() {
                     cx.waker().wake_by_ref();
                     return Poll::Pending;

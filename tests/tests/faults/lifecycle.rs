@@ -4,7 +4,7 @@ use emitter_core::transport::memory::MemoryBroker;
 use emitter_core::{Event, State, listener};
 use emitter_tests::eventually::eventually;
 
-use crate::nodes::{Ear, SECOND, User, UserEvent, builder, create, creation, node, subscribed};
+use crate::nodes::{Ear, SECOND, User, UserCreated, UserEvent, builder, create, creation, node, subscribed};
 use crate::wire::LogEvent;
 
 const FILTER: &str = "prisma/events/user/#";
@@ -208,6 +208,35 @@ async fn a_shutdown_tells_what_no_broker_confirmed() {
     (0..7).for_each(|n| create(&a, User::new(1, n)));
     let report = a.shutdown(std::time::Duration::from_millis(50)).await;
     assert_eq!((report.unfinished, report.unpublished), (0, 7));
-    let again = a.shutdown(SECOND).await;
-    assert_eq!((again.unfinished, again.unpublished), (0, 0));
+    assert_eq!(a.shutdown(SECOND).await, report, "the same, told again");
+}
+
+/// A shutdown that nobody waits for any more goes on, and whoever asks gets its report.
+#[tokio::test]
+async fn a_shutdown_that_is_given_up_still_tells_the_truth() {
+    let broker = MemoryBroker::new();
+    broker.pause();
+    let a = node(&broker, "a").await;
+    (0..7).for_each(|n| create(&a, User::new(1, n)));
+    let given_up = tokio::time::timeout(std::time::Duration::from_millis(1), a.shutdown(SECOND / 10)).await;
+    assert!(given_up.is_err());
+    assert_eq!(a.shutdown(std::time::Duration::MAX).await.unpublished, 7);
+}
+
+/// A listener that is gone is given nothing that waited for it.
+#[tokio::test]
+async fn unsubscribing_is_at_once() {
+    let broker = MemoryBroker::new();
+    let a = node(&broker, "a").await;
+    let calls = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let count = std::sync::Arc::clone(&calls);
+    let listener = a.on::<UserCreated>().run(move |_| {
+        count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        std::future::ready(())
+    });
+    // On this runtime nothing runs before the next await.
+    (0..100).for_each(|n| create(&a, User::new(1, n)));
+    listener.unsubscribe();
+    assert!(a.shutdown(SECOND).await.is_clean());
+    assert_eq!(calls.load(std::sync::atomic::Ordering::SeqCst), 0);
 }

@@ -1,0 +1,141 @@
+//! How a node ends.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{Instant, timeout_at};
+use tracing::{info, warn};
+
+use super::{Emitter, ModelState, Shared};
+
+/// The outcome of a shutdown, for everybody who waits for it.
+pub(super) type Ending = watch::Receiver<Option<ShutdownReport>>;
+
+impl Emitter {
+    /// Ends this node: takes no more events from others, lets listeners finish, sends what is
+    /// queued, disconnects, and stops every task, all within `deadline`. What was left undone
+    /// then is in the report.
+    ///
+    /// It goes on to its end also when nobody waits for it any more. Called again, meanwhile or
+    /// later, it gives the report of the first call.
+    pub async fn shutdown(&self, deadline: Duration) -> ShutdownReport {
+        let mut ending = self.begin_shutdown(after(deadline));
+        match ending.wait_for(Option::is_some).await {
+            Ok(report) => report.unwrap_or_default(),
+            // The runtime has been dropped under it.
+            Err(_) => self.node.shared.left_undone(0),
+        }
+    }
+
+    fn begin_shutdown(&self, deadline: Instant) -> Ending {
+        let mut tasks = self.node.tasks();
+        if let Some(ending) = &tasks.ending {
+            return ending.clone();
+        }
+        let (told, ending) = watch::channel(None);
+        tasks.ending = Some(ending.clone());
+        let shutdown = Shutdown {
+            shared: Arc::clone(&self.node.shared),
+            workers: std::mem::take(&mut tasks.workers),
+            publishing: tasks.publishing.take(),
+            intake: tasks.intake.take(),
+            deadline,
+        };
+        self.node.shared.runtime.spawn(async move {
+            let report = shutdown.run().await;
+            told.send_replace(Some(report));
+        });
+        ending
+    }
+}
+
+/// A moment so far from now; `Duration::MAX` is as good as never.
+pub(super) fn after(duration: Duration) -> Instant {
+    const THIRTY_YEARS: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
+    Instant::now() + duration.min(THIRTY_YEARS)
+}
+
+/// What a shutdown left undone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[must_use]
+pub struct ShutdownReport {
+    /// Events that listeners had not finished at the deadline. Those of other nodes were not
+    /// acknowledged: the broker sends them again.
+    pub unfinished: usize,
+    /// Own events that no broker had confirmed at the deadline.
+    pub unpublished: usize,
+}
+
+impl ShutdownReport {
+    /// Whether nothing was left undone.
+    #[must_use]
+    pub const fn is_clean(&self) -> bool {
+        self.unfinished == 0 && self.unpublished == 0
+    }
+}
+
+/// A shutdown in progress; it owns the node's tasks.
+struct Shutdown {
+    shared: Arc<Shared>,
+    workers: JoinSet<()>,
+    publishing: Option<JoinHandle<()>>,
+    intake: Option<JoinHandle<()>>,
+    deadline: Instant,
+}
+
+impl Shutdown {
+    async fn run(mut self) -> ShutdownReport {
+        self.stop_intake().await;
+        let models = self.shared.all_models();
+        self.finish_listeners(&models).await;
+        let unconfirmed = self.stop_publishing().await;
+        let report = self.shared.left_undone(unconfirmed);
+        // Listeners may hold this very emitter; let go of them.
+        models.iter().for_each(|model| model.listeners().clear());
+        let ShutdownReport { unfinished, unpublished } = report;
+        if report.is_clean() {
+            info!(node = %self.shared.origin, "shut down");
+        } else {
+            warn!(node = %self.shared.origin, unfinished, unpublished, "shut down with work left undone");
+        }
+        report
+    }
+
+    async fn stop_intake(&mut self) {
+        if let Some(intake) = self.intake.take() {
+            intake.abort();
+            // It ends as cancelled, which is what was asked for.
+            let _ = intake.await;
+        }
+    }
+
+    async fn finish_listeners(&mut self, models: &[Arc<ModelState>]) {
+        models.iter().for_each(|model| model.queue.close());
+        let all = async { while self.workers.join_next().await.is_some() {} };
+        // What is late is counted in the report.
+        let _ = timeout_at(self.deadline, all).await;
+        self.workers.shutdown().await;
+    }
+
+    /// Sends what is queued; how many messages the transport had to leave unconfirmed.
+    async fn stop_publishing(&mut self) -> usize {
+        self.shared.to_publish.close();
+        let (Some(transport), Some(mut task)) = (&self.shared.transport, self.publishing.take()) else {
+            return 0;
+        };
+        if timeout_at(self.deadline, &mut task).await.is_err() {
+            task.abort();
+            let _ = task.await;
+        }
+        transport.close(self.deadline.saturating_duration_since(Instant::now())).await.messages
+    }
+}
+
+impl Shared {
+    fn left_undone(&self, unconfirmed: usize) -> ShutdownReport {
+        let unfinished = self.all_models().iter().map(|model| model.queue.unfinished()).sum();
+        ShutdownReport { unfinished, unpublished: unconfirmed + self.to_publish.unfinished() }
+    }
+}
