@@ -497,10 +497,10 @@ impl Shared {
                 self.counters.publish_refused.add_one();
                 self.overflows.log(|more| match reason {
                     Refused::Full => {
-                        error!(more, "the queue for publishing is full: events are lost to other nodes")
+                        error!(more, "the queue for publishing is full: events are lost to other nodes");
                     }
                     Refused::Closed => {
-                        warn!(more, "an event came after the shutdown: it is lost to other nodes")
+                        warn!(more, "an event came after the shutdown: it is lost to other nodes");
                     }
                 });
             }
