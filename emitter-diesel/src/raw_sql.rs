@@ -30,43 +30,38 @@ fn is_body(word: &str) -> bool {
 
 /// The statements of a batch, without comments, and with every quoted part replaced by a space.
 fn statements(batch: &str) -> Vec<String> {
-    let mut statements = vec![String::new()];
+    let mut statements = Vec::new();
+    let mut statement = String::new();
     let mut rest = batch;
     while let Some(c) = rest.chars().next() {
-        let skipped = if rest.starts_with("--") {
-            rest.find('\n')
-        } else if rest.starts_with("/*") {
-            rest[2..].find("*/").map(|end| end + 4)
-        } else if matches!(c, '\'' | '"' | '`') {
-            rest[1..].find(c).map(|end| end + 2)
-        } else {
-            None
-        };
-        let quoted = rest.starts_with("--") || rest.starts_with("/*") || matches!(c, '\'' | '"' | '`');
-        match (quoted, skipped) {
-            // A comment or a quote that does not end takes all the rest.
-            (true, None) => break,
-            (true, Some(length)) => {
-                rest = &rest[length..];
-                push(&mut statements, ' ');
-            }
-            (false, _) => {
-                rest = &rest[c.len_utf8()..];
-                if c == ';' {
-                    statements.push(String::new());
-                } else {
-                    push(&mut statements, c);
-                }
-            }
+        if let Some(after) = after_comment_or_quote(rest) {
+            rest = after;
+            statement.push(' ');
+            continue;
+        }
+        rest = &rest[c.len_utf8()..];
+        match c {
+            ';' => statements.push(std::mem::take(&mut statement)),
+            c => statement.push(c),
         }
     }
+    statements.push(statement);
     statements
 }
 
-fn push(statements: &mut [String], c: char) {
-    if let Some(last) = statements.last_mut() {
-        last.push(c);
-    }
+/// What follows the comment or the quoted part with which `text` begins, if it begins with one.
+/// One that does not end takes all the rest.
+fn after_comment_or_quote(text: &str) -> Option<&str> {
+    let (inside, end) = if let Some(inside) = text.strip_prefix("--") {
+        (inside, "\n")
+    } else if let Some(inside) = text.strip_prefix("/*") {
+        (inside, "*/")
+    } else {
+        ["'", "\"", "`"]
+            .into_iter()
+            .find_map(|quote| text.strip_prefix(quote).map(|inside| (inside, quote)))?
+    };
+    Some(inside.split_once(end).map_or("", |(_, after)| after))
 }
 
 #[cfg(test)]
