@@ -110,6 +110,11 @@ async fn bounds_of_the_emitter() {
         ("listener_timeout", builder().listener_timeout(Duration::ZERO)),
         ("publish_queue", builder().publish_queue(0)),
         ("dedup.max_ids", builder().dedup(DedupConfig { max_ids: 0, ..dedup() })),
+        ("dedup.max_age", builder().dedup(DedupConfig { max_age: Duration::ZERO, ..dedup() })),
+        (
+            "dedup.max_age_without_origin",
+            builder().dedup(DedupConfig { max_age_without_origin: Duration::ZERO, ..dedup() }),
+        ),
     ] {
         refused(builder, setting, &[&format!("{setting}: ")]).await;
     }

@@ -95,7 +95,7 @@ pub enum StartError {
     SameModelName(&'static str),
     /// The MQTT settings are wrong.
     #[cfg(feature = "mqtt")]
-    #[error("mqtt: {0}")]
+    #[error(transparent)]
     Mqtt(#[from] MqttConfigError),
     /// `start` was called outside a tokio runtime.
     #[error(
@@ -311,9 +311,20 @@ impl Builder {
                 });
             }
         }
-        if self.dispatch.timeout.is_zero() {
-            let problem = "0 s is not allowed; a call needs some time".to_owned();
-            return Err(StartError::Setting { setting: "listener_timeout", problem });
+        let times = [
+            ("listener_timeout", self.dispatch.timeout, "a call needs some time"),
+            ("dedup.max_age", self.dedup.max_age, "redelivered events would be heard twice"),
+            (
+                "dedup.max_age_without_origin",
+                self.dedup.max_age_without_origin,
+                "redelivered events would be heard twice",
+            ),
+        ];
+        for (setting, time, why) in times {
+            if time.is_zero() {
+                let problem = format!("0 s is not allowed; {why}");
+                return Err(StartError::Setting { setting, problem });
+            }
         }
         #[cfg(feature = "mqtt")]
         if let Link::Mqtt(Ok(config)) = &self.link {
