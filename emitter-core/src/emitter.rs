@@ -120,7 +120,7 @@ impl fmt::Debug for Emission {
     }
 }
 
-/// Where the events of one statement go. See [`Emitter::route`].
+/// Where an event goes; cloned for each event of a statement. See [`Emitter::route`].
 pub struct Route<M> {
     state: Arc<ModelState>,
     scope: Scope,
@@ -130,24 +130,26 @@ pub struct Route<M> {
 impl<M: Model> Route<M> {
     /// Makes an event of something that this node did. It goes nowhere until [`Emitter::emit`].
     #[must_use]
-    pub fn event(&self, event: M::Event) -> Emission {
+    pub fn event(self, event: M::Event) -> Emission {
         let body = event.body();
-        let id = EventId::now();
+        // One look at the clock is enough for both.
+        let time = Timestamp::now();
         let meta = Meta {
-            id,
+            id: EventId::at(time),
             operation: body.operation(),
             source: Source::Local,
             origin: Some(Arc::clone(&self.state.origin)),
-            // One look at the clock is enough for both.
-            time: id.time().unwrap_or_else(Timestamp::now),
+            time,
             sequence: None,
             keys: keys(&body),
         };
-        Emission {
-            event: Arc::new(Stored::<M> { meta, event }),
-            model: Arc::clone(&self.state),
-            scope: self.scope,
-        }
+        Emission { event: Arc::new(Stored::<M> { meta, event }), model: self.state, scope: self.scope }
+    }
+}
+
+impl<M> Clone for Route<M> {
+    fn clone(&self) -> Self {
+        Self { state: Arc::clone(&self.state), scope: self.scope, model: std::marker::PhantomData }
     }
 }
 

@@ -278,12 +278,17 @@ impl EventId {
     /// would be the most expensive part of making an event.
     #[must_use]
     pub fn now() -> Self {
+        Self::at(Timestamp::now())
+    }
+
+    /// A new id with this time.
+    pub(crate) fn at(time: Timestamp) -> Self {
         thread_local! {
             static RANDOM: RefCell<fastrand::Rng> = RefCell::new(fastrand::Rng::with_seed(seed()));
         }
         let mut random = [0; 10];
         RANDOM.with_borrow_mut(|generator| generator.fill(&mut random));
-        Self(uuid::Builder::from_unix_timestamp_millis(millis_now(), &random).into_uuid())
+        Self(uuid::Builder::from_unix_timestamp_millis(time.millis.unsigned_abs(), &random).into_uuid())
     }
 
     /// When the id was made, if it is a UUIDv7.
@@ -319,12 +324,6 @@ fn seed() -> u64 {
     Uuid::now_v7().as_u64_pair().1
 }
 
-/// Milliseconds since 1970 by this machine's clock: the one look at a clock where an event is born.
-fn millis_now() -> u64 {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX)
-}
-
 /// A moment in UTC, to the millisecond, as it travels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp {
@@ -341,7 +340,8 @@ impl Timestamp {
     /// Now, by this machine's clock.
     #[must_use]
     pub fn now() -> Self {
-        Self::from_millis(i64::try_from(millis_now()).unwrap_or(LAST_MILLIS))
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+        Self::from_millis(i64::try_from(since_epoch.as_millis()).unwrap_or(LAST_MILLIS))
     }
 
     /// The moment so many milliseconds after 1970-01-01T00:00:00Z, held within the years 0 to 9999.

@@ -14,7 +14,7 @@ use emitter_core::model::{
     Created, CreatedMany, Deleted, DeletedMany, Emits, Model, OperationType, RowChange, Updated, UpdatedMany,
     Upserted, operation,
 };
-use emitter_core::{Emission, Emitter, Scope};
+use emitter_core::{Emission, Emitter, Route, Scope};
 
 use crate::handle::Bound;
 
@@ -235,7 +235,7 @@ impl<S, K: Kind, M: Model> Emitting<S, K, M> {
             None => conn.execute(self.statement),
             Some(route) => {
                 let rows = conn.load(self.statement)?;
-                K::Many::events(&rows).for_each(|event| conn.keep(route.event(event)));
+                keep::<S, M, K::Many>(&rows, route, conn);
                 Ok(rows.count())
             }
         }
@@ -248,10 +248,17 @@ impl<S, K: Kind, M: Model> Emitting<S, K, M> {
     {
         let rows = conn.load(self.statement)?;
         if let Some(route) = conn.emitter().route::<M>(Op::OPERATION, self.scope) {
-            Op::events(&rows).for_each(|event| conn.keep(route.event(event)));
+            keep::<S, M, Op>(&rows, route, conn);
         }
         Ok(rows)
     }
+}
+
+/// Makes the events of the rows, and keeps them for the commit.
+fn keep<S, M: Emits<Op>, Op: FromRows>(rows: &Rows<M>, route: Route<M>, conn: &mut impl Loads<S, M>) {
+    // No more events than rows; the last takes the route itself, which is most often the only one.
+    let routes = std::iter::repeat_n(route, rows.count());
+    Op::events(rows).zip(routes).for_each(|(event, route)| conn.keep(route.event(event)));
 }
 
 /// What a statement returned. One row, the common case, takes no allocation.
