@@ -1,5 +1,5 @@
-//! The handle that an application holds: it knows the dispatcher and the transport, which do not
-//! know each other.
+//! The running node that an application holds: it knows the dispatcher and the transport, which do
+//! not know each other.
 
 use std::collections::HashMap;
 use std::fmt;

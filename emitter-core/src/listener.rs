@@ -119,13 +119,18 @@ impl fmt::Debug for States {
 /// A listener wants a state that the application did not give.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "no state of type `{type_name}` among those given, {given:?}; give it with `.state(…)` on the builder"
+    "no state of type `{type_name}` was given; give it with `.state(…)` on the builder ({})",
+    among(given)
 )]
 pub struct MissingState {
     /// The type's name.
     pub type_name: &'static str,
     /// The types of the states that were given.
     pub given: Vec<&'static str>,
+}
+
+fn among(given: &[&'static str]) -> String {
+    if given.is_empty() { "none was given".to_owned() } else { format!("given were {}", given.join(", ")) }
 }
 
 /// What a listener may return: `()`, or a `Result<(), E>` whose error can be displayed.

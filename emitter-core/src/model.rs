@@ -107,7 +107,7 @@ pub trait EventBody: Sized + Send + Sync + 'static {
 /// no bulk operation.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` may carry many rows, so it has no single key",
-    note = "use `event.keys()`, or match on the enum first"
+    note = "use `event.keys()`, which has one key for each row"
 )]
 pub trait SingleRow: EventBody {}
 

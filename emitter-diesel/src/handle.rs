@@ -76,8 +76,8 @@ impl std::error::Error for BindError {}
 /// test transaction counts as the ground: what is committed in it is emitted.
 ///
 /// A transaction that is begun by raw SQL is invisible to Diesel and to this handle. The handle
-/// refuses a `batch_execute` in which a statement begins or ends one; do not send such statements
-/// with `sql_query` either. On SQLite there are `immediate_transaction` and
+/// refuses a `batch_execute` in which a statement begins or ends one (but looks no further than a
+/// `CREATE TRIGGER` in it); do not send such statements with `sql_query` either. On SQLite there are `immediate_transaction` and
 /// `exclusive_transaction`.
 pub struct Bound<'c, C: Connection> {
     conn: &'c mut C,

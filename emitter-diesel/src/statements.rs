@@ -38,7 +38,7 @@ pub trait Emit<Marker>: Sized {
     /// Makes the statement emit, here and to other nodes, as far as the application and the model
     /// allow. Run it on a [`Bound`] handle.
     #[must_use = "a statement does nothing until it is executed"]
-    fn emit<M>(self) -> Emitting<Self, Self::Kind, M>
+    fn emit<TheModel>(self) -> Emitting<Self, Self::Kind, TheModel>
     where
         Self::Verb: TellsAll,
     {
@@ -283,10 +283,10 @@ impl<M> Rows<M> {
 
 /// A bound handle on which a statement `S` returns rows of a model `M`.
 #[diagnostic::on_unimplemented(
-    message = "the statement cannot emit `{M}` on `{Self}`",
-    label = "not a handle on which this statement returns `{M}`",
+    message = "this is no bound connection on which the statement returns its model",
+    label = "not bound to an emitter, or the statement does not return `{M}`",
     note = "bind the connection first: `let conn = &mut emitter.bind(&mut conn)?;`",
-    note = "if it is bound: `{M}` must be `Queryable` from all columns of the table, or the statement needs `.returning({M}::as_returning())`",
+    note = "if it is bound: the model must be `Queryable` from all columns of the table, or the statement needs `.returning({M}::as_returning())`",
     note = "a list is inserted on SQLite only through the connection itself: `emitter.bind(&mut *pooled)`"
 )]
 pub trait Loads<S, M> {
@@ -320,10 +320,10 @@ impl<'query, C: Connection, S: LoadQuery<'query, C, M>, M> Loads<S, M> for Bound
 
 /// A bound handle on which a statement can also be run for the number of its rows alone.
 #[diagnostic::on_unimplemented(
-    message = "the statement cannot emit `{M}` on `{Self}`",
-    label = "not a handle on which this statement returns `{M}`",
+    message = "this is no bound connection on which the statement returns its model",
+    label = "not bound to an emitter, or the statement does not return `{M}`",
     note = "bind the connection first: `let conn = &mut emitter.bind(&mut conn)?;`",
-    note = "if it is bound: `{M}` must be `Queryable` from all columns of the table",
+    note = "if it is bound: the model must be `Queryable` from all columns of the table",
     note = "with `.returning(…)`, use `get_result` or `get_results`"
 )]
 pub trait Executes<S, M>: Loads<S, M> {

@@ -90,6 +90,24 @@ fn insert(id: i32, name: &str, conn: &mut Bound<'_, SqliteConnection>) -> QueryR
     diesel::insert_into(users::table).values(&new(id, name)).emit().get_result(conn)
 }
 
+/// A function of an application, as the README says to write those that do not emit.
+fn find(
+    conn: &mut impl diesel::connection::LoadConnection<Backend = diesel::sqlite::Sqlite>,
+    id: i32,
+) -> QueryResult<User> {
+    users::table.find(id).first(conn)
+}
+
+#[tokio::test]
+async fn generic_functions_take_bare_and_bound_connections() {
+    let heard = heard_of(|conn| {
+        insert(1, "alice", conn).unwrap();
+        assert_eq!(find(conn, 1).unwrap().name, "alice");
+        assert_eq!(find(&mut database(), 1).unwrap_err(), diesel::result::Error::NotFound);
+    });
+    assert_eq!(heard.await, ["create 1:alice"]);
+}
+
 #[tokio::test]
 async fn each_statement_is_the_operation_that_it_does() {
     let heard = heard_of(|conn| {

@@ -88,12 +88,13 @@ async fn names() {
         let allowed = "1 to 128 letters, digits, '-', '_', '.'";
         refused(builder().service(name), name, &["service", allowed]).await;
         refused(builder().node(name), name, &["node", allowed]).await;
+    }
+    // A service, a dot, and a node.
+    let long = "a".repeat(258);
+    for name in ["", "a b", "a/b", "ä", "a+", "#", "a\0", long.as_str()] {
         let error = ClientId::new(name).expect_err(name);
-        told(
-            &error,
-            name,
-            &["client_id", if name.is_empty() || name.len() > 128 { "1 to 128" } else { "A-Z a-z 0-9" }],
-        );
+        let length = name.is_empty() || name.len() > 257;
+        told(&error, name, &["client_id", if length { "1 to 257" } else { "A-Z a-z 0-9" }]);
     }
 }
 

@@ -134,9 +134,10 @@ impl Builder {
         self
     }
 
-    /// This node's name, unique among all nodes and the same after a restart. It is also the MQTT
-    /// client id, unless the MQTT settings give another. Default: the host's name and a random
-    /// part, new at each start; so give one in production.
+    /// This node's name, unique among the nodes of its service and the same after a restart. The
+    /// MQTT client id is `{service}.{node}`, unless the MQTT settings give another; two processes
+    /// with one client id throw each other off the broker. Default: the host's name and a random
+    /// part, new at each start, so that nothing waits at the broker for it; give one in production.
     pub fn node(mut self, node: impl Into<String>) -> Self {
         self.node = Some(node.into());
         self
@@ -260,7 +261,11 @@ impl Builder {
             Link::None => None,
             Link::Given(transport) => Some(Arc::from(transport)),
             #[cfg(feature = "mqtt")]
-            Link::Mqtt(config) => Some(Arc::new(MqttTransport::start(*config?, ClientId::new(&node)?))),
+            Link::Mqtt(config) => {
+                // Two services on one broker may well have a node of the same name.
+                let client_id = ClientId::new(&format!("{}.{node}", self.service))?;
+                Some(Arc::new(MqttTransport::start(*config?, client_id)))
+            }
         };
         let shared = Arc::new(Shared {
             origin: Arc::new(Origin { service: self.service.into(), node: node.into(), incarnation }),
@@ -413,6 +418,15 @@ impl TryFrom<&str> for MqttConfig {
     type Error = MqttConfigError;
 
     fn try_from(url: &str) -> Result<Self, MqttConfigError> {
+        Self::new(url)
+    }
+}
+
+#[cfg(feature = "mqtt")]
+impl TryFrom<&String> for MqttConfig {
+    type Error = MqttConfigError;
+
+    fn try_from(url: &String) -> Result<Self, MqttConfigError> {
         Self::new(url)
     }
 }

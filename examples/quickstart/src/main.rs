@@ -1,4 +1,5 @@
-//! Two servers, one database, one broker: who wrote, who heard it, and what nobody heard.
+//! Two servers, one database, one broker: who wrote, who heard it, and what nobody heard. Each
+//! server has a cache to keep in order, and a search index of its own to feed.
 //!
 //! Run it with `cargo run -p quickstart`. Nothing has to be installed: SQLite is compiled in, and
 //! the broker runs inside this process. In a real application each server is a process of its
@@ -53,10 +54,10 @@ async fn forget(event: Event<UserEvent>, server: State<Server>) {
     server.says(&format!("forgets user {} in its cache: {what} ({whence})", event.key()));
 }
 
-/// On the other servers only, when a user was updated: no server replicates to itself.
+/// On the other servers only, when a user was updated: the server that wrote has done it already.
 #[listener(model = "user", remote_only)]
-async fn replicate(event: Event<UserUpdated>, server: State<Server>) {
-    server.says(&format!("copies user {} to its replica: {:?}", event.key(), event.after));
+async fn index(event: Event<UserUpdated>, server: State<Server>) {
+    server.says(&format!("puts user {} into its search index: {:?}", event.key(), event.after));
 }
 
 #[tokio::main]
@@ -78,7 +79,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let alice: User = diesel::insert_into(users::table).values(values).emit().get_result(conn)?;
     tell(2, &mut heard).await?;
 
-    println!("server-2 updates alice, in a transaction that commits:");
+    println!(
+        "server-2 updates alice, in a transaction that commits (her hash is in no event: the model skips it):"
+    );
     two.bind(&mut db_of_two)?.transaction(|conn| {
         let change = diesel::update(&alice).set(users::status.eq("ACTIVE"));
         change.emit().get_result::<User>(conn)
@@ -107,7 +110,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         let report = server.shutdown(Duration::from_secs(5)).await;
         let stats = server.stats();
         println!(
-            "    {} sent {} events and got {} from the broker; {} of those were echoes of its own, and dropped",
+            "    {} sent {} event(s), got {} from the broker, and dropped {} of them: its own, echoed",
             server.origin().node,
             stats.published,
             stats.received,

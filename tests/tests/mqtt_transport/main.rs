@@ -178,6 +178,21 @@ async fn ten_thousand_are_confirmed_and_arrive_in_order() {
     check_many(MqttVersion::V311).await;
 }
 
+/// Two processes with one client id throw each other off, which the status says by its name.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_id_that_is_used_twice_is_named() {
+    let broker = Mosquitto::start();
+    let (one, other) = (connect(&broker, "twice"), connect(&broker, "twice"));
+    let named = |transport: &MqttTransport| {
+        transport.status().publisher.last_error.is_some_and(|error| error.contains("client id twice"))
+    };
+    let begun = Instant::now();
+    while !named(&one) && !named(&other) {
+        assert!(begun.elapsed() < LONG, "nobody said so: {:?}", one.status());
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_subscribed_is_told_with_mqtt_5() {
     let broker = Mosquitto::start();

@@ -65,7 +65,7 @@ pub enum Overflow {
     DropOldest,
 }
 
-/// A client id: 1 to 128 bytes of `A-Z a-z 0-9 _ . -`.
+/// A client id: 1 to 257 bytes of `A-Z a-z 0-9 _ . -`.
 ///
 /// The transport makes two of it, `{client_id}` and `{client_id}-subscriber`. Two processes with
 /// the same one push each other off the broker.
@@ -303,10 +303,10 @@ impl ClientId {
     /// Checks and takes a client id.
     ///
     /// # Errors
-    /// [`MqttConfigError::Invalid`] if it is empty, longer than 128 bytes, or holds anything but
+    /// [`MqttConfigError::Invalid`] if it is empty, longer than 257 bytes, or holds anything but
     /// `A-Z a-z 0-9 _ . -`.
     pub fn new(id: &str) -> Result<Self, MqttConfigError> {
-        within("client_id", "bytes", id.len(), 1..=128)?;
+        within("client_id", "bytes", id.len(), 1..=257)?;
         let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
         match id.chars().find(|c| !allowed(*c)) {
             None => Ok(Self(id.to_owned())),
@@ -490,7 +490,7 @@ mod tests {
             let error = outcome.expect_err(field).to_string();
             assert!(error.starts_with(&format!("mqtt {field}: ")), "{error}");
         }
-        for id in ["", "a b", "ä", &"a".repeat(129)] {
+        for id in ["", "a b", "ä", &"a".repeat(258)] {
             assert!(ClientId::new(id).is_err(), "{id}");
         }
         assert_eq!(ClientId::new("shop-1.a_b").expect("valid").as_str(), "shop-1.a_b");

@@ -175,7 +175,7 @@ pub(super) async fn keep_connected<S: Side>(side: Arc<S>) {
             continue;
         }
         let delay = outage.delay(end.lived, link);
-        outage.warn(&end.lost, delay, link);
+        outage.warn(&end, delay, link);
         tokio::select! {
             () = link.finished() => return,
             () = sleep(delay) => {}
@@ -189,7 +189,13 @@ struct Outage {
     failures: u32,
     last_delay: Duration,
     last_warning: Option<Instant>,
+    /// Accepted connections in a row of which none lasted.
+    hang_ups: u32,
+    last_hint: Option<Instant>,
 }
+
+/// After so many accepted connections that did not last, the reason is hardly the network.
+const SUSPICIOUS: u32 = 3;
 
 impl Outage {
     /// How long to wait after a connection that lived so long. One that lived longer than it was
@@ -204,8 +210,26 @@ impl Outage {
         self.last_delay
     }
 
-    fn warn(&mut self, lost: &Lost, delay: Duration, link: &Link) {
-        if self.last_warning.is_some_and(|last| last.elapsed() < BETWEEN_WARNINGS) {
+    fn warn(&mut self, end: &End, delay: Duration, link: &Link) {
+        let End { lost, lived } = end;
+        self.hang_ups = match *lived {
+            Duration::ZERO => self.hang_ups,
+            lived if lived > BETWEEN_WARNINGS => 1,
+            _ => self.hang_ups.saturating_add(1),
+        };
+        let silent = |last: Option<Instant>| last.is_none_or(|last| last.elapsed() >= BETWEEN_WARNINGS);
+        if self.hang_ups >= SUSPICIOUS {
+            let client_id = &*link.client_id;
+            link.lock_status().last_error =
+                Some(format!("{lost}; another process may be using the client id {client_id}"));
+            if silent(self.last_hint) {
+                self.last_hint = Some(Instant::now());
+                let broker = link.config.address();
+                tracing::error!(link = link.name, %broker, client_id, error = %lost, THROWN_OFF);
+            }
+            return;
+        }
+        if !silent(self.last_warning) {
             tracing::debug!(link = link.name, error = %lost, ?delay, "no connection to the broker");
             return;
         }
@@ -220,6 +244,9 @@ impl Outage {
         );
     }
 }
+
+const THROWN_OFF: &str = "the broker accepts the connection and ends it, again and again: another process may be \
+                          using the client id. Give each node a name of its own";
 
 struct End {
     lost: Lost,
