@@ -113,7 +113,9 @@ impl<T> Queue<T> {
         }
         state.items.push_back(item);
         state.urgent |= urgent;
-        let spent = std::mem::take(&mut state.spent);
+        // One for one: the allocator hands out again what it has just been given. All at once are
+        // more than its cache per thread holds, and cost an insert into SQLite another 2 %.
+        let spent = state.spent.pop();
         self.wake(state);
         drop_guarded(spent);
         Ok(())
