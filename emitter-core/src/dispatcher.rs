@@ -173,6 +173,7 @@ impl Worker {
         let tally = Tally {
             counters,
             handled: 0,
+            filtered: 0,
             failures: OnceInAWhile::every(Duration::from_secs(1)),
             overflows: OnceInAWhile::every(Duration::from_secs(10)),
         };
@@ -230,11 +231,23 @@ impl Worker {
         };
         let mut heard = false;
         for index in 0..self.listeners.len() {
-            let Attendant { listener, lanes } = &mut self.listeners[index];
+            let Attendant { listener, .. } = &self.listeners[index];
             if !listener.wants(source, operation) {
                 continue;
             }
             heard = true;
+            match filtered(&listener.handler, &job.event) {
+                Filtered::LetThrough => {}
+                Filtered::HeldBack => {
+                    self.tally.filtered += 1;
+                    continue;
+                }
+                Filtered::Panicked => {
+                    self.tally.settle(listener, &job, End::Panicked, self.limits.timeout);
+                    continue;
+                }
+            }
+            let Attendant { listener, lanes } = &mut self.listeners[index];
             if lanes.is_free(lane) {
                 if self.call(index, lane, &job, cx) == Called::Running {
                     self.listeners[index].lanes.occupy(lane);
@@ -317,6 +330,22 @@ impl Listener {
     }
 }
 
+/// What a listener's filters say of an event.
+enum Filtered {
+    LetThrough,
+    HeldBack,
+    Panicked,
+}
+
+/// Asks a listener's filters, which are the user's and may panic.
+fn filtered(handler: &Handler, event: &Arc<dyn AnyEvent>) -> Filtered {
+    match catch_unwind(AssertUnwindSafe(|| handler.takes(event))) {
+        Ok(true) => Filtered::LetThrough,
+        Ok(false) => Filtered::HeldBack,
+        Err(_) => Filtered::Panicked,
+    }
+}
+
 /// What the first poll of a call came to.
 enum First {
     /// The event is not of the listener's type.
@@ -359,6 +388,7 @@ struct Tally {
     counters: Arc<Counters>,
     /// Not yet in `counters`: a shared counter for each call would cost as much as the call.
     handled: u64,
+    filtered: u64,
     failures: OnceInAWhile,
     overflows: OnceInAWhile,
 }
@@ -399,6 +429,9 @@ impl Tally {
     fn flush(&mut self) {
         if self.handled > 0 {
             self.counters.handled.add(std::mem::take(&mut self.handled));
+        }
+        if self.filtered > 0 {
+            self.counters.filtered.add(std::mem::take(&mut self.filtered));
         }
     }
 }

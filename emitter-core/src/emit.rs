@@ -1,8 +1,8 @@
 //! Where an event goes: to listeners here, to other nodes, to both, to neither.
 //!
-//! Two have a say, and off wins: the application ([`EmitConfig`]), and the call (`.local_only()`,
-//! `.remote_only()`), which can only narrow what the application allows. (A model written without
-//! the derive may narrow it too, by [`Model::SCOPE`](crate::model::Model::SCOPE).)
+//! Three have a say, and each can only narrow what the one before it allows: the application
+//! ([`EmitConfig`]), the model (`#[emits(local)]`, `#[emits(remote)]`), and the call
+//! (`.local_only()`, `.remote_only()`). Off wins.
 
 use crate::event::Operation;
 

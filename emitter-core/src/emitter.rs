@@ -231,7 +231,7 @@ impl Emitter {
     /// The listener stays until [`Subscription::unsubscribe`], not longer than the emitter.
     #[must_use = "nothing listens until `.run(…)`"]
     pub fn on<T: EventBody>(&self) -> On<'_, T> {
-        On { emitter: self, hears: Hears::Local, name: None, body: std::marker::PhantomData }
+        On { emitter: self, hears: Hears::Local, name: None, filters: Vec::new() }
     }
 
     /// The listeners that are registered now.
@@ -302,12 +302,15 @@ pub struct NotConnected {
 }
 
 /// A listener that is about to be added at run time. See [`Emitter::on`].
-pub struct On<'e, T> {
+pub struct On<'e, T: EventBody> {
     emitter: &'e Emitter,
     hears: Hears,
     name: Option<String>,
-    body: std::marker::PhantomData<fn() -> T>,
+    filters: Vec<EventFilter<T>>,
 }
+
+/// Whether a listener is handed an event.
+type EventFilter<T> = Box<dyn Fn(&crate::Event<T>) -> bool + Send + Sync>;
 
 impl<T: EventBody> On<'_, T> {
     /// Hears what other nodes wrote too.
@@ -323,6 +326,28 @@ impl<T: EventBody> On<'_, T> {
     #[must_use]
     pub fn remote_only(mut self) -> Self {
         self.hears = Hears::Remote;
+        self
+    }
+
+    /// Hears only events for which `filter` says `true`; of several filters, all have to. A filter
+    /// runs on the model's dispatcher task, so it must not block; one that panics counts as a call
+    /// that panicked.
+    ///
+    /// ```
+    /// # use emitter_core::{Emits, Emitter, Event};
+    /// # #[derive(Clone, serde::Serialize, serde::Deserialize, Emits)]
+    /// # #[emits(update)]
+    /// # struct Order { id: i64, total: u32 }
+    /// # fn add(emitter: &Emitter) {
+    /// let raised = |event: &Event<OrderUpdated>| event.changed().total().is_some();
+    /// let subscription = emitter.on::<OrderUpdated>().filter(raised).run(|event| async move {
+    ///     println!("{} now", event.after.total);
+    /// });
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn filter(mut self, filter: impl Fn(&crate::Event<T>) -> bool + Send + Sync + 'static) -> Self {
+        self.filters.push(Box::new(filter));
         self
     }
 
@@ -352,6 +377,7 @@ impl<T: EventBody> On<'_, T> {
     }
 
     fn add(self, handler: Handler) -> Subscription {
+        let handler = self.filters.into_iter().fold(handler, |handler, filter| handler.filtered::<T>(filter));
         let name = self.name.unwrap_or_else(|| std::any::type_name::<T>().to_owned());
         let info = ListenerInfo {
             name: name.into(),

@@ -2,12 +2,16 @@
 //!
 //! ```json
 //! {"model":"user","operation":"update",
-//!  "args":{"where":{"id":7},"data":{"id":7,"status":"ACTIVE"}},
+//!  "args":{"where":{"id":7},"data":{"status":"ACTIVE"}},
 //!  "result":{"id":7,"status":"ACTIVE"},
 //!  "timestamp":"2026-11-21T00:42:25.735Z","eventId":"01935a…",
-//!  "before":{"id":7,"status":"NEW"},
+//!  "before":{"id":7,"status":"NEW"},"changed":["status"],
 //!  "origin":{"service":"shop","node":"server-1","incarnation":"01935a…"},"seq":42}
 //! ```
+//!
+//! `changed` names the columns that the write set, also where they kept their value; it is absent
+//! where that is not known, or goes without saying (inserts set all, deletes none). Of programs
+//! that do not send it, `args` tells.
 //!
 //! A bulk operation has `"result":{"count":2}` and its rows beside it:
 //! `"rows":[{"before":{…},"after":{…}}, …]`.
@@ -18,13 +22,18 @@
 
 use std::borrow::Cow;
 
-use serde::ser::SerializeMap;
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
+use crate::columns::{Column, Columns};
 use crate::event::{EventId, Operation, Origin, Timestamp};
 use crate::key::Key;
+
+mod args;
+
+pub use args::Names;
+use args::{Args, args, named};
 
 /// Bounds on what is taken from the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +63,10 @@ pub struct Outgoing<'a> {
     pub keys: &'a [Key],
     /// The rows.
     pub content: &'a Content,
+    /// The model's columns.
+    pub columns: &'static [Column],
+    /// Those that the write set, where that is known and not obvious: of updates and upserts.
+    pub set: Option<Columns>,
     /// When.
     pub time: Timestamp,
     /// Which event.
@@ -118,6 +131,7 @@ pub fn encode(event: &Outgoing<'_>, limits: &WireLimits) -> Result<Vec<u8>, Enco
             Content::Row { .. } => None,
             Content::Rows { rows, .. } => rows.as_deref(),
         },
+        changed: event.set.map(|set| named(event.columns, set).collect()),
         origin: event.origin,
         seq: event.sequence,
     };
@@ -148,6 +162,8 @@ pub struct Incoming<'a> {
     pub sequence: Option<u64>,
     /// The rows.
     pub content: IncomingContent<'a>,
+    /// The names of the columns that the write set, if the sender tells.
+    pub set: Option<Names<'a>>,
 }
 
 /// The rows of an [`Incoming`] event as JSON of any shape.
@@ -202,6 +218,7 @@ pub fn decode<'a>(payload: &'a [u8], limits: &WireLimits) -> Result<Incoming<'a>
         id: wire.event_id.and_then(|id| Uuid::try_parse(&id).ok()).map(EventId::from_uuid),
         origin: wire.origin,
         sequence: wire.seq,
+        set: wire.changed.or_else(|| args::set(operation, wire.args)),
     })
 }
 
@@ -297,6 +314,8 @@ struct WireOut<'a> {
     before: Option<&'a RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
     rows: Option<&'a [RowImages]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    changed: Option<Vec<&'static str>>,
     origin: &'a Origin,
     seq: u64,
 }
@@ -308,67 +327,6 @@ enum WireResult<'a> {
     Count { count: u64 },
 }
 
-/// The specification's `args`. The npm package dies of an absent one, so there is always an
-/// object, and in it what its filters look into.
-#[derive(Serialize, Default)]
-struct Args<'a> {
-    #[serde(rename = "where", skip_serializing_if = "Option::is_none")]
-    selector: Option<Selector<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    data: Option<Data<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    create: Option<&'a RawValue>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    update: Option<&'a RawValue>,
-}
-
-#[derive(Serialize)]
-#[serde(untagged)]
-enum Data<'a> {
-    Row(&'a RawValue),
-    Unknown {},
-    UnknownRows([u8; 0]),
-}
-
-fn args<'a>(event: &Outgoing<'a>) -> Args<'a> {
-    let selector = Some(Selector { columns: event.key_columns, key: event.keys.first() });
-    let anything = Some(Selector { columns: &[], key: None });
-    let row = match event.content {
-        Content::Row { row, .. } => Some(&**row),
-        Content::Rows { .. } => None,
-    };
-    match event.operation {
-        Operation::Create => Args { data: row.map(Data::Row), ..Args::default() },
-        Operation::Update => Args { selector, data: row.map(Data::Row), ..Args::default() },
-        Operation::Upsert => Args { selector, create: row, update: row, ..Args::default() },
-        Operation::Delete => Args { selector, ..Args::default() },
-        Operation::CreateMany => Args { data: Some(Data::UnknownRows([])), ..Args::default() },
-        Operation::UpdateMany => Args { selector: anything, data: Some(Data::Unknown {}), ..Args::default() },
-        Operation::DeleteMany => Args { selector: anything, ..Args::default() },
-    }
-}
-
-/// `{"id":7}`, or one entry for each part of a composite key.
-struct Selector<'a> {
-    columns: &'a [&'a str],
-    key: Option<&'a Key>,
-}
-
-impl Serialize for Selector<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let parts: &[Key] = match self.key {
-            None => &[],
-            Some(Key::Composite(parts)) if self.columns.len() > 1 => parts,
-            Some(single) => std::slice::from_ref(single),
-        };
-        let mut map = serializer.serialize_map(Some(parts.len().min(self.columns.len())))?;
-        for (column, part) in self.columns.iter().zip(parts) {
-            map.serialize_entry(column, part)?;
-        }
-        map.end()
-    }
-}
-
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct WireIn<'a> {
@@ -376,6 +334,8 @@ struct WireIn<'a> {
     model: Cow<'a, str>,
     #[serde(borrow)]
     operation: Cow<'a, str>,
+    #[serde(borrow, default)]
+    args: Option<&'a RawValue>,
     #[serde(borrow, default)]
     result: Option<&'a RawValue>,
     #[serde(default)]
@@ -386,6 +346,8 @@ struct WireIn<'a> {
     before: Option<&'a RawValue>,
     #[serde(borrow, default)]
     rows: Option<Vec<IncomingRow<'a>>>,
+    #[serde(borrow, default)]
+    changed: Option<Names<'a>>,
     #[serde(default)]
     origin: Option<Origin>,
     #[serde(default)]
@@ -499,7 +461,7 @@ mod tests {
     }
 
     fn row() -> impl Strategy<Value = Value> {
-        prop::collection::btree_map("[a-z]{1,6}", value(), 0..5)
+        prop::collection::btree_map("[abé\"]{1,2}", value(), 0..5)
             .prop_map(|map| Value::from(map.into_iter().collect::<Map<_, _>>()))
     }
 
@@ -515,7 +477,12 @@ mod tests {
         id: u128,
         sequence: u64,
         key: Option<Key>,
+        set: Option<[bool; 3]>,
     }
+
+    /// Of the model; rows have others too.
+    const COLUMNS: &[Column] =
+        &[Column::new("a", "a", None), Column::new("quote", "\"", None), Column::new("e", "é", None)];
 
     fn sent() -> impl Strategy<Value = Sent> {
         let rows = prop::collection::vec((prop::option::of(row()), prop::option::of(row())), 0..4);
@@ -525,13 +492,17 @@ mod tests {
             (any::<i64>(), "[a-z]{0,9}")
                 .prop_map(|(a, b)| Key::composite([Key::Int(a), Key::Text(b.into())])),
         ];
-        let surrounding = (0..4_102_444_800_000_i64, any::<u128>(), any::<u64>());
+        let set = prop::option::of(any::<[bool; 3]>());
+        let surrounding = (0..4_102_444_800_000_i64, any::<u128>(), any::<u64>(), set);
         let operation = prop::sample::select(Operation::ALL.to_vec());
         let content = (row(), prop::option::of(row()), prop::option::of(rows), any::<u64>());
         (operation, content, surrounding, prop::option::of(key)).prop_map(
-            |(operation, (row, before, rows, count), (millis, id, sequence), key)| {
+            |(operation, (row, before, rows, count), (millis, id, sequence, set), key)| {
                 let count = rows.as_ref().map_or(count, |rows| rows.len() as u64);
-                Sent { operation, row, before, count, rows, millis, id, sequence, key }
+                let set = set.filter(|_| {
+                    matches!(operation, Operation::Update | Operation::UpdateMany | Operation::Upsert)
+                });
+                Sent { operation, row, before, count, rows, millis, id, sequence, key, set }
             },
         )
     }
@@ -573,6 +544,8 @@ mod tests {
             operation: sent.operation,
             keys: sent.key.as_slice(),
             content: &content_of(sent),
+            columns: COLUMNS,
+            set: sent.set.map(Columns::from_flags),
             time: Timestamp::from_millis(sent.millis),
             id: EventId::from_uuid(Uuid::from_u128(sent.id)),
             origin: &origin(),
@@ -582,6 +555,18 @@ mod tests {
     }
 
     const WIDE: WireLimits = WireLimits { max_bytes: usize::MAX, max_depth: usize::MAX };
+
+    /// The part of the row that was set; the whole row if all columns were.
+    fn written(sent: &Sent) -> Value {
+        let set = match sent.set {
+            None => return json!({}),
+            Some([true, true, true]) => return sent.row.clone(),
+            Some(set) => set,
+        };
+        let is_set = |name: &str| COLUMNS.iter().zip(set).any(|(column, set)| set && column.json == name);
+        let fields = sent.row.as_object().unwrap().iter().filter(|(name, _)| is_set(name));
+        Value::from(fields.map(|(name, value)| (name.clone(), value.clone())).collect::<Map<_, _>>())
+    }
 
     fn parsed(raw: &RawValue) -> Value {
         serde_json::from_str(raw.get()).unwrap()
@@ -654,6 +639,10 @@ mod tests {
             prop_assert_eq!(incoming.id, Some(EventId::from_uuid(Uuid::from_u128(sent.id))));
             prop_assert_eq!(incoming.origin, Some(origin()));
             prop_assert_eq!(incoming.sequence, Some(sent.sequence));
+            if let Some(set) = sent.set {
+                let told = incoming.set.map(|names| names.columns(COLUMNS));
+                prop_assert_eq!(told, Some(Columns::from_flags(set)));
+            }
             match incoming.content {
                 IncomingContent::Row { row, before } => {
                     prop_assert!(!is_bulk(sent.operation));
@@ -666,6 +655,22 @@ mod tests {
                     let image = |row: IncomingRow<'_>| (row.before.map(parsed), row.after.map(parsed));
                     prop_assert_eq!(rows.map(|rows| rows.into_iter().map(image).collect::<Vec<_>>()), sent.rows);
                 }
+            }
+        }
+
+        /// What another program's `args` say about columns; whatever else they are does no harm.
+        #[test]
+        fn args_of_any_shape_are_no_error(args in value(), update in prop::sample::select(vec!["update", "updateMany", "upsert"])) {
+            let event = json!({ "model": "user", "operation": update, "args": args, "result": { "count": 1 } });
+            let bytes = serde_json::to_vec(&event).unwrap();
+            let names = decode(&bytes, &WIDE).unwrap().set;
+            let keys = |field: &str| args.get(field).and_then(Value::as_object).map(|fields| fields.keys().collect::<Vec<_>>());
+            let wanted = match update {
+                "upsert" => keys("create").zip(keys("update")).map(|(create, update)| [create, update].concat()),
+                _ => keys("data"),
+            };
+            if let Some(wanted) = wanted.filter(|wanted| !wanted.is_empty()) {
+                prop_assert!(wanted.iter().all(|name| names.as_ref().is_some_and(|names| names.contains(name))));
             }
         }
 
@@ -683,7 +688,7 @@ mod tests {
             let args = match sent.operation {
                 Operation::Create => json!({ "data": row }),
                 Operation::CreateMany => json!({ "data": [] }),
-                Operation::Update => json!({ "where": selector, "data": row }),
+                Operation::Update => json!({ "where": selector, "data": written(&sent) }),
                 Operation::UpdateMany => json!({ "where": {}, "data": {} }),
                 Operation::Upsert => json!({ "where": selector, "create": row, "update": row }),
                 Operation::Delete => json!({ "where": selector }),

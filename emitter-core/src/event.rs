@@ -12,8 +12,9 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
 
+use crate::diff::ChangedRow;
 use crate::key::Key;
-use crate::model::{EventBody, Model, SingleRow};
+use crate::model::{EventBody, Model, ModelEvent, SingleRow};
 
 /// An event as a listener gets it: a typed body, and what surrounds it.
 ///
@@ -72,6 +73,12 @@ impl<T: EventBody> Event<T> {
     #[must_use]
     pub fn sequence(&self) -> Option<u64> {
         self.stored.meta.sequence
+    }
+
+    /// Whether `condition` holds of any of its rows, as filters of `#[listener]` ask; of no row
+    /// when it only carries their count.
+    pub fn any_row(&self, condition: impl FnMut(ChangedRow<'_, T::Model>) -> bool) -> bool {
+        self.stored.event.body().any_row(condition)
     }
 
     /// Everything that surrounds the body.

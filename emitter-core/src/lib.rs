@@ -47,12 +47,15 @@
 extern crate self as emitter_core;
 
 mod ack;
+pub mod columns;
 pub mod dedup;
+pub mod diff;
 pub mod dispatcher;
 pub mod emit;
 mod emitter;
 pub mod envelope;
 pub mod event;
+pub mod filter;
 pub mod key;
 pub mod listener;
 pub mod metrics;
@@ -82,6 +85,9 @@ pub mod __private {
     pub use inventory;
     pub use serde;
 
+    pub use crate::columns::place_of;
+    pub use crate::diff::differ;
+    pub use crate::filter::{can_change, can_enter, can_leave, can_set, check, is, is_null};
     pub use crate::listener::{Handler, Hears, MissingState, States, same_model, wanted};
     pub use crate::model::itself;
     pub use crate::registry::Registration;

@@ -161,6 +161,9 @@ pub(crate) type Call = BoxFuture<'static, Result<(), String>>;
 /// Begins a call; `None` when the event is not of the listener's type.
 type Begin = dyn Fn(&Arc<dyn AnyEvent>) -> Option<Call> + Send + Sync;
 
+/// Whether an event is let through; `false` for one that is not of the listener's type.
+type Filter = dyn Fn(&Arc<dyn AnyEvent>) -> bool + Send + Sync;
+
 /// A listener's function, ready to be called with events of its model.
 ///
 /// Made by [`Handler::from_async`] and [`Handler::from_blocking`].
@@ -168,6 +171,8 @@ type Begin = dyn Fn(&Arc<dyn AnyEvent>) -> Option<Call> + Send + Sync;
 pub struct Handler {
     info: &'static ModelInfo,
     operation: Option<Operation>,
+    /// Which of those events it takes; all where there is none.
+    filter: Option<Arc<Filter>>,
     call: Arc<Begin>,
 }
 
@@ -217,8 +222,29 @@ impl Handler {
         Self {
             info: ModelInfo::of::<T::Model>(),
             operation: T::OPERATION,
+            filter: None,
             call: Arc::new(move |event| typed::<T>(event).map(&call)),
         }
+    }
+
+    /// Takes only events for which `filter` says `true`, besides what it was told before. A filter
+    /// runs on the model's dispatcher task: it must not block.
+    #[must_use]
+    pub fn filtered<T: EventBody>(
+        mut self,
+        filter: impl Fn(&Event<T>) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        let before = self.filter.take();
+        self.filter = Some(Arc::new(move |event| {
+            before.as_ref().is_none_or(|before| before(event))
+                && typed::<T>(event).is_some_and(|event| filter(&event))
+        }));
+        self
+    }
+
+    /// Whether its filters let the event through.
+    pub(crate) fn takes(&self, event: &Arc<dyn AnyEvent>) -> bool {
+        self.filter.as_ref().is_none_or(|filter| filter(event))
     }
 
     /// The model whose events it takes.

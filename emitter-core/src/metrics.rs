@@ -73,6 +73,8 @@ counters! {
         bad_messages,
         /// Well-formed events for which no listener was left.
         unheard,
+        /// Calls of listeners that were not made because their filters held the event back.
+        filtered,
         /// Calls of listeners that ended well.
         handled,
         /// Calls of listeners that returned an error.

@@ -9,6 +9,8 @@ use std::fmt;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::columns::{Column, Columns};
+use crate::diff::Diff;
 use crate::emit::Scope;
 use crate::event::Operation;
 use crate::key::Key;
@@ -38,6 +40,19 @@ pub trait Model: Sized + Send + Sync + 'static {
 
     /// The enum of its events, such as `UserEvent`.
     type Event: ModelEvent<Self>;
+
+    /// The columns of its row, in the order of the struct.
+    const COLUMNS: &'static [Column];
+
+    /// What an update did, with a method for each column, such as `UserDiff`; [`Diff`] itself for
+    /// a model that emits no update.
+    type Diff<'e>;
+
+    /// The diff with its methods.
+    fn diff<'e>(diff: Diff<'e, Self>) -> Self::Diff<'e>;
+
+    /// The columns in which two images of a row differ, each compared by its type's `PartialEq`.
+    fn differing(before: &Self::Row, after: &Self::Row) -> Columns;
 
     /// What listeners may see of this value.
     fn to_row(&self) -> Self::Row;
@@ -85,6 +100,24 @@ pub trait Emits<Op: OperationType>: Model {
     /// The event's body, if it is of this operation.
     fn unwrap(event: &Self::Event) -> Option<&Op::Body<Self>>;
 }
+
+/// "Its events may go to listeners of this node." Written by `#[derive(Emits)]`, unless the model
+/// says `remote`.
+#[diagnostic::on_unimplemented(
+    message = "the events of `{Self}` only go to other nodes",
+    label = "the model's `#[emits(remote)]` forbids this",
+    note = "leave `.local_only()` out, or `remote` in the model's attribute"
+)]
+pub trait EmitsLocally: Model {}
+
+/// "Its events may go to other nodes." Written by `#[derive(Emits)]`, unless the model says
+/// `local`.
+#[diagnostic::on_unimplemented(
+    message = "the events of `{Self}` stay on this node",
+    label = "the model's `#[emits(local)]` forbids this",
+    note = "leave `.remote_only()` out, or `local` in the model's attribute"
+)]
+pub trait EmitsRemotely: Model {}
 
 /// The type that a listener's parameter names in `Event<…>`: a model's whole enum, or one body.
 #[diagnostic::on_unimplemented(
@@ -218,6 +251,8 @@ bodies! {
         before: Option<M::Row>,
         /// The row as it is in the database now.
         after: M::Row,
+        /// The columns that the statement set; `None` when that is not known.
+        set: Option<Columns>,
     } : SingleRow
     /// One statement updated rows.
     UpdateMany => UpdatedMany {
@@ -225,11 +260,16 @@ bodies! {
         count: u64,
         /// The rows; `None` when a program that only counts sent it.
         rows: Option<Vec<RowChange<M>>>,
+        /// The columns that the statement set; `None` when that is not known.
+        set: Option<Columns>,
     }
     /// One row was inserted or updated.
     Upsert => Upserted {
         /// The row as it is in the database now.
         row: M::Row,
+        /// The columns that the statement wrote, whether it inserted or updated; `None` when that
+        /// is not known.
+        set: Option<Columns>,
     } : SingleRow
     /// One row was deleted.
     Delete => Deleted {
@@ -242,6 +282,22 @@ bodies! {
         count: u64,
         /// The rows as they were; `None` when a program that only counts sent it.
         rows: Option<Vec<M::Row>>,
+    }
+}
+
+impl<M: Model> Updated<M> {
+    /// Which columns changed, with their old and new values: `event.changed().status()`.
+    #[must_use]
+    pub fn changed(&self) -> M::Diff<'_> {
+        M::diff(Diff::new(self.before.as_ref(), &self.after, self.set))
+    }
+}
+
+impl<M: Model> UpdatedMany<M> {
+    /// What changed, row by row; nothing when a program that only counts sent the event.
+    pub fn changed(&self) -> impl Iterator<Item = M::Diff<'_>> {
+        let rows = self.rows.iter().flatten();
+        rows.map(|row| M::diff(Diff::new(row.before.as_ref(), &row.after, self.set)))
     }
 }
 

@@ -4,6 +4,7 @@ use std::any::{Any, TypeId};
 use std::fmt;
 use std::sync::Arc;
 
+use crate::columns::{Column, Columns};
 use crate::envelope::{
     Content, DecodeError, EncodeError, Incoming, IncomingContent, IncomingRow, RowImages, decode_row,
     encode_row,
@@ -19,6 +20,7 @@ pub(crate) struct ModelInfo {
     pub(crate) type_id: TypeId,
     pub(crate) name: &'static str,
     pub(crate) key_columns: &'static [&'static str],
+    pub(crate) columns: &'static [Column],
     pub(crate) decode: fn(Incoming<'_>, Received) -> Result<Arc<dyn AnyEvent>, DecodeError>,
 }
 
@@ -29,6 +31,7 @@ impl ModelInfo {
                 type_id: TypeId::of::<M>(),
                 name: M::NAME,
                 key_columns: M::KEY_COLUMNS,
+                columns: M::COLUMNS,
                 decode: decode::<M>,
             }
         }
@@ -57,6 +60,9 @@ pub(crate) trait AnyEvent: Send + Sync {
     /// Its rows as JSON.
     fn content(&self) -> Result<Content, EncodeError>;
 
+    /// The columns that its write set, where that is known and not obvious.
+    fn set(&self) -> Option<Columns>;
+
     /// For downcasting to `Stored<M>`.
     fn as_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
 }
@@ -72,6 +78,10 @@ impl<M: Model> AnyEvent for Stored<M> {
 
     fn content(&self) -> Result<Content, EncodeError> {
         encode::<M>(&self.event.body())
+    }
+
+    fn set(&self) -> Option<Columns> {
+        self.event.body().set()
     }
 
     fn as_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {
@@ -135,7 +145,8 @@ fn rows<R>(
 
 fn decode<M: Model>(incoming: Incoming<'_>, received: Received) -> Result<Arc<dyn AnyEvent>, DecodeError> {
     let operation = incoming.operation;
-    let body = body::<M>(operation, incoming.content)?;
+    let set = incoming.set.as_ref().map(|names| names.columns(M::COLUMNS));
+    let body = body::<M>(operation, incoming.content, set)?;
     let keys = keys(&body.as_ref());
     let event = M::Event::from_body(body).ok_or(DecodeError::NotEmitted(operation))?;
     let meta = Meta {
@@ -150,15 +161,19 @@ fn decode<M: Model>(incoming: Incoming<'_>, received: Received) -> Result<Arc<dy
     Ok(Arc::new(Stored::<M> { meta, event }))
 }
 
-fn body<M: Model>(operation: Operation, content: IncomingContent<'_>) -> Result<Body<M>, DecodeError> {
+fn body<M: Model>(
+    operation: Operation,
+    content: IncomingContent<'_>,
+    set: Option<Columns>,
+) -> Result<Body<M>, DecodeError> {
     match content {
         IncomingContent::Row { row, before } => {
             let row = decode_row(row)?;
             Ok(match operation {
                 Operation::Create => Created::new(row).into(),
-                Operation::Upsert => Upserted::new(row).into(),
+                Operation::Upsert => Upserted::new(row, set).into(),
                 Operation::Delete => Deleted::new(row).into(),
-                Operation::Update => Updated::new(before.map(decode_row).transpose()?, row).into(),
+                Operation::Update => Updated::new(before.map(decode_row).transpose()?, row, set).into(),
                 Operation::CreateMany | Operation::UpdateMany | Operation::DeleteMany => {
                     return Err(DecodeError::Rows);
                 }
@@ -173,6 +188,7 @@ fn body<M: Model>(operation: Operation, content: IncomingContent<'_>) -> Result<
                     let before = row.before.map(decode_row).transpose()?;
                     Ok(RowChange::new(before, needed(row.after)?))
                 })?,
+                set,
             )
             .into(),
             Operation::Create | Operation::Update | Operation::Upsert | Operation::Delete => {

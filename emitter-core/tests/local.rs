@@ -58,7 +58,7 @@ async fn each_listener_hears_what_it_asks_for() {
     let emitter = Emitter::builder().state(Arc::clone(&calls)).require("on_create").start().await.unwrap();
     emitter.emit(created(&emitter));
     emitter.emit(
-        emitter.event::<OrderItem>(OrderItemEvent::UpdatedMany(UpdatedMany::new(3, None)), Scope::BOTH),
+        emitter.event::<OrderItem>(OrderItemEvent::UpdatedMany(UpdatedMany::new(3, None, None)), Scope::BOTH),
     );
     assert!(emitter.shutdown(Duration::from_secs(5)).await.is_clean());
     assert_eq!(calls.on_create.load(Ordering::SeqCst), 1);

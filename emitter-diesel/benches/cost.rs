@@ -13,8 +13,8 @@ use diesel::prelude::*;
 use emitter_diesel::envelope::{self, Content, Outgoing, WireLimits};
 use emitter_diesel::event::{EventId, Operation, Timestamp};
 use emitter_diesel::key::Key;
-use emitter_diesel::model::Created;
-use emitter_diesel::{Bind, Emit, Emits, Emitter, Event, Scope};
+use emitter_diesel::model::{Created, Model};
+use emitter_diesel::{Bind, Bound, Emit, Emits, Emitter, Event, Scope};
 use serde::{Deserialize, Serialize};
 
 diesel::table! {
@@ -29,7 +29,7 @@ diesel::table! {
 
 /// A row of a common size.
 #[derive(Debug, Clone, PartialEq, Queryable, Selectable, Identifiable, Serialize, Deserialize, Emits)]
-#[emits(create, update_many)]
+#[emits(create, update, update_many)]
 struct User {
     id: i32,
     name: String,
@@ -75,6 +75,9 @@ fn main() {
     }
     if wants("insert") {
         insert(rounds);
+    }
+    if wants("update") {
+        update(rounds);
     }
 }
 
@@ -137,6 +140,8 @@ fn wire(rounds: usize) {
             operation: Operation::Create,
             keys: &[Key::Int(7)],
             content: &content,
+            columns: User::COLUMNS,
+            set: None,
             time: Timestamp::now(),
             id: EventId::now(),
             origin: emitter.origin(),
@@ -168,11 +173,36 @@ fn wire(rounds: usize) {
 /// Inserts into SQLite in memory: plain Diesel beside `.emit()` with one local listener, which
 /// runs on another thread.
 fn insert(rounds: usize) {
-    const INSERTS: u32 = 500;
+    beside_plain_diesel(
+        rounds,
+        "insert into SQLite in memory",
+        |db| diesel::insert_into(users::table).values(&ALICE).get_result(db).unwrap(),
+        |conn| diesel::insert_into(users::table).values(&ALICE).emit().get_result(conn).unwrap(),
+    );
+}
+
+/// Updates of one row, of which the listener may ask what they set.
+fn update(rounds: usize) {
+    let set = || (users::status.eq("BLOCKED"), users::name.eq("Alice L."));
+    beside_plain_diesel(
+        rounds,
+        "update in SQLite in memory",
+        |db| diesel::update(users::table.find(1)).set(set()).get_result(db).unwrap(),
+        |conn| diesel::update(users::table.find(1)).set(set()).emit().get_result(conn).unwrap(),
+    );
+}
+
+fn beside_plain_diesel(
+    rounds: usize,
+    what: &str,
+    plain: impl Fn(&mut SqliteConnection) -> User,
+    emitting: impl Fn(&mut Bound<'_, SqliteConnection>) -> User,
+) {
+    const STATEMENTS: u32 = 500;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let emitter = runtime.block_on(Emitter::builder().start()).unwrap();
-    let _stays = emitter.on::<UserCreated>().run(|event: Event<UserCreated>| async move {
-        black_box(event.row.id);
+    let _stays = emitter.on::<UserEvent>().run(|event: Event<UserEvent>| async move {
+        black_box(event.id());
     });
     let mut plain_db = database();
     let mut emitting_db = database();
@@ -182,21 +212,14 @@ fn insert(rounds: usize) {
     for round in 0..rounds * 2 {
         let plain = |db: &mut SqliteConnection| {
             let begun = Instant::now();
-            for _ in 0..INSERTS {
-                let user: User = diesel::insert_into(users::table).values(&ALICE).get_result(db).unwrap();
-                black_box(user);
-            }
-            begun.elapsed() / INSERTS
+            (0..STATEMENTS).for_each(|_| drop(black_box(plain(db))));
+            begun.elapsed() / STATEMENTS
         };
         let emitting = |db: &mut SqliteConnection| {
             let conn = &mut emitter.bind(db).unwrap();
             let begun = Instant::now();
-            for _ in 0..INSERTS {
-                let user: User =
-                    diesel::insert_into(users::table).values(&ALICE).emit().get_result(conn).unwrap();
-                black_box(user);
-            }
-            begun.elapsed() / INSERTS
+            (0..STATEMENTS).for_each(|_| drop(black_box(emitting(conn))));
+            begun.elapsed() / STATEMENTS
         };
         // Whoever comes second finds warmer caches: take turns.
         let (plain, emitting) = if round % 2 == 0 {
@@ -209,12 +232,12 @@ fn insert(rounds: usize) {
         emitting_times.push(emitting);
         ratios.push(emitting.as_secs_f64() / plain.as_secs_f64());
     }
-    print("insert into SQLite in memory, plain Diesel", median(plain_times));
-    print("insert into SQLite in memory, with .emit()", median(emitting_times));
+    print(&format!("{what}, plain Diesel"), median(plain_times));
+    print(&format!("{what}, with .emit()"), median(emitting_times));
     ratios.sort_by(f64::total_cmp);
     println!("{:<56} {:>12.3}", "  ratio", ratios[ratios.len() / 2]);
     assert!(runtime.block_on(emitter.shutdown(Duration::from_secs(5))).is_clean());
-    assert_eq!(emitter.stats().handled, u64::from(INSERTS) * rounds as u64 * 2);
+    assert_eq!(emitter.stats().handled, u64::from(STATEMENTS) * rounds as u64 * 2);
 }
 
 fn database() -> SqliteConnection {
@@ -225,6 +248,7 @@ fn database() -> SqliteConnection {
     )
     .execute(&mut conn)
     .unwrap();
+    diesel::insert_into(users::table).values(&ALICE).execute(&mut conn).unwrap();
     conn
 }
 

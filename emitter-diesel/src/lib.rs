@@ -56,6 +56,7 @@ mod buffer;
 mod handle;
 mod raw_sql;
 pub mod statements;
+mod written;
 
 pub use emitter_core::*;
 

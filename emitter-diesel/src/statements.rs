@@ -2,21 +2,25 @@
 
 use std::marker::PhantomData;
 
+use diesel::backend::Backend;
 use diesel::expression::SqlLiteral;
 use diesel::query_builder::{
-    BatchInsert, DeleteStatement, InsertOrIgnore, InsertStatement, UpdateStatement, ValuesClause,
+    BatchInsert, DeleteStatement, InsertOrIgnore, InsertStatement, QueryFragment, UpdateStatement,
+    ValuesClause,
 };
 use diesel::query_dsl::methods::{ExecuteDsl, FilterDsl, LoadQuery};
 use diesel::result::{Error, QueryResult};
 use diesel::sql_types::Bool;
-use diesel::{Connection, QuerySource};
+use diesel::{Connection, QuerySource, Table};
+use emitter_core::columns::Columns;
 use emitter_core::model::{
-    Created, CreatedMany, Deleted, DeletedMany, Emits, Model, OperationType, RowChange, Updated, UpdatedMany,
-    Upserted, operation,
+    Created, CreatedMany, Deleted, DeletedMany, Emits, EmitsLocally, EmitsRemotely, Model, OperationType,
+    RowChange, Updated, UpdatedMany, Upserted, operation,
 };
 use emitter_core::{Emission, Emitter, Route, Scope};
 
 use crate::handle::Bound;
+use crate::written::set_by_update;
 
 /// `.emit()` on a statement: what it does to the database becomes an event.
 ///
@@ -164,12 +168,18 @@ pub struct Emitting<S, K, M> {
 
 impl<S, K, M> Emitting<S, K, M> {
     /// To listeners of this node only.
-    pub fn local_only(self) -> Self {
+    pub fn local_only(self) -> Self
+    where
+        M: EmitsLocally,
+    {
         self.narrowed(Scope::LOCAL)
     }
 
     /// To other nodes only.
-    pub fn remote_only(self) -> Self {
+    pub fn remote_only(self) -> Self
+    where
+        M: EmitsRemotely,
+    {
         self.narrowed(Scope::REMOTE)
     }
 
@@ -192,7 +202,7 @@ impl<S, K: Kind, M: Model> Emitting<S, K, M> {
     ///
     /// # Errors
     /// Diesel's; [`Error::NotFound`] when there was no row. Then nothing is emitted.
-    pub fn get_result<R: Same<M>>(self, conn: &mut impl Loads<S, M>) -> QueryResult<R>
+    pub fn get_result<R: Same<M>>(self, conn: &mut impl Loads<S, M, K>) -> QueryResult<R>
     where
         M: Same<R> + Emits<K::One>,
     {
@@ -203,7 +213,7 @@ impl<S, K: Kind, M: Model> Emitting<S, K, M> {
     ///
     /// # Errors
     /// Diesel's. Then nothing is emitted.
-    pub fn get_results<R: Same<M>>(self, conn: &mut impl Loads<S, M>) -> QueryResult<Vec<R>>
+    pub fn get_results<R: Same<M>>(self, conn: &mut impl Loads<S, M, K>) -> QueryResult<Vec<R>>
     where
         M: Same<R> + Emits<K::Many>,
     {
@@ -215,7 +225,7 @@ impl<S, K: Kind, M: Model> Emitting<S, K, M> {
     ///
     /// # Errors
     /// Diesel's. Then nothing is emitted.
-    pub fn load<R: Same<M>>(self, conn: &mut impl Loads<S, M>) -> QueryResult<Vec<R>>
+    pub fn load<R: Same<M>>(self, conn: &mut impl Loads<S, M, K>) -> QueryResult<Vec<R>>
     where
         M: Same<R> + Emits<K::Many>,
     {
@@ -227,38 +237,74 @@ impl<S, K: Kind, M: Model> Emitting<S, K, M> {
     ///
     /// # Errors
     /// Diesel's. Then nothing is emitted.
-    pub fn execute(self, conn: &mut impl Executes<S, M>) -> QueryResult<usize>
+    pub fn execute(self, conn: &mut impl Executes<S, M, K>) -> QueryResult<usize>
     where
         M: Emits<K::Many>,
     {
         match conn.emitter().route::<M>(<K::Many as OperationType>::OPERATION, self.scope) {
             None => conn.execute(self.statement),
-            Some(route) => {
-                let rows = conn.load(self.statement)?;
-                keep::<S, M, K::Many>(&rows, route, conn);
-                Ok(rows.count())
-            }
+            Some(route) => Ok(self.emitting::<K::Many>(route, conn)?.count()),
         }
     }
 
     /// Runs the statement, and keeps its events for the commit.
-    fn run<Op: FromRows>(self, conn: &mut impl Loads<S, M>) -> QueryResult<Rows<M>>
+    fn run<Op: FromRows>(self, conn: &mut impl Loads<S, M, K>) -> QueryResult<Rows<M>>
     where
         M: Emits<Op>,
     {
-        let rows = conn.load(self.statement)?;
-        if let Some(route) = conn.emitter().route::<M>(Op::OPERATION, self.scope) {
-            keep::<S, M, Op>(&rows, route, conn);
+        match conn.emitter().route::<M>(Op::OPERATION, self.scope) {
+            None => conn.load(self.statement),
+            Some(route) => self.emitting::<Op>(route, conn),
         }
+    }
+
+    fn emitting<Op: FromRows>(self, route: Route<M>, conn: &mut impl Loads<S, M, K>) -> QueryResult<Rows<M>>
+    where
+        M: Emits<Op>,
+    {
+        let set = conn.set_by(&self.statement);
+        let rows = conn.load(self.statement)?;
+        // No more events than rows; the last takes the route itself, which is most often the only one.
+        let routes = std::iter::repeat_n(route, rows.count());
+        Op::events(&rows, set).zip(routes).for_each(|(event, route)| conn.keep(route.event(event)));
         Ok(rows)
     }
 }
 
-/// Makes the events of the rows, and keeps them for the commit.
-fn keep<S, M: Emits<Op>, Op: FromRows>(rows: &Rows<M>, route: Route<M>, conn: &mut impl Loads<S, M>) {
-    // No more events than rows; the last takes the route itself, which is most often the only one.
-    let routes = std::iter::repeat_n(route, rows.count());
-    Op::events(rows).zip(routes).for_each(|(event, route)| conn.keep(route.event(event)));
+/// A statement of a kind that tells which columns it sets.
+pub trait Written<DB, K> {
+    /// The columns; `None` where that goes without saying, or is not known.
+    fn written<M: Model>(&self) -> Option<Columns>;
+}
+
+macro_rules! goes_without_saying {
+    ($($kind:ident)*) => { $(
+        impl<S, DB> Written<DB, $kind> for S {
+            fn written<M: Model>(&self) -> Option<Columns> {
+                None
+            }
+        }
+    )* };
+}
+
+goes_without_saying! { InsertOne InsertMany Delete }
+
+// An upsert is an insert first, and nobody says whether it became one.
+impl<S, DB> Written<DB, OnConflict> for S {
+    fn written<M: Model>(&self) -> Option<Columns> {
+        Some(Columns::ALL)
+    }
+}
+
+impl<T, U, V, Ret, DB> Written<DB, Update> for UpdateStatement<T, U, V, Ret>
+where
+    T: Table<AllColumns: QueryFragment<DB>> + 'static,
+    Self: QueryFragment<DB>,
+    DB: Backend<QueryBuilder: Default> + Default + 'static,
+{
+    fn written<M: Model>(&self) -> Option<Columns> {
+        set_by_update(self, M::COLUMNS)
+    }
 }
 
 /// What a statement returned. One row, the common case, takes no allocation.
@@ -289,7 +335,7 @@ impl<M> Rows<M> {
     note = "if it is bound: the model must be `Queryable` from all columns of the table, or the statement needs `.returning({M}::as_returning())`",
     note = "a list is inserted on SQLite only through the connection itself: `emitter.bind(&mut *pooled)`"
 )]
-pub trait Loads<S, M> {
+pub trait Loads<S, M, K> {
     /// The emitter that the handle is bound to.
     fn emitter(&self) -> &Emitter;
 
@@ -299,11 +345,20 @@ pub trait Loads<S, M> {
     /// Diesel's.
     fn load(&mut self, statement: S) -> QueryResult<Rows<M>>;
 
+    /// The columns that a statement sets; `None` where that goes without saying, or is not known.
+    fn set_by(&self, statement: &S) -> Option<Columns>
+    where
+        M: Model;
+
     /// Takes an event of a statement that has just succeeded.
     fn keep(&mut self, emission: Emission);
 }
 
-impl<'query, C: Connection, S: LoadQuery<'query, C, M>, M> Loads<S, M> for Bound<'_, C> {
+impl<'query, C, S, M, K> Loads<S, M, K> for Bound<'_, C>
+where
+    C: Connection,
+    S: LoadQuery<'query, C, M> + Written<C::Backend, K>,
+{
     fn emitter(&self) -> &Emitter {
         Bound::emitter(self)
     }
@@ -311,6 +366,13 @@ impl<'query, C: Connection, S: LoadQuery<'query, C, M>, M> Loads<S, M> for Bound
     fn load(&mut self, statement: S) -> QueryResult<Rows<M>> {
         let mut rows = statement.internal_load(self.inner())?;
         Ok(Rows { first: rows.next().transpose()?, rest: rows.collect::<QueryResult<_>>()? })
+    }
+
+    fn set_by(&self, statement: &S) -> Option<Columns>
+    where
+        M: Model,
+    {
+        statement.written::<M>()
     }
 
     fn keep(&mut self, emission: Emission) {
@@ -326,7 +388,7 @@ impl<'query, C: Connection, S: LoadQuery<'query, C, M>, M> Loads<S, M> for Bound
     note = "if it is bound: the model must be `Queryable` from all columns of the table",
     note = "with `.returning(…)`, use `get_result` or `get_results`"
 )]
-pub trait Executes<S, M>: Loads<S, M> {
+pub trait Executes<S, M, K>: Loads<S, M, K> {
     /// Runs the statement without reading its rows.
     ///
     /// # Errors
@@ -334,7 +396,11 @@ pub trait Executes<S, M>: Loads<S, M> {
     fn execute(&mut self, statement: S) -> QueryResult<usize>;
 }
 
-impl<'query, C: Connection, S: LoadQuery<'query, C, M> + ExecuteDsl<C>, M> Executes<S, M> for Bound<'_, C> {
+impl<'query, C, S, M, K> Executes<S, M, K> for Bound<'_, C>
+where
+    C: Connection,
+    S: LoadQuery<'query, C, M> + ExecuteDsl<C> + Written<C::Backend, K>,
+{
     fn execute(&mut self, statement: S) -> QueryResult<usize> {
         ExecuteDsl::execute(statement, self.inner())
     }
@@ -355,15 +421,15 @@ impl<T> Same<T> for T {
 
 /// An operation whose events are made of the rows that its statement returned.
 pub trait FromRows: OperationType + Sized {
-    /// The events; none when there are no rows.
-    fn events<M: Emits<Self>>(rows: &Rows<M>) -> impl Iterator<Item = M::Event>;
+    /// The events; none when there are no rows. `set` are the columns that the statement set.
+    fn events<M: Emits<Self>>(rows: &Rows<M>, set: Option<Columns>) -> impl Iterator<Item = M::Event>;
 }
 
 macro_rules! one_event_each {
-    ($($operation:ident($row:ident) => $body:expr;)*) => { $(
+    ($($operation:ident($row:ident, $set:ident) => $body:expr;)*) => { $(
         impl FromRows for operation::$operation {
-            fn events<M: Emits<Self>>(rows: &Rows<M>) -> impl Iterator<Item = M::Event> {
-                rows.iter().map(|model| {
+            fn events<M: Emits<Self>>(rows: &Rows<M>, $set: Option<Columns>) -> impl Iterator<Item = M::Event> {
+                rows.iter().map(move |model| {
                     let $row = model.to_row();
                     M::wrap($body)
                 })
@@ -373,12 +439,12 @@ macro_rules! one_event_each {
 }
 
 macro_rules! one_event_for_all {
-    ($($operation:ident($row:ident) => $body:ident, $image:expr;)*) => { $(
+    ($($operation:ident($row:ident, $set:ident) => $new:expr, $image:expr;)*) => { $(
         impl FromRows for operation::$operation {
-            fn events<M: Emits<Self>>(rows: &Rows<M>) -> impl Iterator<Item = M::Event> {
+            fn events<M: Emits<Self>>(rows: &Rows<M>, $set: Option<Columns>) -> impl Iterator<Item = M::Event> {
                 (rows.count() > 0).then(|| {
                     let images = rows.iter().map(|model| { let $row = model.to_row(); $image }).collect();
-                    M::wrap($body::new(rows.count() as u64, Some(images)))
+                    M::wrap($new(rows.count() as u64, Some(images)))
                 }).into_iter()
             }
         }
@@ -386,14 +452,14 @@ macro_rules! one_event_for_all {
 }
 
 one_event_each! {
-    Create(row) => Created::new(row);
-    Update(row) => Updated::new(None, row);
-    Upsert(row) => Upserted::new(row);
-    Delete(row) => Deleted::new(row);
+    Create(row, _set) => Created::new(row);
+    Update(row, set) => Updated::new(None, row, set);
+    Upsert(row, set) => Upserted::new(row, set);
+    Delete(row, _set) => Deleted::new(row);
 }
 
 one_event_for_all! {
-    CreateMany(row) => CreatedMany, row;
-    UpdateMany(row) => UpdatedMany, RowChange::new(None, row);
-    DeleteMany(row) => DeletedMany, row;
+    CreateMany(row, _set) => CreatedMany::new, row;
+    UpdateMany(row, set) => |count, rows| UpdatedMany::new(count, rows, set), RowChange::new(None, row);
+    DeleteMany(row, _set) => DeletedMany::new, row;
 }

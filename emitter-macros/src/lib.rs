@@ -29,13 +29,17 @@ mod tests;
 ///
 /// It writes the type of the row that listeners are handed (`UserRow`), one event type for each
 /// enabled operation (`UserCreated`, `UserCreatedMany`, `UserUpdated`, `UserUpdatedMany`,
-/// `UserUpserted`, `UserDeleted`, `UserDeletedMany`), and the enum of them (`UserEvent`).
+/// `UserUpserted`, `UserDeleted`, `UserDeletedMany`), the enum of them (`UserEvent`), and, for a
+/// model that is updated, `UserDiff`: what an update changed, with a method for each column, so
+/// that `event.changed().status()` is the old and the new status, if it changed.
 ///
 /// On the struct, `#[emits(…)]`:
 /// - the operations `create`, `create_many`, `update`, `update_many`, `upsert`, `delete`,
 ///   `delete_many`, or `all`; at least one.
 /// - `model = "…"`: the name in topics and envelopes. Default: the struct's name in camelCase.
 ///   Spell it the same on all nodes: brokers tell upper from lower case.
+/// - `local`: its events stay on the node that wrote. `remote`: they only go to other nodes.
+///   Default: both. A call that asks for what the model forbids does not compile.
 /// - `key(a, b)`: the fields that tell rows apart. Default: Diesel's
 ///   `#[diesel(primary_key(…))]`, else `id`.
 /// - `crate = path`: where the framework is, when it is not a dependency under its own name.
@@ -46,7 +50,8 @@ mod tests;
 ///
 /// Without a skipped field `UserRow` is the struct itself, which must be `Clone`, `Serialize` and
 /// `Deserialize`; else `UserRow` is generated, takes over serde's attributes, and needs field
-/// types that are `Debug`, `Clone`, `PartialEq`, `Serialize` and `Deserialize`.
+/// types that are `Debug`, `Clone`, `PartialEq`, `Serialize` and `Deserialize`. Columns of a model
+/// that is updated are compared, so their types must be `PartialEq`.
 #[proc_macro_derive(Emits, attributes(emits))]
 pub fn derive_emits(input: TokenStream) -> TokenStream {
     emits::derive(input.into()).into()
@@ -66,6 +71,13 @@ pub fn derive_emits(input: TokenStream) -> TokenStream {
 /// - `allow_remote`: hears what other nodes wrote too. Without it, and without `remote_only`,
 ///   only what this node wrote.
 /// - `remote_only`: hears only what other nodes wrote.
+/// - Filters, of which all have to let the event through: `where(id = 1)` for what the row is,
+///   `data(status = "ACTIVE")` and `data(status)` for what the write set,
+///   `data(status: "DRAFT" -> "PUBLISHED")`, `changed(email, phone)`, `enters(status = "ACTIVE")`
+///   and `leaves(status = "ACTIVE")` for what became of it. A value may be a list,
+///   `["ACTIVE", "BLOCKED"]`, `None` for NULL, or a predicate, `|status| status.is_empty()`;
+///   instead of a column there may be a predicate of the row, `where(|row| row.total > 100)`.
+///   What each means for each operation stands in the module `filter`.
 /// - `crate = path`: where the framework is, when it is not a dependency under its own name.
 ///
 /// The function takes one `Event<T>`, where `T` is the model's enum (all operations) or one of

@@ -7,6 +7,7 @@ use crate::errors::or_compile_errors;
 
 mod attr;
 mod expand;
+mod filter;
 mod model;
 
 /// The function stays as it is, mistake or not, so that one mistake is one error.

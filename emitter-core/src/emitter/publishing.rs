@@ -105,6 +105,8 @@ impl Publishing {
                 operation: meta.operation,
                 keys: &meta.keys,
                 content: &event.content()?,
+                columns: info.columns,
+                set: event.set(),
                 time: meta.time,
                 id: meta.id,
                 origin: &self.shared.origin,

@@ -14,6 +14,10 @@ pub(crate) struct StructAttr {
     /// With the word that enabled it.
     pub(crate) operations: Vec<(Operation, Path)>,
     pub(crate) key: Option<Vec<Ident>>,
+    /// Its events stay here.
+    pub(crate) local: Option<()>,
+    /// Its events only go elsewhere.
+    pub(crate) remote: Option<()>,
     pub(crate) krate: Option<Path>,
 }
 
@@ -23,7 +27,7 @@ pub(crate) struct FieldAttr {
     pub(crate) skip: bool,
 }
 
-const STRUCT_WORDS: [&str; 11] = [
+const STRUCT_WORDS: [&str; 13] = [
     "create",
     "create_many",
     "update",
@@ -34,11 +38,13 @@ const STRUCT_WORDS: [&str; 11] = [
     "all",
     "model",
     "key",
+    "local",
+    "remote",
     "crate",
 ];
 
 const STRUCT_HELP: &str = "known are the operations `create`, `create_many`, `update`, `update_many`, `upsert`, `delete`, \
-                           `delete_many`, `all`, and `model = \"…\"`, `key(…)`, `crate = …`";
+                           `delete_many`, `all`, and `model = \"…\"`, `key(…)`, `local`, `remote`, `crate = …`";
 
 impl StructAttr {
     pub(crate) fn parse(attributes: &[Attribute], errors: &Errors) -> Self {
@@ -53,6 +59,8 @@ impl StructAttr {
             "model" => once(&mut self.model, meta, errors, text),
             "crate" => once(&mut self.krate, meta, errors, |meta| meta.value()?.call(Path::parse_mod_style)),
             "key" => once(&mut self.key, meta, errors, idents),
+            "local" => once(&mut self.local, meta, errors, |_| Ok(())),
+            "remote" => once(&mut self.remote, meta, errors, |_| Ok(())),
             "all" if self.operations.iter().any(|(_, path)| path.is_ident("all")) => {
                 errors.at(&meta.path, "`all` is written twice; once is enough");
                 Ok(())
@@ -135,6 +143,11 @@ pub(crate) fn diesel_primary_key(attributes: &[Attribute]) -> Option<Vec<Ident>>
     key
 }
 
+/// Whether a field is `#[diesel(embed)]`, hence several columns.
+pub(crate) fn diesel_embeds(attributes: &[Attribute]) -> bool {
+    has(attributes, "diesel", &["embed"])
+}
+
 /// What of serde's attributes decides names on the wire: `rename_all` of the struct.
 pub(crate) fn serde_rename_all(attributes: &[Attribute]) -> Option<String> {
     serde_text(attributes, "rename_all")
@@ -169,8 +182,12 @@ fn serde_text(attributes: &[Attribute], word: &str) -> Option<String> {
 
 /// Whether serde has such a word among its attributes, with or without a value.
 pub(crate) fn serde_has(attributes: &[Attribute], words: &[&str]) -> bool {
+    has(attributes, "serde", words)
+}
+
+fn has(attributes: &[Attribute], name: &str, words: &[&str]) -> bool {
     let mut found = false;
-    lenient(attributes, "serde", |meta| {
+    lenient(attributes, name, |meta| {
         found |= words.iter().any(|word| meta.path.is_ident(word));
         skip_value(meta)
     });

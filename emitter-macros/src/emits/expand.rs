@@ -5,16 +5,18 @@ use quote::{format_ident, quote};
 use syn::Ident;
 use syn::ext::IdentExt;
 
-use super::model::{KeyField, Model, Operation, Row};
+use super::model::{Column, KeyField, Model, Operation, Reach, Row};
 
 pub(crate) fn expand(model: &Model) -> TokenStream {
     let row = row(model);
     let events = events(model);
+    let diff = diff(model);
     let implementation = implementation(model);
     let emits = model.operations.iter().map(|operation| emits(model, *operation));
     quote! {
         #row
         #events
+        #diff
         #implementation
         #(#emits)*
     }
@@ -121,11 +123,91 @@ fn events(model: &Model) -> TokenStream {
     }
 }
 
+/// `UserDiff`, with a method for each column, if the model is updated.
+fn diff(model: &Model) -> Option<TokenStream> {
+    let Model { krate, vis, ident, columns, .. } = model;
+    let diff = model.diff_ident()?;
+    let methods = columns.iter().enumerate().map(|(place, Column { vis, ident, ty, .. })| {
+        let doc = format!("The old and the new `{}`, if it changed.", ident.unraw());
+        quote! {
+            #[doc = #doc]
+            #vis fn #ident(&self) -> ::core::option::Option<#krate::diff::Change<'e, #ty>> {
+                self.0.column(#place, |row| &row.#ident)
+            }
+        }
+    });
+    let doc = format!("What an update of [`{ident}`] changed, column by column.");
+    Some(quote! {
+        #[doc = #doc]
+        #[derive(::core::fmt::Debug, ::core::clone::Clone, ::core::marker::Copy)]
+        #vis struct #diff<'e>(#krate::diff::Diff<'e, #ident>);
+
+        #[allow(dead_code, clippy::must_use_candidate, clippy::should_implement_trait, clippy::wrong_self_convention)]
+        impl<'e> #diff<'e> { #(#methods)* }
+
+        #[automatically_derived]
+        impl<'e> ::core::ops::Deref for #diff<'e> {
+            type Target = #krate::diff::Diff<'e, #ident>;
+
+            fn deref(&self) -> &Self::Target {
+                &self.0
+            }
+        }
+    })
+}
+
+/// What of [`Model`](trait@Model) is about columns.
+fn columns(model: &Model, row: &Ident) -> TokenStream {
+    let Model { krate, columns, .. } = model;
+    let described = columns.iter().map(|Column { ident, wire_name, place, .. }| {
+        let field = ident.unraw().to_string();
+        let place = match place {
+            Some(place) => quote!(::core::option::Option::Some(#place)),
+            None => quote!(::core::option::Option::None),
+        };
+        quote!(#krate::columns::Column::new(#field, #wire_name, #place))
+    });
+    let described = quote! {
+        const COLUMNS: &'static [#krate::columns::Column] = &[#(#described,)*];
+    };
+    let Some(diff) = model.diff_ident() else {
+        return quote! {
+            #described
+            type Diff<'e> = #krate::diff::Diff<'e, Self>;
+
+            fn diff<'e>(diff: #krate::diff::Diff<'e, Self>) -> #krate::diff::Diff<'e, Self> {
+                diff
+            }
+
+            fn differing(_: &#row, _: &#row) -> #krate::columns::Columns {
+                #krate::columns::Columns::NONE
+            }
+        };
+    };
+    let [before, after] = ["before", "after"].map(|name| Ident::new(name, Span::mixed_site()));
+    // With its type, so that one that cannot be compared is refused there.
+    let flags = columns.iter().map(
+        |Column { ident, ty, .. }| quote!(#krate::__private::differ::<#ty>(&#before.#ident, &#after.#ident)),
+    );
+    quote! {
+        #described
+        type Diff<'e> = #diff<'e>;
+
+        fn diff<'e>(diff: #krate::diff::Diff<'e, Self>) -> #diff<'e> {
+            #diff(diff)
+        }
+
+        fn differing(#before: &#row, #after: &#row) -> #krate::columns::Columns {
+            #krate::columns::Columns::from_flags([#(#flags,)*])
+        }
+    }
+}
+
 fn implementation(model: &Model) -> TokenStream {
     let Model { krate, ident, name, key, .. } = model;
     let event = model.event_ident();
     let operations = model.operations.iter().map(|operation| operation.variant_ident());
-    let columns = key.iter().map(|field| &field.wire_name);
+    let key_columns = key.iter().map(|field| &field.wire_name);
     // Not by its other name: where that is taken, one error is enough.
     let row = if model.row.is_some() { model.row_ident() } else { ident.clone() };
     let to_row = match &model.row {
@@ -142,12 +224,28 @@ fn implementation(model: &Model) -> TokenStream {
         1 => quote!(#(#parts)*),
         _ => quote!(#krate::key::Key::composite([#(#parts,)*])),
     };
+    let about_columns = columns(model, &row);
+    let local = quote! {
+        #[automatically_derived]
+        impl #krate::model::EmitsLocally for #ident {}
+    };
+    let remote = quote! {
+        #[automatically_derived]
+        impl #krate::model::EmitsRemotely for #ident {}
+    };
+    let (scope, reach) = match model.reach {
+        Reach::Everywhere => (None, quote!(#local #remote)),
+        Reach::Local => (Some(quote!(LOCAL)), local),
+        Reach::Remote => (Some(quote!(REMOTE)), remote),
+    };
+    let scope = scope.map(|scope| quote!(const SCOPE: #krate::Scope = #krate::Scope::#scope;));
     quote! {
         #[automatically_derived]
         impl #krate::model::Model for #ident {
             const NAME: &'static ::core::primitive::str = #name;
-            const KEY_COLUMNS: &'static [&'static ::core::primitive::str] = &[#(#columns,)*];
+            const KEY_COLUMNS: &'static [&'static ::core::primitive::str] = &[#(#key_columns,)*];
             const OPERATIONS: &'static [#krate::event::Operation] = &[#(#krate::event::Operation::#operations,)*];
+            #scope
             type Row = #row;
             type Event = #event;
 
@@ -158,7 +256,11 @@ fn implementation(model: &Model) -> TokenStream {
             fn key(row: &#row) -> #krate::key::Key {
                 #row_key
             }
+
+            #about_columns
         }
+
+        #reach
     }
 }
 
@@ -191,6 +293,12 @@ impl Model {
 
     fn event_ident(&self) -> Ident {
         format_ident!("{}Event", self.ident.unraw(), span = self.ident.span())
+    }
+
+    /// `None` for a model that is never updated.
+    fn diff_ident(&self) -> Option<Ident> {
+        let updated = self.operations.iter().any(|operation| operation.is_update());
+        updated.then(|| format_ident!("{}Diff", self.ident.unraw(), span = self.ident.span()))
     }
 
     fn alias_ident(&self, operation: Operation) -> Ident {

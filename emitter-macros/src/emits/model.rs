@@ -4,7 +4,9 @@ use proc_macro2::TokenStream;
 use syn::ext::IdentExt;
 use syn::{Attribute, Data, DeriveInput, Fields, Ident, Type, Visibility};
 
-use super::attr::{FieldAttr, StructAttr, diesel_primary_key, serde_has, serde_rename, serde_rename_all};
+use super::attr::{
+    FieldAttr, StructAttr, diesel_embeds, diesel_primary_key, serde_has, serde_rename, serde_rename_all,
+};
 use crate::crate_path;
 use crate::errors::Errors;
 
@@ -74,9 +76,21 @@ impl Operation {
         }
     }
 
+    pub(crate) fn is_update(self) -> bool {
+        matches!(self, Self::Update | Self::UpdateMany)
+    }
+
     pub(crate) fn is_bulk(self) -> bool {
         matches!(self, Self::CreateMany | Self::UpdateMany | Self::DeleteMany)
     }
+}
+
+/// Where its events may go at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reach {
+    Everywhere,
+    Local,
+    Remote,
 }
 
 /// A model, decided.
@@ -86,9 +100,23 @@ pub(crate) struct Model {
     pub(crate) ident: Ident,
     pub(crate) name: String,
     pub(crate) operations: Vec<Operation>,
+    pub(crate) reach: Reach,
     pub(crate) key: Vec<KeyField>,
+    /// The fields that listeners see, in the order of the struct.
+    pub(crate) columns: Vec<Column>,
     /// `Some` when listeners are handed a generated row without the skipped fields.
     pub(crate) row: Option<Row>,
+}
+
+/// A field that listeners see.
+pub(crate) struct Column {
+    pub(crate) vis: Visibility,
+    pub(crate) ident: Ident,
+    pub(crate) ty: Type,
+    /// Its name in JSON.
+    pub(crate) wire_name: String,
+    /// Its place among all fields; `None` where one of them may be loaded from several columns.
+    pub(crate) place: Option<usize>,
 }
 
 /// A field of the key.
@@ -138,10 +166,16 @@ impl Model {
             ident: input.ident.clone(),
             name: name(input, &attr, &errors),
             operations: operations(input, &attr, complete, &errors),
+            reach: match (attr.local, attr.remote) {
+                (Some(()), None) => Reach::Local,
+                (None, Some(())) => Reach::Remote,
+                _ => Reach::Everywhere,
+            },
             key: fields
                 .as_ref()
                 .map(|fields| key(input, &attr, complete, fields, &errors))
                 .unwrap_or_default(),
+            columns: fields.as_ref().map(|fields| columns(input, fields, &errors)).unwrap_or_default(),
             row: fields.as_ref().and_then(|fields| row(input, fields)),
         };
         errors.finish().map(|()| model)
@@ -225,7 +259,6 @@ fn key(
     let explicit = attr.key.clone().or_else(|| diesel_primary_key(&input.attrs));
     let implicit = explicit.is_none();
     let idents = explicit.unwrap_or_else(|| vec![Ident::new("id", input.ident.span())]);
-    let rename_all = serde_rename_all(&input.attrs);
     let mut key = Vec::new();
     for ident in idents {
         let Some(field) = fields.iter().find(|field| field.ident.unraw() == ident.unraw()) else {
@@ -247,12 +280,37 @@ fn key(
                 "a field of the key has to be a field in JSON: it tells other nodes which row it is",
             );
         }
-        let rust_name = field.ident.unraw().to_string();
-        let wire_name =
-            serde_rename(&field.field.attrs).unwrap_or_else(|| rename(&rust_name, rename_all.as_deref()));
-        key.push(KeyField { ident: field.ident.clone(), ty: field.field.ty.clone(), wire_name });
+        let (ident, ty) = (field.ident.clone(), field.field.ty.clone());
+        key.push(KeyField { ident, ty, wire_name: wire_name(input, field) });
     }
     key
+}
+
+/// A field's name in JSON.
+fn wire_name(input: &DeriveInput, field: &Field<'_>) -> String {
+    let own = || rename(&field.ident.unraw().to_string(), serde_rename_all(&input.attrs).as_deref());
+    serde_rename(&field.field.attrs).unwrap_or_else(own)
+}
+
+fn columns(input: &DeriveInput, fields: &[Field<'_>], errors: &Errors) -> Vec<Column> {
+    let embeds = fields.iter().any(|field| diesel_embeds(&field.field.attrs));
+    let seen = fields.iter().enumerate().filter(|(_, field)| !field.attr.skip);
+    let columns: Vec<Column> = seen
+        .map(|(place, field)| Column {
+            vis: field.field.vis.clone(),
+            ident: field.ident.clone(),
+            ty: field.field.ty.clone(),
+            wire_name: wire_name(input, field),
+            place: (!embeds).then_some(place),
+        })
+        .collect();
+    if let Some(one_too_many) = columns.get(128) {
+        errors.at(
+            &one_too_many.ident,
+            "an emitting model has at most 128 fields, as a table has for Diesel: skip those that no listener needs",
+        );
+    }
+    columns
 }
 
 fn missing_key_field(ident: &Ident, implicit: bool, fields: &[Field<'_>], errors: &Errors) {

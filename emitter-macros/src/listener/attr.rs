@@ -6,6 +6,7 @@ use syn::meta::ParseNestedMeta;
 use syn::parse::Parser;
 use syn::{LitStr, Path};
 
+use super::filter::Filter;
 use crate::errors::{Errors, did_you_mean, skip_value};
 
 /// What `#[listener(…)]` says.
@@ -14,10 +15,12 @@ pub(crate) struct ListenerAttr {
     pub(crate) model: Option<LitStr>,
     pub(crate) allow_remote: Option<()>,
     pub(crate) remote_only: Option<()>,
+    pub(crate) filters: Vec<Filter>,
     pub(crate) krate: Option<Path>,
 }
 
-const WORDS: [&str; 4] = ["model", "allow_remote", "remote_only", "crate"];
+const WORDS: [&str; 9] =
+    ["model", "allow_remote", "remote_only", "where", "data", "changed", "enters", "leaves", "crate"];
 
 impl ListenerAttr {
     pub(crate) fn parse(attribute: TokenStream, errors: &Errors) -> Self {
@@ -49,9 +52,17 @@ impl ListenerAttr {
             "allow_remote" => set(&mut self.allow_remote, (), meta, errors),
             "remote_only" => set(&mut self.remote_only, (), meta, errors),
             "crate" => set(&mut self.krate, meta.value()?.call(Path::parse_mod_style)?, meta, errors),
+            "where" | "data" | "changed" | "enters" | "leaves" => {
+                let filter = Filter::parse(&name, meta)?;
+                if self.filters.iter().any(|other| other.word == name) {
+                    errors.at(path, format_args!("`{name}` is written twice: put all conditions into one"));
+                }
+                self.filters.push(filter);
+            }
             _ => {
                 let hint = did_you_mean(&name, &WORDS);
-                let known = "known are `model = \"…\"`, `allow_remote`, `remote_only`, `crate = …`";
+                let known = "known are `model = \"…\"`, `allow_remote`, `remote_only`, the filters `where(…)`, `data(…)`, \
+                             `changed(…)`, `enters(…)`, `leaves(…)`, and `crate = …`";
                 errors.at(path, format_args!("`{name}` is not known here{hint}\n{known}"));
                 skip_value(meta)?;
             }

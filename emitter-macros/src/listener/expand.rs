@@ -6,6 +6,7 @@ use syn::ext::IdentExt;
 use syn::spanned::Spanned;
 use syn::{Ident, ReturnType, Type};
 
+use super::filter::expand as filter;
 use super::model::{Hears, Listener, Parameter};
 use crate::crate_path;
 
@@ -25,9 +26,11 @@ pub(crate) fn expand(listener: &Listener) -> TokenStream {
     let agree = quote_spanned! {model.span()=>
         ::core::assert!(#krate::__private::same_model(#krate::__private::wanted::<#event>().model, #model), #wrong_model)
     };
+    let checks = filter::checks(&listener.filters, krate, event);
     quote! {
         const _: () = {
             const _: () = #agree;
+            #checks
 
             #krate::__private::inventory::submit! {
                 #krate::__private::Registration {
@@ -76,10 +79,12 @@ fn prepare(listener: &Listener) -> TokenStream {
     let handler = quote_spanned! {output=>
         #located::__private::Handler::#constructor::<#event, _, _>(move |#event_variable| #function(#(#arguments),*))
     };
+    let filtered =
+        filter::expand(&listener.filters, krate, event).map(|filter| quote!(.filtered::<#event>(#filter)));
     quote! {
         |#states: &#krate::__private::States| {
             #(#takes)*
-            ::core::result::Result::Ok(#handler)
+            ::core::result::Result::Ok(#handler #filtered)
         }
     }
 }

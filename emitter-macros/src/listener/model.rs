@@ -4,6 +4,7 @@ use proc_macro2::TokenStream;
 use syn::{FnArg, GenericArgument, Ident, ItemFn, LitStr, PathArguments, ReturnType, Type};
 
 use super::attr::ListenerAttr;
+use super::filter::Filter;
 use crate::crate_path;
 use crate::errors::Errors;
 
@@ -14,6 +15,7 @@ pub(crate) struct Listener {
     pub(crate) is_async: bool,
     pub(crate) model: LitStr,
     pub(crate) hears: Hears,
+    pub(crate) filters: Vec<Filter>,
     /// The `T` of `Event<T>`.
     pub(crate) event: Type,
     pub(crate) parameters: Vec<Parameter>,
@@ -66,6 +68,7 @@ impl Listener {
                 (Some(_), None) => Hears::Everything,
                 (None, None) => Hears::Local,
             },
+            filters: attr.filters,
             event: event.ok_or_else(missing)?,
             parameters,
             output: function.sig.output.clone(),

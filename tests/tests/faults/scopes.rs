@@ -3,7 +3,7 @@
 use emitter_core::emit::EmitConfig;
 use emitter_core::model::{Created, Deleted};
 use emitter_core::transport::memory::MemoryBroker;
-use emitter_core::{Emitter, Event, Model, Operation, Scope, Source};
+use emitter_core::{Emits, Emitter, Event, Operation, Scope, Source};
 use emitter_tests::eventually::eventually;
 
 use crate::nodes::{Ear, SECOND, User, UserCreated, UserEvent, builder, create_within, node, subscribed};
@@ -61,52 +61,11 @@ async fn no_event_is_made_that_would_go_nowhere() {
     assert!(alone.event::<User>(created(), Scope::BOTH).is_none());
 }
 
-/// A model whose own scope is narrower; by hand, for the derive does not write it.
-#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+/// A model that stays at home.
+#[derive(Clone, serde::Serialize, serde::Deserialize, Emits)]
+#[emits(create, local)]
 struct Secret {
     id: i64,
-}
-
-#[derive(Clone)]
-struct SecretEvent(Created<Secret>);
-
-impl Model for Secret {
-    const NAME: &'static str = "secret";
-    const KEY_COLUMNS: &'static [&'static str] = &["id"];
-    const SCOPE: Scope = Scope::LOCAL;
-    const OPERATIONS: &'static [Operation] = &[Operation::Create];
-    type Row = Self;
-    type Event = SecretEvent;
-
-    fn to_row(&self) -> Self {
-        self.clone()
-    }
-
-    fn key(row: &Self) -> emitter_core::Key {
-        emitter_core::Key::Int(row.id)
-    }
-}
-
-impl emitter_core::model::EventBody for SecretEvent {
-    type Model = Secret;
-    const OPERATION: Option<Operation> = None;
-
-    fn of(event: &Self) -> Option<&Self> {
-        Some(event)
-    }
-}
-
-impl emitter_core::model::ModelEvent<Secret> for SecretEvent {
-    fn body(&self) -> emitter_core::model::BodyRef<'_, Secret> {
-        emitter_core::model::BodyRef::Create(&self.0)
-    }
-
-    fn from_body(body: emitter_core::model::Body<Secret>) -> Option<Self> {
-        match body {
-            emitter_core::model::Body::Create(body) => Some(Self(body)),
-            _ => None,
-        }
-    }
 }
 
 #[tokio::test]
@@ -116,11 +75,12 @@ async fn the_model_narrows() {
     let ear = Ear::default();
     let hears = ear.clone();
     let _ = a.on::<SecretEvent>().run(move |event: Event<SecretEvent>| {
-        hears.hear(&event, event.0.row.id);
+        let SecretEvent::Created(created) = &*event;
+        hears.hear(&event, created.row.id);
         std::future::ready(())
     });
-    a.emit(a.event::<Secret>(SecretEvent(Created::new(Secret { id: 7 })), Scope::BOTH));
-    assert!(a.event::<Secret>(SecretEvent(Created::new(Secret { id: 8 })), Scope::REMOTE).is_none());
+    a.emit(a.event::<Secret>(SecretEvent::Created(Created::new(Secret { id: 7 })), Scope::BOTH));
+    assert!(a.event::<Secret>(SecretEvent::Created(Created::new(Secret { id: 8 })), Scope::REMOTE).is_none());
     assert!(a.shutdown(SECOND).await.is_clean());
     assert_eq!(ear.all().iter().map(|heard| heard.n).collect::<Vec<_>>(), [7]);
     assert_eq!(broker.published(), []);
