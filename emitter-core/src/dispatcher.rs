@@ -339,7 +339,8 @@ enum Filtered {
 
 /// Asks a listener's filters, which are the user's and may panic.
 fn filtered(handler: &Handler, event: &Arc<dyn AnyEvent>) -> Filtered {
-    match catch_unwind(AssertUnwindSafe(|| handler.takes(event))) {
+    let Some(filter) = handler.filter() else { return Filtered::LetThrough };
+    match catch_unwind(AssertUnwindSafe(|| filter(event))) {
         Ok(true) => Filtered::LetThrough,
         Ok(false) => Filtered::HeldBack,
         Err(_) => Filtered::Panicked,

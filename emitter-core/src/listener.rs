@@ -162,7 +162,7 @@ pub(crate) type Call = BoxFuture<'static, Result<(), String>>;
 type Begin = dyn Fn(&Arc<dyn AnyEvent>) -> Option<Call> + Send + Sync;
 
 /// Whether an event is let through; `false` for one that is not of the listener's type.
-type Filter = dyn Fn(&Arc<dyn AnyEvent>) -> bool + Send + Sync;
+pub(crate) type Filter = dyn Fn(&Arc<dyn AnyEvent>) -> bool + Send + Sync;
 
 /// A listener's function, ready to be called with events of its model.
 ///
@@ -242,9 +242,9 @@ impl Handler {
         self
     }
 
-    /// Whether its filters let the event through.
-    pub(crate) fn takes(&self, event: &Arc<dyn AnyEvent>) -> bool {
-        self.filter.as_ref().is_none_or(|filter| filter(event))
+    /// Which events it takes; all where there is none.
+    pub(crate) fn filter(&self) -> Option<&Filter> {
+        self.filter.as_deref()
     }
 
     /// The model whose events it takes.
