@@ -14,14 +14,16 @@ use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
 use tracing::{error, warn};
 
 use crate::ack::Ack;
 use crate::event::{Operation, Source};
-use crate::listener::{Call, Handler, ListenerInfo};
+use crate::listener::{Call, Handler, ListenerInfo, ListenerOptions};
 use crate::metrics::{Counters, OnceInAWhile};
 use crate::model_info::AnyEvent;
 use crate::queue::{Linger, Queue, drop_guarded};
+use crate::retry::Retry;
 
 pub mod lanes;
 
@@ -130,6 +132,20 @@ pub(crate) struct DispatchLimits {
     pub(crate) concurrency: usize,
     /// How long one call may take.
     pub(crate) timeout: Duration,
+    /// How often a listener is called for one event.
+    pub(crate) retry: Retry,
+}
+
+impl DispatchLimits {
+    /// The limits of a listener that says where it differs.
+    fn with(self, options: &ListenerOptions) -> Self {
+        Self {
+            queue: self.queue,
+            concurrency: options.concurrency.unwrap_or(self.concurrency),
+            timeout: options.timeout.unwrap_or(self.timeout),
+            retry: options.retry(self.retry),
+        }
+    }
 }
 
 /// The task of one model.
@@ -147,14 +163,82 @@ pub(crate) struct Worker {
 struct Attendant {
     listener: Arc<Listener>,
     lanes: Lanes<Job>,
+    limits: DispatchLimits,
+    /// How many lanes an unordered listener has had: each event has its own.
+    unordered: Option<u64>,
 }
 
-/// A call that has come to its end.
+impl Attendant {
+    fn new(listener: Arc<Listener>, limits: DispatchLimits) -> Self {
+        let options = listener.handler.options();
+        let (limits, unordered) = (limits.with(options), options.unordered.then_some(0));
+        Self { lanes: Lanes::new(limits.concurrency), listener, limits, unordered }
+    }
+
+    /// The lane of an event that would be in this one.
+    fn lane(&mut self, lane: Lane) -> Lane {
+        self.unordered.as_mut().map_or(lane, |next| {
+            *next = next.wrapping_add(1);
+            Lane::Key(*next)
+        })
+    }
+}
+
+/// A call that has come to its end, with those that followed when it failed.
 struct Finished {
     listener: u64,
     lane: Lane,
     job: Job,
-    end: End,
+    handled: bool,
+}
+
+/// A listener's calls for one event, until one ends well or the event is given up.
+struct Attempts {
+    listener: Arc<Listener>,
+    job: Job,
+    limits: DispatchLimits,
+    trouble: Arc<Trouble>,
+}
+
+impl Attempts {
+    /// Goes on from the first poll of the first call.
+    async fn run(self, lane: Lane, first: First) -> Finished {
+        let begun = Instant::now();
+        let mut end = self.end_of(first).await;
+        let mut failures = 0;
+        while !matches!(end, End::Handled) {
+            failures += 1;
+            self.trouble.failed(&self.listener, &self.job, &end, self.limits.timeout);
+            let delay = self.limits.retry.next(failures, begun.elapsed(), fastrand::f64());
+            let Some(delay) = delay.filter(|_| !self.listener.gone.load(Ordering::Relaxed)) else {
+                self.trouble.gave_up(&self.listener, &self.job, failures);
+                break;
+            };
+            sleep(delay).await;
+            self.trouble.counters.retried.add_one();
+            end = self.end_of(self.call(failures + 1)).await;
+        }
+        let handled = matches!(end, End::Handled);
+        Finished { listener: self.listener.id, lane, job: self.job, handled }
+    }
+
+    /// Begins a call, the how-many-eth for this event.
+    fn call(&self, attempt: u32) -> First {
+        let call = catch_unwind(AssertUnwindSafe(|| self.listener.handler.call(&self.job.event, attempt)));
+        match call {
+            Ok(Some(call)) => First::Waits(call),
+            Ok(None) => First::Ended(End::Handled),
+            Err(_) => First::Ended(End::Panicked),
+        }
+    }
+
+    async fn end_of(&self, first: First) -> End {
+        match first {
+            First::Waits(call) => rest_of(call, self.limits.timeout).await,
+            First::Ended(end) => end,
+            First::NotForIt => End::Handled,
+        }
+    }
 }
 
 /// How a call ended.
@@ -170,13 +254,13 @@ const TURN: usize = 128;
 
 impl Worker {
     pub(crate) fn new(queue: Arc<Queue<Message>>, limits: DispatchLimits, counters: Arc<Counters>) -> Self {
-        let tally = Tally {
+        let trouble = Arc::new(Trouble {
             counters,
-            handled: 0,
-            filtered: 0,
             failures: OnceInAWhile::every(Duration::from_secs(1)),
+            given_up: OnceInAWhile::every(Duration::from_secs(1)),
             overflows: OnceInAWhile::every(Duration::from_secs(10)),
-        };
+        });
+        let tally = Tally { trouble, handled: 0, filtered: 0 };
         Self { queue, listeners: Vec::new(), calls: JoinSet::new(), limits, tally, spent: Vec::new() }
     }
 
@@ -212,7 +296,7 @@ impl Worker {
         match message {
             Message::Event(job) => self.dispatch(job, cx),
             Message::Listen(listener) => {
-                self.listeners.push(Attendant { listener, lanes: Lanes::new(self.limits.concurrency) });
+                self.listeners.push(Attendant::new(listener, self.limits));
             }
             Message::Forget(id) => {
                 let gone = self.listeners.extract_if(.., |attendant| attendant.listener.id == id);
@@ -231,35 +315,40 @@ impl Worker {
         };
         let mut heard = false;
         for index in 0..self.listeners.len() {
-            let Attendant { listener, .. } = &self.listeners[index];
-            if !listener.wants(source, operation) {
+            let attendant = &mut self.listeners[index];
+            if !attendant.listener.wants(source, operation) {
                 continue;
             }
             heard = true;
-            match filtered(&listener.handler, &job.event) {
+            match filtered(&attendant.listener.handler, &job.event) {
                 Filtered::LetThrough => {}
                 Filtered::HeldBack => {
                     self.tally.filtered += 1;
                     continue;
                 }
                 Filtered::Panicked => {
-                    self.tally.settle(listener, &job, End::Panicked, self.limits.timeout);
+                    self.tally.trouble.failed(
+                        &attendant.listener,
+                        &job,
+                        &End::Panicked,
+                        attendant.limits.timeout,
+                    );
                     continue;
                 }
             }
-            let Attendant { listener, lanes } = &mut self.listeners[index];
-            if lanes.is_free(lane) {
+            let lane = attendant.lane(lane);
+            if attendant.lanes.is_free(lane) {
                 if self.call(index, lane, &job, cx) == Called::Running {
                     self.listeners[index].lanes.occupy(lane);
                 }
-            } else if source == Source::Local && lanes.waiting() >= self.limits.queue {
-                self.tally.overflowed(listener, self.limits.queue);
+            } else if source == Source::Local && attendant.lanes.waiting() >= attendant.limits.queue {
+                self.tally.trouble.overflowed(&attendant.listener, attendant.limits.queue);
             } else {
-                lanes.push(lane, job.share());
+                attendant.lanes.push(lane, job.share());
             }
         }
         if !heard {
-            self.tally.counters.unheard.add_one();
+            self.tally.trouble.counters.unheard.add_one();
         }
         match job.done {
             Some(_) => job.finish(),
@@ -267,32 +356,39 @@ impl Worker {
         }
     }
 
-    /// Calls a listener and polls it once; one that is not done by then becomes a task.
+    /// Calls a listener and polls it once; one that is not done by then, or is to be called again,
+    /// becomes a task.
     fn call(&mut self, index: usize, lane: Lane, job: &Job, cx: &mut Context<'_>) -> Called {
-        let listener = &self.listeners[index].listener;
-        match first_poll(&listener.handler, &job.event, cx) {
-            First::NotForIt => Called::Done,
-            First::Ended(end) => {
-                self.tally.settle(listener, job, end, self.limits.timeout);
-                Called::Done
+        let Attendant { listener, limits, .. } = &self.listeners[index];
+        let first = match first_poll(&listener.handler, &job.event, cx) {
+            First::NotForIt => return Called::Done,
+            First::Ended(End::Handled) => {
+                self.tally.handled += 1;
+                return Called::Done;
             }
-            First::Waits(call) => {
-                let (listener, job, timeout) = (listener.id, job.share(), self.limits.timeout);
-                self.calls.spawn(async move {
-                    let end = rest_of(call, timeout).await;
-                    Finished { listener, lane, job, end }
-                });
-                Called::Running
+            First::Ended(end) if limits.retry.attempts <= 1 => {
+                self.tally.trouble.failed(listener, job, &end, limits.timeout);
+                self.tally.trouble.gave_up(listener, job, 1);
+                return Called::Done;
             }
-        }
+            first => first,
+        };
+        let attempts = Attempts {
+            listener: Arc::clone(listener),
+            job: job.share(),
+            limits: *limits,
+            trouble: Arc::clone(&self.tally.trouble),
+        };
+        self.calls.spawn(async move { attempts.run(lane, first).await });
+        Called::Running
     }
 
     fn joined(&mut self, joined: Result<Finished, tokio::task::JoinError>, cx: &mut Context<'_>) {
         // A call never panics out of its guard; it is cancelled only with the whole runtime.
-        let Ok(Finished { listener, lane, job, end }) = joined else { return };
+        let Ok(Finished { listener, lane, job, handled }) = joined else { return };
+        self.tally.handled += u64::from(handled);
         let place = self.listeners.iter().position(|attendant| attendant.listener.id == listener);
         if let Some(index) = place {
-            self.tally.settle(&self.listeners[index].listener, &job, end, self.limits.timeout);
             self.listeners[index].lanes.finish(lane);
             self.follow(index, cx);
         }
@@ -358,7 +454,7 @@ enum First {
 /// Makes a call and polls it once. Whatever of the listener panics, its `Drop` included, ends here.
 fn first_poll(handler: &Handler, event: &Arc<dyn AnyEvent>, cx: &mut Context<'_>) -> First {
     let polled = catch_unwind(AssertUnwindSafe(|| {
-        let Some(mut call) = handler.call(event) else { return First::NotForIt };
+        let Some(mut call) = handler.call(event, 1) else { return First::NotForIt };
         match call.as_mut().poll(cx) {
             Poll::Ready(result) => First::Ended(result.into()),
             Poll::Pending => First::Waits(call),
@@ -384,22 +480,40 @@ impl From<Result<(), String>> for End {
     }
 }
 
-/// Counts and logs how calls ended.
+/// Counts what the task does. Shared counters for each call would cost as much as the call.
 struct Tally {
-    counters: Arc<Counters>,
-    /// Not yet in `counters`: a shared counter for each call would cost as much as the call.
+    trouble: Arc<Trouble>,
     handled: u64,
     filtered: u64,
-    failures: OnceInAWhile,
-    overflows: OnceInAWhile,
 }
 
 impl Tally {
-    fn settle(&mut self, listener: &Listener, job: &Job, end: End, limit: Duration) {
+    fn flush(&mut self) {
+        let counters = &self.trouble.counters;
+        if self.handled > 0 {
+            counters.handled.add(std::mem::take(&mut self.handled));
+        }
+        if self.filtered > 0 {
+            counters.filtered.add(std::mem::take(&mut self.filtered));
+        }
+    }
+}
+
+/// Counts and logs what goes wrong, in the task and in the calls that it has spawned.
+struct Trouble {
+    counters: Arc<Counters>,
+    failures: OnceInAWhile,
+    given_up: OnceInAWhile,
+    overflows: OnceInAWhile,
+}
+
+impl Trouble {
+    /// One call of a listener did not end well.
+    fn failed(&self, listener: &Listener, job: &Job, end: &End, limit: Duration) {
         let name = &*listener.info.name;
         let event = job.event.meta().id;
         match end {
-            End::Handled => self.handled += 1,
+            End::Handled => {}
             End::Failed(reason) => {
                 self.counters.failed.add_one();
                 self.failures.log(|more| warn!(listener = name, %event, more, "a listener failed: {reason}"));
@@ -416,6 +530,13 @@ impl Tally {
         }
     }
 
+    /// A listener is not called again for an event.
+    fn gave_up(&self, listener: &Listener, job: &Job, attempts: u32) {
+        let (name, event) = (&*listener.info.name, job.event.meta().id);
+        self.counters.given_up.add_one();
+        self.given_up.log(|more| error!(listener = name, %event, more, attempts, "an event was given up"));
+    }
+
     fn overflowed(&self, listener: &Listener, limit: usize) {
         let name = &*listener.info.name;
         self.counters.overflowed.add_one();
@@ -425,14 +546,5 @@ impl Tally {
                 more, limit, "a listener is too slow: its queue is full and it misses events"
             );
         });
-    }
-
-    fn flush(&mut self) {
-        if self.handled > 0 {
-            self.counters.handled.add(std::mem::take(&mut self.handled));
-        }
-        if self.filtered > 0 {
-            self.counters.filtered.add(std::mem::take(&mut self.filtered));
-        }
     }
 }

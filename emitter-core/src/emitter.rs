@@ -17,7 +17,7 @@ use crate::dispatcher::lanes::AlreadyHashed;
 use crate::dispatcher::{DispatchLimits, Job, Listener, Message, Worker};
 use crate::emit::{EmitConfig, Scope};
 use crate::event::{EventId, Meta, Operation, Origin, Source, Stored, Timestamp};
-use crate::listener::{Handler, Hears, ListenerInfo, Outcome};
+use crate::listener::{Handler, Hears, ListenerInfo, ListenerOptions, Outcome};
 use crate::metrics::{Counters, OnceInAWhile, Stats};
 use crate::model::{EventBody, Model, ModelEvent};
 use crate::model_info::{AnyEvent, ModelInfo, keys};
@@ -52,6 +52,16 @@ use shutdown::{Ending, after};
 #[derive(Clone)]
 pub struct Emitter {
     node: Arc<Node>,
+}
+
+/// An emitter that does not keep its node alive.
+#[derive(Clone)]
+pub(crate) struct WeakEmitter(std::sync::Weak<Node>);
+
+impl WeakEmitter {
+    pub(crate) fn upgrade(&self) -> Option<Emitter> {
+        self.0.upgrade().map(|node| Emitter { node })
+    }
 }
 
 /// The node and the tasks that work for it.
@@ -231,7 +241,13 @@ impl Emitter {
     /// The listener stays until [`Subscription::unsubscribe`], not longer than the emitter.
     #[must_use = "nothing listens until `.run(…)`"]
     pub fn on<T: EventBody>(&self) -> On<'_, T> {
-        On { emitter: self, hears: Hears::Local, name: None, filters: Vec::new() }
+        On {
+            emitter: self,
+            hears: Hears::Local,
+            name: None,
+            filters: Vec::new(),
+            options: ListenerOptions::default(),
+        }
     }
 
     /// The listeners that are registered now.
@@ -307,6 +323,7 @@ pub struct On<'e, T: EventBody> {
     hears: Hears,
     name: Option<String>,
     filters: Vec<EventFilter<T>>,
+    options: ListenerOptions,
 }
 
 /// Whether a listener is handed an event.
@@ -351,6 +368,14 @@ impl<T: EventBody> On<'_, T> {
         self
     }
 
+    /// How it is called: its concurrency, time-out, order and retries, where they differ from what
+    /// the builder says.
+    #[must_use]
+    pub fn options(mut self, options: ListenerOptions) -> Self {
+        self.options = options;
+        self
+    }
+
     /// A name for logs. Default: the name of the event type.
     #[must_use]
     pub fn name(mut self, name: impl Into<String>) -> Self {
@@ -364,7 +389,7 @@ impl<T: EventBody> On<'_, T> {
         F: Fn(crate::Event<T>) -> R + Send + Sync + 'static,
         R: Future<Output: Outcome> + Send + 'static,
     {
-        self.add(Handler::from_async(function))
+        self.add(Handler::from_async(move |event, _| function(event)))
     }
 
     /// Adds a plain function or closure, which may block, as the listener.
@@ -373,10 +398,11 @@ impl<T: EventBody> On<'_, T> {
         F: Fn(crate::Event<T>) -> R + Send + Sync + 'static,
         R: Outcome,
     {
-        self.add(Handler::from_blocking(function))
+        self.add(Handler::from_blocking(move |event, _| function(event)))
     }
 
     fn add(self, handler: Handler) -> Subscription {
+        let handler = handler.with(self.options);
         let handler = self.filters.into_iter().fold(handler, |handler, filter| handler.filtered::<T>(filter));
         let name = self.name.unwrap_or_else(|| std::any::type_name::<T>().to_owned());
         let info = ListenerInfo {

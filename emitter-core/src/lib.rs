@@ -48,6 +48,7 @@ extern crate self as emitter_core;
 
 mod ack;
 pub mod columns;
+mod context;
 pub mod dedup;
 pub mod diff;
 pub mod dispatcher;
@@ -70,13 +71,14 @@ pub mod transport;
 #[cfg(feature = "macros")]
 pub use emitter_macros::{Emits, listener};
 
+pub use crate::context::Context;
 pub use crate::emit::{EmitConfig, Scope};
 pub use crate::emitter::{
     Builder, Emission, Emitter, NotConnected, Route, ShutdownReport, StartError, Subscription,
 };
 pub use crate::event::{Event, EventId, Operation, Origin, Source};
 pub use crate::key::Key;
-pub use crate::listener::State;
+pub use crate::listener::{ListenerOptions, State};
 pub use crate::model::Model;
 
 /// What the macros' expansions name, and nobody else should.
@@ -86,9 +88,12 @@ pub mod __private {
     pub use serde;
 
     pub use crate::columns::place_of;
+    pub use crate::context::{Home, context};
     pub use crate::diff::differ;
     pub use crate::filter::{can_change, can_enter, can_leave, can_set, check, is, is_null};
-    pub use crate::listener::{Handler, Hears, MissingState, States, same_model, wanted};
+    pub use crate::listener::{
+        Handler, Hears, ListenerOptions, MissingState, States, listens_to, same_model, wanted,
+    };
     pub use crate::model::itself;
     pub use crate::registry::Registration;
 }

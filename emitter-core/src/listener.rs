@@ -6,13 +6,16 @@ use std::collections::HashMap;
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tokio::task::JoinSet;
 
+use crate::context::Home;
 use crate::event::{Event, Operation, Source, Stored};
 use crate::model::{EventBody, Model};
 use crate::model_info::{AnyEvent, ModelInfo};
+use crate::retry::{Backoff, Retry};
 
 /// What is known of a listener without running it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,13 +90,16 @@ impl<T> Deref for State<T> {
     }
 }
 
-/// The states of an application, by type.
+/// The states of an application, by type, and the emitter that its listeners will belong to.
 #[derive(Default)]
-pub struct States(HashMap<TypeId, (&'static str, Arc<dyn Any + Send + Sync>)>);
+pub struct States {
+    by_type: HashMap<TypeId, (&'static str, Arc<dyn Any + Send + Sync>)>,
+    home: Home,
+}
 
 impl States {
     pub(crate) fn insert<T: Send + Sync + 'static>(&mut self, value: T) {
-        self.0.insert(TypeId::of::<T>(), (type_name::<T>(), Arc::new(value)));
+        self.by_type.insert(TypeId::of::<T>(), (type_name::<T>(), Arc::new(value)));
     }
 
     /// The state of this type.
@@ -101,18 +107,24 @@ impl States {
     /// # Errors
     /// [`MissingState`] when the application gave none.
     pub fn get<T: Send + Sync + 'static>(&self) -> Result<State<T>, MissingState> {
-        let found = self.0.get(&TypeId::of::<T>()).and_then(|(_, any)| Arc::clone(any).downcast().ok());
+        let found = self.by_type.get(&TypeId::of::<T>()).and_then(|(_, any)| Arc::clone(any).downcast().ok());
         found.map(State).ok_or_else(|| {
-            let mut given: Vec<_> = self.0.values().map(|(name, _)| *name).collect();
+            let mut given: Vec<_> = self.by_type.values().map(|(name, _)| *name).collect();
             given.sort_unstable();
             MissingState { type_name: type_name::<T>(), given }
         })
+    }
+
+    /// The emitter, for contexts.
+    #[must_use]
+    pub fn home(&self) -> Home {
+        self.home.clone()
     }
 }
 
 impl fmt::Debug for States {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "States({})", self.0.len())
+        write!(f, "States({})", self.by_type.len())
     }
 }
 
@@ -131,6 +143,40 @@ pub struct MissingState {
 
 fn among(given: &[&'static str]) -> String {
     if given.is_empty() { "none was given".to_owned() } else { format!("given were {}", given.join(", ")) }
+}
+
+/// How one listener is called, where that differs from what the emitter's builder says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ListenerOptions {
+    /// How many of its calls may run at a time, at least 1.
+    /// See [`Builder::listener_concurrency`](crate::Builder::listener_concurrency).
+    pub concurrency: Option<usize>,
+    /// How long one call may take.
+    /// See [`Builder::listener_timeout`](crate::Builder::listener_timeout).
+    pub timeout: Option<Duration>,
+    /// Calls for events of one key may run side by side and in any order.
+    pub unordered: bool,
+    /// How often it is called for one event, at least 1.
+    pub attempts: Option<u32>,
+    /// How long after a failed call the next one begins; doubled each time.
+    pub backoff: Option<Duration>,
+    /// At most this much is added to that at random.
+    pub jitter: Option<Duration>,
+    /// No call begins later than this after the first one for its event.
+    pub budget: Option<Duration>,
+}
+
+impl ListenerOptions {
+    /// The emitter's retries, with what differs.
+    pub(crate) fn retry(&self, default: Retry) -> Retry {
+        let backoff = Backoff {
+            base: self.backoff.unwrap_or(default.backoff.base),
+            cap: default.backoff.cap.max(self.backoff.unwrap_or_default()),
+            jitter: self.jitter.unwrap_or(default.backoff.jitter),
+        };
+        let attempts = self.attempts.unwrap_or(default.attempts);
+        Retry { attempts, backoff, budget: self.budget.unwrap_or(default.budget) }
+    }
 }
 
 /// What a listener may return: `()`, or a `Result<(), E>` whose error can be displayed.
@@ -158,8 +204,8 @@ impl<E: fmt::Display> Outcome for Result<(), E> {
 /// One call of a listener: pending until its event is done with. The error is the listener's.
 pub(crate) type Call = BoxFuture<'static, Result<(), String>>;
 
-/// Begins a call; `None` when the event is not of the listener's type.
-type Begin = dyn Fn(&Arc<dyn AnyEvent>) -> Option<Call> + Send + Sync;
+/// Begins a call, the how-many-eth for this event; `None` when the event is not of the listener's type.
+type Begin = dyn Fn(&Arc<dyn AnyEvent>, u32) -> Option<Call> + Send + Sync;
 
 /// Whether an event is let through; `false` for one that is not of the listener's type.
 pub(crate) type Filter = dyn Fn(&Arc<dyn AnyEvent>) -> bool + Send + Sync;
@@ -173,20 +219,22 @@ pub struct Handler {
     operation: Option<Operation>,
     /// Which of those events it takes; all where there is none.
     filter: Option<Arc<Filter>>,
+    options: ListenerOptions,
     call: Arc<Begin>,
 }
 
 impl Handler {
-    /// A handler around an async function. What it does before its first await runs on the
+    /// A handler around an async function, which is told the how-many-eth call for its event this
+    /// is. What it does before its first await runs on the
     /// model's dispatcher task: it must not block.
     pub fn from_async<T, F, R>(function: F) -> Self
     where
         T: EventBody,
-        F: Fn(Event<T>) -> R + Send + Sync + 'static,
+        F: Fn(Event<T>, u32) -> R + Send + Sync + 'static,
         R: Future<Output: Outcome> + Send + 'static,
     {
-        Self::new::<T>(move |event| {
-            let running = function(event);
+        Self::new::<T>(move |event, attempt| {
+            let running = function(event, attempt);
             Box::pin(async move { running.await.into_result() })
         })
     }
@@ -197,16 +245,16 @@ impl Handler {
     pub fn from_blocking<T, F, R>(function: F) -> Self
     where
         T: EventBody,
-        F: Fn(Event<T>) -> R + Send + Sync + 'static,
+        F: Fn(Event<T>, u32) -> R + Send + Sync + 'static,
         R: Outcome,
     {
         let function = Arc::new(function);
-        Self::new::<T>(move |event| {
+        Self::new::<T>(move |event, attempt| {
             let function = Arc::clone(&function);
             Box::pin(async move {
                 // Dropped at its time-out, the set takes back a call that no thread has begun.
                 let mut thread = JoinSet::new();
-                thread.spawn_blocking(move || function(event).into_result());
+                thread.spawn_blocking(move || function(event, attempt).into_result());
                 match thread.join_next().await.unwrap_or_else(|| Ok(Ok(()))) {
                     Ok(result) => result,
                     Err(stopped) => match stopped.try_into_panic() {
@@ -218,12 +266,13 @@ impl Handler {
         })
     }
 
-    fn new<T: EventBody>(call: impl Fn(Event<T>) -> Call + Send + Sync + 'static) -> Self {
+    fn new<T: EventBody>(call: impl Fn(Event<T>, u32) -> Call + Send + Sync + 'static) -> Self {
         Self {
             info: ModelInfo::of::<T::Model>(),
             operation: T::OPERATION,
             filter: None,
-            call: Arc::new(move |event| typed::<T>(event).map(&call)),
+            options: ListenerOptions::default(),
+            call: Arc::new(move |event, attempt| typed::<T>(event).map(|event| call(event, attempt))),
         }
     }
 
@@ -242,6 +291,17 @@ impl Handler {
         self
     }
 
+    /// How it is called.
+    #[must_use]
+    pub fn with(mut self, options: ListenerOptions) -> Self {
+        self.options = options;
+        self
+    }
+
+    pub(crate) fn options(&self) -> &ListenerOptions {
+        &self.options
+    }
+
     /// Which events it takes; all where there is none.
     pub(crate) fn filter(&self) -> Option<&Filter> {
         self.filter.as_deref()
@@ -258,8 +318,8 @@ impl Handler {
     }
 
     /// Begins a call; `None` when the event is not of its type.
-    pub(crate) fn call(&self, event: &Arc<dyn AnyEvent>) -> Option<Call> {
-        (self.call)(event)
+    pub(crate) fn call(&self, event: &Arc<dyn AnyEvent>, attempt: u32) -> Option<Call> {
+        (self.call)(event, attempt)
     }
 }
 
@@ -289,6 +349,19 @@ pub struct Wanted {
 pub const fn wanted<T: EventBody>() -> Wanted {
     Wanted { model: <T::Model as Model>::NAME, operation: T::OPERATION }
 }
+
+/// "Is this model."
+#[diagnostic::on_unimplemented(
+    message = "the listener's event belongs to `{Self}`, and its model is `{M}`",
+    label = "an event of `{Self}`",
+    note = "make the event's type and `model = …` agree"
+)]
+pub trait IsModel<M> {}
+
+impl<M> IsModel<M> for M {}
+
+/// Nothing but the proof that events of this type are the model's, for `#[listener(model = User)]`.
+pub fn listens_to<T: EventBody<Model: IsModel<M>>, M>() {}
 
 /// Whether two names are one model, for the check that `#[listener]` writes: upper and lower case
 /// are not told apart.

@@ -83,6 +83,10 @@ counters! {
         panicked,
         /// Calls of listeners that took longer than their time-out.
         timed_out,
+        /// Calls of listeners that were made because an earlier one for the same event failed.
+        retried,
+        /// Events that a listener did not handle in all its attempts.
+        given_up,
         /// Events that a listener missed, because its queue or the model's was at its bound.
         overflowed,
     }

@@ -28,6 +28,41 @@ impl Backoff {
     }
 }
 
+/// How often a listener is called for one event, and when.
+///
+/// While it retries, events of the same key wait; so there is a budget of time, after which the
+/// event is given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retry {
+    /// Calls in all, the first one included. 1 is no retry. Default 3.
+    pub attempts: u32,
+    /// The time between calls. Default 1 s, doubled each time up to 30 s, and up to 250 ms more.
+    pub backoff: Backoff,
+    /// No call begins later than this after the first one. Default 30 s.
+    pub budget: Duration,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        let backoff = Backoff {
+            base: Duration::from_secs(1),
+            cap: Duration::from_secs(30),
+            jitter: Duration::from_millis(250),
+        };
+        Self { attempts: 3, backoff, budget: Duration::from_secs(30) }
+    }
+}
+
+impl Retry {
+    /// How long to wait after the `failures`-th failure, `since_first` after the first call began;
+    /// `None` when it is given up. `random` is in `[0, 1)`.
+    #[must_use]
+    pub fn next(&self, failures: u32, since_first: Duration, random: f64) -> Option<Duration> {
+        let delay = self.backoff.delay(failures, random);
+        (failures < self.attempts && since_first.saturating_add(delay) <= self.budget).then_some(delay)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -91,6 +126,20 @@ mod tests {
         check(6, 0.0, 32_000);
         check(7, 0.0, 60_000);
         check(u32::MAX, 0.25, 60_250);
+    }
+
+    #[test]
+    fn it_is_given_up_after_so_many_attempts_or_so_long() {
+        let check = |failures, elapsed_s, expected_s: Option<u64>| {
+            let delay = Retry::default().next(failures, Duration::from_secs(elapsed_s), 0.0);
+            assert_eq!(delay, expected_s.map(Duration::from_secs), "{failures} failures, {elapsed_s} s");
+        };
+        check(1, 0, Some(1));
+        check(2, 1, Some(2));
+        check(3, 3, None);
+        check(1, 29, Some(1));
+        check(1, 30, None);
+        assert_eq!(Retry { attempts: 1, ..Retry::default() }.next(1, Duration::ZERO, 0.0), None);
     }
 
     #[test]

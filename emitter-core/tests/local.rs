@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use emitter_core::model::{Created, UpdatedMany};
+use emitter_core::retry::Retry;
 use emitter_core::{Emission, Emits, Emitter, Event, Model, Scope, StartError, State, listener};
 use serde::{Deserialize, Serialize};
 
@@ -55,7 +56,9 @@ fn created(emitter: &Emitter) -> Option<Emission> {
 #[tokio::test]
 async fn each_listener_hears_what_it_asks_for() {
     let calls = Arc::new(Calls::default());
-    let emitter = Emitter::builder().state(Arc::clone(&calls)).require("on_create").start().await.unwrap();
+    let retry = Retry { attempts: 1, ..Retry::default() };
+    let builder = Emitter::builder().state(Arc::clone(&calls)).require("on_create").listener_retry(retry);
+    let emitter = builder.start().await.unwrap();
     emitter.emit(created(&emitter));
     emitter.emit(
         emitter.event::<OrderItem>(OrderItemEvent::UpdatedMany(UpdatedMany::new(3, None, None)), Scope::BOTH),

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 
-use proc_macro2::{Span, TokenStream};
+use proc_macro2::TokenStream;
 use quote::ToTokens;
 use syn::meta::ParseNestedMeta;
 
@@ -16,13 +16,13 @@ impl Errors {
         self.push(syn::Error::new_spanned(tokens, message));
     }
 
-    /// A mistake at this place.
-    pub(crate) fn at_span(&self, span: Span, message: impl std::fmt::Display) {
-        self.push(syn::Error::new(span, message));
-    }
-
     pub(crate) fn push(&self, error: syn::Error) {
         self.0.borrow_mut().push(error);
+    }
+
+    /// Takes over those of another collection.
+    pub(crate) fn take(&self, other: Self) {
+        self.0.borrow_mut().extend(other.0.into_inner());
     }
 
     /// Whether there was none so far.

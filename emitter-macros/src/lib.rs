@@ -48,6 +48,10 @@ mod tests;
 /// - `#[emits(skip)]`: the field is absent from `UserRow`, hence from every listener, message and
 ///   log.
 ///
+/// - `#[emits(sensitive_ok = "reason")]`: a field whose name looks secret (`password`, `token`,
+///   `api_key`, `…_hash`, `iban` and the like) may be in events all the same. Without this or
+///   `skip` it does not compile.
+///
 /// Without a skipped field `UserRow` is the struct itself, which must be `Clone`, `Serialize` and
 /// `Deserialize`; else `UserRow` is generated, takes over serde's attributes, and needs field
 /// types that are `Debug`, `Clone`, `PartialEq`, `Serialize` and `Deserialize`. Columns of a model
@@ -67,7 +71,9 @@ pub fn derive_emits(input: TokenStream) -> TokenStream {
 /// }
 /// ```
 ///
-/// - `model = "…"`: the model's name, checked against the parameter's type.
+/// - `model = "user"` or `model = User`: the model by its name or its type, checked against the
+///   parameter's type.
+/// - `name = "…"`: how logs and `.require(…)` call it. Default: the function's name.
 /// - `allow_remote`: hears what other nodes wrote too. Without it, and without `remote_only`,
 ///   only what this node wrote.
 /// - `remote_only`: hears only what other nodes wrote.
@@ -78,10 +84,16 @@ pub fn derive_emits(input: TokenStream) -> TokenStream {
 ///   `["ACTIVE", "BLOCKED"]`, `None` for NULL, or a predicate, `|status| status.is_empty()`;
 ///   instead of a column there may be a predicate of the row, `where(|row| row.total > 100)`.
 ///   What each means for each operation stands in the module `filter`.
+/// - `timeout = "5s"`, `concurrency = 8`, `retry(attempts = 5, backoff = "1s", jitter = "250ms",
+///   budget = "1min")`, each part of it optional: where this listener differs from the builder's
+///   `listener_timeout`, `listener_concurrency` and `listener_retry`. `attempts = 1` is no retry.
+/// - `unordered`: calls for events of one key may run side by side and in any order. Default:
+///   `ordered`.
 /// - `crate = path`: where the framework is, when it is not a dependency under its own name.
 ///
 /// The function takes one `Event<T>`, where `T` is the model's enum (all operations) or one of
-/// its event types (that operation), and any number of `State<T>`. It is async, or plain (then
+/// its event types (that operation), any number of `State<T>`, and a `Context` if it wants to know
+/// the attempt or write in turn. It is async, or plain (then
 /// each call runs on a thread that may block), and returns `()` or `Result<(), E>` for any `E`
 /// that can be displayed.
 #[proc_macro_attribute]

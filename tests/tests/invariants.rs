@@ -581,7 +581,8 @@ const MANY_BY_MACRO: [(&str, &str); 8] = [
 ];
 
 /// Traits that are no abstraction over implementations.
-const NO_ABSTRACTION: [(&str, &str); 5] = [
+const NO_ABSTRACTION: [(&str, &str); 6] = [
+    ("IsModel", "has the compiler say in words of ours that an event belongs to another model"),
     ("Nullable", "has the compiler say that a column is never NULL, in words of ours"),
     (
         "Same",

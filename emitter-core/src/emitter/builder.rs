@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::intake::Intake;
 use super::publishing::Publishing;
-use super::{Emitter, Node, Shared, Tasks};
+use super::{Emitter, Node, Shared, Tasks, WeakEmitter};
 use crate::dedup::DedupConfig;
 use crate::dispatcher::DispatchLimits;
 use crate::emit::EmitConfig;
@@ -21,6 +21,7 @@ use crate::listener::{Handler, ListenerInfo, MissingState, States};
 use crate::metrics::{Counters, OnceInAWhile};
 use crate::queue::Queue;
 use crate::registry::Registration;
+use crate::retry::Retry;
 use crate::topic::{ModelName, TopicError, TopicPrefix};
 use crate::transport::Transport;
 #[cfg(feature = "mqtt")]
@@ -119,7 +120,12 @@ impl Default for Builder {
             select: Box::new(|_| true),
             dedup: DedupConfig::default(),
             wire: WireLimits::default(),
-            dispatch: DispatchLimits { queue: 65_536, concurrency: 64, timeout: Duration::from_secs(30) },
+            dispatch: DispatchLimits {
+                queue: 65_536,
+                concurrency: 64,
+                timeout: Duration::from_secs(30),
+                retry: Retry::default(),
+            },
             publish_queue: 65_536,
             in_progress: 1_024,
             link: Link::None,
@@ -211,6 +217,14 @@ impl Builder {
         self
     }
 
+    /// How often a listener is called again when it failed, panicked or took too long, and when.
+    /// While it retries, events of the same key wait for it, and it takes one of the places of
+    /// [`listener_concurrency`](Self::listener_concurrency). Default: see [`Retry`].
+    pub fn listener_retry(mut self, retry: Retry) -> Self {
+        self.dispatch.retry = retry;
+        self
+    }
+
     /// How many events may wait to be encoded for publishing. Default 65,536. (How many may wait
     /// for the broker is a setting of the transport.)
     pub fn publish_queue(mut self, events: usize) -> Self {
@@ -257,6 +271,7 @@ impl Builder {
         let node = self.node.clone().unwrap_or_else(|| generated_node(&incarnation));
         let prefix = TopicPrefix::new(&self.prefix)?;
         let handlers = self.handlers()?;
+        let home = self.states.home();
         let transport: Option<Arc<dyn Transport>> = match self.link {
             Link::None => None,
             Link::Given(transport) => Some(Arc::from(transport)),
@@ -285,6 +300,7 @@ impl Builder {
             tasks.publishing = Some(tokio::spawn(Publishing::new(Arc::clone(&shared), self.wire).run()));
         }
         let node = Arc::new(Node { shared, tasks: Mutex::new(tasks) });
+        home.settle(WeakEmitter(Arc::downgrade(&node)));
         for (info, handler) in handlers {
             node.add_listener(info, handler)?;
         }
@@ -304,6 +320,7 @@ impl Builder {
             ("max_depth", self.wire.max_depth),
             ("listener_queue", self.dispatch.queue),
             ("listener_concurrency", self.dispatch.concurrency),
+            ("listener_retry.attempts", self.dispatch.retry.attempts as usize),
             ("publish_queue", self.publish_queue),
             ("remote_in_progress", self.in_progress),
             ("dedup.max_ids", self.dedup.max_ids),

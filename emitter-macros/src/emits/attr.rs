@@ -25,6 +25,8 @@ pub(crate) struct StructAttr {
 #[derive(Default)]
 pub(crate) struct FieldAttr {
     pub(crate) skip: bool,
+    /// Why a field that looks secret may be in events.
+    pub(crate) sensitive_ok: Option<LitStr>,
 }
 
 const STRUCT_WORDS: [&str; 13] = [
@@ -109,17 +111,20 @@ impl FieldAttr {
                     parsed.skip = true;
                     return Ok(());
                 }
+                "sensitive_ok" => return once(&mut parsed.sensitive_ok, meta, errors, reason),
                 word if STRUCT_WORDS.contains(&word) => {
                     errors.at(
                         &meta.path,
-                        format_args!("`{word}` belongs on the struct\non a field, `skip` is known"),
+                        format_args!(
+                            "`{word}` belongs on the struct\non a field, `skip` and `sensitive_ok` are known"
+                        ),
                     );
                 }
                 word => {
-                    let hint = did_you_mean(word, &["skip"]);
+                    let hint = did_you_mean(word, &["skip", "sensitive_ok"]);
                     errors.at(
                         &meta.path,
-                        format_args!("`{word}` is not known on a field{hint}\nknown is `skip`"),
+                        format_args!("`{word}` is not known on a field{hint}\nknown are `skip` and `sensitive_ok = \"…\"`"),
                     );
                 }
             }
@@ -228,6 +233,15 @@ fn text(meta: &ParseNestedMeta<'_>) -> syn::Result<LitStr> {
     value.parse().map_err(|error| {
         syn::Error::new(error.span(), format_args!("write it in quotes, as in `{} = \"…\"`", word(meta)))
     })
+}
+
+/// A text that says something.
+fn reason(meta: &ParseNestedMeta<'_>) -> syn::Result<LitStr> {
+    let reason = text(meta)?;
+    if reason.value().trim().is_empty() {
+        return Err(syn::Error::new_spanned(reason, "say why the field may be in events"));
+    }
+    Ok(reason)
 }
 
 fn idents(meta: &ParseNestedMeta<'_>) -> syn::Result<Vec<Ident>> {

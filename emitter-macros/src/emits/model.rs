@@ -197,9 +197,74 @@ fn fields<'a>(input: &'a DeriveInput, errors: &Errors) -> Option<Vec<Field<'a>>>
     };
     let read = |field: &'a syn::Field| {
         let ident = field.ident.as_ref()?;
-        Some(Field { field, ident, attr: FieldAttr::parse(&field.attrs, errors) })
+        // Of a mistake in its attributes the field is not the cause.
+        let complete = Errors::default();
+        let attr = FieldAttr::parse(&field.attrs, &complete);
+        if complete.is_empty() {
+            refuse_secret(ident, &attr, errors);
+        }
+        errors.take(complete);
+        Some(Field { field, ident, attr })
     };
     Some(named.named.iter().filter_map(read).collect())
+}
+
+/// Refuses a field whose name looks secret and that is not said to be harmless.
+fn refuse_secret(ident: &Ident, attr: &FieldAttr, errors: &Errors) {
+    let name = ident.unraw().to_string();
+    if looks_secret(&name) && !attr.skip && attr.sensitive_ok.is_none() {
+        errors.at(
+            ident,
+            format_args!(
+                "`{name}` looks secret, and events are sent to every node and listener: leave it out of them with \
+                 `#[emits(skip)]`,\nor say why it may be in them, as in `#[emits(sensitive_ok = \"a public key\")]`"
+            ),
+        );
+    }
+}
+
+/// Words of a name that say that its value is nobody's business.
+const SECRET: [&str; 22] = [
+    "password",
+    "passwords",
+    "passwd",
+    "pwd",
+    "passphrase",
+    "passcode",
+    "secret",
+    "secrets",
+    "token",
+    "tokens",
+    "otp",
+    "totp",
+    "pin",
+    "ssn",
+    "iban",
+    "card",
+    "cvv",
+    "cvc",
+    "credential",
+    "credentials",
+    "salt",
+    "jwt",
+];
+
+/// The same for two words that stand beside each other.
+const SECRET_PAIRS: [[&str; 2]; 6] = [
+    ["api", "key"],
+    ["private", "key"],
+    ["access", "key"],
+    ["encryption", "key"],
+    ["signing", "key"],
+    ["recovery", "codes"],
+];
+
+fn looks_secret(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    let words: Vec<&str> = name.split('_').collect();
+    let pair = |pair: &[&str]| SECRET_PAIRS.iter().any(|secret| pair == secret);
+    let hash = words.len() > 1 && words.last() == Some(&"hash");
+    hash || words.iter().any(|word| SECRET.contains(word)) || words.windows(2).any(pair)
 }
 
 fn refuse_generics(input: &DeriveInput, errors: &Errors) {
@@ -374,5 +439,46 @@ fn rename(field: &str, rule: Option<&str>) -> String {
         Some("kebab-case") => field.replace('_', "-"),
         Some("SCREAMING-KEBAB-CASE") => field.to_ascii_uppercase().replace('_', "-"),
         _ => field.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::looks_secret;
+
+    #[test]
+    fn names_that_look_secret() {
+        for secret in [
+            "password",
+            "password_hash",
+            "passwd",
+            "client_secret",
+            "reset_token",
+            "otp",
+            "api_key",
+            "API_KEY",
+            "private_key",
+            "ssn",
+            "iban",
+            "card_number",
+            "commit_hash",
+        ] {
+            assert!(looks_secret(secret), "{secret}");
+        }
+        for harmless in [
+            "id",
+            "name",
+            "discard",
+            "tokenizer",
+            "secretary",
+            "key",
+            "public_key",
+            "api",
+            "hash",
+            "pinned",
+            "scorecard",
+        ] {
+            assert!(!looks_secret(harmless), "{harmless}");
+        }
     }
 }

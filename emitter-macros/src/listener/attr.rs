@@ -4,7 +4,7 @@ use proc_macro2::TokenStream;
 use quote::quote;
 use syn::meta::ParseNestedMeta;
 use syn::parse::Parser;
-use syn::{LitStr, Path};
+use syn::{LitInt, LitStr, Path};
 
 use super::filter::Filter;
 use crate::errors::{Errors, did_you_mean, skip_value};
@@ -12,15 +12,59 @@ use crate::errors::{Errors, did_you_mean, skip_value};
 /// What `#[listener(…)]` says.
 #[derive(Default)]
 pub(crate) struct ListenerAttr {
-    pub(crate) model: Option<LitStr>,
+    pub(crate) model: Option<ModelRef>,
+    pub(crate) name: Option<LitStr>,
     pub(crate) allow_remote: Option<()>,
     pub(crate) remote_only: Option<()>,
     pub(crate) filters: Vec<Filter>,
+    pub(crate) options: Options,
     pub(crate) krate: Option<Path>,
 }
 
-const WORDS: [&str; 9] =
-    ["model", "allow_remote", "remote_only", "where", "data", "changed", "enters", "leaves", "crate"];
+/// The model, by its name or its type.
+pub(crate) enum ModelRef {
+    Name(LitStr),
+    Type(Path),
+}
+
+/// How the listener is called, where it says so.
+#[derive(Default)]
+pub(crate) struct Options {
+    pub(crate) concurrency: Option<LitInt>,
+    pub(crate) timeout: Option<Millis>,
+    pub(crate) ordered: Option<Path>,
+    pub(crate) unordered: Option<Path>,
+    pub(crate) attempts: Option<LitInt>,
+    pub(crate) backoff: Option<Millis>,
+    pub(crate) jitter: Option<Millis>,
+    pub(crate) budget: Option<Millis>,
+}
+
+/// A time in milliseconds.
+#[derive(Clone, Copy)]
+pub(crate) struct Millis(pub(crate) u64);
+
+const WORDS: [&str; 15] = [
+    "model",
+    "name",
+    "allow_remote",
+    "remote_only",
+    "where",
+    "data",
+    "changed",
+    "enters",
+    "leaves",
+    "concurrency",
+    "timeout",
+    "ordered",
+    "unordered",
+    "retry",
+    "crate",
+];
+
+const KNOWN: &str = "known are `model = …`, `name = \"…\"`, `allow_remote`, `remote_only`, the filters `where(…)`, `data(…)`, \
+                     `changed(…)`, `enters(…)`, `leaves(…)`, and `concurrency = …`, `timeout = \"…\"`, `unordered`, \
+                     `retry(…)`, `crate = …`";
 
 impl ListenerAttr {
     pub(crate) fn parse(attribute: TokenStream, errors: &Errors) -> Self {
@@ -29,6 +73,7 @@ impl ListenerAttr {
         if let Err(error) = parser.parse2(attribute) {
             errors.push(error);
         }
+        parsed.options.check(errors);
         parsed
     }
 
@@ -36,22 +81,18 @@ impl ListenerAttr {
         let path = &meta.path;
         let name = quote!(#path).to_string().replace(' ', "");
         match name.as_str() {
-            "model" => {
-                let value = meta.value()?;
-                match value.parse() {
-                    Ok(model) => set(&mut self.model, model, meta, errors),
-                    Err(error) => {
-                        errors.at_span(
-                            error.span(),
-                            "write the model's name in quotes, as in `model = \"user\"`",
-                        );
-                        skip_value(meta)?;
-                    }
-                }
+            "model" => once(&mut self.model, meta, errors, ModelRef::parse)?,
+            "name" => once(&mut self.name, meta, errors, listener_name)?,
+            "allow_remote" => once(&mut self.allow_remote, meta, errors, |_| Ok(()))?,
+            "remote_only" => once(&mut self.remote_only, meta, errors, |_| Ok(()))?,
+            "concurrency" => once(&mut self.options.concurrency, meta, errors, count)?,
+            "timeout" => once(&mut self.options.timeout, meta, errors, some_time)?,
+            "ordered" => once(&mut self.options.ordered, meta, errors, |meta| Ok(meta.path.clone()))?,
+            "unordered" => once(&mut self.options.unordered, meta, errors, |meta| Ok(meta.path.clone()))?,
+            "retry" => self.options.retry(meta, errors)?,
+            "crate" => {
+                once(&mut self.krate, meta, errors, |meta| meta.value()?.call(Path::parse_mod_style))?;
             }
-            "allow_remote" => set(&mut self.allow_remote, (), meta, errors),
-            "remote_only" => set(&mut self.remote_only, (), meta, errors),
-            "crate" => set(&mut self.krate, meta.value()?.call(Path::parse_mod_style)?, meta, errors),
             "where" | "data" | "changed" | "enters" | "leaves" => {
                 let filter = Filter::parse(&name, meta)?;
                 if self.filters.iter().any(|other| other.word == name) {
@@ -61,9 +102,7 @@ impl ListenerAttr {
             }
             _ => {
                 let hint = did_you_mean(&name, &WORDS);
-                let known = "known are `model = \"…\"`, `allow_remote`, `remote_only`, the filters `where(…)`, `data(…)`, \
-                             `changed(…)`, `enters(…)`, `leaves(…)`, and `crate = …`";
-                errors.at(path, format_args!("`{name}` is not known here{hint}\n{known}"));
+                errors.at(path, format_args!("`{name}` is not known here{hint}\n{KNOWN}"));
                 skip_value(meta)?;
             }
         }
@@ -71,9 +110,165 @@ impl ListenerAttr {
     }
 }
 
-fn set<T>(slot: &mut Option<T>, value: T, meta: &ParseNestedMeta<'_>, errors: &Errors) {
-    if slot.replace(value).is_some() {
-        let path = &meta.path;
-        errors.at(path, format_args!("`{}` is written twice; once is enough", quote!(#path)));
+impl ModelRef {
+    fn parse(meta: &ParseNestedMeta<'_>) -> syn::Result<Self> {
+        let value = meta.value()?;
+        if value.peek(LitStr) {
+            return Ok(Self::Name(value.parse()?));
+        }
+        let path = value.call(Path::parse_mod_style);
+        path.map(Self::Type).map_err(|error| {
+            syn::Error::new(
+                error.span(),
+                "write the model's name, as in `model = \"user\"`, or its type, as in `model = User`",
+            )
+        })
+    }
+}
+
+impl Options {
+    /// `retry(attempts = 5, backoff = "1s", …)`
+    fn retry(&mut self, meta: &ParseNestedMeta<'_>, errors: &Errors) -> syn::Result<()> {
+        const WORDS: [&str; 4] = ["attempts", "backoff", "jitter", "budget"];
+        const EXAMPLE: &str =
+            "`retry(attempts = 5, backoff = \"1s\", jitter = \"250ms\", budget = \"1min\")`";
+        if !meta.input.peek(syn::token::Paren) {
+            return Err(syn::Error::new_spanned(
+                &meta.path,
+                format_args!("write {EXAMPLE}, or a part of it"),
+            ));
+        }
+        let already = self.attempts.is_some()
+            || self.backoff.is_some()
+            || self.jitter.is_some()
+            || self.budget.is_some();
+        if already {
+            errors.at(&meta.path, "`retry` is written twice; once is enough");
+        }
+        meta.parse_nested_meta(|meta| {
+            let path = &meta.path;
+            let name = quote!(#path).to_string();
+            match name.as_str() {
+                "attempts" => once(&mut self.attempts, &meta, errors, count),
+                "backoff" => once(&mut self.backoff, &meta, errors, some_time),
+                "jitter" => once(&mut self.jitter, &meta, errors, time),
+                "budget" => once(&mut self.budget, &meta, errors, some_time),
+                _ => {
+                    let hint = did_you_mean(&name, &WORDS);
+                    errors.at(
+                        path,
+                        format_args!("`{name}` is not known here{hint}\nwrite {EXAMPLE}, or a part of it"),
+                    );
+                    skip_value(&meta)
+                }
+            }
+        })
+    }
+
+    fn check(&self, errors: &Errors) {
+        if let (Some(_), Some(unordered)) = (&self.ordered, &self.unordered) {
+            errors.at(unordered, "`ordered` and `unordered` exclude each other: leave one of them out");
+        }
+    }
+
+    /// Whether anything was said.
+    pub(crate) fn is_empty(&self) -> bool {
+        let Self { concurrency, timeout, ordered: _, unordered, attempts, backoff, jitter, budget } = self;
+        let numbers = concurrency.is_some() || attempts.is_some();
+        let times = [timeout, backoff, jitter, budget].iter().any(|time| time.is_some());
+        !numbers && !times && unordered.is_none()
+    }
+}
+
+fn listener_name(meta: &ParseNestedMeta<'_>) -> syn::Result<LitStr> {
+    let name: LitStr = meta.value()?.parse()?;
+    if name.value().trim().is_empty() {
+        return Err(syn::Error::new_spanned(
+            name,
+            "the name is how logs and `.require(…)` call the listener: leave it out, or write one",
+        ));
+    }
+    Ok(name)
+}
+
+/// A number from 1 on.
+fn count(meta: &ParseNestedMeta<'_>) -> syn::Result<LitInt> {
+    let value = meta.value()?;
+    let wrong = |span| syn::Error::new(span, "write a number from 1 to 65535");
+    let number: LitInt = value.parse().map_err(|error| wrong(error.span()))?;
+    match number.base10_parse::<u16>() {
+        Ok(1..) => Ok(number),
+        _ => Err(wrong(number.span())),
+    }
+}
+
+/// A time longer than none.
+fn some_time(meta: &ParseNestedMeta<'_>) -> syn::Result<Millis> {
+    let span = meta.input.span();
+    match time(meta)? {
+        Millis(0) => Err(syn::Error::new(span, "no time at all is not allowed here")),
+        time => Ok(time),
+    }
+}
+
+/// `"500ms"`, `"5s"`, `"2min"`, `"1h"`.
+fn time(meta: &ParseNestedMeta<'_>) -> syn::Result<Millis> {
+    let wrong =
+        |span| syn::Error::new(span, "write a time in quotes: `\"500ms\"`, `\"5s\"`, `\"2min\"` or `\"1h\"`");
+    let value = meta.value()?;
+    let text: LitStr = value.parse().map_err(|error| wrong(error.span()))?;
+    millis(&text.value()).map(Millis).ok_or_else(|| wrong(text.span()))
+}
+
+fn millis(text: &str) -> Option<u64> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let factor = match unit.trim_start() {
+        "ms" => 1,
+        "s" => 1_000,
+        "min" => 60_000,
+        "h" => 3_600_000,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(factor)
+}
+
+/// Reads an entry that may be written once. A mistake in it is kept, and reading goes on.
+fn once<T>(
+    slot: &mut Option<T>,
+    meta: &ParseNestedMeta<'_>,
+    errors: &Errors,
+    parse: impl FnOnce(&ParseNestedMeta<'_>) -> syn::Result<T>,
+) -> syn::Result<()> {
+    match parse(meta) {
+        Ok(value) => {
+            if slot.replace(value).is_some() {
+                let path = &meta.path;
+                errors.at(path, format_args!("`{}` is written twice; once is enough", quote!(#path)));
+            }
+            Ok(())
+        }
+        Err(error) => {
+            errors.push(error);
+            skip_value(meta)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::millis;
+
+    #[test]
+    fn times_have_a_number_and_a_unit() {
+        let check = |text, expected| assert_eq!(millis(text), expected, "{text}");
+        check("500ms", Some(500));
+        check("5s", Some(5_000));
+        check("2 min", Some(120_000));
+        check("1h", Some(3_600_000));
+        for wrong in ["", "5", "s", "-5s", "1.5s", "5 days", "99999999999999999999s", "18446744073709551615h"]
+        {
+            check(wrong, None);
+        }
     }
 }

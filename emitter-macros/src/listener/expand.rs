@@ -2,34 +2,27 @@
 
 use proc_macro2::{Span, TokenStream};
 use quote::{quote, quote_spanned};
-use syn::ext::IdentExt;
 use syn::spanned::Spanned;
-use syn::{Ident, ReturnType, Type};
+use syn::{Ident, LitInt, ReturnType, Type};
 
+use super::attr::{Millis, ModelRef, Options};
 use super::filter::expand as filter;
 use super::model::{Hears, Listener, Parameter};
 use crate::crate_path;
 
 pub(crate) fn expand(listener: &Listener) -> TokenStream {
-    let Listener { krate, function, event, model, .. } = listener;
-    let name = function.unraw().to_string();
+    let Listener { krate, name, event, .. } = listener;
     let hears = match listener.hears {
         Hears::Local => quote!(Local),
         Hears::Everything => quote!(Everything),
         Hears::Remote => quote!(Remote),
     };
     let prepare = prepare(listener);
-    let wrong_model = format!(
-        "the listener's model is \"{}\", but its event belongs to another model: make them agree",
-        model.value()
-    );
-    let agree = quote_spanned! {model.span()=>
-        ::core::assert!(#krate::__private::same_model(#krate::__private::wanted::<#event>().model, #model), #wrong_model)
-    };
+    let agree = agree(listener);
     let checks = filter::checks(&listener.filters, krate, event);
     quote! {
         const _: () = {
-            const _: () = #agree;
+            #agree
             #checks
 
             #krate::__private::inventory::submit! {
@@ -46,6 +39,26 @@ pub(crate) fn expand(listener: &Listener) -> TokenStream {
     }
 }
 
+/// The check that the model and the event's type agree.
+fn agree(listener: &Listener) -> TokenStream {
+    let Listener { krate, event, .. } = listener;
+    match &listener.model {
+        ModelRef::Name(model) => {
+            let wrong = format!(
+                "the listener's model is \"{}\", but its event belongs to another model: make them agree",
+                model.value()
+            );
+            let check = quote_spanned! {model.span()=>
+                ::core::assert!(
+                    #krate::__private::same_model(#krate::__private::wanted::<#event>().model, #model), #wrong
+                )
+            };
+            quote!(const _: () = #check;)
+        }
+        ModelRef::Type(model) => quote!(const _: fn() = #krate::__private::listens_to::<#event, #model>;),
+    }
+}
+
 /// Takes the states, and makes the handler that calls the function. A closure, for the name of a
 /// function would hide a listener of the same name.
 fn prepare(listener: &Listener) -> TokenStream {
@@ -56,14 +69,22 @@ fn prepare(listener: &Listener) -> TokenStream {
     let states = variable("states", Span::call_site());
     let event_variable = variable("event", event.span());
     let takes = parameters.iter().enumerate().filter_map(|(index, parameter)| match parameter {
-        Parameter::Event => None,
+        Parameter::Event | Parameter::Context => None,
         Parameter::State(ty) => {
             let state = state(index, ty);
             Some(quote_spanned! {ty.span()=> let #state = #states.get::<#ty>()?; })
         }
     });
+    let with_context = parameters.iter().any(|parameter| matches!(parameter, Parameter::Context));
+    let [home, attempt, context] = ["home", "attempt", "context"].map(|name| variable(name, event.span()));
+    let take_home = with_context.then(|| quote! { let #home = #states.home(); });
+    let make_context = with_context.then(|| {
+        quote! { let #context = #krate::__private::context(&#event_variable, #attempt, &#home); }
+    });
+    let attempt = if with_context { quote!(#attempt) } else { quote!(_) };
     let arguments = parameters.iter().enumerate().map(|(index, parameter)| match parameter {
         Parameter::Event => quote!(#event_variable),
+        Parameter::Context => quote!(::core::clone::Clone::clone(&#context)),
         Parameter::State(ty) => {
             let state = state(index, ty);
             quote_spanned!(ty.span()=> ::core::clone::Clone::clone(&#state))
@@ -77,14 +98,58 @@ fn prepare(listener: &Listener) -> TokenStream {
     let constructor = Ident::new(if listener.is_async { "from_async" } else { "from_blocking" }, output);
     let located = crate_path::located(krate, output);
     let handler = quote_spanned! {output=>
-        #located::__private::Handler::#constructor::<#event, _, _>(move |#event_variable| #function(#(#arguments),*))
+        #located::__private::Handler::#constructor::<#event, _, _>(move |#event_variable, #attempt| {
+            #make_context
+            #function(#(#arguments),*)
+        })
     };
     let filtered =
         filter::expand(&listener.filters, krate, event).map(|filter| quote!(.filtered::<#event>(#filter)));
+    let options = options(listener);
     quote! {
         |#states: &#krate::__private::States| {
             #(#takes)*
-            ::core::result::Result::Ok(#handler #filtered)
+            #take_home
+            ::core::result::Result::Ok(#handler #filtered #options)
         }
     }
+}
+
+/// How the listener is called, if it says anything about that.
+fn options(listener: &Listener) -> Option<TokenStream> {
+    let Listener { krate, options, .. } = listener;
+    let Options { concurrency, timeout, ordered: _, unordered, attempts, backoff, jitter, budget } = options;
+    let some = |value: TokenStream| quote!(::core::option::Option::Some(#value));
+    let number = |field: &str, number: &Option<LitInt>| {
+        let field = Ident::new(field, Span::call_site());
+        number.as_ref().map(|number| {
+            let value = some(quote!(#number));
+            quote!(#field: #value,)
+        })
+    };
+    let time = |field: &str, time: &Option<Millis>| {
+        let field = Ident::new(field, Span::call_site());
+        time.map(|Millis(millis)| {
+            let value = some(quote!(::core::time::Duration::from_millis(#millis)));
+            quote!(#field: #value,)
+        })
+    };
+    let unordered = unordered.as_ref().map(|_| quote!(unordered: true,));
+    let fields: TokenStream = [
+        number("concurrency", concurrency),
+        time("timeout", timeout),
+        unordered,
+        number("attempts", attempts),
+        time("backoff", backoff),
+        time("jitter", jitter),
+        time("budget", budget),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    (!options.is_empty()).then(|| {
+        quote! {
+            .with(#krate::__private::ListenerOptions { #fields ..::core::default::Default::default() })
+        }
+    })
 }

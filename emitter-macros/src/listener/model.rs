@@ -1,9 +1,10 @@
 //! Decides everything about a listener before anything is printed.
 
 use proc_macro2::TokenStream;
-use syn::{FnArg, GenericArgument, Ident, ItemFn, LitStr, PathArguments, ReturnType, Type};
+use syn::ext::IdentExt;
+use syn::{FnArg, GenericArgument, Ident, ItemFn, PathArguments, ReturnType, Type};
 
-use super::attr::ListenerAttr;
+use super::attr::{ListenerAttr, ModelRef, Options};
 use super::filter::Filter;
 use crate::crate_path;
 use crate::errors::Errors;
@@ -13,9 +14,11 @@ pub(crate) struct Listener {
     pub(crate) krate: TokenStream,
     pub(crate) function: Ident,
     pub(crate) is_async: bool,
-    pub(crate) model: LitStr,
+    pub(crate) name: String,
+    pub(crate) model: ModelRef,
     pub(crate) hears: Hears,
     pub(crate) filters: Vec<Filter>,
+    pub(crate) options: Options,
     /// The `T` of `Event<T>`.
     pub(crate) event: Type,
     pub(crate) parameters: Vec<Parameter>,
@@ -33,6 +36,8 @@ pub(crate) enum Hears {
 pub(crate) enum Parameter {
     /// `Event<…>`.
     Event,
+    /// `Context`.
+    Context,
     /// The `T` of a `State<T>`.
     State(Box<Type>),
 }
@@ -62,6 +67,7 @@ impl Listener {
         Ok(Self {
             krate: crate_path::core(attr.krate.as_ref()),
             is_async: function.sig.asyncness.is_some(),
+            name: attr.name.map_or_else(|| function.sig.ident.unraw().to_string(), |name| name.value()),
             model: attr.model.ok_or_else(missing)?,
             hears: match (attr.allow_remote, attr.remote_only) {
                 (_, Some(_)) => Hears::Remote,
@@ -69,6 +75,7 @@ impl Listener {
                 (None, None) => Hears::Local,
             },
             filters: attr.filters,
+            options: attr.options,
             event: event.ok_or_else(missing)?,
             parameters,
             output: function.sig.output.clone(),
@@ -103,6 +110,7 @@ fn parameters(function: &ItemFn, errors: &Errors) -> (Option<Type>, Vec<Paramete
             continue;
         };
         match wrapped(&input.ty) {
+            None if is_context(&input.ty) => parameters.push(Parameter::Context),
             Some(("Event", ty)) => {
                 parameters.push(Parameter::Event);
                 if event.replace(ty.clone()).is_some() {
@@ -128,13 +136,24 @@ fn parameters(function: &ItemFn, errors: &Errors) -> (Option<Type>, Vec<Paramete
 /// Why a type cannot be a parameter.
 fn refusal(ty: &Type) -> &'static str {
     match ty {
-        Type::Reference(reference) if wrapped(&reference.elem).is_some() => {
+        Type::Reference(reference) if wrapped(&reference.elem).is_some() || is_context(&reference.elem) => {
             "a listener takes its parameters by value: leave the `&` out"
         }
         _ => {
-            "a listener takes one `Event<…>` and any number of `State<…>`.\n\
+            "a listener takes one `Event<…>`, any number of `State<…>`, and a `Context` if it likes.\n\
              Share a value with `.state(value)` on the builder and take it as `State<Value>`"
         }
+    }
+}
+
+/// `Context`, by the last part of the path.
+fn is_context(ty: &Type) -> bool {
+    match ty {
+        Type::Path(path) => {
+            path.path.segments.last().is_some_and(|last| last.ident == "Context" && last.arguments.is_none())
+        }
+        Type::Group(group) => is_context(&group.elem),
+        _ => false,
     }
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use emitter_core::retry::Retry;
 use emitter_core::transport::memory::{Faults, MemoryBroker};
 use emitter_core::{Emitter, Event, EventId};
 use emitter_tests::eventually::eventually;
@@ -18,6 +19,7 @@ async fn one_that_panics_or_fails_or_never_ends_harms_no_other() {
     let b = builder("b")
         .transport(broker.connect("b"))
         .listener_timeout(Duration::from_millis(50))
+        .listener_retry(Retry { attempts: 1, ..Retry::default() })
         .start()
         .await
         .unwrap();
@@ -43,8 +45,8 @@ async fn one_that_panics_or_fails_or_never_ends_harms_no_other() {
     eventually(|| broker.unacknowledged("b") == 0).await;
     let stats = b.stats();
     assert_eq!(
-        (stats.handled, stats.failed, stats.panicked, stats.timed_out),
-        (100, 100, 300, 100),
+        (stats.handled, stats.failed, stats.panicked, stats.timed_out, stats.given_up, stats.retried),
+        (100, 100, 300, 100, 500, 0),
         "{stats:?}"
     );
     assert!(b.shutdown(SECOND).await.is_clean());

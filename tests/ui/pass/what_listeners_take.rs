@@ -1,4 +1,4 @@
-use emitter_diesel::{Emits, Event, State, listener};
+use emitter_diesel::{Context, Emits, Event, State, listener};
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Emits)]
@@ -32,6 +32,22 @@ fn one_state_twice(first: State<Cache>, event: Event<UserEvent>, second: State<C
 fn whole_paths(event: ::emitter_diesel::Event<self::UserEvent>, cache: ::emitter_diesel::State<self::Cache>) {
     let _ = (event, cache);
 }
+
+#[listener(model = User)]
+fn a_context(context: Context, event: Event<UserEvent>, cache: State<Cache>) {
+    let _ = (context.attempt(), event, cache);
+}
+
+#[listener(model = self::User)]
+async fn contexts(first: emitter_diesel::Context, event: Event<UserEvent>, second: Context) {
+    let _ = (first, event, second);
+}
+
+#[listener(model = "user", name = "any name", ordered, concurrency = 1, timeout = "1 min", retry(attempts = 1))]
+async fn options(_: Event<UserEvent>) {}
+
+#[listener(model = "user", unordered, retry(backoff = "100ms", jitter = "0s", budget = "1h"))]
+async fn more_options(_: Event<UserEvent>) {}
 
 #[allow(unused_mut)]
 #[listener(model = "user",)]

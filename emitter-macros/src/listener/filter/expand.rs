@@ -58,9 +58,10 @@ pub(in super::super) fn checks(filters: &[Filter], krate: &TokenStream, event: &
             ),
         };
         let check = Ident::new(check, Span::call_site());
-        Some(quote_spanned! {filter.span=>
-            const _: () = ::core::assert!(#krate::__private::#check::<#event>(), #message);
-        })
+        let check = quote_spanned! {filter.span=>
+            ::core::assert!(#krate::__private::#check::<#event>(), #message)
+        };
+        Some(quote!(const _: () = #check;))
     };
     filters.iter().filter_map(check).collect()
 }

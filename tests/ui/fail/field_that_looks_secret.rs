@@ -1,0 +1,11 @@
+use emitter_diesel::Emits;
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Serialize, Deserialize, Emits)]
+#[emits(create)]
+struct User {
+    id: i32,
+    api_key: String,
+}
+
+fn main() {}
