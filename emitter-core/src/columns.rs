@@ -15,13 +15,29 @@ pub struct Column {
     /// Its place among the fields of the model, skipped ones included, from 0: the place at which
     /// it is loaded. `None` where that cannot be told from the struct.
     pub place: Option<usize>,
+    /// Its type as the model writes it, such as `Option<String>`.
+    pub type_name: &'static str,
+    /// Whether a row without it can be read: an `Option`, or one with serde's `default`.
+    pub may_be_absent: bool,
 }
 
 impl Column {
-    /// A column with these names, at this place.
+    /// A column with these names and this type, at this place.
     #[must_use]
-    pub const fn new(field: &'static str, json: &'static str, place: Option<usize>) -> Self {
-        Self { field, json, place }
+    pub const fn new(
+        field: &'static str,
+        json: &'static str,
+        type_name: &'static str,
+        place: Option<usize>,
+    ) -> Self {
+        Self { field, json, place, type_name, may_be_absent: false }
+    }
+
+    /// The same, which a row may lack.
+    #[must_use]
+    pub const fn absent(mut self) -> Self {
+        self.may_be_absent = true;
+        self
     }
 }
 
@@ -134,9 +150,9 @@ mod tests {
     use super::*;
 
     const USER: [Column; 3] = [
-        Column::new("id", "id", None),
-        Column::new("user_id", "userId", None),
-        Column::new("kind", "type", None),
+        Column::new("id", "id", "i32", None),
+        Column::new("user_id", "userId", "i32", None),
+        Column::new("kind", "type", "String", None),
     ];
 
     #[test]

@@ -3,6 +3,8 @@
 //! Three have a say, and each can only narrow what the one before it allows: the application
 //! ([`EmitConfig`]), the model (`#[emits(local)]`, `#[emits(remote)]`), and the call
 //! (`.local_only()`, `.remote_only()`). Off wins.
+//!
+//! And how hard is tried to get it there: [`QoS`].
 
 use crate::event::Operation;
 
@@ -43,6 +45,19 @@ impl From<bool> for Scope {
     fn from(on: bool) -> Self {
         if on { Self::BOTH } else { Self::NONE }
     }
+}
+
+/// Quality of service of one publish, as in MQTT.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum QoS {
+    /// Sent once and forgotten; "confirmed" means written to the socket.
+    AtMostOnce,
+    /// Sent until the broker confirms it. The default.
+    #[default]
+    AtLeastOnce,
+    /// Confirmed in two steps. Receivers of this framework still subscribe at
+    /// [`AtLeastOnce`](Self::AtLeastOnce) and drop duplicates by event id.
+    ExactlyOnce,
 }
 
 /// What an application emits, by operation. It narrows; a statement still needs `.emit()`.

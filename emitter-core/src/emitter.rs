@@ -15,22 +15,26 @@ use tracing::{error, warn};
 
 use crate::dispatcher::lanes::AlreadyHashed;
 use crate::dispatcher::{DispatchLimits, Job, Listener, Message, Worker};
-use crate::emit::{EmitConfig, Scope};
+use crate::emit::{EmitConfig, QoS, Scope};
+use crate::envelope::WireLimits;
 use crate::event::{EventId, Meta, Operation, Origin, Source, Stored, Timestamp};
 use crate::listener::{Handler, Hears, ListenerInfo, ListenerOptions, Outcome};
+use crate::masked::HashKey;
 use crate::metrics::{Counters, OnceInAWhile, Stats};
 use crate::model::{EventBody, Model, ModelEvent};
 use crate::model_info::{AnyEvent, ModelInfo, keys};
 use crate::queue::{Queue, Refused};
-use crate::topic::{ModelName, TopicPrefix};
+use crate::topic::{ModelTopic, TopicPrefix};
 use crate::transport::{Transport, TransportStatus};
 
 mod builder;
 mod intake;
 mod publishing;
+mod replay;
 mod shutdown;
 
 pub use builder::{Builder, StartError};
+pub use replay::ReplayError;
 pub use shutdown::ShutdownReport;
 use shutdown::{Ending, after};
 
@@ -76,15 +80,22 @@ struct Shared {
     emit: EmitConfig,
     limits: DispatchLimits,
     prefix: TopicPrefix,
+    wire: WireLimits,
+    hash_key: Option<HashKey>,
     models: RwLock<Models>,
     transport: Option<Arc<dyn Transport>>,
-    to_publish: Queue<Arc<dyn AnyEvent>>,
+    to_publish: Queue<Outbound>,
     counters: Arc<Counters>,
     overflows: OnceInAWhile,
+    /// Sees everything that is emitted, in tests.
+    tap: Option<Tap>,
     next_listener: AtomicU64,
     /// Where the tasks run. Listeners may be added from threads that know no runtime.
     runtime: tokio::runtime::Handle,
 }
+
+/// Is shown what is emitted, and where it may go.
+pub(crate) type Tap = Box<dyn Fn(&Arc<dyn AnyEvent>, Scope) + Send + Sync>;
 
 #[derive(Default)]
 struct Tasks {
@@ -101,14 +112,23 @@ struct Tasks {
 struct Models {
     by_type: HashMap<std::any::TypeId, Arc<ModelState>, BuildHasherDefault<AlreadyHashed>>,
     by_name: HashMap<String, Arc<ModelState>>,
+    by_topic: HashMap<String, Arc<ModelState>>,
+}
+
+/// An event for other nodes, and how hard to try if the call said so.
+struct Outbound {
+    event: Arc<dyn AnyEvent>,
+    qos: Option<QoS>,
 }
 
 /// A model at this node.
 struct ModelState {
     info: &'static ModelInfo,
-    name: ModelName,
+    topic: ModelTopic,
     /// Of this node; its events carry it.
     origin: Arc<Origin>,
+    /// The application's, for models that hash columns.
+    hash_key: Option<HashKey>,
     queue: Arc<Queue<Message>>,
     listeners: Mutex<Vec<Arc<Listener>>>,
     /// How many of them hear local events; read for every emitted event.
@@ -122,6 +142,9 @@ pub struct Emission {
     event: Arc<dyn AnyEvent>,
     model: Arc<ModelState>,
     scope: Scope,
+    /// Where it might go if somebody listened.
+    allowed: Scope,
+    qos: Option<QoS>,
 }
 
 impl fmt::Debug for Emission {
@@ -134,6 +157,8 @@ impl fmt::Debug for Emission {
 pub struct Route<M> {
     state: Arc<ModelState>,
     scope: Scope,
+    allowed: Scope,
+    qos: Option<QoS>,
     model: std::marker::PhantomData<fn() -> M>,
 }
 
@@ -153,13 +178,28 @@ impl<M: Model> Route<M> {
             sequence: None,
             keys: keys(&body),
         };
-        Emission { event: Arc::new(Stored::<M> { meta, event }), model: self.state, scope: self.scope }
+        let event = Arc::new(Stored::<M> { meta, event });
+        Emission { event, model: self.state, scope: self.scope, allowed: self.allowed, qos: self.qos }
+    }
+
+    /// Brings its events to other nodes with this quality of service instead of the model's.
+    #[must_use]
+    pub fn with_qos(mut self, qos: Option<QoS>) -> Self {
+        self.qos = qos;
+        self
+    }
+
+    /// The key of the model's hashed columns, for [`Model::to_row`]; `None` where it hashes none.
+    #[must_use]
+    pub fn hash_key(&self) -> Option<HashKey> {
+        if M::HASHES { self.state.hash_key.clone() } else { None }
     }
 }
 
 impl<M> Clone for Route<M> {
     fn clone(&self) -> Self {
-        Self { state: Arc::clone(&self.state), scope: self.scope, model: std::marker::PhantomData }
+        let (state, model) = (Arc::clone(&self.state), std::marker::PhantomData);
+        Self { state, scope: self.scope, allowed: self.allowed, qos: self.qos, model }
     }
 }
 
@@ -216,7 +256,13 @@ impl Emitter {
             local: allowed.local && state.local_listeners.load(Ordering::Relaxed) > 0,
             remote: allowed.remote && shared.transport.is_some(),
         };
-        (!scope.is_none()).then_some(Route { state, scope, model: std::marker::PhantomData })
+        (!scope.is_none() || shared.tap.is_some()).then_some(Route {
+            state,
+            scope,
+            allowed,
+            qos: None,
+            model: std::marker::PhantomData,
+        })
     }
 
     /// Makes an event of something that this node did. It goes nowhere until
@@ -225,6 +271,31 @@ impl Emitter {
     pub fn event<M: Model>(&self, event: M::Event, asked: Scope) -> Option<Emission> {
         let route = self.route::<M>(event.body().operation(), asked)?;
         Some(route.event(event))
+    }
+
+    /// Emits something that this node did, here and to other nodes as far as the application and
+    /// the model allow: what `.emit()` does for a statement, for services without a database. The
+    /// event's id; it has one though nobody may hear it.
+    ///
+    /// ```
+    /// # use emitter_core::{Emits, Emitter};
+    /// # use emitter_core::model::Created;
+    /// # #[derive(Clone, serde::Serialize, serde::Deserialize, Emits)]
+    /// # #[emits(create)]
+    /// # struct Order { id: i64 }
+    /// # fn placed(emitter: &Emitter) {
+    /// let id = emitter.publish(OrderCreated::new(Order { id: 1 }));
+    /// # }
+    /// ```
+    pub fn publish<T: EventBody>(&self, event: T) -> EventId {
+        match self.event::<T::Model>(event.into_event(), Scope::BOTH) {
+            Some(emission) => {
+                let id = emission.id();
+                self.emit([emission]);
+                id
+            }
+            None => EventId::now(),
+        }
     }
 
     /// Sends events on their way, in order: to dispatch and to publishing, neither of which waits
@@ -298,6 +369,20 @@ impl Emitter {
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+    }
+}
+
+#[cfg(any(test, feature = "testing"))]
+impl Emitter {
+    pub(crate) fn topic_prefix(&self) -> &TopicPrefix {
+        &self.node.shared.prefix
+    }
+
+    /// Events that listeners or publishing have not finished.
+    pub(crate) fn unfinished(&self) -> usize {
+        let shared = &self.node.shared;
+        let listeners: usize = shared.all_models().iter().map(|model| model.queue.unfinished()).sum();
+        listeners + shared.to_publish.unfinished()
     }
 }
 
@@ -507,15 +592,19 @@ impl Shared {
         if let Some(model) = known(&models) {
             return Ok(model);
         }
-        let name = ModelName::new(info.name)?;
+        let topic = ModelTopic::new(info.topic)?;
         let folded = info.name.to_ascii_lowercase();
         if models.by_name.contains_key(&folded) {
             return Err(StartError::SameModelName(info.name));
         }
+        if let Some(other) = models.by_type.values().find(|other| other.topic.overlaps(&topic)) {
+            return Err(StartError::SameTopic(info.name, other.info.name));
+        }
         let model = Arc::new(ModelState {
             info,
-            name,
+            topic,
             origin: Arc::clone(&self.origin),
+            hash_key: self.hash_key.clone(),
             queue: Arc::new(Queue::new(self.limits.queue)),
             listeners: Mutex::default(),
             local_listeners: AtomicUsize::new(0),
@@ -523,6 +612,7 @@ impl Shared {
         });
         models.by_type.insert(info.type_id, Arc::clone(&model));
         models.by_name.insert(folded, Arc::clone(&model));
+        models.by_topic.insert(info.topic.to_ascii_lowercase(), Arc::clone(&model));
         Ok(model)
     }
 
@@ -530,6 +620,12 @@ impl Shared {
     fn model_named(&self, name: &str) -> Option<Arc<ModelState>> {
         let models = self.models.read().unwrap_or_else(PoisonError::into_inner);
         models.by_name.get(&name.to_ascii_lowercase()).cloned()
+    }
+
+    /// The model with these levels in topics.
+    fn model_at(&self, levels: &str) -> Option<Arc<ModelState>> {
+        let models = self.models.read().unwrap_or_else(PoisonError::into_inner);
+        models.by_topic.get(&levels.to_ascii_lowercase()).cloned()
     }
 
     fn all_models(&self) -> Vec<Arc<ModelState>> {
@@ -544,10 +640,13 @@ impl Shared {
     }
 
     fn emit(&self, emission: Emission) {
-        let Emission { event, model, scope } = emission;
+        let Emission { event, model, scope, allowed, qos } = emission;
+        if let Some(tap) = &self.tap {
+            tap(&event, allowed);
+        }
         if scope.remote {
             self.counters.emitted_remote.add_one();
-            if let Err(reason) = self.to_publish.push(Arc::clone(&event)) {
+            if let Err(reason) = self.to_publish.push(Outbound { event: Arc::clone(&event), qos }) {
                 self.counters.publish_refused.add_one();
                 self.overflows.log(|more| match reason {
                     Refused::Full => {
@@ -589,7 +688,7 @@ impl Shared {
             model.local_listeners.fetch_add(1, Ordering::Relaxed);
         }
         if let Some(transport) = self.transport.as_ref().filter(|_| first_remote) {
-            transport.subscribe(self.prefix.model_filter(&model.name));
+            transport.subscribe(self.prefix.model_filter(&model.topic));
         }
         Ok(())
     }
@@ -606,7 +705,7 @@ impl Shared {
         }
         let last_remote = hears.remote() && !listeners.iter().any(|other| other.info.hears.remote());
         if let Some(transport) = self.transport.as_ref().filter(|_| last_remote) {
-            transport.unsubscribe(&self.prefix.model_filter(&model.name));
+            transport.unsubscribe(&self.prefix.model_filter(&model.topic));
         }
     }
 }

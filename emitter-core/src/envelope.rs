@@ -13,6 +13,8 @@
 //! where that is not known, or goes without saying (inserts set all, deletes none). Of programs
 //! that do not send it, `args` tells.
 //!
+//! `version` is that of the rows' shape; 1 is left out.
+//!
 //! A bulk operation has `"result":{"count":2}` and its rows beside it:
 //! `"rows":[{"before":{…},"after":{…}}, …]`.
 //!
@@ -75,6 +77,8 @@ pub struct Outgoing<'a> {
     pub origin: &'a Origin,
     /// The how-many-eth of this origin and model.
     pub sequence: u64,
+    /// The version of the rows' shape.
+    pub version: u32,
 }
 
 /// An event's rows as JSON.
@@ -134,6 +138,7 @@ pub fn encode(event: &Outgoing<'_>, limits: &WireLimits) -> Result<Vec<u8>, Enco
         changed: event.set.map(|set| named(event.columns, set).collect()),
         origin: event.origin,
         seq: event.sequence,
+        version: Some(event.version).filter(|version| *version != FIRST_VERSION),
     };
     let text = serde_json::to_string(&wire).map_err(|_| EncodeError::Json)?;
     if text.len() > limits.max_bytes {
@@ -160,6 +165,8 @@ pub struct Incoming<'a> {
     pub origin: Option<Origin>,
     /// Its number at its origin.
     pub sequence: Option<u64>,
+    /// The version of the rows' shape; `None` where the sender knows no versions.
+    pub version: Option<u32>,
     /// The rows.
     pub content: IncomingContent<'a>,
     /// The names of the columns that the write set, if the sender tells.
@@ -215,6 +222,8 @@ pub fn decode<'a>(payload: &'a [u8], limits: &WireLimits) -> Result<Incoming<'a>
         model: wire.model,
         operation,
         time: wire.timestamp,
+        // Nodes of this framework leave the first version out.
+        version: wire.version.or_else(|| wire.origin.as_ref().map(|_| FIRST_VERSION)),
         id: wire.event_id.and_then(|id| Uuid::try_parse(&id).ok()).map(EventId::from_uuid),
         origin: wire.origin,
         sequence: wire.seq,
@@ -293,6 +302,17 @@ pub enum DecodeError {
     /// An operation that this node's model does not emit.
     #[error("this node's model does not emit {0}; add it to its `#[emits(…)]`")]
     NotEmitted(Operation),
+    /// The rows have a version of which this node does not know the shape.
+    #[error(
+        "the event has version {found} of its model, this node has {known}: deploy the nodes that listen before those \
+         that write, and name the types of earlier versions with `#[emits(earlier(…))]`"
+    )]
+    Version {
+        /// That of the event.
+        found: u32,
+        /// That of this node's model.
+        known: u32,
+    },
     /// A row is not what the model's type expects.
     #[error("a row does not fit the model: {0}")]
     Row(String),
@@ -318,6 +338,8 @@ struct WireOut<'a> {
     changed: Option<Vec<&'static str>>,
     origin: &'a Origin,
     seq: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<u32>,
 }
 
 #[derive(Serialize)]
@@ -352,7 +374,12 @@ struct WireIn<'a> {
     origin: Option<Origin>,
     #[serde(default)]
     seq: Option<u64>,
+    #[serde(default)]
+    version: Option<u32>,
 }
+
+/// The version of a model that says nothing of versions.
+const FIRST_VERSION: u32 = 1;
 
 #[derive(Deserialize)]
 struct Count {
@@ -481,8 +508,11 @@ mod tests {
     }
 
     /// Of the model; rows have others too.
-    const COLUMNS: &[Column] =
-        &[Column::new("a", "a", None), Column::new("quote", "\"", None), Column::new("e", "é", None)];
+    const COLUMNS: &[Column] = &[
+        Column::new("a", "a", "String", None),
+        Column::new("quote", "\"", "String", None),
+        Column::new("e", "é", "String", None),
+    ];
 
     fn sent() -> impl Strategy<Value = Sent> {
         let rows = prop::collection::vec((prop::option::of(row()), prop::option::of(row())), 0..4);
@@ -533,6 +563,10 @@ mod tests {
         }
     }
 
+    fn version(sent: &Sent) -> u32 {
+        if sent.sequence.is_multiple_of(2) { 1 } else { 3 }
+    }
+
     fn encoded(sent: &Sent, limits: &WireLimits) -> Result<Vec<u8>, EncodeError> {
         let columns: &[&str] = match &sent.key {
             Some(Key::Composite(_)) => &["a", "b"],
@@ -550,6 +584,7 @@ mod tests {
             id: EventId::from_uuid(Uuid::from_u128(sent.id)),
             origin: &origin(),
             sequence: sent.sequence,
+            version: version(sent),
         };
         encode(&outgoing, limits)
     }
@@ -639,6 +674,7 @@ mod tests {
             prop_assert_eq!(incoming.id, Some(EventId::from_uuid(Uuid::from_u128(sent.id))));
             prop_assert_eq!(incoming.origin, Some(origin()));
             prop_assert_eq!(incoming.sequence, Some(sent.sequence));
+            prop_assert_eq!(incoming.version, Some(version(&sent)));
             if let Some(set) = sent.set {
                 let told = incoming.set.map(|names| names.columns(COLUMNS));
                 prop_assert_eq!(told, Some(Columns::from_flags(set)));

@@ -11,8 +11,7 @@
 //! ```standalone_crate
 //! use std::time::Duration;
 //!
-//! use emitter_core::model::Created;
-//! use emitter_core::{Emits, Emitter, Event, Scope, State, listener};
+//! use emitter_core::{Emits, Emitter, Event, State, listener};
 //! use serde::{Deserialize, Serialize};
 //! use tokio::sync::mpsc::UnboundedSender;
 //!
@@ -32,8 +31,7 @@
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let (till, mut totals) = tokio::sync::mpsc::unbounded_channel::<u32>();
 //! let emitter = Emitter::builder().state(till).start().await?;
-//! let created = OrderEvent::Created(Created::new(Order { id: 1, total: 99 }));
-//! emitter.emit(emitter.event::<Order>(created, Scope::BOTH));
+//! emitter.publish(OrderCreated::new(Order { id: 1, total: 99 }));
 //! assert_eq!(totals.recv().await, Some(99));
 //! assert!(emitter.shutdown(Duration::from_secs(5)).await.is_clean());
 //! # Ok(())
@@ -59,12 +57,16 @@ pub mod event;
 pub mod filter;
 pub mod key;
 pub mod listener;
+pub mod manifest;
+pub mod masked;
 pub mod metrics;
 pub mod model;
 mod model_info;
 mod queue;
 pub mod registry;
 pub mod retry;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod topic;
 pub mod transport;
 
@@ -72,13 +74,14 @@ pub mod transport;
 pub use emitter_macros::{Emits, listener};
 
 pub use crate::context::Context;
-pub use crate::emit::{EmitConfig, Scope};
+pub use crate::emit::{EmitConfig, QoS, Scope};
 pub use crate::emitter::{
-    Builder, Emission, Emitter, NotConnected, Route, ShutdownReport, StartError, Subscription,
+    Builder, Emission, Emitter, NotConnected, ReplayError, Route, ShutdownReport, StartError, Subscription,
 };
 pub use crate::event::{Event, EventId, Operation, Origin, Source};
 pub use crate::key::Key;
 pub use crate::listener::{ListenerOptions, State};
+pub use crate::masked::{HashKey, Hashed, Redacted};
 pub use crate::model::Model;
 
 /// What the macros' expansions name, and nobody else should.
@@ -86,14 +89,17 @@ pub use crate::model::Model;
 pub mod __private {
     pub use inventory;
     pub use serde;
+    pub use serde_json::value::RawValue;
 
     pub use crate::columns::place_of;
     pub use crate::context::{Home, context};
     pub use crate::diff::differ;
+    pub use crate::envelope::DecodeError;
     pub use crate::filter::{can_change, can_enter, can_leave, can_set, check, is, is_null};
     pub use crate::listener::{
         Handler, Hears, ListenerOptions, MissingState, States, listens_to, same_model, wanted,
     };
-    pub use crate::model::itself;
-    pub use crate::registry::Registration;
+    pub use crate::masked::hash;
+    pub use crate::model::{itself, read_row, upcast};
+    pub use crate::registry::{RegisteredModel, Registration};
 }

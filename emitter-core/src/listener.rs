@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
 use crate::context::Home;
@@ -34,7 +35,8 @@ pub struct ListenerInfo {
 }
 
 /// Which side's events a listener is given.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Hears {
     /// What this node wrote; the default.
     #[default]
@@ -329,7 +331,8 @@ impl fmt::Debug for Handler {
     }
 }
 
-fn typed<T: EventBody>(event: &Arc<dyn AnyEvent>) -> Option<Event<T>> {
+/// An event of any model as one of this type, if it is.
+pub(crate) fn typed<T: EventBody>(event: &Arc<dyn AnyEvent>) -> Option<Event<T>> {
     let any: Arc<dyn Any + Send + Sync> = Arc::clone(event).as_any();
     Event::of(any.downcast::<Stored<T::Model>>().ok()?)
 }

@@ -5,15 +5,19 @@
 //! and everything that can be read is here.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
 
 use crate::columns::{Column, Columns};
 use crate::diff::Diff;
-use crate::emit::Scope;
+use crate::emit::{QoS, Scope};
+use crate::envelope::{DecodeError, decode_row};
 use crate::event::Operation;
 use crate::key::Key;
+use crate::masked::HashKey;
 
 /// A model whose changes are events. Written by `#[derive(Emits)]`.
 #[diagnostic::on_unimplemented(
@@ -28,8 +32,25 @@ pub trait Model: Sized + Send + Sync + 'static {
     /// The names of its key columns as they are in JSON.
     const KEY_COLUMNS: &'static [&'static str];
 
+    /// The version of its row's shape, which its events carry, from 1. Default 1.
+    const VERSION: u32 = 1;
+
+    /// The earliest version that [`read_row`](Self::read_row) knows. Default: this one.
+    const EARLIEST: u32 = Self::VERSION;
+
+    /// The levels of a topic that stand between prefix and operation, such as `user`. Default: its
+    /// name.
+    const TOPIC: &'static str = Self::NAME;
+
     /// Where its events may go at most. Default: everywhere.
     const SCOPE: Scope = Scope::BOTH;
+
+    /// How long its events are worth anything to other nodes, from when they are published.
+    /// Default: for ever.
+    const EXPIRES: Option<Duration> = None;
+
+    /// Whether it hashes a column, and so needs a [`HashKey`].
+    const HASHES: bool = false;
 
     /// The operations that it emits.
     const OPERATIONS: &'static [Operation];
@@ -54,11 +75,46 @@ pub trait Model: Sized + Send + Sync + 'static {
     /// The columns in which two images of a row differ, each compared by its type's `PartialEq`.
     fn differing(before: &Self::Row, after: &Self::Row) -> Columns;
 
-    /// What listeners may see of this value.
-    fn to_row(&self) -> Self::Row;
+    /// What listeners may see of this value. A column that the model hashes is absent where there
+    /// is no key.
+    fn to_row(&self, hash_key: Option<&HashKey>) -> Self::Row;
 
     /// The key of a row.
     fn key(row: &Self::Row) -> Key;
+
+    /// How hard is tried to bring an event to other nodes. Default: at least once.
+    #[must_use]
+    fn qos(_: Operation) -> QoS {
+        QoS::AtLeastOnce
+    }
+
+    /// Reads a row of this version, or of an earlier one if the model names its type.
+    ///
+    /// # Errors
+    /// [`DecodeError::Row`] when it is something else, [`DecodeError::Version`] when the model does
+    /// not know the version.
+    fn read_row(version: u32, row: &RawValue) -> Result<Self::Row, DecodeError> {
+        read_row::<Self>(version, row)
+    }
+}
+
+/// Reads a row of a model's present version, for `#[derive(Emits)]`.
+///
+/// # Errors
+/// As [`Model::read_row`].
+pub fn read_row<M: Model>(version: u32, row: &RawValue) -> Result<M::Row, DecodeError> {
+    if version != M::VERSION {
+        return Err(DecodeError::Version { found: version, known: M::VERSION });
+    }
+    decode_row(row)
+}
+
+/// Reads a row of an earlier version and makes one of the next of it, for `#[derive(Emits)]`.
+///
+/// # Errors
+/// [`DecodeError::Row`] when it is something else.
+pub fn upcast<Earlier: DeserializeOwned, Next: From<Earlier>>(row: &RawValue) -> Result<Next, DecodeError> {
+    decode_row::<Earlier>(row).map(Next::from)
 }
 
 /// The row of a model that skips no field, for `#[derive(Emits)]`. Its bound says once that a model
@@ -134,6 +190,9 @@ pub trait EventBody: Sized + Send + Sync + 'static {
 
     /// The body within an event of the model, if it is of this type.
     fn of(event: &<Self::Model as Model>::Event) -> Option<&Self>;
+
+    /// The body as an event of the model.
+    fn into_event(self) -> <Self::Model as Model>::Event;
 }
 
 /// Events of exactly one row: every body but the bulk ones, and the enum of a model that emits
@@ -174,6 +233,10 @@ macro_rules! bodies {
 
                 fn of(event: &M::Event) -> Option<&Self> {
                     M::unwrap(event)
+                }
+
+                fn into_event(self) -> M::Event {
+                    M::wrap(self)
                 }
             }
 

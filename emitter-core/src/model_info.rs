@@ -3,11 +3,14 @@
 use std::any::{Any, TypeId};
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::value::RawValue;
 
 use crate::columns::{Column, Columns};
+use crate::emit::QoS;
 use crate::envelope::{
-    Content, DecodeError, EncodeError, Incoming, IncomingContent, IncomingRow, RowImages, decode_row,
-    encode_row,
+    Content, DecodeError, EncodeError, Incoming, IncomingContent, IncomingRow, RowImages, encode_row,
 };
 use crate::event::{EventId, Keys, Meta, Operation, Source, Stored, Timestamp};
 use crate::model::{
@@ -21,6 +24,11 @@ pub(crate) struct ModelInfo {
     pub(crate) name: &'static str,
     pub(crate) key_columns: &'static [&'static str],
     pub(crate) columns: &'static [Column],
+    pub(crate) version: u32,
+    /// The levels of its topics between prefix and operation.
+    pub(crate) topic: &'static str,
+    pub(crate) qos: fn(Operation) -> QoS,
+    pub(crate) expires: Option<Duration>,
     pub(crate) decode: fn(Incoming<'_>, Received) -> Result<Arc<dyn AnyEvent>, DecodeError>,
 }
 
@@ -32,6 +40,10 @@ impl ModelInfo {
                 name: M::NAME,
                 key_columns: M::KEY_COLUMNS,
                 columns: M::COLUMNS,
+                version: M::VERSION,
+                topic: M::TOPIC,
+                qos: M::qos,
+                expires: M::EXPIRES,
                 decode: decode::<M>,
             }
         }
@@ -49,6 +61,7 @@ impl fmt::Debug for ModelInfo {
 pub(crate) struct Received {
     pub(crate) id: EventId,
     pub(crate) time: Timestamp,
+    pub(crate) source: Source,
 }
 
 /// An event of any model.
@@ -130,7 +143,7 @@ fn encode<M: Model>(body: &BodyRef<'_, M>) -> Result<Content, EncodeError> {
     }
 }
 
-fn optional<M: Model>(row: Option<&M::Row>) -> Result<Option<Box<serde_json::value::RawValue>>, EncodeError> {
+fn optional<M: Model>(row: Option<&M::Row>) -> Result<Option<Box<RawValue>>, EncodeError> {
     row.map(encode_row).transpose()
 }
 
@@ -146,13 +159,15 @@ fn rows<R>(
 fn decode<M: Model>(incoming: Incoming<'_>, received: Received) -> Result<Arc<dyn AnyEvent>, DecodeError> {
     let operation = incoming.operation;
     let set = incoming.set.as_ref().map(|names| names.columns(M::COLUMNS));
-    let body = body::<M>(operation, incoming.content, set)?;
+    // Who knows no versions sends what is in the database now.
+    let version = incoming.version.unwrap_or(M::VERSION);
+    let body = body::<M>(operation, version, incoming.content, set)?;
     let keys = keys(&body.as_ref());
     let event = M::Event::from_body(body).ok_or(DecodeError::NotEmitted(operation))?;
     let meta = Meta {
         id: received.id,
         operation,
-        source: Source::Remote,
+        source: received.source,
         origin: incoming.origin.map(Arc::new),
         time: received.time,
         sequence: incoming.sequence,
@@ -163,17 +178,20 @@ fn decode<M: Model>(incoming: Incoming<'_>, received: Received) -> Result<Arc<dy
 
 fn body<M: Model>(
     operation: Operation,
+    version: u32,
     content: IncomingContent<'_>,
     set: Option<Columns>,
 ) -> Result<Body<M>, DecodeError> {
+    let read = |row: &RawValue| M::read_row(version, row);
+    let needed = |row: Option<&RawValue>| read(row.ok_or(DecodeError::Rows)?);
     match content {
         IncomingContent::Row { row, before } => {
-            let row = decode_row(row)?;
+            let row = read(row)?;
             Ok(match operation {
                 Operation::Create => Created::new(row).into(),
                 Operation::Upsert => Upserted::new(row, set).into(),
                 Operation::Delete => Deleted::new(row).into(),
-                Operation::Update => Updated::new(before.map(decode_row).transpose()?, row, set).into(),
+                Operation::Update => Updated::new(before.map(read).transpose()?, row, set).into(),
                 Operation::CreateMany | Operation::UpdateMany | Operation::DeleteMany => {
                     return Err(DecodeError::Rows);
                 }
@@ -185,7 +203,7 @@ fn body<M: Model>(
             Operation::UpdateMany => UpdatedMany::new(
                 count,
                 images(rows, |row| {
-                    let before = row.before.map(decode_row).transpose()?;
+                    let before = row.before.map(read).transpose()?;
                     Ok(RowChange::new(before, needed(row.after)?))
                 })?,
                 set,
@@ -203,10 +221,4 @@ fn images<T>(
     image: impl Fn(IncomingRow<'_>) -> Result<T, DecodeError>,
 ) -> Result<Option<Vec<T>>, DecodeError> {
     rows.map(|rows| rows.into_iter().map(image).collect()).transpose()
-}
-
-fn needed<R: serde::de::DeserializeOwned>(
-    row: Option<&serde_json::value::RawValue>,
-) -> Result<R, DecodeError> {
-    decode_row(row.ok_or(DecodeError::Rows)?)
 }

@@ -184,6 +184,8 @@ impl<T> Queue<T> {
             state.urgent = false;
             state.hand_back(spent);
             std::mem::swap(&mut state.items, empty);
+            // Before the lock is given back, so that no item is missing from `unfinished` meanwhile.
+            self.taken.fetch_add(empty.len(), Ordering::Relaxed);
             linger.took(empty.len());
             Poll::Ready(state.closed && empty.is_empty())
         };
@@ -199,7 +201,8 @@ impl<T> Queue<T> {
 
     /// Items that wait, and those that the task has not finished.
     pub(crate) fn unfinished(&self) -> usize {
-        self.lock().items.len() + self.taken.load(Ordering::Relaxed)
+        let state = self.lock();
+        state.items.len() + self.taken.load(Ordering::Relaxed)
     }
 
     fn lock(&self) -> MutexGuard<'_, State<T>> {

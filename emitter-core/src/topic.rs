@@ -1,4 +1,5 @@
-//! Topics `{prefix}/{model}/{operation}`, built from validated segments only.
+//! Topics `{prefix}/{model}/{operation}`, built from validated segments only. The model is one
+//! level, or several where it says `#[emits(topic = "shop/orders")]`.
 //!
 //! A client library lets through topics that make brokers drop the connection (empty ones, NUL,
 //! 70 kB, `$SYS/…`), so every topic of this framework is made here, from parts that were checked.
@@ -14,7 +15,7 @@ pub const DEFAULT_PREFIX: &str = "prisma/events";
 /// The longest prefix, in bytes.
 pub const MAX_PREFIX_BYTES: usize = 256;
 
-/// The longest model name, in bytes.
+/// The longest topic of a model, in bytes.
 pub const MAX_MODEL_BYTES: usize = 128;
 
 /// The first levels of every topic of an application, such as `prisma/events`.
@@ -50,23 +51,22 @@ impl TopicPrefix {
 
     /// The topic of one model's operation: `{prefix}/{model}/{operation}`.
     #[must_use]
-    pub fn topic(&self, model: &ModelName, operation: Operation) -> Topic {
+    pub fn topic(&self, model: &ModelTopic, operation: Operation) -> Topic {
         Topic(format!("{}/{}/{}", self.0, model.as_str(), operation.as_str()).into())
     }
 
     /// The filter for everything of one model: `{prefix}/{model}/#`.
     #[must_use]
-    pub fn model_filter(&self, model: &ModelName) -> TopicFilter {
+    pub fn model_filter(&self, model: &ModelTopic) -> TopicFilter {
         TopicFilter(format!("{}/{}/#", self.0, model.as_str()).into())
     }
 
-    /// The model and operation levels of a received topic, if it lies under this prefix and has
-    /// exactly these two levels. Neither part is validated further.
+    /// The model's levels and the operation of a received topic, if it lies under this prefix.
+    /// Neither part is validated further.
     #[must_use]
     pub fn split<'t>(&self, topic: &'t str) -> Option<(&'t str, &'t str)> {
-        let (model, operation) = topic.strip_prefix(&*self.0)?.strip_prefix('/')?.split_once('/')?;
-        let whole = !model.is_empty() && !operation.is_empty() && !operation.contains('/');
-        whole.then_some((model, operation))
+        let (model, operation) = topic.strip_prefix(&*self.0)?.strip_prefix('/')?.rsplit_once('/')?;
+        (!model.is_empty() && !operation.is_empty()).then_some((model, operation))
     }
 }
 
@@ -76,44 +76,45 @@ impl Default for TopicPrefix {
     }
 }
 
-/// A model's name, fit to be one level of a topic.
+/// What stands for a model in topics: its name, or levels of its own.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct ModelName(Arc<str>);
+pub struct ModelTopic(Arc<str>);
 
-impl ModelName {
-    /// Checks and takes a name: one level, at most [`MAX_MODEL_BYTES`] bytes.
+impl ModelTopic {
+    /// Checks and takes levels such as `user` or `shop/orders`, at most [`MAX_MODEL_BYTES`] bytes.
     ///
     /// # Errors
     /// [`TopicError`] names what is wrong and what is allowed.
-    pub fn new(name: &str) -> Result<Self, TopicError> {
-        if name.len() > MAX_MODEL_BYTES {
+    pub fn new(levels: &str) -> Result<Self, TopicError> {
+        if levels.len() > MAX_MODEL_BYTES {
             return Err(TopicError::TooLong {
-                what: "model name",
-                bytes: name.len(),
+                what: "topic of a model",
+                bytes: levels.len(),
                 limit: MAX_MODEL_BYTES,
             });
         }
-        if name.contains('/') {
-            return Err(TopicError::BadCharacter { level: name.to_owned(), character: '/' });
+        if levels.starts_with('$') {
+            return Err(TopicError::Reserved(levels.to_owned()));
         }
-        if name.starts_with('$') {
-            return Err(TopicError::Reserved(name.to_owned()));
-        }
-        check_level(name)?;
-        Ok(Self(name.into()))
+        levels.split('/').try_for_each(check_level)?;
+        Ok(Self(levels.into()))
     }
 
-    /// The name as text.
+    /// The levels as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Whether `other` names the same model. `User` and `user` are one model: the npm package
-    /// writes both.
+    /// Whether one of two lies within the other, upper and lower case not told apart, so that who
+    /// subscribes to the one is sent the other, too.
     #[must_use]
-    pub fn is(&self, other: &str) -> bool {
-        self.0.eq_ignore_ascii_case(other)
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let (mine, theirs) = (self.0.to_ascii_lowercase(), other.0.to_ascii_lowercase());
+        let within = |inner: &str, outer: &str| {
+            inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        within(&mine, &theirs) || within(&theirs, &mine)
     }
 }
 
@@ -223,8 +224,8 @@ mod tests {
         text().prop_filter_map("a valid prefix", |text| TopicPrefix::new(&text).ok())
     }
 
-    fn model() -> impl Strategy<Value = ModelName> {
-        text().prop_filter_map("a valid model", |text| ModelName::new(&text).ok())
+    fn model() -> impl Strategy<Value = ModelTopic> {
+        text().prop_filter_map("a valid model", |text| ModelTopic::new(&text).ok())
     }
 
     fn operation() -> impl Strategy<Value = Operation> {
@@ -256,9 +257,9 @@ mod tests {
         }
 
         #[test]
-        fn a_model_is_one_good_level(text in text()) {
-            let good = !text.starts_with('$') && naive_level(&text);
-            prop_assert_eq!(ModelName::new(&text).is_ok(), good, "{:?}", text);
+        fn a_model_is_levels_that_are_good(text in text()) {
+            let good = !text.starts_with('$') && text.split('/').all(naive_level);
+            prop_assert_eq!(ModelTopic::new(&text).is_ok(), good, "{:?}", text);
         }
 
         #[test]
@@ -266,7 +267,7 @@ mod tests {
             if let Ok(prefix) = TopicPrefix::new(&text) {
                 prop_assert_eq!(prefix.as_str(), &text);
             }
-            if let Ok(model) = ModelName::new(&text) {
+            if let Ok(model) = ModelTopic::new(&text) {
                 prop_assert_eq!(model.as_str(), &text);
             }
         }
@@ -279,15 +280,17 @@ mod tests {
         }
 
         #[test]
-        fn split_takes_the_prefix_and_two_levels(prefix in prefix(), topic in text(), under in any::<bool>()) {
+        fn split_takes_the_prefix_and_the_last_level(prefix in prefix(), topic in text(), under in any::<bool>()) {
             let topic = if under { format!("{}/{topic}", prefix.as_str()) } else { topic };
             let levels: Vec<&str> = topic.split('/').collect();
             let first: Vec<&str> = prefix.as_str().split('/').collect();
             let expected = match levels.strip_prefix(&*first) {
-                Some([model, operation]) if !model.is_empty() && !operation.is_empty() => Some((*model, *operation)),
+                Some([model @ .., operation]) => Some((model.join("/"), *operation))
+                    .filter(|(model, operation)| !model.is_empty() && !operation.is_empty()),
                 _ => None,
             };
-            prop_assert_eq!(prefix.split(&topic), expected);
+            let split = prefix.split(&topic).map(|(model, operation)| (model.to_owned(), operation));
+            prop_assert_eq!(split, expected);
         }
 
         #[test]
@@ -306,13 +309,23 @@ mod tests {
         let long = |bytes| "x".repeat(bytes);
         assert!(TopicPrefix::new(&long(MAX_PREFIX_BYTES)).is_ok());
         assert!(matches!(TopicPrefix::new(&long(MAX_PREFIX_BYTES + 1)), Err(TopicError::TooLong { .. })));
-        assert!(ModelName::new(&long(MAX_MODEL_BYTES)).is_ok());
-        assert!(matches!(ModelName::new(&long(MAX_MODEL_BYTES + 1)), Err(TopicError::TooLong { .. })));
+        assert!(ModelTopic::new(&long(MAX_MODEL_BYTES)).is_ok());
+        assert!(matches!(ModelTopic::new(&long(MAX_MODEL_BYTES + 1)), Err(TopicError::TooLong { .. })));
     }
 
     #[test]
-    fn upper_and_lower_case_are_one_model() {
-        let model = ModelName::new("OrderItem").unwrap();
-        assert!(model.is("orderitem") && model.is("ORDERITEM") && !model.is("orderitems"));
+    fn topics_overlap_where_one_subscription_gets_both() {
+        let check = |one: &str, other: &str, expected| {
+            let [one, other] = [one, other].map(|levels| ModelTopic::new(levels).unwrap());
+            assert_eq!(
+                (one.overlaps(&other), other.overlaps(&one)),
+                (expected, expected),
+                "{one:?} {other:?}"
+            );
+        };
+        check("order", "ORDER", true);
+        check("order", "Order/item", true);
+        check("order", "orderItem", false);
+        check("shop/order", "shop/user", false);
     }
 }

@@ -10,8 +10,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 pub use crate::ack::Ack;
+pub use crate::emit::QoS;
 use crate::topic::{Topic, TopicFilter};
 
 #[cfg(any(test, feature = "testing"))]
@@ -51,19 +53,6 @@ pub trait Transport: Send + Sync + 'static {
     fn close(&self, deadline: Duration) -> BoxFuture<'_, Unconfirmed>;
 }
 
-/// Quality of service of one publish, as in MQTT.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub enum QoS {
-    /// Sent once and forgotten; "confirmed" means written to the socket.
-    AtMostOnce,
-    /// Sent until the broker confirms it. The default.
-    #[default]
-    AtLeastOnce,
-    /// Confirmed in two steps. Receivers of this framework still subscribe at
-    /// [`AtLeastOnce`](Self::AtLeastOnce) and drop duplicates by event id.
-    ExactlyOnce,
-}
-
 /// A message to be published.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Message {
@@ -73,6 +62,9 @@ pub struct Message {
     pub payload: Bytes,
     /// How hard to try.
     pub qos: QoS,
+    /// When it is worth nothing any more. A transport does not begin to send it after that; over
+    /// MQTT 5 the broker is told, too.
+    pub expires: Option<Instant>,
 }
 
 impl fmt::Debug for Message {
@@ -82,7 +74,7 @@ impl fmt::Debug for Message {
             .field("topic", &self.topic)
             .field("bytes", &self.payload.len())
             .field("qos", &self.qos)
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 
@@ -156,6 +148,9 @@ pub enum PublishError {
         /// The limit in bytes.
         limit: usize,
     },
+    /// Its time was over before the broker took it.
+    #[error("the event expired while it waited for the broker")]
+    Expired,
     /// The broker refused this message (MQTT 5); the others go on.
     #[error("the broker refused the message: {reason}")]
     Refused {

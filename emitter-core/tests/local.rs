@@ -50,7 +50,7 @@ async fn on_remote(_: Event<OrderItemEvent>, calls: State<Arc<Calls>>) {
 
 fn created(emitter: &Emitter) -> Option<Emission> {
     let item = OrderItem { id: 7, name: "tea".into(), discount: "secret".into() };
-    emitter.event::<OrderItem>(OrderItemEvent::Created(Created::new(item.to_row())), Scope::BOTH)
+    emitter.event::<OrderItem>(OrderItemEvent::Created(Created::new(item.to_row(None))), Scope::BOTH)
 }
 
 #[tokio::test]

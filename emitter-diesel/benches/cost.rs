@@ -146,6 +146,7 @@ fn wire(rounds: usize) {
             id: EventId::now(),
             origin: emitter.origin(),
             sequence: 42,
+            version: 1,
         };
         envelope::encode(&outgoing, &limits).unwrap()
     };

@@ -17,7 +17,7 @@ use emitter_core::model::{
     Created, CreatedMany, Deleted, DeletedMany, Emits, EmitsLocally, EmitsRemotely, Model, OperationType,
     RowChange, Updated, UpdatedMany, Upserted, operation,
 };
-use emitter_core::{Emission, Emitter, Route, Scope};
+use emitter_core::{Emission, Emitter, HashKey, QoS, Route, Scope};
 
 use crate::handle::Bound;
 use crate::written::set_by_update;
@@ -46,7 +46,7 @@ pub trait Emit<Marker>: Sized {
     where
         Self::Verb: TellsAll,
     {
-        Emitting { statement: self, scope: Scope::BOTH, kind: PhantomData }
+        Emitting { statement: self, scope: Scope::BOTH, qos: None, kind: PhantomData }
     }
 }
 
@@ -163,6 +163,7 @@ impl<T: QuerySource, U, Ret> Emit<marker::Plain> for DeleteStatement<T, U, Ret> 
 pub struct Emitting<S, K, M> {
     statement: S,
     scope: Scope,
+    qos: Option<QoS>,
     kind: PhantomData<fn() -> (K, M)>,
 }
 
@@ -186,6 +187,16 @@ impl<S, K, M> Emitting<S, K, M> {
     /// Emits if `condition`, else not.
     pub fn emit_if(self, condition: bool) -> Self {
         self.narrowed(condition.into())
+    }
+
+    /// How hard is tried to bring the event to other nodes, instead of what the model says. It says
+    /// nothing about listeners of this node.
+    pub fn qos(mut self, qos: QoS) -> Self
+    where
+        M: EmitsRemotely,
+    {
+        self.qos = Some(qos);
+        self
     }
 
     /// Narrows where the event goes. A call can only narrow what the application and the model
@@ -262,11 +273,15 @@ impl<S, K: Kind, M: Model> Emitting<S, K, M> {
     where
         M: Emits<Op>,
     {
+        let route = route.with_qos(self.qos);
         let set = conn.set_by(&self.statement);
         let rows = conn.load(self.statement)?;
+        let hash_key = route.hash_key();
         // No more events than rows; the last takes the route itself, which is most often the only one.
         let routes = std::iter::repeat_n(route, rows.count());
-        Op::events(&rows, set).zip(routes).for_each(|(event, route)| conn.keep(route.event(event)));
+        Op::events(&rows, set, hash_key.as_ref())
+            .zip(routes)
+            .for_each(|(event, route)| conn.keep(route.event(event)));
         Ok(rows)
     }
 }
@@ -422,15 +437,23 @@ impl<T> Same<T> for T {
 /// An operation whose events are made of the rows that its statement returned.
 pub trait FromRows: OperationType + Sized {
     /// The events; none when there are no rows. `set` are the columns that the statement set.
-    fn events<M: Emits<Self>>(rows: &Rows<M>, set: Option<Columns>) -> impl Iterator<Item = M::Event>;
+    fn events<M: Emits<Self>>(
+        rows: &Rows<M>,
+        set: Option<Columns>,
+        hash_key: Option<&HashKey>,
+    ) -> impl Iterator<Item = M::Event>;
 }
 
 macro_rules! one_event_each {
     ($($operation:ident($row:ident, $set:ident) => $body:expr;)*) => { $(
         impl FromRows for operation::$operation {
-            fn events<M: Emits<Self>>(rows: &Rows<M>, $set: Option<Columns>) -> impl Iterator<Item = M::Event> {
+            fn events<M: Emits<Self>>(
+                rows: &Rows<M>,
+                $set: Option<Columns>,
+                hash_key: Option<&HashKey>,
+            ) -> impl Iterator<Item = M::Event> {
                 rows.iter().map(move |model| {
-                    let $row = model.to_row();
+                    let $row = model.to_row(hash_key);
                     M::wrap($body)
                 })
             }
@@ -441,9 +464,13 @@ macro_rules! one_event_each {
 macro_rules! one_event_for_all {
     ($($operation:ident($row:ident, $set:ident) => $new:expr, $image:expr;)*) => { $(
         impl FromRows for operation::$operation {
-            fn events<M: Emits<Self>>(rows: &Rows<M>, $set: Option<Columns>) -> impl Iterator<Item = M::Event> {
+            fn events<M: Emits<Self>>(
+                rows: &Rows<M>,
+                $set: Option<Columns>,
+                hash_key: Option<&HashKey>,
+            ) -> impl Iterator<Item = M::Event> {
                 (rows.count() > 0).then(|| {
-                    let images = rows.iter().map(|model| { let $row = model.to_row(); $image }).collect();
+                    let images = rows.iter().map(|model| { let $row = model.to_row(hash_key); $image }).collect();
                     M::wrap($new(rows.count() as u64, Some(images)))
                 }).into_iter()
             }

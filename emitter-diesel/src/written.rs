@@ -200,7 +200,8 @@ mod tests {
 
     #[test]
     fn columns_are_known_by_their_places() {
-        let columns = [Column::new("id", "id", Some(0)), Column::new("name", "name", Some(2))];
+        let columns =
+            [Column::new("id", "id", "String", Some(0)), Column::new("name", "name", "String", Some(2))];
         let check = |sql, expected| {
             let table = listed("`t`.`id`, `t`.`hash`, `t`.`full name`");
             assert_eq!(set_by(sql, || &table, &columns), expected, "{sql}");
@@ -232,7 +233,7 @@ mod tests {
         #[test]
         fn any_text_is_read(sql in "[a-zSET `\"'(),=?é]{0,60}") {
             let table = listed(&sql);
-            let _ = set_by(&sql, || &table, &[Column::new("a", "a", Some(0))]);
+            let _ = set_by(&sql, || &table, &[Column::new("a", "a", "String", Some(0))]);
         }
     }
 }

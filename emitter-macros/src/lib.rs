@@ -10,6 +10,7 @@ mod crate_path;
 mod emits;
 mod errors;
 mod listener;
+mod time;
 
 #[cfg(test)]
 mod tests;

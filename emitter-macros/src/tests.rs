@@ -61,6 +61,50 @@ fn a_model_with_a_skipped_field_and_a_composite_key() {
 }
 
 #[test]
+fn a_model_that_says_how_it_travels_and_what_it_hides() {
+    insta::assert_snapshot!(derive(
+        r#"#[emits(
+            crate = emitter_core, create, delete(qos = 2), qos = 0, remote, topic = "shop/users", expires = "1h",
+            version = 3, earlier(UserV1, UserV2)
+        )]
+        struct User {
+            id: i32,
+            #[emits(hash)]
+            email: String,
+            #[emits(redact)]
+            iban: Option<String>,
+        }"#
+    ));
+}
+
+#[test]
+fn a_generic_model() {
+    insta::assert_snapshot!(derive(
+        "#[emits(crate = emitter_core, update)]
+        struct Record<T: Copy, const N: usize = 1>
+        where
+            T: Default,
+        {
+            id: T,
+            #[emits(skip)]
+            secret: [T; N],
+        }"
+    ));
+}
+
+#[test]
+fn a_listener_with_filters_and_options() {
+    insta::assert_snapshot!(listener(
+        r#"#[listener(
+            crate = emitter_core, model = User, name = "welcome", allow_remote,
+            where(id = [1, 2], |row| row.active), data(status: "DRAFT" -> "ACTIVE", email), changed(email),
+            enters(nickname = None), timeout = "5s", concurrency = 8, unordered, retry(attempts = 5, backoff = "1s")
+        )]
+        async fn welcome(context: Context, event: Event<UserUpdated>) {}"#
+    ));
+}
+
+#[test]
 fn an_async_listener_with_a_state() {
     insta::assert_snapshot!(listener(
         r#"#[listener(crate = emitter_core, model = "user", allow_remote)]

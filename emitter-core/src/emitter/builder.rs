@@ -11,18 +11,19 @@ use uuid::Uuid;
 
 use super::intake::Intake;
 use super::publishing::Publishing;
-use super::{Emitter, Node, Shared, Tasks, WeakEmitter};
+use super::{Emitter, Node, Shared, Tap, Tasks, WeakEmitter};
 use crate::dedup::DedupConfig;
 use crate::dispatcher::DispatchLimits;
 use crate::emit::EmitConfig;
 use crate::envelope::WireLimits;
 use crate::event::Origin;
 use crate::listener::{Handler, ListenerInfo, MissingState, States};
+use crate::masked::HashKey;
 use crate::metrics::{Counters, OnceInAWhile};
 use crate::queue::Queue;
-use crate::registry::Registration;
+use crate::registry::{RegisteredModel, Registration};
 use crate::retry::Retry;
-use crate::topic::{ModelName, TopicError, TopicPrefix};
+use crate::topic::{ModelTopic, TopicError, TopicPrefix};
 use crate::transport::Transport;
 #[cfg(feature = "mqtt")]
 use crate::transport::mqtt::{ClientId, MqttConfig, MqttConfigError, MqttTransport};
@@ -36,6 +37,8 @@ pub struct Builder {
     node: Option<String>,
     prefix: String,
     emit: EmitConfig,
+    hash_key: Option<HashKey>,
+    tap: Option<Tap>,
     states: States,
     required: Vec<String>,
     select: Box<dyn Fn(&ListenerInfo) -> bool + Send>,
@@ -94,6 +97,16 @@ pub enum StartError {
     /// Two models have the same name but for upper and lower case.
     #[error("two models are called `{0}`; give one of them another name with `#[emits(model = \"…\")]`")]
     SameModelName(&'static str),
+    /// The topics of two models lie within each other, so that each would be sent the other's events.
+    #[error(
+        "the topics of the models `{0}` and `{1}` lie within each other; give one of them another with `#[emits(topic = \"…\")]`"
+    )]
+    SameTopic(&'static str, &'static str),
+    /// A model hashes a column, and there is no key.
+    #[error(
+        "the model `{0}` has a field with `#[emits(hash)]`: give the key with `.hash_key(…)` on the builder, the same on all nodes"
+    )]
+    NoHashKey(&'static str),
     /// The MQTT settings are wrong.
     #[cfg(feature = "mqtt")]
     #[error(transparent)]
@@ -115,6 +128,8 @@ impl Default for Builder {
             node: None,
             prefix: crate::topic::DEFAULT_PREFIX.to_owned(),
             emit: EmitConfig::all(),
+            hash_key: None,
+            tap: None,
             states: States::default(),
             required: Vec::new(),
             select: Box::new(|_| true),
@@ -159,6 +174,13 @@ impl Builder {
     /// models and calls ask for; it is still `.emit()` that makes a statement emit.
     pub fn emit(mut self, emit: EmitConfig) -> Self {
         self.emit = emit;
+        self
+    }
+
+    /// The key of columns with `#[emits(hash)]`, the same on all nodes of the application. Without
+    /// it, a program with such a column does not start.
+    pub fn hash_key(mut self, key: HashKey) -> Self {
+        self.hash_key = Some(key);
         self
     }
 
@@ -287,11 +309,14 @@ impl Builder {
             emit: self.emit,
             limits: self.dispatch,
             prefix,
+            wire: self.wire,
+            hash_key: self.hash_key,
             models: RwLock::default(),
             transport,
             to_publish: Queue::new(self.publish_queue),
             counters: Arc::new(Counters::default()),
             overflows: OnceInAWhile::every(Duration::from_secs(10)),
+            tap: self.tap,
             next_listener: AtomicU64::new(1),
             runtime,
         });
@@ -312,6 +337,19 @@ impl Builder {
         let emitter = Emitter { node };
         report(&emitter);
         Ok(emitter)
+    }
+
+    /// Shows `tap` everything that is emitted.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn tap(mut self, tap: Tap) -> Self {
+        self.tap = Some(tap);
+        self
+    }
+
+    /// What the node is called at a broker: its service and its name.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn client(&self) -> String {
+        format!("{}.{}", self.service, self.node.as_deref().unwrap_or_default())
     }
 
     fn check(&self) -> Result<(), StartError> {
@@ -359,6 +397,10 @@ impl Builder {
                 return Err(StartError::Setting { setting: "max_payload", problem });
             }
         }
+        let unhashed = RegisteredModel::all().find(|model| model.hashes && self.hash_key.is_none());
+        if let Some(model) = unhashed {
+            return Err(StartError::NoHashKey(model.name));
+        }
         check_name("service", &self.service)?;
         self.node.as_deref().map_or(Ok(()), |node| check_name("node", node))
     }
@@ -387,7 +429,7 @@ impl Builder {
         }
         let mut models = HashMap::new();
         for (info, handler) in &handlers {
-            ModelName::new(info.model)?;
+            ModelTopic::new(handler.model().topic)?;
             let model = handler.model().type_id;
             if *models.entry(info.model.to_ascii_lowercase()).or_insert(model) != model {
                 return Err(StartError::SameModelName(info.model));

@@ -13,7 +13,8 @@ use super::{ModelState, Shared};
 use crate::dedup::{self, DedupWindow, Sender};
 use crate::dispatcher::{Completion, Job, Message};
 use crate::envelope::{self, DecodeError, Incoming, WireLimits};
-use crate::event::{EventId, Timestamp};
+use crate::event::{EventId, Source, Timestamp};
+use crate::listener::same_model;
 use crate::metrics::OnceInAWhile;
 use crate::model_info::Received;
 use crate::transport::{Ack, Delivery};
@@ -96,11 +97,11 @@ impl Intake {
     /// Everything that can be said before the rows are decoded.
     fn sort<'p>(&self, topic: &str, payload: &'p [u8]) -> Result<(Arc<ModelState>, Incoming<'p>), Rejection> {
         let (topic_model, topic_operation) = self.shared.prefix.split(topic).ok_or(Rejection::Topic)?;
-        let model = self.shared.model_named(topic_model).ok_or(Rejection::UnknownModel)?;
+        let model = self.shared.model_at(topic_model).ok_or(Rejection::UnknownModel)?;
         let incoming = envelope::decode(payload, &self.limits)?;
         // The npm package writes `all` where the specification has the operation.
         let operation_fits = topic_operation == incoming.operation.as_str() || topic_operation == "all";
-        if !operation_fits || !model.name.is(&incoming.model) {
+        if !operation_fits || !same_model(model.info.name, &incoming.model) {
             return Err(Rejection::Mismatch);
         }
         if incoming.origin.as_ref().is_some_and(|origin| origin.node.is_empty() || origin.service.is_empty())
@@ -119,6 +120,7 @@ impl Intake {
         let received = Received {
             id: incoming.id.unwrap_or_else(EventId::now),
             time: incoming.time.unwrap_or_else(Timestamp::now),
+            source: Source::Remote,
         };
         // Rows are decoded before the id is remembered: what is rejected was never an event, and
         // must not shadow one that bears the same id.

@@ -10,13 +10,14 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tracing::warn;
 
-use super::Shared;
+use super::shutdown::after;
+use super::{Outbound, Shared};
 use crate::envelope::{self, EncodeError, Outgoing, WireLimits};
 use crate::metrics::OnceInAWhile;
 use crate::model_info::AnyEvent;
 use crate::queue::Linger;
-use crate::topic::{ModelName, Topic};
-use crate::transport::{Confirmation, Confirmed, Message, PublishError, QoS};
+use crate::topic::{ModelTopic, Topic, TopicError};
+use crate::transport::{Confirmation, Confirmed, Message, PublishError};
 
 /// How many events are encoded before other tasks have a turn.
 const TURN: usize = 64;
@@ -47,11 +48,11 @@ impl Publishing {
         let shared = Arc::clone(&self.shared);
         let mut linger = Linger::new();
         let mut spent = Vec::new();
-        let mut work: VecDeque<Arc<dyn AnyEvent>> = VecDeque::new();
+        let mut work: VecDeque<Outbound> = VecDeque::new();
         std::future::poll_fn(|cx| {
             loop {
                 for event in work.drain(..work.len().min(TURN)) {
-                    self.publish(&*event);
+                    self.publish(&event);
                     spent.push(event);
                 }
                 while let Poll::Ready(Some(settled)) = self.unconfirmed.poll_next_unpin(cx) {
@@ -73,13 +74,13 @@ impl Publishing {
         .await;
     }
 
-    fn publish(&mut self, event: &dyn AnyEvent) {
+    fn publish(&mut self, outbound: &Outbound) {
         // The number is used up even when the event fails from here on: receivers shall see a gap.
-        let sequence = self.sequences.entry(event.model().name).or_default();
+        let sequence = self.sequences.entry(outbound.event.model().name).or_default();
         *sequence += 1;
         let sequence = *sequence;
         // The row's `Serialize` is the user's; its panic must not end this task.
-        let encoded = catch_unwind(AssertUnwindSafe(|| self.encode(event, sequence)));
+        let encoded = catch_unwind(AssertUnwindSafe(|| self.encode(outbound, sequence)));
         let outcome = encoded.unwrap_or(Err(Failure::Panicked)).and_then(|message| {
             let transport = self.shared.transport.as_ref().ok_or(PublishError::Closed)?;
             Ok(transport.publish(message)?)
@@ -95,7 +96,8 @@ impl Publishing {
         }
     }
 
-    fn encode(&self, event: &dyn AnyEvent, sequence: u64) -> Result<Message, Failure> {
+    fn encode(&self, outbound: &Outbound, sequence: u64) -> Result<Message, Failure> {
+        let Outbound { event, qos } = outbound;
         let info = event.model();
         let meta = event.meta();
         let payload = envelope::encode(
@@ -111,14 +113,20 @@ impl Publishing {
                 id: meta.id,
                 origin: &self.shared.origin,
                 sequence,
+                version: info.version,
             },
             &self.limits,
         )?;
-        Ok(Message { topic: self.topic(event)?, payload: payload.into(), qos: QoS::AtLeastOnce })
+        Ok(Message {
+            topic: self.topic(&**event)?,
+            payload: payload.into(),
+            qos: qos.unwrap_or_else(|| (info.qos)(meta.operation)),
+            expires: info.expires.map(after),
+        })
     }
 
-    fn topic(&self, event: &dyn AnyEvent) -> Result<Topic, Failure> {
-        let model = ModelName::new(event.model().name).map_err(|error| Failure::Topic(error.to_string()))?;
+    fn topic(&self, event: &dyn AnyEvent) -> Result<Topic, TopicError> {
+        let model = ModelTopic::new(event.model().topic)?;
         Ok(self.shared.prefix.topic(&model, event.meta().operation))
     }
 
@@ -147,8 +155,8 @@ enum Failure {
     Encode(#[from] EncodeError),
     #[error(transparent)]
     Publish(#[from] PublishError),
-    #[error("{0}")]
-    Topic(String),
+    #[error(transparent)]
+    Topic(#[from] TopicError),
     #[error("the row's `Serialize` panicked")]
     Panicked,
 }

@@ -2,10 +2,11 @@
 
 use syn::ext::IdentExt;
 use syn::meta::ParseNestedMeta;
-use syn::{Attribute, Ident, LitStr, Path, Token};
+use syn::{Attribute, Ident, LitInt, LitStr, Path, Token};
 
 use super::model::Operation;
 use crate::errors::{Errors, did_you_mean, skip_value};
+use crate::time::{Millis, some_time};
 
 /// What `#[emits(…)]` on the struct says.
 #[derive(Default)]
@@ -18,18 +19,51 @@ pub(crate) struct StructAttr {
     pub(crate) local: Option<()>,
     /// Its events only go elsewhere.
     pub(crate) remote: Option<()>,
+    pub(crate) version: Option<LitInt>,
+    /// The types of earlier versions, oldest first.
+    pub(crate) earlier: Option<Vec<Path>>,
+    pub(crate) topic: Option<LitStr>,
+    pub(crate) qos: Option<LitInt>,
+    /// Of single operations, as in `delete(qos = 2)`.
+    pub(crate) qos_of: Vec<(Operation, LitInt)>,
+    pub(crate) expires: Option<Millis>,
     pub(crate) krate: Option<Path>,
 }
 
 /// What `#[emits(…)]` on a field says.
 #[derive(Default)]
 pub(crate) struct FieldAttr {
-    pub(crate) skip: bool,
+    /// What listeners are handed instead of the value, if anything.
+    pub(crate) mask: Option<Mask>,
     /// Why a field that looks secret may be in events.
     pub(crate) sensitive_ok: Option<LitStr>,
 }
 
-const STRUCT_WORDS: [&str; 13] = [
+/// What becomes of a value that listeners may not see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mask {
+    /// The field is not there.
+    Skip,
+    /// The field is there, without its value.
+    Redact,
+    /// The field is a keyed hash of the value.
+    Hash,
+}
+
+impl Mask {
+    fn from_word(word: &str) -> Option<Self> {
+        match word {
+            "skip" => Some(Self::Skip),
+            "redact" => Some(Self::Redact),
+            "hash" => Some(Self::Hash),
+            _ => None,
+        }
+    }
+}
+
+const FIELD_WORDS: [&str; 4] = ["skip", "redact", "hash", "sensitive_ok"];
+
+const STRUCT_WORDS: [&str; 18] = [
     "create",
     "create_many",
     "update",
@@ -42,11 +76,17 @@ const STRUCT_WORDS: [&str; 13] = [
     "key",
     "local",
     "remote",
+    "version",
+    "earlier",
+    "topic",
+    "qos",
+    "expires",
     "crate",
 ];
 
 const STRUCT_HELP: &str = "known are the operations `create`, `create_many`, `update`, `update_many`, `upsert`, `delete`, \
-                           `delete_many`, `all`, and `model = \"…\"`, `key(…)`, `local`, `remote`, `crate = …`";
+                           `delete_many`, `all`, and `model = \"…\"`, `key(…)`, `local`, `remote`, `version = …`, `earlier(…)`, \
+                           `topic = \"…\"`, `qos = …`, `expires = \"…\"`, `crate = …`";
 
 impl StructAttr {
     pub(crate) fn parse(attributes: &[Attribute], errors: &Errors) -> Self {
@@ -63,6 +103,11 @@ impl StructAttr {
             "key" => once(&mut self.key, meta, errors, idents),
             "local" => once(&mut self.local, meta, errors, |_| Ok(())),
             "remote" => once(&mut self.remote, meta, errors, |_| Ok(())),
+            "version" => once(&mut self.version, meta, errors, version),
+            "earlier" => once(&mut self.earlier, meta, errors, types),
+            "topic" => once(&mut self.topic, meta, errors, text),
+            "qos" => once(&mut self.qos, meta, errors, qos),
+            "expires" => once(&mut self.expires, meta, errors, some_time),
             "all" if self.operations.iter().any(|(_, path)| path.is_ident("all")) => {
                 errors.at(&meta.path, "`all` is written twice; once is enough");
                 Ok(())
@@ -74,7 +119,7 @@ impl StructAttr {
             name => match Operation::from_word(name) {
                 Some(operation) => {
                     self.operation(operation, meta, errors);
-                    Ok(())
+                    self.options_of(operation, meta, errors)
                 }
                 None => {
                     let hint = did_you_mean(name, &STRUCT_WORDS);
@@ -101,30 +146,66 @@ impl StructAttr {
     }
 }
 
+impl StructAttr {
+    /// What stands in parentheses after an operation: `delete(qos = 2)`.
+    fn options_of(
+        &mut self,
+        operation: Operation,
+        meta: &ParseNestedMeta<'_>,
+        errors: &Errors,
+    ) -> syn::Result<()> {
+        if !meta.input.peek(syn::token::Paren) {
+            return Ok(());
+        }
+        let mut found = None;
+        meta.parse_nested_meta(|option| {
+            if option.path.is_ident("qos") {
+                return once(&mut found, &option, errors, qos);
+            }
+            let name = word(&option);
+            let help =
+                format_args!("`{name}` is not known here\nof an operation write `{}(qos = 2)`", word(meta))
+                    .to_string();
+            errors.at(&option.path, help);
+            skip_value(&option)
+        })?;
+        self.qos_of.extend(found.map(|qos| (operation, qos)));
+        Ok(())
+    }
+}
+
 impl FieldAttr {
     pub(crate) fn parse(attributes: &[Attribute], errors: &Errors) -> Self {
         let mut parsed = Self::default();
         for_each_word(attributes, "emits", errors, |meta| {
             let word = word(meta);
-            match word.as_str() {
-                "skip" => {
-                    parsed.skip = true;
-                    return Ok(());
+            if let Some(mask) = Mask::from_word(&word) {
+                if parsed.mask.replace(mask).is_some() {
+                    errors.at(
+                        &meta.path,
+                        "a field has one of `skip`, `redact` and `hash`: leave the others out",
+                    );
                 }
+                return Ok(());
+            }
+            match word.as_str() {
                 "sensitive_ok" => return once(&mut parsed.sensitive_ok, meta, errors, reason),
                 word if STRUCT_WORDS.contains(&word) => {
                     errors.at(
                         &meta.path,
                         format_args!(
-                            "`{word}` belongs on the struct\non a field, `skip` and `sensitive_ok` are known"
+                            "`{word}` belongs on the struct\non a field, `skip`, `redact`, `hash` and `sensitive_ok` are known"
                         ),
                     );
                 }
                 word => {
-                    let hint = did_you_mean(word, &["skip", "sensitive_ok"]);
+                    let hint = did_you_mean(word, &FIELD_WORDS);
                     errors.at(
                         &meta.path,
-                        format_args!("`{word}` is not known on a field{hint}\nknown are `skip` and `sensitive_ok = \"…\"`"),
+                        format_args!(
+                            "`{word}` is not known on a field{hint}\n\
+                             known are `skip`, `redact`, `hash` and `sensitive_ok = \"…\"`"
+                        ),
                     );
                 }
             }
@@ -233,6 +314,44 @@ fn text(meta: &ParseNestedMeta<'_>) -> syn::Result<LitStr> {
     value.parse().map_err(|error| {
         syn::Error::new(error.span(), format_args!("write it in quotes, as in `{} = \"…\"`", word(meta)))
     })
+}
+
+/// A number from 1 on.
+fn version(meta: &ParseNestedMeta<'_>) -> syn::Result<LitInt> {
+    let wrong = |span| syn::Error::new(span, "write the version of the row's shape: a number from 1 on");
+    let value = meta.value()?;
+    let number: LitInt = value.parse().map_err(|error| wrong(error.span()))?;
+    match number.base10_parse::<u32>() {
+        Ok(1..) => Ok(number),
+        _ => Err(wrong(number.span())),
+    }
+}
+
+/// 0, 1 or 2.
+fn qos(meta: &ParseNestedMeta<'_>) -> syn::Result<LitInt> {
+    const HELP: &str =
+        "write 0 (at most once), 1 (at least once, the default) or 2 (exactly once at the broker)";
+    let value = meta.value()?;
+    let number: LitInt = value.parse().map_err(|error| syn::Error::new(error.span(), HELP))?;
+    match number.base10_parse::<u8>() {
+        Ok(0..=2) => Ok(number),
+        _ => Err(syn::Error::new(number.span(), HELP)),
+    }
+}
+
+/// The types of `earlier(UserV1, UserV2)`.
+fn types(meta: &ParseNestedMeta<'_>) -> syn::Result<Vec<Path>> {
+    const HELP: &str = "write the types of earlier versions, oldest first, as in `earlier(UserV1, UserV2)`";
+    if !meta.input.peek(syn::token::Paren) {
+        return Err(syn::Error::new_spanned(&meta.path, HELP));
+    }
+    let content;
+    syn::parenthesized!(content in meta.input);
+    let types = content.parse_terminated(Path::parse_mod_style, Token![,])?;
+    if types.is_empty() {
+        return Err(syn::Error::new_spanned(&meta.path, HELP));
+    }
+    Ok(types.into_iter().collect())
 }
 
 /// A text that says something.

@@ -1,48 +1,60 @@
 //! Prints what was decided.
 
 use proc_macro2::{Span, TokenStream};
-use quote::{format_ident, quote};
-use syn::Ident;
+use quote::{ToTokens, format_ident, quote, quote_spanned};
 use syn::ext::IdentExt;
+use syn::spanned::Spanned;
+use syn::{Ident, ImplGenerics, Lifetime, Path, TypeGenerics, WhereClause, parse_quote};
 
+use super::attr::Mask;
 use super::model::{Column, KeyField, Model, Operation, Reach, Row};
+use crate::crate_path;
+use crate::time::Millis;
 
 pub(crate) fn expand(model: &Model) -> TokenStream {
     let row = row(model);
     let events = events(model);
     let diff = diff(model);
     let implementation = implementation(model);
+    let reach = reach(model);
     let emits = model.operations.iter().map(|operation| emits(model, *operation));
+    let registration = registration(model);
     quote! {
         #row
         #events
         #diff
         #implementation
+        #reach
         #(#emits)*
+        #registration
     }
 }
 
 /// `UserRow`, generated or as another name of the model.
 fn row(model: &Model) -> TokenStream {
-    let Model { krate, vis, ident, .. } = model;
+    let Model { krate, vis, ident, generics, .. } = model;
     let row_ident = model.row_ident();
+    let (_, arguments, _) = generics.split_for_impl();
     let Some(Row { attributes, names_serde, fields }) = &model.row else {
         let doc =
             format!("What listeners of [`{ident}`] are handed: the model itself, since it skips no field.");
+        let parameters = model.parameters();
         return quote! {
             #[doc = #doc]
             #[allow(dead_code)]
-            #vis type #row_ident = #ident;
+            #vis type #row_ident #parameters = #ident #arguments;
         };
     };
     let serde_path = quote!(#krate::__private::serde).to_string().replace(' ', "");
     let serde_path = (!names_serde).then(|| quote!(#[serde(crate = #serde_path)]));
     let doc =
-        format!("What listeners of [`{ident}`] are handed: the model without the fields that it skips.");
+        format!("What listeners of [`{ident}`] are handed: the model without the values that it hides.");
     let fields = fields.iter().map(|field| {
         let (attributes, vis, ident, ty) = (&field.attributes, &field.vis, &field.ident, &field.ty);
         quote! { #(#attributes)* #vis #ident: #ty }
     });
+    // Only the user's own bounds: serde's derives add theirs, and with ours they would be ambiguous.
+    let bounds = &model.own_bounds;
     quote! {
         #[doc = #doc]
         #[derive(
@@ -51,14 +63,16 @@ fn row(model: &Model) -> TokenStream {
         )]
         #serde_path
         #(#attributes)*
-        #vis struct #row_ident { #(#fields,)* }
+        #vis struct #row_ident #generics #bounds { #(#fields,)* }
     }
 }
 
 /// `UserCreated` and the others, and `UserEvent`.
 fn events(model: &Model) -> TokenStream {
-    let Model { krate, vis, ident, operations, .. } = model;
+    let Model { krate, vis, ident, operations, generics, .. } = model;
     let event = model.event_ident();
+    let (parameters, arguments, bounds) = generics.split_for_impl();
+    let named = model.parameters();
     let aliases = operations.iter().map(|operation| {
         let alias = model.alias_ident(*operation);
         let body = operation.body_ident();
@@ -66,13 +80,13 @@ fn events(model: &Model) -> TokenStream {
         quote! {
             #[doc = #doc]
             #[allow(dead_code)]
-            #vis type #alias = #krate::model::#body<#ident>;
+            #vis type #alias #named = #krate::model::#body<#ident #arguments>;
         }
     });
     let variants = operations.iter().map(|operation| {
         let body = operation.body_ident();
         let doc = format!("By `{}`.", operation.word());
-        quote! { #[doc = #doc] #body(#krate::model::#body<#ident>) }
+        quote! { #[doc = #doc] #body(#krate::model::#body<#ident #arguments>) }
     });
     let to_body = operations.iter().map(|operation| {
         let (variant, body) = (operation.variant_ident(), operation.body_ident());
@@ -87,7 +101,7 @@ fn events(model: &Model) -> TokenStream {
     let single = operations.iter().all(|operation| !operation.is_bulk()).then(|| {
         quote! {
             #[automatically_derived]
-            impl #krate::model::SingleRow for #event {}
+            impl #parameters #krate::model::SingleRow for #event #arguments #bounds {}
         }
     });
     let doc = format!("The events of [`{ident}`].");
@@ -96,25 +110,29 @@ fn events(model: &Model) -> TokenStream {
 
         #[doc = #doc]
         #[derive(::core::clone::Clone)]
-        #vis enum #event { #(#variants,)* }
+        #vis enum #event #generics #bounds { #(#variants,)* }
 
         #[automatically_derived]
-        impl #krate::model::EventBody for #event {
-            type Model = #ident;
+        impl #parameters #krate::model::EventBody for #event #arguments #bounds {
+            type Model = #ident #arguments;
             const OPERATION: ::core::option::Option<#krate::event::Operation> = ::core::option::Option::None;
 
             fn of(event: &Self) -> ::core::option::Option<&Self> {
                 ::core::option::Option::Some(event)
             }
+
+            fn into_event(self) -> Self {
+                self
+            }
         }
 
         #[automatically_derived]
-        impl #krate::model::ModelEvent<#ident> for #event {
-            fn body(&self) -> #krate::model::BodyRef<'_, #ident> {
+        impl #parameters #krate::model::ModelEvent<#ident #arguments> for #event #arguments #bounds {
+            fn body(&self) -> #krate::model::BodyRef<'_, #ident #arguments> {
                 match self { #(#to_body,)* }
             }
 
-            fn from_body(body: #krate::model::Body<#ident>) -> ::core::option::Option<Self> {
+            fn from_body(body: #krate::model::Body<#ident #arguments>) -> ::core::option::Option<Self> {
                 match body { #(#from_body,)* #rest }
             }
         }
@@ -136,18 +154,23 @@ fn diff(model: &Model) -> Option<TokenStream> {
             }
         }
     });
+    let (_, model_arguments, bounds) = model.generics.split_for_impl();
+    let mut generics = model.generics.clone();
+    let lifetime: Lifetime = parse_quote!('e);
+    generics.params.insert(0, parse_quote!(#lifetime));
+    let (parameters, arguments, _) = generics.split_for_impl();
     let doc = format!("What an update of [`{ident}`] changed, column by column.");
     Some(quote! {
         #[doc = #doc]
         #[derive(::core::fmt::Debug, ::core::clone::Clone, ::core::marker::Copy)]
-        #vis struct #diff<'e>(#krate::diff::Diff<'e, #ident>);
+        #vis struct #diff #generics (#krate::diff::Diff<'e, #ident #model_arguments>) #bounds;
 
         #[allow(dead_code, clippy::must_use_candidate, clippy::should_implement_trait, clippy::wrong_self_convention)]
-        impl<'e> #diff<'e> { #(#methods)* }
+        impl #parameters #diff #arguments #bounds { #(#methods)* }
 
         #[automatically_derived]
-        impl<'e> ::core::ops::Deref for #diff<'e> {
-            type Target = #krate::diff::Diff<'e, #ident>;
+        impl #parameters ::core::ops::Deref for #diff #arguments #bounds {
+            type Target = #krate::diff::Diff<'e, #ident #model_arguments>;
 
             fn deref(&self) -> &Self::Target {
                 &self.0
@@ -157,15 +180,17 @@ fn diff(model: &Model) -> Option<TokenStream> {
 }
 
 /// What of [`Model`](trait@Model) is about columns.
-fn columns(model: &Model, row: &Ident) -> TokenStream {
+fn columns(model: &Model, row: &TokenStream) -> TokenStream {
     let Model { krate, columns, .. } = model;
-    let described = columns.iter().map(|Column { ident, wire_name, place, .. }| {
+    let described = columns.iter().map(|column| {
+        let Column { ident, type_name, may_be_absent, wire_name, place, .. } = column;
         let field = ident.unraw().to_string();
         let place = match place {
             Some(place) => quote!(::core::option::Option::Some(#place)),
             None => quote!(::core::option::Option::None),
         };
-        quote!(#krate::columns::Column::new(#field, #wire_name, #place))
+        let absent = may_be_absent.then(|| quote!(.absent()));
+        quote!(#krate::columns::Column::new(#field, #wire_name, #type_name, #place) #absent)
     });
     let described = quote! {
         const COLUMNS: &'static [#krate::columns::Column] = &[#(#described,)*];
@@ -189,11 +214,17 @@ fn columns(model: &Model, row: &Ident) -> TokenStream {
     let flags = columns.iter().map(
         |Column { ident, ty, .. }| quote!(#krate::__private::differ::<#ty>(&#before.#ident, &#after.#ident)),
     );
+    let generics = model.generics.params.iter().map(|parameter| match parameter {
+        syn::GenericParam::Type(parameter) => parameter.ident.to_token_stream(),
+        syn::GenericParam::Const(parameter) => parameter.ident.to_token_stream(),
+        syn::GenericParam::Lifetime(parameter) => parameter.lifetime.to_token_stream(),
+    });
+    let diff_type = quote!(#diff<'e, #(#generics,)*>);
     quote! {
         #described
-        type Diff<'e> = #diff<'e>;
+        type Diff<'e> = #diff_type;
 
-        fn diff<'e>(diff: #krate::diff::Diff<'e, Self>) -> #diff<'e> {
+        fn diff<'e>(diff: #krate::diff::Diff<'e, Self>) -> #diff_type {
             #diff(diff)
         }
 
@@ -205,18 +236,29 @@ fn columns(model: &Model, row: &Ident) -> TokenStream {
 
 fn implementation(model: &Model) -> TokenStream {
     let Model { krate, ident, name, key, .. } = model;
+    let (parameters, arguments, bounds) = model.generics.split_for_impl();
     let event = model.event_ident();
     let operations = model.operations.iter().map(|operation| operation.variant_ident());
     let key_columns = key.iter().map(|field| &field.wire_name);
     // Not by its other name: where that is taken, one error is enough.
-    let row = if model.row.is_some() { model.row_ident() } else { ident.clone() };
+    let row_ident = if model.row.is_some() { model.row_ident() } else { ident.clone() };
+    let row = quote!(#row_ident #arguments);
+    let hash_key = Ident::new("hash_key", Span::mixed_site());
     let to_row = match &model.row {
         None => quote!(#krate::__private::itself::<Self>(self)),
         Some(Row { fields, .. }) => {
-            let fields = fields.iter().map(|field| &field.ident);
-            quote!(#row { #(#fields: ::core::clone::Clone::clone(&self.#fields),)* })
+            let fields = fields.iter().map(|field| {
+                let ident = &field.ident;
+                match field.mask {
+                    None | Some(Mask::Skip) => quote!(#ident: ::core::clone::Clone::clone(&self.#ident)),
+                    Some(Mask::Redact) => quote!(#ident: #krate::Redacted),
+                    Some(Mask::Hash) => quote!(#ident: #krate::__private::hash(#hash_key, &self.#ident)),
+                }
+            });
+            quote!(#row_ident { #(#fields,)* })
         }
     };
+    let hash_key = if model.hashes() { quote!(#hash_key) } else { quote!(_) };
     let parts = key
         .iter()
         .map(|KeyField { ident, ty, .. }| quote!(<#ty as #krate::key::KeyColumn>::to_key(&row.#ident)));
@@ -225,31 +267,18 @@ fn implementation(model: &Model) -> TokenStream {
         _ => quote!(#krate::key::Key::composite([#(#parts,)*])),
     };
     let about_columns = columns(model, &row);
-    let local = quote! {
-        #[automatically_derived]
-        impl #krate::model::EmitsLocally for #ident {}
-    };
-    let remote = quote! {
-        #[automatically_derived]
-        impl #krate::model::EmitsRemotely for #ident {}
-    };
-    let (scope, reach) = match model.reach {
-        Reach::Everywhere => (None, quote!(#local #remote)),
-        Reach::Local => (Some(quote!(LOCAL)), local),
-        Reach::Remote => (Some(quote!(REMOTE)), remote),
-    };
-    let scope = scope.map(|scope| quote!(const SCOPE: #krate::Scope = #krate::Scope::#scope;));
+    let about_delivery = delivery(model);
+    let about_versions = versions(model, &row);
     quote! {
         #[automatically_derived]
-        impl #krate::model::Model for #ident {
+        impl #parameters #krate::model::Model for #ident #arguments #bounds {
             const NAME: &'static ::core::primitive::str = #name;
             const KEY_COLUMNS: &'static [&'static ::core::primitive::str] = &[#(#key_columns,)*];
             const OPERATIONS: &'static [#krate::event::Operation] = &[#(#krate::event::Operation::#operations,)*];
-            #scope
             type Row = #row;
-            type Event = #event;
+            type Event = #event #arguments;
 
-            fn to_row(&self) -> #row {
+            fn to_row(&self, #hash_key: ::core::option::Option<&#krate::HashKey>) -> #row {
                 #to_row
             }
 
@@ -258,25 +287,124 @@ fn implementation(model: &Model) -> TokenStream {
             }
 
             #about_columns
+            #about_delivery
+            #about_versions
         }
-
-        #reach
     }
 }
 
+/// What of [`Model`](trait@Model) is about how its events travel, where it says so.
+fn delivery(model: &Model) -> TokenStream {
+    let Model { krate, topic, qos, expires, .. } = model;
+    let scope = match model.reach {
+        Reach::Everywhere => None,
+        Reach::Local => Some(quote!(LOCAL)),
+        Reach::Remote => Some(quote!(REMOTE)),
+    };
+    let scope = scope.map(|scope| quote!(const SCOPE: #krate::Scope = #krate::Scope::#scope;));
+    let topic = topic.as_ref().map(|topic| quote!(const TOPIC: &'static ::core::primitive::str = #topic;));
+    let expires = expires.map(|Millis(millis)| {
+        quote! {
+            const EXPIRES: ::core::option::Option<::core::time::Duration> =
+                ::core::option::Option::Some(::core::time::Duration::from_millis(#millis));
+        }
+    });
+    let hashes = model.hashes().then(|| {
+        quote!(
+            const HASHES: ::core::primitive::bool = true;
+        )
+    });
+    let level = |qos: u8| match qos {
+        0 => quote!(#krate::emit::QoS::AtMostOnce),
+        1 => quote!(#krate::emit::QoS::AtLeastOnce),
+        _ => quote!(#krate::emit::QoS::ExactlyOnce),
+    };
+    let of_operations = qos.operations.iter().map(|(operation, qos)| {
+        let (operation, qos) = (operation.variant_ident(), level(*qos));
+        quote!(#krate::event::Operation::#operation => #qos,)
+    });
+    let of_model = level(qos.model);
+    let says_qos = qos.model != 1 || !qos.operations.is_empty();
+    let qos = says_qos.then(|| {
+        quote! {
+            fn qos(operation: #krate::event::Operation) -> #krate::emit::QoS {
+                match operation { #(#of_operations)* _ => #of_model, }
+            }
+        }
+    });
+    quote!(#scope #topic #expires #hashes #qos)
+}
+
+/// What of [`Model`](trait@Model) is about versions, where it says so.
+fn versions(model: &Model, row: &TokenStream) -> TokenStream {
+    let Model { krate, version, earlier, .. } = model;
+    let number = (*version > 1).then(|| quote!(const VERSION: ::core::primitive::u32 = #version;));
+    if earlier.is_empty() {
+        return quote!(#number);
+    }
+    // Decided with the attribute: there are not more of them than versions before this one.
+    let earliest = version.saturating_sub(u32::try_from(earlier.len()).unwrap_or_default());
+    let arms = earlier.iter().zip(earliest..).enumerate().map(|(place, (first, version))| {
+        let later: Vec<&Path> = earlier[place..].iter().skip(1).collect();
+        let next = later.first().map_or_else(|| row.clone(), |next| quote!(#next));
+        let next = crate_path::located(&next, first.span());
+        let read = quote_spanned!(first.span()=> #krate::__private::upcast::<#first, #next>(row));
+        let to_the_present = later.iter().enumerate().map(|(place, from)| {
+            let to = later.get(place + 1).map_or_else(|| row.clone(), |next| quote!(#next));
+            let to = crate_path::located(&to, from.span());
+            quote_spanned!(from.span()=> .map(<#to as ::core::convert::From<#from>>::from))
+        });
+        quote!(#version => #read #(#to_the_present)*,)
+    });
+    quote! {
+        #number
+        const EARLIEST: ::core::primitive::u32 = #earliest;
+
+        fn read_row(
+            version: ::core::primitive::u32,
+            row: &#krate::__private::RawValue,
+        ) -> ::core::result::Result<#row, #krate::__private::DecodeError> {
+            match version {
+                #(#arms)*
+                _ => #krate::__private::read_row::<Self>(version, row),
+            }
+        }
+    }
+}
+
+/// Where its events may go at most, as traits.
+fn reach(model: &Model) -> TokenStream {
+    let Model { krate, ident, generics, reach, .. } = model;
+    let (parameters, arguments, bounds) = generics.split_for_impl();
+    let local = (*reach != Reach::Remote).then(|| quote!(EmitsLocally));
+    let remote = (*reach != Reach::Local).then(|| quote!(EmitsRemotely));
+    local
+        .into_iter()
+        .chain(remote)
+        .map(|goes| {
+            quote! {
+                #[automatically_derived]
+                impl #parameters #krate::model::#goes for #ident #arguments #bounds {}
+            }
+        })
+        .collect()
+}
+
 fn emits(model: &Model, operation: Operation) -> TokenStream {
-    let Model { krate, ident, .. } = model;
+    let Model { krate, ident, generics, .. } = model;
+    let (parameters, arguments, bounds): (ImplGenerics<'_>, TypeGenerics<'_>, Option<&WhereClause>) =
+        generics.split_for_impl();
     let event = model.event_ident();
     let (variant, body) = (operation.variant_ident(), operation.body_ident());
     let otherwise = (model.operations.len() > 1).then(|| quote! { _ => ::core::option::Option::None, });
     quote! {
         #[automatically_derived]
-        impl #krate::model::Emits<#krate::model::operation::#variant> for #ident {
-            fn wrap(body: #krate::model::#body<Self>) -> #event {
+        impl #parameters #krate::model::Emits<#krate::model::operation::#variant> for #ident #arguments #bounds {
+            fn wrap(body: #krate::model::#body<Self>) -> #event #arguments {
                 #event::#body(body)
             }
 
-            fn unwrap(event: &#event) -> ::core::option::Option<&#krate::model::#body<Self>> {
+            fn unwrap(event: &#event #arguments) -> ::core::option::Option<&#krate::model::#body<Self>> {
                 match event {
                     #event::#body(body) => ::core::option::Option::Some(body),
                     #otherwise
@@ -286,7 +414,34 @@ fn emits(model: &Model, operation: Operation) -> TokenStream {
     }
 }
 
+/// Its entry among the program's models; a generic one is as many models as it has types.
+fn registration(model: &Model) -> Option<TokenStream> {
+    let Model { krate, ident, generics, .. } = model;
+    generics.params.is_empty().then(|| {
+        quote! {
+            #krate::__private::inventory::submit! {
+                #krate::__private::RegisteredModel::of::<#ident>(::core::module_path!())
+            }
+        }
+    })
+}
+
 impl Model {
+    /// Its parameters without bounds, as an alias has them.
+    fn parameters(&self) -> TokenStream {
+        let mut generics = self.generics.clone();
+        for parameter in generics.type_params_mut() {
+            parameter.bounds.clear();
+            parameter.colon_token = None;
+        }
+        generics.where_clause = None;
+        quote!(#generics)
+    }
+
+    fn hashes(&self) -> bool {
+        self.row.iter().flat_map(|row| &row.fields).any(|field| field.mask == Some(Mask::Hash))
+    }
+
     fn row_ident(&self) -> Ident {
         format_ident!("{}Row", self.ident.unraw(), span = self.ident.span())
     }

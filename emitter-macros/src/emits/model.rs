@@ -1,14 +1,20 @@
 //! Decides everything about a model before anything is printed.
 
 use proc_macro2::TokenStream;
+use quote::{quote, quote_spanned};
 use syn::ext::IdentExt;
-use syn::{Attribute, Data, DeriveInput, Fields, Ident, Type, Visibility};
+use syn::spanned::Spanned;
+use syn::{
+    Attribute, Data, DeriveInput, Fields, Generics, Ident, LitInt, Path, Type, Visibility, WhereClause,
+    parse_quote,
+};
 
 use super::attr::{
-    FieldAttr, StructAttr, diesel_embeds, diesel_primary_key, serde_has, serde_rename, serde_rename_all,
+    FieldAttr, Mask, StructAttr, diesel_embeds, diesel_primary_key, serde_has, serde_rename, serde_rename_all,
 };
 use crate::crate_path;
 use crate::errors::Errors;
+use crate::time::Millis;
 
 /// An operation, in the order of the documentation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -98,7 +104,17 @@ pub(crate) struct Model {
     pub(crate) krate: TokenStream,
     pub(crate) vis: Visibility,
     pub(crate) ident: Ident,
+    /// The user's, with what an event needs of a type parameter.
+    pub(crate) generics: Generics,
+    /// The user's alone.
+    pub(crate) own_bounds: Option<WhereClause>,
     pub(crate) name: String,
+    pub(crate) version: u32,
+    /// The types of the versions right before, oldest first.
+    pub(crate) earlier: Vec<Path>,
+    pub(crate) topic: Option<String>,
+    pub(crate) qos: Qos,
+    pub(crate) expires: Option<Millis>,
     pub(crate) operations: Vec<Operation>,
     pub(crate) reach: Reach,
     pub(crate) key: Vec<KeyField>,
@@ -108,11 +124,23 @@ pub(crate) struct Model {
     pub(crate) row: Option<Row>,
 }
 
+/// How hard is tried to bring its events to other nodes.
+pub(crate) struct Qos {
+    pub(crate) model: u8,
+    /// Those that differ.
+    pub(crate) operations: Vec<(Operation, u8)>,
+}
+
 /// A field that listeners see.
 pub(crate) struct Column {
     pub(crate) vis: Visibility,
     pub(crate) ident: Ident,
-    pub(crate) ty: Type,
+    /// The user's type, or the mask's.
+    pub(crate) ty: TokenStream,
+    /// The user's type as text.
+    pub(crate) type_name: String,
+    /// Whether a row without it can be read.
+    pub(crate) may_be_absent: bool,
     /// Its name in JSON.
     pub(crate) wire_name: String,
     /// Its place among all fields; `None` where one of them may be loaded from several columns.
@@ -142,7 +170,8 @@ pub(crate) struct RowField {
     pub(crate) attributes: Vec<Attribute>,
     pub(crate) vis: Visibility,
     pub(crate) ident: Ident,
-    pub(crate) ty: Type,
+    pub(crate) ty: TokenStream,
+    pub(crate) mask: Option<Mask>,
 }
 
 /// A field as read.
@@ -159,27 +188,100 @@ impl Model {
         // What is missing may be what was misspelt.
         let complete = errors.is_empty();
         let fields = fields(input, &errors);
-        refuse_generics(input, &errors);
+        refuse_lifetimes(input, &errors);
+        fields.iter().flatten().for_each(|field| refuse_generic_hash(input, field, &errors));
+        let krate = crate_path::core(attr.krate.as_ref());
+        let operations = operations(input, &attr, complete, &errors);
+        let key: Vec<KeyField> =
+            fields.as_ref().map(|fields| key(input, &attr, complete, fields, &errors)).unwrap_or_default();
+        let columns =
+            fields.as_ref().map(|fields| columns(input, fields, &krate, &errors)).unwrap_or_default();
+        let version = number(attr.version.as_ref(), 1);
+        let earlier = earlier(&attr, version, &errors);
         let model = Self {
-            krate: crate_path::core(attr.krate.as_ref()),
             vis: input.vis.clone(),
             ident: input.ident.clone(),
             name: name(input, &attr, &errors),
-            operations: operations(input, &attr, complete, &errors),
+            generics: generics(input, &krate, &operations, &key),
+            own_bounds: input.generics.where_clause.clone(),
+            topic: topic(&attr, &errors),
+            qos: Qos {
+                model: number(attr.qos.as_ref(), 1),
+                operations: attr
+                    .qos_of
+                    .iter()
+                    .map(|(operation, qos)| (*operation, number(Some(qos), 1)))
+                    .collect(),
+            },
+            expires: attr.expires,
+            version,
+            earlier,
+            operations,
             reach: match (attr.local, attr.remote) {
                 (Some(()), None) => Reach::Local,
                 (None, Some(())) => Reach::Remote,
                 _ => Reach::Everywhere,
             },
-            key: fields
-                .as_ref()
-                .map(|fields| key(input, &attr, complete, fields, &errors))
-                .unwrap_or_default(),
-            columns: fields.as_ref().map(|fields| columns(input, fields, &errors)).unwrap_or_default(),
-            row: fields.as_ref().and_then(|fields| row(input, fields)),
+            key,
+            columns,
+            row: fields.as_ref().and_then(|fields| row(input, fields, &krate, &errors)),
+            krate,
         };
         errors.finish().map(|()| model)
     }
+}
+
+impl Field<'_> {
+    /// The type that listeners see.
+    fn seen_type(&self, krate: &TokenStream) -> TokenStream {
+        let ty = &self.field.ty;
+        match self.attr.mask {
+            Some(Mask::Redact) => quote_spanned!(ty.span()=> #krate::Redacted),
+            Some(Mask::Hash) => quote_spanned!(ty.span()=> #krate::Hashed),
+            Some(Mask::Skip) | None => quote!(#ty),
+        }
+    }
+
+    /// What of its attributes the generated row has. Of a masked field, serde knows nothing but the
+    /// name: what it does to the value would not fit any more.
+    fn row_attributes(&self) -> Vec<Attribute> {
+        let attributes = &self.field.attrs;
+        if self.attr.mask.is_none() {
+            return kept(attributes, &["serde", "doc", "allow"]);
+        }
+        let rename = serde_rename(attributes).map(|name| parse_quote!(#[serde(rename = #name)]));
+        let default = parse_quote!(#[serde(default)]);
+        kept(attributes, &["doc", "allow"]).into_iter().chain(rename).chain([default]).collect()
+    }
+
+    /// Whether a row without it can be read.
+    fn may_be_absent(&self) -> bool {
+        let option = matches!(&self.field.ty, Type::Path(path)
+            if path.path.segments.last().is_some_and(|last| last.ident == "Option"));
+        let masked = self.attr.mask.is_some();
+        option || masked || serde_has(&self.field.attrs, &["default", "skip", "skip_deserializing"])
+    }
+}
+
+/// A type as text, with the spaces that a reader expects.
+fn type_name(ty: &Type, mask: Option<Mask>) -> String {
+    match mask {
+        Some(Mask::Redact) => return "redacted".to_owned(),
+        Some(Mask::Hash) => return "hashed".to_owned(),
+        Some(Mask::Skip) | None => {}
+    }
+    let tokens = quote!(#ty).to_string();
+    let mut text = String::with_capacity(tokens.len());
+    let mut rest = tokens.chars().peekable();
+    while let Some(c) = rest.next() {
+        let between_words = c == ' '
+            && text.ends_with(|c: char| c.is_alphanumeric() || matches!(c, '_' | ',' | ';'))
+            && rest.peek().is_some_and(|c| !matches!(c, '<' | '>' | ':' | ',' | ';' | ')' | ']'));
+        if c != ' ' || between_words {
+            text.push(c);
+        }
+    }
+    text
 }
 
 /// `None` when it has no named fields, which is an error.
@@ -212,12 +314,13 @@ fn fields<'a>(input: &'a DeriveInput, errors: &Errors) -> Option<Vec<Field<'a>>>
 /// Refuses a field whose name looks secret and that is not said to be harmless.
 fn refuse_secret(ident: &Ident, attr: &FieldAttr, errors: &Errors) {
     let name = ident.unraw().to_string();
-    if looks_secret(&name) && !attr.skip && attr.sensitive_ok.is_none() {
+    if looks_secret(&name) && attr.mask.is_none() && attr.sensitive_ok.is_none() {
         errors.at(
             ident,
             format_args!(
                 "`{name}` looks secret, and events are sent to every node and listener: leave it out of them with \
-                 `#[emits(skip)]`,\nor say why it may be in them, as in `#[emits(sensitive_ok = \"a public key\")]`"
+                 `#[emits(skip)]`,\nhide its value with `#[emits(redact)]` or `#[emits(hash)]`, or say why it may be in \
+                 them, as in `#[emits(sensitive_ok = \"a public key\")]`"
             ),
         );
     }
@@ -267,21 +370,85 @@ fn looks_secret(name: &str) -> bool {
     hash || words.iter().any(|word| SECRET.contains(word)) || words.windows(2).any(pair)
 }
 
-fn refuse_generics(input: &DeriveInput, errors: &Errors) {
-    for parameter in &input.generics.params {
-        match parameter {
-            syn::GenericParam::Lifetime(_) => errors.at(
-                parameter,
-                "an emitting model owns its data: its events outlive the statement and are read by other threads.\n\
-                 Write `String` instead of `&str`, and so on",
-            ),
-            syn::GenericParam::Type(_) | syn::GenericParam::Const(_) => errors.at(
-                parameter,
-                "an emitting model cannot be generic: it is one name on the wire.\n\
-                 Derive `Emits` on a struct for each concrete type",
-            ),
-        }
+fn refuse_lifetimes(input: &DeriveInput, errors: &Errors) {
+    for lifetime in input.generics.lifetimes() {
+        errors.at(
+            lifetime,
+            "an emitting model owns its data: its events outlive the statement and are read by other threads.\n\
+             Write `String` instead of `&str`, and so on",
+        );
     }
+}
+
+/// A program that hashes does not start without a key, and generic models are not known at start.
+fn refuse_generic_hash(input: &DeriveInput, field: &Field<'_>, errors: &Errors) {
+    if field.attr.mask == Some(Mask::Hash) && !input.generics.params.is_empty() {
+        errors.at(field.ident, "a generic model cannot hash: write `#[emits(redact)]` or `#[emits(skip)]`");
+    }
+}
+
+/// The user's generics, with what an event needs of each type parameter.
+fn generics(
+    input: &DeriveInput,
+    krate: &TokenStream,
+    operations: &[Operation],
+    key: &[KeyField],
+) -> Generics {
+    let mut generics = input.generics.clone();
+    let parameters: Vec<Ident> = generics.type_params().map(|parameter| parameter.ident.clone()).collect();
+    if parameters.is_empty() {
+        return generics;
+    }
+    let compared =
+        operations.iter().any(|operation| operation.is_update()).then(|| quote!(+ ::core::cmp::PartialEq));
+    let predicates = &mut generics.make_where_clause().predicates;
+    for parameter in &parameters {
+        predicates.push(parse_quote! {
+            #parameter: ::core::clone::Clone + ::core::marker::Send + ::core::marker::Sync + 'static
+                + #krate::__private::serde::Serialize + #krate::__private::serde::de::DeserializeOwned #compared
+        });
+    }
+    for KeyField { ty, .. } in key {
+        predicates.push(parse_quote!(#ty: #krate::key::KeyColumn));
+    }
+    generics
+}
+
+fn number<N: std::str::FromStr<Err: std::fmt::Display>>(literal: Option<&LitInt>, default: N) -> N {
+    // Its range was looked at where it was read.
+    literal.and_then(|literal| literal.base10_parse().ok()).unwrap_or(default)
+}
+
+/// The types of earlier versions, of which there cannot be more than versions.
+fn earlier(attr: &StructAttr, version: u32, errors: &Errors) -> Vec<Path> {
+    let earlier = attr.earlier.clone().unwrap_or_default();
+    let most = usize::try_from(version - 1).unwrap_or(usize::MAX);
+    if let Some(one_too_many) = earlier.get(most) {
+        errors.at(
+            one_too_many,
+            format_args!(
+                "there are not so many versions before {version}: write the model's present version, as in `version = {}`",
+                earlier.len() + 1
+            ),
+        );
+    }
+    earlier
+}
+
+/// The levels between prefix and operation.
+fn topic(attr: &StructAttr, errors: &Errors) -> Option<String> {
+    let given = attr.topic.as_ref()?;
+    let topic = given.value();
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    let level = |level: &str| !level.is_empty() && level.chars().all(allowed);
+    if topic.len() > 128 || !topic.split('/').all(level) {
+        errors.at(
+            given,
+            "a topic is levels of letters (a to z), digits, '_', '-' and '.', such as \"shop/orders\", of 128 bytes at \
+             most;\nthe application's prefix comes before it, and the operation after it",
+        );
+    }
+    Some(topic)
 }
 
 fn name(input: &DeriveInput, attr: &StructAttr, errors: &Errors) -> String {
@@ -335,9 +502,11 @@ fn key(
         if key.iter().any(|other: &KeyField| other.ident == *field.ident) {
             errors.at(&ident, format_args!("`{ident}` is in the key twice; once is enough"));
         }
-        if field.attr.skip {
-            errors
-                .at(field.ident, "a field of the key cannot be skipped: it tells listeners which row it is");
+        if field.attr.mask.is_some() {
+            errors.at(
+                field.ident,
+                "a field of the key cannot be skipped, redacted or hashed: it tells listeners which row it is",
+            );
         }
         if serde_has(&field.field.attrs, &["skip", "skip_serializing", "flatten"]) {
             errors.at(
@@ -357,14 +526,17 @@ fn wire_name(input: &DeriveInput, field: &Field<'_>) -> String {
     serde_rename(&field.field.attrs).unwrap_or_else(own)
 }
 
-fn columns(input: &DeriveInput, fields: &[Field<'_>], errors: &Errors) -> Vec<Column> {
+fn columns(input: &DeriveInput, fields: &[Field<'_>], krate: &TokenStream, errors: &Errors) -> Vec<Column> {
     let embeds = fields.iter().any(|field| diesel_embeds(&field.field.attrs));
-    let seen = fields.iter().enumerate().filter(|(_, field)| !field.attr.skip);
+    let seen = fields.iter().enumerate().filter(|(_, field)| field.attr.mask != Some(Mask::Skip));
+    let defaults = serde_has(&input.attrs, &["default"]);
     let columns: Vec<Column> = seen
         .map(|(place, field)| Column {
             vis: field.field.vis.clone(),
             ident: field.ident.clone(),
-            ty: field.field.ty.clone(),
+            ty: field.seen_type(krate),
+            type_name: type_name(&field.field.ty, field.attr.mask),
+            may_be_absent: defaults || field.may_be_absent(),
             wire_name: wire_name(input, field),
             place: (!embeds).then_some(place),
         })
@@ -393,18 +565,25 @@ fn missing_key_field(ident: &Ident, implicit: bool, fields: &[Field<'_>], errors
 }
 
 /// The generated row, if a field is skipped.
-fn row(input: &DeriveInput, fields: &[Field<'_>]) -> Option<Row> {
-    fields.iter().any(|field| field.attr.skip).then(|| Row {
+fn row(input: &DeriveInput, fields: &[Field<'_>], krate: &TokenStream, errors: &Errors) -> Option<Row> {
+    for field in fields.iter().filter(|field| field.attr.mask.is_some_and(|mask| mask != Mask::Skip)) {
+        if serde_has(&field.field.attrs, &["flatten"]) {
+            errors
+                .at(field.ident, "a flattened field is many in JSON: skip it, or mask the fields within it");
+        }
+    }
+    fields.iter().any(|field| field.attr.mask.is_some()).then(|| Row {
         attributes: kept(&input.attrs, &["serde", "allow"]),
         names_serde: serde_has(&input.attrs, &["crate"]),
         fields: fields
             .iter()
-            .filter(|field| !field.attr.skip)
+            .filter(|field| field.attr.mask != Some(Mask::Skip))
             .map(|field| RowField {
-                attributes: kept(&field.field.attrs, &["serde", "doc", "allow"]),
+                attributes: field.row_attributes(),
                 vis: field.field.vis.clone(),
                 ident: field.ident.clone(),
-                ty: field.field.ty.clone(),
+                ty: field.seen_type(krate),
+                mask: field.attr.mask,
             })
             .collect(),
     })

@@ -8,6 +8,7 @@ use syn::{LitInt, LitStr, Path};
 
 use super::filter::Filter;
 use crate::errors::{Errors, did_you_mean, skip_value};
+use crate::time::{Millis, some_time, time};
 
 /// What `#[listener(…)]` says.
 #[derive(Default)]
@@ -39,10 +40,6 @@ pub(crate) struct Options {
     pub(crate) jitter: Option<Millis>,
     pub(crate) budget: Option<Millis>,
 }
-
-/// A time in milliseconds.
-#[derive(Clone, Copy)]
-pub(crate) struct Millis(pub(crate) u64);
 
 const WORDS: [&str; 15] = [
     "model",
@@ -202,37 +199,6 @@ fn count(meta: &ParseNestedMeta<'_>) -> syn::Result<LitInt> {
     }
 }
 
-/// A time longer than none.
-fn some_time(meta: &ParseNestedMeta<'_>) -> syn::Result<Millis> {
-    let span = meta.input.span();
-    match time(meta)? {
-        Millis(0) => Err(syn::Error::new(span, "no time at all is not allowed here")),
-        time => Ok(time),
-    }
-}
-
-/// `"500ms"`, `"5s"`, `"2min"`, `"1h"`.
-fn time(meta: &ParseNestedMeta<'_>) -> syn::Result<Millis> {
-    let wrong =
-        |span| syn::Error::new(span, "write a time in quotes: `\"500ms\"`, `\"5s\"`, `\"2min\"` or `\"1h\"`");
-    let value = meta.value()?;
-    let text: LitStr = value.parse().map_err(|error| wrong(error.span()))?;
-    millis(&text.value()).map(Millis).ok_or_else(|| wrong(text.span()))
-}
-
-fn millis(text: &str) -> Option<u64> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let factor = match unit.trim_start() {
-        "ms" => 1,
-        "s" => 1_000,
-        "min" => 60_000,
-        "h" => 3_600_000,
-        _ => return None,
-    };
-    number.parse::<u64>().ok()?.checked_mul(factor)
-}
-
 /// Reads an entry that may be written once. A mistake in it is kept, and reading goes on.
 fn once<T>(
     slot: &mut Option<T>,
@@ -251,24 +217,6 @@ fn once<T>(
         Err(error) => {
             errors.push(error);
             skip_value(meta)
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::millis;
-
-    #[test]
-    fn times_have_a_number_and_a_unit() {
-        let check = |text, expected| assert_eq!(millis(text), expected, "{text}");
-        check("500ms", Some(500));
-        check("5s", Some(5_000));
-        check("2 min", Some(120_000));
-        check("1h", Some(3_600_000));
-        for wrong in ["", "5", "s", "-5s", "1.5s", "5 days", "99999999999999999999s", "18446744073709551615h"]
-        {
-            check(wrong, None);
         }
     }
 }

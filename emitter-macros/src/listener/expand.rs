@@ -5,10 +5,11 @@ use quote::{quote, quote_spanned};
 use syn::spanned::Spanned;
 use syn::{Ident, LitInt, ReturnType, Type};
 
-use super::attr::{Millis, ModelRef, Options};
+use super::attr::{ModelRef, Options};
 use super::filter::expand as filter;
 use super::model::{Hears, Listener, Parameter};
 use crate::crate_path;
+use crate::time::Millis;
 
 pub(crate) fn expand(listener: &Listener) -> TokenStream {
     let Listener { krate, name, event, .. } = listener;
@@ -31,6 +32,7 @@ pub(crate) fn expand(listener: &Listener) -> TokenStream {
                     model: #krate::__private::wanted::<#event>().model,
                     operation: #krate::__private::wanted::<#event>().operation,
                     hears: #krate::__private::Hears::#hears,
+                    module: ::core::module_path!(),
                     defined_at: ::core::concat!(::core::file!(), ":", ::core::line!()),
                     prepare: #prepare,
                 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use emitter_core::event::Operation;
 use emitter_core::retry::Backoff;
-use emitter_core::topic::{ModelName, TopicPrefix};
+use emitter_core::topic::{ModelTopic, TopicPrefix};
 use emitter_core::transport::mqtt::{ClientId, MqttConfig, MqttTransport, MqttVersion, Overflow};
 use emitter_core::transport::{
     Ack, Confirmation, Delivery, Message, PublishError, QoS, Transport, TransportStatus,
@@ -53,8 +53,8 @@ fn start(config: MqttConfig, client_id: &str) -> MqttTransport {
     MqttTransport::start(config, ClientId::new(client_id).expect("a valid client id"))
 }
 
-fn model(name: &str) -> ModelName {
-    ModelName::new(name).expect("a valid name")
+fn model(name: &str) -> ModelTopic {
+    ModelTopic::new(name).expect("a valid name")
 }
 
 /// A message of the model `name`, whose payload is the number.
@@ -63,6 +63,7 @@ fn message(name: &str, number: usize, qos: QoS) -> Message {
         topic: TopicPrefix::default().topic(&model(name), Operation::Create),
         payload: Bytes::from(number.to_string()),
         qos,
+        expires: None,
     }
 }
 
@@ -400,6 +401,31 @@ async fn check_frozen_broker(version: MqttVersion) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_frozen_broker_is_noticed() {
     tokio::join!(check_frozen_broker(MqttVersion::V5), check_frozen_broker(MqttVersion::V311));
+}
+
+async fn check_expiry(version: MqttVersion, expected: &[usize]) {
+    let broker = Mosquitto::start();
+    let sender = start(config_for(&broker).protocol(version), "sender");
+    let receiver = start(config_for(&broker).protocol(version), "receiver");
+    subscribe(&receiver, "user").await;
+    close(receiver).await;
+    let soon = Some(tokio::time::Instant::now() + Duration::from_secs(1));
+    let of_the_moment = Message { expires: soon, ..message("user", 0, QoS::AtLeastOnce) };
+    confirm_all(vec![sender.publish(of_the_moment).expect("room"), publish(&sender, 1)]).await;
+    sleep(Duration::from_millis(2_500)).await;
+    let too_late = sender.publish(Message { expires: soon, ..message("user", 2, QoS::AtLeastOnce) });
+    assert_eq!(too_late.expect("room").await, Err(PublishError::Expired));
+    let receiver = start(config_for(&broker).protocol(version), "receiver");
+    subscribe(&receiver, "user").await;
+    assert_eq!(receive_all(&receiver, expected.len()).await.0, expected);
+    close(sender).await;
+    close(receiver).await;
+}
+
+/// The broker knows expiry from MQTT 5 on; before, a message that it has taken stays.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_expired_is_neither_sent_nor_kept() {
+    tokio::join!(check_expiry(MqttVersion::V5, &[1]), check_expiry(MqttVersion::V311, &[0, 1]));
 }
 
 async fn check_redelivery(version: MqttVersion) {

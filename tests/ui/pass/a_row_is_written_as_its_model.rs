@@ -56,9 +56,9 @@ fn main() {
     let mut whole = to_value(&account).unwrap();
     let hidden = whole.as_object_mut().unwrap().remove("passwordHash");
     assert_eq!(hidden, Some(Value::from("x")));
-    let row = account.to_row();
+    let row = account.to_row(None);
     assert_eq!(to_value(&row).unwrap(), whole);
     assert_eq!(whole, json!({ "userId": 1, "mail": "a@b", "lastWord": "BYE" }));
     assert_eq!(serde_json::from_value::<UserAccountRow>(whole).unwrap(), row);
-    assert_eq!(to_value(Elsewhere { id: 1, secret: "x".into() }.to_row()).unwrap(), json!({ "id": 1 }));
+    assert_eq!(to_value(Elsewhere { id: 1, secret: "x".into() }.to_row(None)).unwrap(), json!({ "id": 1 }));
 }

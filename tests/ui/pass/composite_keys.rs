@@ -41,7 +41,7 @@ struct Pair {
 fn main() {
     let grant = Grant { user_id: 7, role: "admin".into(), since: 0 };
     assert_eq!(Grant::KEY_COLUMNS, ["user_id", "role"]);
-    assert_eq!(Grant::key(&grant.to_row()), Key::composite([Key::Int(7), Key::Text("admin".into())]));
+    assert_eq!(Grant::key(&grant.to_row(None)), Key::composite([Key::Int(7), Key::Text("admin".into())]));
     assert_eq!(Role::KEY_COLUMNS, ["role"]);
     assert_eq!(Role::key(&Role { user_id: 7, role: "admin".into(), since: 0 }), Key::Text("admin".into()));
     assert_eq!(Pair::KEY_COLUMNS, ["b", "a"]);

@@ -25,6 +25,6 @@ model!("user", User, id: i32, UserEvent, on_user, Event<UserEvent>, State<String
 model!("role", Role, name: String, RoleCreated, on_role, Event<RoleCreated>, State<i32>);
 
 fn main() {
-    assert_eq!(User { id: 1, secret: String::new() }.to_row(), UserRow { id: 1 });
+    assert_eq!(User { id: 1, secret: String::new() }.to_row(None), UserRow { id: 1 });
     assert_eq!((User::NAME, Role::NAME), ("user", "role"));
 }

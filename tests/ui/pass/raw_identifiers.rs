@@ -31,7 +31,7 @@ async fn r#loop(r#type: Event<r#LoopEvent>) {
 }
 
 fn main() {
-    let row = Match { r#type: 1, r#struct: "a".into(), r#fn: true, r#impl: true }.to_row();
+    let row = Match { r#type: 1, r#struct: "a".into(), r#fn: true, r#impl: true }.to_row(None);
     assert_eq!(row, MatchRow { r#type: 1, r#struct: "a".into(), r#fn: true });
     assert_eq!(Match::key(&row), Key::composite([Key::Int(1), Key::Text("a".into())]));
     assert_eq!(Match::KEY_COLUMNS, ["type", "struct"]);

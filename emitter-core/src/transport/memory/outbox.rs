@@ -119,12 +119,12 @@ mod tests {
 
     use super::*;
     use crate::event::Operation;
-    use crate::topic::{ModelName, TopicPrefix};
+    use crate::topic::{ModelTopic, TopicPrefix};
     use crate::transport::QoS;
 
     fn message() -> Message {
-        let topic = TopicPrefix::default().topic(&ModelName::new("user").unwrap(), Operation::Create);
-        Message { topic, payload: Bytes::from_static(b"{}"), qos: QoS::AtLeastOnce }
+        let topic = TopicPrefix::default().topic(&ModelTopic::new("user").unwrap(), Operation::Create);
+        Message { topic, payload: Bytes::from_static(b"{}"), qos: QoS::AtLeastOnce, expires: None }
     }
 
     #[derive(Debug, Clone)]

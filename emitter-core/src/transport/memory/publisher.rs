@@ -119,6 +119,10 @@ impl Connection<'_> {
     }
 
     async fn send(&mut self, number: u64, message: &Message) -> Result<(), Lost> {
+        if message.expires.is_some_and(|expires| expires <= tokio::time::Instant::now()) {
+            self.publisher.settle(number, Err(PublishError::Expired));
+            return Ok(());
+        }
         if message.qos == QoS::AtMostOnce {
             // Sent once and forgotten, whatever becomes of it.
             self.publisher.settle(number, Ok(Confirmed { had_subscribers: true }));

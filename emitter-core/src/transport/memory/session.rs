@@ -144,7 +144,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::topic::{ModelName, TopicPrefix};
+    use crate::topic::{ModelTopic, TopicPrefix};
 
     #[derive(Debug, Clone)]
     enum Step {
@@ -221,7 +221,7 @@ mod tests {
     #[test]
     fn overlapping_and_repeated_filters_deliver_once() {
         let prefix = TopicPrefix::default();
-        let filter = prefix.model_filter(&ModelName::new("user").unwrap());
+        let filter = prefix.model_filter(&ModelTopic::new("user").unwrap());
         let mut session = Session::new(1);
         session.subscribe(&filter);
         session.subscribe(&filter);

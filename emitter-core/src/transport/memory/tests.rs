@@ -2,13 +2,13 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::event::Operation;
-use crate::topic::{ModelName, Topic, TopicPrefix};
+use crate::topic::{ModelTopic, Topic, TopicPrefix};
 use crate::transport::{Confirmed, QoS};
 
 const WAIT: Duration = Duration::from_secs(10);
 
-fn model() -> ModelName {
-    ModelName::new("user").unwrap()
+fn model() -> ModelTopic {
+    ModelTopic::new("user").unwrap()
 }
 
 fn topic() -> Topic {
@@ -20,7 +20,7 @@ fn filter() -> TopicFilter {
 }
 
 fn message(number: usize) -> Message {
-    Message { topic: topic(), payload: number.to_string().into(), qos: QoS::AtLeastOnce }
+    Message { topic: topic(), payload: number.to_string().into(), qos: QoS::AtLeastOnce, expires: None }
 }
 
 fn number(delivery: &Delivery) -> usize {

@@ -5,7 +5,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use rumqttc::v5::mqttbytes::v5::PublishProperties;
 use rumqttc::{NetworkOptions, Outgoing, v5};
+use tokio::time::Instant;
 
 use super::config::{MqttConfig, MqttVersion};
 use super::subscriptions::Request;
@@ -178,7 +180,17 @@ impl Client {
         let payload = message.payload.clone();
         match self {
             Self::V5(client) => {
-                client.try_publish(topic, v5_qos(message.qos), false, payload).map_err(|_| NotTaken)
+                let qos = v5_qos(message.qos);
+                let sent = match message.expires {
+                    None => client.try_publish(topic, qos, false, payload),
+                    Some(expires) => {
+                        let left = whole_seconds(expires.saturating_duration_since(Instant::now()));
+                        let message_expiry_interval = Some(u32::try_from(left).unwrap_or(u32::MAX));
+                        let properties = PublishProperties { message_expiry_interval, ..Default::default() };
+                        client.try_publish_with_properties(topic, qos, false, payload, properties)
+                    }
+                };
+                sent.map_err(|_| NotTaken)
             }
             Self::V311(client) => {
                 client.try_publish(topic, v311_qos(message.qos), false, payload).map_err(|_| NotTaken)

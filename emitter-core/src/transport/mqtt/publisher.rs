@@ -213,7 +213,10 @@ impl State {
         }
         while let Some(publishing) = self.in_flight.next() {
             let size = size(&publishing.message);
-            if size > self.largest {
+            if publishing.message.expires.is_some_and(|expires| expires <= tokio::time::Instant::now()) {
+                let expired = self.in_flight.withdraw();
+                settle(expired, Err(PublishError::Expired));
+            } else if size > self.largest {
                 // Sent all the same, it would end the connection, again and again.
                 let limit = self.largest;
                 let too_large = self.in_flight.withdraw();

@@ -1,0 +1,69 @@
+//! Events that come from a record instead of a write.
+
+use super::Emitter;
+use crate::dispatcher::{Job, Message};
+use crate::envelope::{self, DecodeError};
+use crate::event::{EventId, Source, Timestamp};
+use crate::model_info::Received;
+use crate::queue::Refused;
+
+impl Emitter {
+    /// Hands an event to this node's listeners as it was encoded once: from a log, a mirror, a file
+    /// of a test. Rows of an earlier version of their model are read as that and made into present
+    /// ones. What this node wrote is `Local`, everything else `Remote`; nothing is published, and no
+    /// event is dropped as a duplicate, for a replay is meant.
+    ///
+    /// # Errors
+    /// [`ReplayError`]; then no listener is called.
+    ///
+    /// # Panics
+    /// When the row's own `Deserialize` does.
+    pub fn replay(&self, payload: &[u8]) -> Result<EventId, ReplayError> {
+        let shared = &self.node.shared;
+        let incoming = envelope::decode(payload, &shared.wire)?;
+        let model = shared.model_named(&incoming.model).ok_or(ReplayError::UnknownModel)?;
+        let own = incoming.origin.as_ref().is_some_and(|origin| {
+            (&origin.service, &origin.node) == (&shared.origin.service, &shared.origin.node)
+        });
+        let id = incoming.id.unwrap_or_else(EventId::now);
+        let received = Received {
+            id,
+            time: incoming.time.unwrap_or_else(Timestamp::now),
+            source: if own { Source::Local } else { Source::Remote },
+        };
+        let event = (model.info.decode)(incoming, received)?;
+        if model.worker.get().is_none() {
+            shared.counters.unheard.add_one();
+            return Ok(id);
+        }
+        model.queue.push(Message::Event(Job::local(event)))?;
+        Ok(id)
+    }
+}
+
+/// Why an event was not replayed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReplayError {
+    /// It is no event, or of a version that the model does not know.
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+    /// Nothing in this program has met a model of that name.
+    #[error("no listener of this node knows the model")]
+    UnknownModel,
+    /// The model's queue is at its bound: wait until listeners have caught up, and go on.
+    #[error("the queue of the model is full")]
+    QueueFull,
+    /// The emitter is shut down.
+    #[error("the emitter is shut down")]
+    ShutDown,
+}
+
+impl From<Refused> for ReplayError {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Full => Self::QueueFull,
+            Refused::Closed => Self::ShutDown,
+        }
+    }
+}

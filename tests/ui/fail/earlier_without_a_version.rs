@@ -1,0 +1,22 @@
+use emitter_diesel::Emits;
+use serde::{Deserialize, Serialize};
+
+#[derive(Deserialize)]
+struct UserV1 {
+    id: i32,
+}
+
+impl From<UserV1> for User {
+    fn from(user: UserV1) -> Self {
+        Self { id: user.id, name: String::new() }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Emits)]
+#[emits(create, earlier(UserV1))]
+struct User {
+    id: i32,
+    name: String,
+}
+
+fn main() {}

@@ -1,0 +1,11 @@
+use emitter_diesel::Emits;
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Emits)]
+#[emits(create, version = 0)]
+struct User {
+    id: i32,
+    name: String,
+}
+
+fn main() {}
