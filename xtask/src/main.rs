@@ -116,7 +116,12 @@ fn bless(rest: &[String]) -> Result<(), Failure> {
         command.arg("--workspace");
     }
     command.args(rest).env("TRYBUILD", "overwrite").env("INSTA_UPDATE", "always");
-    Steps::new().run("bless", command)?;
+    let mut steps = Steps::new();
+    steps.run("bless", command)?;
+    // Only now are the answers there that it is rendered from.
+    let mut table = cargo("test -p emitter-tests --test mistakes");
+    table.env("TRYBUILD", "overwrite");
+    steps.run("table of mistakes", table)?;
     println!("\nNow read every changed .stderr and .snap, whole, before you commit them: git diff");
     Ok(())
 }

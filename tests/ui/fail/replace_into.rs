@@ -1,4 +1,4 @@
-//! `REPLACE` deletes rows of which no event could tell.
+//! `replace_into`, which deletes rows of which no event could tell.
 
 use diesel::prelude::*;
 use emitter_diesel::{Bound, Emit, Emits};
