@@ -36,7 +36,7 @@ use crate::model::{EventBody, Model};
 #[diagnostic::on_unimplemented(
     message = "a column of type `{Self}` cannot be compared with `{Value}`",
     label = "not a value of the column's type",
-    note = "write a value of the column's type, a list of such values, `None` for NULL, or a predicate, as in `|value| …`"
+    note = "write a value of the column's type (of an `Option`'s, without `Some`), a list of such values, `None` for NULL, or a predicate, as in `|value| …`"
 )]
 pub trait Comparable<Value: ?Sized, Marker> {
     /// Whether the column has this value.
@@ -54,12 +54,14 @@ pub mod marker {
     pub enum Nullable {}
 }
 
+#[diagnostic::do_not_recommend]
 impl<T: PartialEq<V>, V> Comparable<V, marker::Plain> for T {
     fn has(&self, value: &V) -> bool {
         self == value
     }
 }
 
+#[diagnostic::do_not_recommend]
 impl<T: PartialEq<V>, V> Comparable<V, marker::Nullable> for Option<T> {
     fn has(&self, value: &V) -> bool {
         self.as_ref().is_some_and(|held| held == value)
@@ -82,6 +84,7 @@ pub trait Nullable {
     fn is_null(&self) -> bool;
 }
 
+#[diagnostic::do_not_recommend]
 impl<T> Nullable for Option<T> {
     fn is_null(&self) -> bool {
         self.is_none()

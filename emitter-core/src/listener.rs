@@ -191,12 +191,14 @@ pub trait Outcome {
     fn into_result(self) -> Result<(), String>;
 }
 
+#[diagnostic::do_not_recommend]
 impl Outcome for () {
     fn into_result(self) -> Result<(), String> {
         Ok(())
     }
 }
 
+#[diagnostic::do_not_recommend]
 impl<E: fmt::Display> Outcome for Result<(), E> {
     fn into_result(self) -> Result<(), String> {
         self.map_err(|error| error.to_string())
@@ -361,6 +363,7 @@ pub const fn wanted<T: EventBody>() -> Wanted {
 )]
 pub trait IsModel<M> {}
 
+#[diagnostic::do_not_recommend]
 impl<M> IsModel<M> for M {}
 
 /// Nothing but the proof that events of this type are the model's, for `#[listener(model = User)]`.

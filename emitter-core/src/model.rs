@@ -266,7 +266,7 @@ macro_rules! bodies {
                 }
             }
 
-            $(impl<M: Emits<operation::$operation>> $single for $body<M> {})?
+            $(#[diagnostic::do_not_recommend] impl<M: Emits<operation::$operation>> $single for $body<M> {})?
         )*
 
         /// A body of any operation, whether the model emits it or not.

@@ -115,8 +115,11 @@ impl<T: QuerySource, V, Q, Op, Ret, const STABLE: bool> Emit<marker::Plain>
 )]
 pub trait TellsAll {}
 
+#[diagnostic::do_not_recommend]
 impl TellsAll for () {}
+#[diagnostic::do_not_recommend]
 impl TellsAll for InsertOrIgnore {}
+#[diagnostic::do_not_recommend]
 impl TellsAll for Insert {}
 
 /// Diesel's `INSERT`, whose type it does not let others name but as a default.

@@ -7,6 +7,7 @@ use syn::spanned::Spanned;
 use syn::{Ident, Type};
 
 use super::{Condition, Conditions, Filter, Test};
+use crate::crate_path;
 
 /// What the printed code names.
 struct Print<'a> {
@@ -127,31 +128,36 @@ impl Print<'_> {
 
     /// A condition on a row.
     fn condition(&self, condition: &Condition, row: &Ident) -> TokenStream {
-        let krate = self.krate;
         match condition {
             Condition::Column(column, test) => self.test(column, test, row),
             Condition::Predicate(predicate) => {
+                let krate = crate_path::located(self.krate, predicate.span());
                 quote_spanned!(predicate.span()=> #krate::__private::check(#row, #predicate))
             }
             Condition::Present(_) | Condition::Moves(..) => quote!(true),
         }
     }
 
+    /// The column is named once, so that one that is not there is refused at its name; all else is
+    /// said at the value, for that is what has to be written otherwise.
     fn test(&self, column: &Ident, test: &Test, row: &Ident) -> TokenStream {
-        let krate = self.krate;
+        let call = |at: Span, function: &str, argument: TokenStream| {
+            let (krate, held) = (crate_path::located(self.krate, at), variable("held", at));
+            let function = Ident::new(function, at);
+            quote_spanned!(at=> { let #held = &#row.#column; #krate::__private::#function(#held #argument) })
+        };
         match test {
             Test::OneOf(values) => {
-                let any = values.iter().map(
-                    |value| quote_spanned!(value.span()=> #krate::__private::is(&#row.#column, &#value)),
-                );
+                // In parentheses, for it may be `FIRST + 1`.
+                let any = values
+                    .iter()
+                    .map(|value| call(value.span(), "is", quote_spanned!(value.span()=> , &(#value))));
                 quote!((#(#any)||*))
             }
-            Test::Null(none) => quote_spanned! {none.span()=>
-                #krate::__private::is_null(&#row.#column)
-            },
-            Test::Predicate(predicate) => quote_spanned! {predicate.span()=>
-                #krate::__private::check(&#row.#column, #predicate)
-            },
+            Test::Null(none) => call(none.span(), "is_null", TokenStream::new()),
+            Test::Predicate(predicate) => {
+                call(predicate.span(), "check", quote_spanned!(predicate.span()=> , #predicate))
+            }
         }
     }
 
