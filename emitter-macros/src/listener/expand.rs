@@ -21,7 +21,11 @@ pub(crate) fn expand(listener: &Listener) -> TokenStream {
     let prepare = prepare(listener);
     let agree = agree(listener);
     let checks = filter::checks(&listener.filters, krate, event);
+    // A filter's predicate is a closure, for the name of a function would be a value.
+    let lints = (!listener.filters.is_empty())
+        .then(|| quote!(#[allow(clippy::redundant_closure, clippy::redundant_closure_for_method_calls)]));
     quote! {
+        #lints
         const _: () = {
             #agree
             #checks

@@ -27,7 +27,7 @@ pub struct Post {
 }
 
 const FIRST: i64 = 1;
-const SECOND: i32 = 2;
+const ROW: bool = true;
 
 #[listener(model = "post", where(id = FIRST, status = [Status::Draft, Status::Published], title = "x", row = true))]
 async fn row(_: Event<PostEvent>) {}
@@ -53,7 +53,7 @@ async fn states(_: Event<PostDeleted>) {}
 #[listener(model = "post", where(title = String::from("x"), subtitle = |subtitle| subtitle.is_some()), allow_remote)]
 async fn filtered(_: Event<PostDeletedMany>) {}
 
-#[listener(model = "post", where(id = [FIRST + 1, SECOND as i64, -1, { 4 }], r#type = b'a' ^ 1, row = !false || false))]
+#[listener(model = "post", where(id = [FIRST + 1, -FIRST], r#type = b'a' ^ 1, row = ROW || FIRST > 1))]
 async fn held(_: Event<PostEvent>) {}
 
 fn main() {}
