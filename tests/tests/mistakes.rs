@@ -22,7 +22,7 @@ const GROUPS: [(&str, &[&str]); 5] = [
 ];
 
 /// What explains the compiler or the framework, and says nothing of what to write.
-const NOISE: [&str; 15] = [
+const NOISE: [&str; 16] = [
     "consider using `--verbose`",
     "evaluation of `_",
     "following other types implement",
@@ -31,6 +31,7 @@ const NOISE: [&str; 15] = [
     "is implemented for",
     "is not implemented for",
     "not found in",
+    "on by default",
     "originates in the",
     "perhaps you need to implement",
     "redefined here",
@@ -49,7 +50,7 @@ fn answer(stderr: &str) -> String {
     let (message, rest) = first.split_at(place);
 
     let mut parts: Vec<String> = message.iter().map(|line| without_code(line).trim().to_owned()).collect();
-    parts.extend(label(rest).map(str::to_owned));
+    parts.extend(label(rest).filter(|label| parts[0] != *label).map(str::to_owned));
     for (at, line) in rest.iter().enumerate().filter(|(_, line)| !is_noise(line)) {
         let line = line.trim_start();
         if let Some(note) = line.strip_prefix("= note: ") {
@@ -84,7 +85,7 @@ fn without_code(line: &str) -> &str {
 fn label<'a>(lines: &[&'a str]) -> Option<&'a str> {
     let program = lines.iter().take_while(|line| line.trim().contains('|') || line.contains("-->"));
     let marked = program.filter_map(|line| line.split_once("| ")?.1.trim_start().strip_prefix('^')).next()?;
-    let label = marked.trim_start_matches('^').trim();
+    let label = marked.trim_start_matches(['^', '-']).trim();
     (!label.is_empty() && !is_noise(label)).then_some(label)
 }
 

@@ -1,0 +1,9 @@
+use emitter_diesel::Emits;
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Emits)]
+struct User {
+    id: i32,
+}
+
+fn main() {}

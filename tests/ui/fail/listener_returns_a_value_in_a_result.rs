@@ -1,0 +1,15 @@
+use emitter_diesel::{Emits, Event, listener};
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Emits)]
+#[emits(create, update)]
+struct User {
+    id: i32,
+}
+
+#[listener(model = "user")]
+async fn on_user(_: Event<UserEvent>) -> Result<usize, String> {
+    Ok(1)
+}
+
+fn main() {}
