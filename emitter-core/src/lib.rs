@@ -97,7 +97,7 @@ pub mod __private {
     pub use crate::envelope::DecodeError;
     pub use crate::filter::{can_change, can_enter, can_leave, can_set, check, is, is_null};
     pub use crate::listener::{
-        Handler, Hears, ListenerOptions, MissingState, States, listens_to, same_model, wanted,
+        Handler, Hears, ListenerOptions, MissingState, States, listens_to, other_model, same_model, wanted,
     };
     pub use crate::masked::hash;
     pub use crate::model::{itself, read_row, upcast};

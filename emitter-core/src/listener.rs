@@ -359,7 +359,7 @@ pub const fn wanted<T: EventBody>() -> Wanted {
 #[diagnostic::on_unimplemented(
     message = "the listener's event belongs to `{Self}`, and its model is `{M}`",
     label = "an event of `{Self}`",
-    note = "make the event's type and `model = …` agree"
+    note = "write `model = {Self}`, or take an event of `{M}`"
 )]
 pub trait IsModel<M> {}
 
@@ -374,4 +374,47 @@ pub fn listens_to<T: EventBody<Model: IsModel<M>>, M>() {}
 #[must_use]
 pub const fn same_model(a: &str, b: &str) -> bool {
     a.eq_ignore_ascii_case(b)
+}
+
+/// What the compiler answers where the names are not one model; it cannot format while it compiles.
+#[must_use]
+pub const fn other_model<T: EventBody>(given: &str) -> Answer {
+    let model = <T::Model as Model>::NAME;
+    Answer { text: [0; 512], length: 0 }
+        .and("the listener's model is \"")
+        .and(given)
+        .and("\", but its event belongs to \"")
+        .and(model)
+        .and("\": write `model = \"")
+        .and(model)
+        .and("\"`, or take an event of the other model")
+}
+
+/// A text that is put together while the program is compiled.
+#[derive(Debug)]
+pub struct Answer {
+    text: [u8; 512],
+    length: usize,
+}
+
+impl Answer {
+    const fn and(mut self, part: &str) -> Self {
+        let mut index = 0;
+        while index < part.len() && self.length < self.text.len() {
+            self.text[self.length] = part.as_bytes()[index];
+            self.length += 1;
+            index += 1;
+        }
+        self
+    }
+
+    /// The text.
+    #[must_use]
+    pub const fn as_str(&self) -> &str {
+        match str::from_utf8(self.text.split_at(self.length).0) {
+            Ok(text) => text,
+            // Cut off within a letter.
+            Err(_) => "the listener's model and its event's model are not the same: make them agree",
+        }
+    }
 }

@@ -50,13 +50,10 @@ fn agree(listener: &Listener) -> TokenStream {
     let Listener { krate, event, .. } = listener;
     match &listener.model {
         ModelRef::Name(model) => {
-            let wrong = format!(
-                "the listener's model is \"{}\", but its event belongs to another model: make them agree",
-                model.value()
-            );
             let check = quote_spanned! {model.span()=>
                 ::core::assert!(
-                    #krate::__private::same_model(#krate::__private::wanted::<#event>().model, #model), #wrong
+                    #krate::__private::same_model(#krate::__private::wanted::<#event>().model, #model),
+                    "{}", #krate::__private::other_model::<#event>(#model).as_str()
                 )
             };
             quote!(const _: () = #check;)

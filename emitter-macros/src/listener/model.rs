@@ -1,8 +1,9 @@
 //! Decides everything about a listener before anything is printed.
 
 use proc_macro2::TokenStream;
+use quote::quote;
 use syn::ext::IdentExt;
-use syn::{FnArg, GenericArgument, Ident, ItemFn, PathArguments, ReturnType, Type};
+use syn::{FnArg, GenericArgument, Ident, ItemFn, Path, PathArguments, ReturnType, Type};
 
 use super::attr::{ListenerAttr, ModelRef, Options};
 use super::filter::Filter;
@@ -21,6 +22,8 @@ pub(crate) struct Listener {
     pub(crate) options: Options,
     /// The `T` of `Event<T>`.
     pub(crate) event: Type,
+    /// `Event`, as the user calls it.
+    wrapper: Path,
     pub(crate) parameters: Vec<Parameter>,
     pub(crate) output: ReturnType,
 }
@@ -55,7 +58,7 @@ impl Listener {
         // What is missing may be what was misspelt.
         let complete = errors.is_empty();
         refuse_signature(&function, &errors);
-        let (event, parameters) = parameters(&function, &errors);
+        let (event, wrapper, parameters) = parameters(&function, &errors);
         if attr.model.is_none() && complete {
             errors.at(
                 &function.sig.ident,
@@ -77,10 +80,66 @@ impl Listener {
             filters: attr.filters,
             options: attr.options,
             event: event.ok_or_else(missing)?,
+            wrapper: wrapper.ok_or_else(missing)?,
             parameters,
             output: function.sig.output.clone(),
             function: function.sig.ident,
         })
+    }
+}
+
+impl Listener {
+    /// The mistake of `Event<User>` and `Event<UserRow>` for the model `user`.
+    pub(crate) fn row_for_event(&self) -> Option<TokenStream> {
+        let model = match &self.model {
+            ModelRef::Name(name) => name.value(),
+            ModelRef::Type(path) => {
+                path.segments.last().map(|last| last.ident.to_string()).unwrap_or_default()
+            }
+        };
+        let name = last_word(&self.event)?;
+        let row = name.strip_suffix("Row").filter(|row| row.eq_ignore_ascii_case(&model));
+        if is_event(&name) || (row.is_none() && !name.eq_ignore_ascii_case(&model)) {
+            return None;
+        }
+        let model = row.unwrap_or(&name);
+        let mistake = syn::Error::new_spanned(
+            &self.event,
+            format_args!(
+                "`{name}` is a row and not an event: take `Event<{model}Event>`, or `Event<{model}Created>` and the like \
+                 for one operation,\nwhich `#[derive(Emits)]` on `{model}` makes of its operations"
+            ),
+        );
+        let (mistake, wrapper) = (mistake.to_compile_error(), &self.wrapper);
+        // Its import is no second mistake.
+        Some(quote! {
+            #mistake
+            const _: () = {
+                #[allow(unused_imports)]
+                use #wrapper as _;
+            };
+        })
+    }
+}
+
+/// Whether a type is called as the derive calls events.
+fn is_event(name: &str) -> bool {
+    let ends =
+        ["Event", "Created", "CreatedMany", "Updated", "UpdatedMany", "Upserted", "Deleted", "DeletedMany"];
+    ends.iter().any(|end| name.ends_with(end))
+}
+
+/// The last part of a type's path, where that is all there is to say of it.
+fn last_word(ty: &Type) -> Option<String> {
+    match ty {
+        Type::Path(path) => path
+            .path
+            .segments
+            .last()
+            .filter(|last| last.arguments.is_none())
+            .map(|last| last.ident.unraw().to_string()),
+        Type::Group(group) => last_word(&group.elem),
+        _ => None,
     }
 }
 
@@ -97,9 +156,9 @@ fn refuse_signature(function: &ItemFn, errors: &Errors) {
     }
 }
 
-/// The event's type, and all parameters in order.
-fn parameters(function: &ItemFn, errors: &Errors) -> (Option<Type>, Vec<Parameter>) {
-    let mut event = None;
+/// The event's type, what wraps it, and all parameters in order.
+fn parameters(function: &ItemFn, errors: &Errors) -> (Option<Type>, Option<Path>, Vec<Parameter>) {
+    let (mut event, mut wrapper) = (None, None);
     let mut parameters = Vec::new();
     // A parameter that was refused may be the event.
     let mut refused = false;
@@ -113,6 +172,7 @@ fn parameters(function: &ItemFn, errors: &Errors) -> (Option<Type>, Vec<Paramete
             None if is_context(&input.ty) => parameters.push(Parameter::Context),
             Some(("Event", ty)) => {
                 parameters.push(Parameter::Event);
+                wrapper = bare(&input.ty);
                 if event.replace(ty.clone()).is_some() {
                     errors.at(&input.ty, "a second `Event<…>`: a listener is called with one event");
                 }
@@ -130,12 +190,15 @@ fn parameters(function: &ItemFn, errors: &Errors) -> (Option<Type>, Vec<Paramete
             "which event does it take? Add a parameter such as `event: Event<UserEvent>`, or `Event<UserCreated>` for one operation",
         );
     }
-    (event, parameters)
+    (event, wrapper, parameters)
 }
 
 /// Why a type cannot be a parameter.
-fn refusal(ty: &Type) -> &'static str {
-    match ty {
+fn refusal(ty: &Type) -> String {
+    if let Some(name) = last_word(ty).filter(|name| name.len() > "Event".len() && is_event(name)) {
+        return format!("an event comes with what surrounds it: write `Event<{name}>`");
+    }
+    let refusal = match ty {
         Type::Reference(reference) if wrapped(&reference.elem).is_some() || is_context(&reference.elem) => {
             "a listener takes its parameters by value: leave the `&` out"
         }
@@ -143,6 +206,20 @@ fn refusal(ty: &Type) -> &'static str {
             "a listener takes one `Event<…>`, any number of `State<…>`, and a `Context` if it likes.\n\
              Share a value with `.state(value)` on the builder and take it as `State<Value>`"
         }
+    };
+    refusal.to_owned()
+}
+
+/// `Event` of `Event<T>`.
+fn bare(ty: &Type) -> Option<Path> {
+    match ty {
+        Type::Path(path) => {
+            let mut path = path.path.clone();
+            path.segments.last_mut()?.arguments = PathArguments::None;
+            Some(path)
+        }
+        Type::Group(group) => bare(&group.elem),
+        _ => None,
     }
 }
 
