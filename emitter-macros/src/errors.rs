@@ -53,6 +53,41 @@ pub(crate) fn skip_value(meta: &ParseNestedMeta<'_>) -> syn::Result<()> {
     Ok(())
 }
 
+/// A word that stands alone.
+pub(crate) fn flag(meta: &ParseNestedMeta<'_>) -> syn::Result<()> {
+    if meta.input.peek(syn::Token![=]) || meta.input.peek(syn::token::Paren) {
+        let path = &meta.path;
+        let word = quote::quote!(#path).to_string();
+        return Err(syn::Error::new_spanned(
+            path,
+            format_args!("`{word}` takes no value: write `{word}` alone"),
+        ));
+    }
+    Ok(())
+}
+
+/// What follows `word =`; `example` is a value.
+pub(crate) fn value<'a>(
+    meta: &ParseNestedMeta<'a>,
+    example: &str,
+) -> syn::Result<syn::parse::ParseStream<'a>> {
+    if !meta.input.peek(syn::Token![=]) {
+        let path = &meta.path;
+        let word = quote::quote!(#path).to_string();
+        return Err(syn::Error::new_spanned(
+            path,
+            format_args!("write its value, as in `{word} = {example}`"),
+        ));
+    }
+    meta.value()
+}
+
+/// The same mistake in words of ours, where it is one of the parser's: a list that holds no words.
+pub(crate) fn no_word(error: syn::Error, advice: impl std::fmt::Display) -> syn::Error {
+    let own = error.to_string().starts_with("unexpected ");
+    if own { syn::Error::new(error.span(), advice) } else { error }
+}
+
 /// ``did you mean `create`?`` for a word that is close to a known one.
 pub(crate) fn did_you_mean(word: &str, known: &[&str]) -> String {
     // Of two as close, the one of the same length: `craete` is `create`, not `crate`.

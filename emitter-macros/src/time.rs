@@ -3,6 +3,8 @@
 use syn::LitStr;
 use syn::meta::ParseNestedMeta;
 
+use crate::errors::value;
+
 /// A time in milliseconds.
 #[derive(Clone, Copy)]
 pub(crate) struct Millis(pub(crate) u64);
@@ -20,7 +22,7 @@ pub(crate) fn some_time(meta: &ParseNestedMeta<'_>) -> syn::Result<Millis> {
 pub(crate) fn time(meta: &ParseNestedMeta<'_>) -> syn::Result<Millis> {
     let wrong =
         |span| syn::Error::new(span, "write a time in quotes: `\"500ms\"`, `\"5s\"`, `\"2min\"` or `\"1h\"`");
-    let value = meta.value()?;
+    let value = value(meta, "\"5s\"")?;
     let text: LitStr = value.parse().map_err(|error| wrong(error.span()))?;
     millis(&text.value()).map(Millis).ok_or_else(|| wrong(text.span()))
 }

@@ -1,11 +1,12 @@
 //! Reads `#[emits(…)]`, and what it needs of `#[diesel(…)]` and `#[serde(…)]`.
 
+use proc_macro2::TokenTree;
 use syn::ext::IdentExt;
 use syn::meta::ParseNestedMeta;
 use syn::{Attribute, Ident, LitInt, LitStr, Path, Token};
 
 use super::model::Operation;
-use crate::errors::{Errors, did_you_mean, skip_value};
+use crate::errors::{Errors, did_you_mean, flag, no_word, skip_value, value};
 use crate::time::{Millis, some_time};
 
 /// What `#[emits(…)]` on the struct says.
@@ -101,8 +102,8 @@ impl StructAttr {
             "model" => once(&mut self.model, meta, errors, text),
             "crate" => once(&mut self.krate, meta, errors, |meta| meta.value()?.call(Path::parse_mod_style)),
             "key" => once(&mut self.key, meta, errors, idents),
-            "local" => once(&mut self.local, meta, errors, |_| Ok(())),
-            "remote" => once(&mut self.remote, meta, errors, |_| Ok(())),
+            "local" => once(&mut self.local, meta, errors, flag),
+            "remote" => once(&mut self.remote, meta, errors, flag),
             "version" => once(&mut self.version, meta, errors, version),
             "earlier" => once(&mut self.earlier, meta, errors, types),
             "topic" => once(&mut self.topic, meta, errors, text),
@@ -155,7 +156,7 @@ impl StructAttr {
         errors: &Errors,
     ) -> syn::Result<()> {
         if !meta.input.peek(syn::token::Paren) {
-            return Ok(());
+            return alone(meta, errors);
         }
         let mut found = None;
         meta.parse_nested_meta(|option| {
@@ -186,7 +187,7 @@ impl FieldAttr {
                         "a field has one of `skip`, `redact` and `hash`: leave the others out",
                     );
                 }
-                return Ok(());
+                return alone(meta, errors);
             }
             match word.as_str() {
                 "sensitive_ok" => return once(&mut parsed.sensitive_ok, meta, errors, reason),
@@ -289,7 +290,7 @@ fn for_each_word(
 ) {
     for attribute in attributes.iter().filter(|attribute| attribute.path().is_ident(name)) {
         if let Err(error) = attribute.parse_nested_meta(|meta| word(&meta)) {
-            errors.push(error);
+            errors.push(no_word(error, "write a word here, without quotes"));
         }
     }
 }
@@ -310,7 +311,7 @@ fn word_of(path: &Path) -> String {
 
 /// The text of `word = "text"`.
 fn text(meta: &ParseNestedMeta<'_>) -> syn::Result<LitStr> {
-    let value = meta.value()?;
+    let value = value(meta, "\"…\"")?;
     value.parse().map_err(|error| {
         syn::Error::new(error.span(), format_args!("write it in quotes, as in `{} = \"…\"`", word(meta)))
     })
@@ -319,7 +320,7 @@ fn text(meta: &ParseNestedMeta<'_>) -> syn::Result<LitStr> {
 /// A number from 1 on.
 fn version(meta: &ParseNestedMeta<'_>) -> syn::Result<LitInt> {
     let wrong = |span| syn::Error::new(span, "write the version of the row's shape: a number from 1 on");
-    let value = meta.value()?;
+    let value = value(meta, "2")?;
     let number: LitInt = value.parse().map_err(|error| wrong(error.span()))?;
     match number.base10_parse::<u32>() {
         Ok(1..) => Ok(number),
@@ -331,7 +332,7 @@ fn version(meta: &ParseNestedMeta<'_>) -> syn::Result<LitInt> {
 fn qos(meta: &ParseNestedMeta<'_>) -> syn::Result<LitInt> {
     const HELP: &str =
         "write 0 (at most once), 1 (at least once, the default) or 2 (exactly once at the broker)";
-    let value = meta.value()?;
+    let value = value(meta, "2")?;
     let number: LitInt = value.parse().map_err(|error| syn::Error::new(error.span(), HELP))?;
     match number.base10_parse::<u8>() {
         Ok(0..=2) => Ok(number),
@@ -372,7 +373,11 @@ fn idents(meta: &ParseNestedMeta<'_>) -> syn::Result<Vec<Ident>> {
     }
     let content;
     syn::parenthesized!(content in meta.input);
-    let fields = content.parse_terminated(Ident::parse_any, Token![,])?;
+    let fields = content.parse_terminated(Ident::parse_any, Token![,]).map_err(|error| {
+        // What is left unread would be a second mistake.
+        while content.parse::<TokenTree>().is_ok() {}
+        syn::Error::new(error.span(), "write the names of fields, as in `key(user_id, role_id)`")
+    })?;
     if fields.is_empty() {
         return Err(syn::Error::new_spanned(&meta.path, "name at least one field, as in `key(id)`"));
     }
@@ -390,8 +395,21 @@ fn once<T>(
         errors.at(&meta.path, format_args!("`{}` is written twice; once is enough", word(meta)));
     }
     match parse(meta) {
-        Ok(value) => *slot = Some(value),
-        Err(error) => errors.push(error),
+        Ok(value) => {
+            *slot = Some(value);
+            Ok(())
+        }
+        Err(error) => {
+            errors.push(error);
+            skip_value(meta)
+        }
     }
-    skip_value(meta)
+}
+
+/// Reads nothing, and keeps the mistake of a value.
+fn alone(meta: &ParseNestedMeta<'_>, errors: &Errors) -> syn::Result<()> {
+    flag(meta).or_else(|error| {
+        errors.push(error);
+        skip_value(meta)
+    })
 }

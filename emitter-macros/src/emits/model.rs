@@ -198,6 +198,12 @@ impl Model {
             fields.as_ref().map(|fields| columns(input, fields, &krate, &errors)).unwrap_or_default();
         let version = number(attr.version.as_ref(), 1);
         let earlier = earlier(&attr, version, &errors);
+        if attr.local.is_some() && attr.remote.is_some() {
+            errors.at(
+                &input.ident,
+                "`local` and `remote` exclude each other: leave both out for events that go everywhere",
+            );
+        }
         let model = Self {
             vis: input.vis.clone(),
             ident: input.ident.clone(),

@@ -7,7 +7,7 @@ use syn::parse::Parser;
 use syn::{LitInt, LitStr, Path};
 
 use super::filter::Filter;
-use crate::errors::{Errors, did_you_mean, skip_value};
+use crate::errors::{Errors, did_you_mean, flag, no_word, skip_value, value};
 use crate::time::{Millis, some_time, time};
 
 /// What `#[listener(…)]` says.
@@ -68,7 +68,7 @@ impl ListenerAttr {
         let mut parsed = Self::default();
         let parser = syn::meta::parser(|meta| parsed.word(&meta, errors));
         if let Err(error) = parser.parse2(attribute) {
-            errors.push(error);
+            errors.push(no_word(error, "write words here, as in `model = \"user\", allow_remote`"));
         }
         parsed.options.check(errors);
         parsed
@@ -80,12 +80,12 @@ impl ListenerAttr {
         match name.as_str() {
             "model" => once(&mut self.model, meta, errors, ModelRef::parse)?,
             "name" => once(&mut self.name, meta, errors, listener_name)?,
-            "allow_remote" => once(&mut self.allow_remote, meta, errors, |_| Ok(()))?,
-            "remote_only" => once(&mut self.remote_only, meta, errors, |_| Ok(()))?,
+            "allow_remote" => once(&mut self.allow_remote, meta, errors, flag)?,
+            "remote_only" => once(&mut self.remote_only, meta, errors, flag)?,
             "concurrency" => once(&mut self.options.concurrency, meta, errors, count)?,
             "timeout" => once(&mut self.options.timeout, meta, errors, some_time)?,
-            "ordered" => once(&mut self.options.ordered, meta, errors, |meta| Ok(meta.path.clone()))?,
-            "unordered" => once(&mut self.options.unordered, meta, errors, |meta| Ok(meta.path.clone()))?,
+            "ordered" => once(&mut self.options.ordered, meta, errors, flag_path)?,
+            "unordered" => once(&mut self.options.unordered, meta, errors, flag_path)?,
             "retry" => self.options.retry(meta, errors)?,
             "crate" => {
                 once(&mut self.krate, meta, errors, |meta| meta.value()?.call(Path::parse_mod_style))?;
@@ -96,6 +96,15 @@ impl ListenerAttr {
                     errors.at(path, format_args!("`{name}` is written twice: put all conditions into one"));
                 }
                 self.filters.push(filter);
+            }
+            "create" | "create_many" | "update" | "update_many" | "upsert" | "delete" | "delete_many"
+            | "all" => {
+                errors.at(
+                    path,
+                    "which operations it hears is said by its parameter: `Event<UserEvent>` for all, `Event<UserCreated>` \
+                     for one",
+                );
+                skip_value(meta)?;
             }
             _ => {
                 let hint = did_you_mean(&name, &WORDS);
@@ -109,7 +118,7 @@ impl ListenerAttr {
 
 impl ModelRef {
     fn parse(meta: &ParseNestedMeta<'_>) -> syn::Result<Self> {
-        let value = meta.value()?;
+        let value = value(meta, "\"user\"")?;
         if value.peek(LitStr) {
             return Ok(Self::Name(value.parse()?));
         }
@@ -160,6 +169,7 @@ impl Options {
                 }
             }
         })
+        .map_err(|error| no_word(error, format_args!("write {EXAMPLE}, or a part of it")))
     }
 
     fn check(&self, errors: &Errors) {
@@ -178,7 +188,9 @@ impl Options {
 }
 
 fn listener_name(meta: &ParseNestedMeta<'_>) -> syn::Result<LitStr> {
-    let name: LitStr = meta.value()?.parse()?;
+    let name: LitStr = value(meta, "\"…\"")?.parse().map_err(|error: syn::Error| {
+        syn::Error::new(error.span(), "write it in quotes, as in `name = \"…\"`")
+    })?;
     if name.value().trim().is_empty() {
         return Err(syn::Error::new_spanned(
             name,
@@ -188,9 +200,13 @@ fn listener_name(meta: &ParseNestedMeta<'_>) -> syn::Result<LitStr> {
     Ok(name)
 }
 
+fn flag_path(meta: &ParseNestedMeta<'_>) -> syn::Result<Path> {
+    flag(meta).map(|()| meta.path.clone())
+}
+
 /// A number from 1 on.
 fn count(meta: &ParseNestedMeta<'_>) -> syn::Result<LitInt> {
-    let value = meta.value()?;
+    let value = value(meta, "8")?;
     let wrong = |span| syn::Error::new(span, "write a number from 1 to 65535");
     let number: LitInt = value.parse().map_err(|error| wrong(error.span()))?;
     match number.base10_parse::<u16>() {

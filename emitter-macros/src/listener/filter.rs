@@ -97,8 +97,10 @@ fn list<T>(content: ParseStream<'_>, item: fn(ParseStream<'_>) -> syn::Result<T>
 }
 
 fn changed_column(input: ParseStream<'_>) -> syn::Result<Ident> {
-    let column = column(input)?;
-    if input.peek(Token![=]) {
+    let column = Ident::parse_any(input).map_err(|error| {
+        syn::Error::new(error.span(), "`changed` takes names of columns, as in `changed(email, phone)`")
+    })?;
+    if input.peek(Token![=]) || input.peek(Token![:]) {
         return Err(input.error("`changed` takes columns only; for a value write `data(…)` or `enters(…)`"));
     }
     Ok(column)
@@ -143,7 +145,11 @@ impl Condition {
             return Ok(Self::Present(column));
         }
         if !input.peek(Token![:]) {
-            return Self::with_value(column, input);
+            let condition = Self::with_value(column, input)?;
+            if input.peek(Token![->]) {
+                return Err(input.error("between old and new value of a column, write `:` behind its name, as in `status: \"DRAFT\" -> \"PUBLISHED\"`"));
+            }
+            return Ok(condition);
         }
         input.parse::<Token![:]>()?;
         let old = Test::parse(input)?;
@@ -178,8 +184,23 @@ impl Test {
         if is_predicate(input) {
             return Ok(Self::Predicate(input.parse()?));
         }
-        let value: Expr = input.parse()?;
+        let value: Expr = input.parse().map_err(|error| {
+            syn::Error::new(
+                error.span(),
+                "write a value here, a list of values, `None` for NULL, or a predicate, as in `|value| …`",
+            )
+        })?;
         Ok(match value {
+            Expr::Assign(or) => {
+                return Err(syn::Error::new_spanned(
+                    or,
+                    "conditions stand between commas, and all have to hold; where one of several has to, write a list, \
+                     as in `status = [\"DRAFT\", \"ACTIVE\"]`, or a predicate of the row, as in `|row| …`",
+                ));
+            }
+            Expr::Path(path) if ["null", "NULL", "nil"].iter().any(|null| path.path.is_ident(null)) => {
+                return Err(syn::Error::new_spanned(path, "write `None` for NULL"));
+            }
             Expr::Path(path) if path.path.is_ident("None") => Self::Null(Expr::Path(path)),
             Expr::Array(array) if array.elems.is_empty() => {
                 return Err(syn::Error::new_spanned(

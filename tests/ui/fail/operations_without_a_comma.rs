@@ -1,0 +1,10 @@
+use emitter_diesel::Emits;
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Emits)]
+#[emits(model = "user" create, update)]
+struct User {
+    id: i32,
+}
+
+fn main() {}
