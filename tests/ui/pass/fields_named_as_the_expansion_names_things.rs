@@ -33,6 +33,6 @@ model! {
 }
 
 fn main() {
-    let row = Thing { row: 1, self_: 2, ..Thing::default() }.to_row();
+    let row = Thing { row: 1, self_: 2, ..Thing::default() }.to_row(None);
     assert_eq!((row.row, row.self_, row.before), (1, 2, 0));
 }

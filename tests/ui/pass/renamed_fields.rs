@@ -25,5 +25,5 @@ fn main() {
     let grant =
         RoleGrant { user_id: 1, role_name: "admin".into(), granted_by: None, internal_note: String::new() };
     assert_eq!(RoleGrant::KEY_COLUMNS, ["userId", "role"]);
-    assert_eq!(to_value(grant.to_row()).unwrap(), json!({ "userId": 1, "role": "admin", "grantedBy": null }));
+    assert_eq!(to_value(grant.to_row(None)).unwrap(), json!({ "userId": 1, "role": "admin", "grantedBy": null }));
 }
