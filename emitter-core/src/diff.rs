@@ -69,8 +69,26 @@ impl<M: Model> fmt::Debug for Diff<'_, M> {
 }
 
 /// Whether two values differ, for `#[derive(Emits)]`.
-pub fn differ<T: PartialEq + ?Sized>(a: &T, b: &T) -> bool {
-    a != b
+pub fn differ<T: ComparedColumn + ?Sized>(a: &T, b: &T) -> bool {
+    T::differ(a, b)
+}
+
+/// A column of a model that emits updates: each is compared with what it was.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be a column of a model that emits updates",
+    label = "has to be comparable: an update tells which columns changed",
+    note = "derive `PartialEq` on `{Self}`, or leave the field out of events with `#[emits(skip)]`"
+)]
+pub trait ComparedColumn {
+    /// Whether two values differ.
+    fn differ(a: &Self, b: &Self) -> bool;
+}
+
+#[diagnostic::do_not_recommend]
+impl<T: PartialEq + ?Sized> ComparedColumn for T {
+    fn differ(a: &Self, b: &Self) -> bool {
+        a != b
+    }
 }
 
 /// A column that changed.

@@ -52,16 +52,27 @@ pub(crate) struct Job {
     event: Arc<dyn AnyEvent>,
     /// Present for events that have to be acknowledged.
     done: Option<Arc<Completion>>,
+    /// It is on its way to other nodes, too, so that groups get it from the broker.
+    published: bool,
 }
 
 impl Job {
-    pub(crate) fn local(event: Arc<dyn AnyEvent>) -> Self {
-        Self { event, done: None }
+    pub(crate) fn local(event: Arc<dyn AnyEvent>, published: bool) -> Self {
+        Self { event, done: None, published }
     }
 
     /// An event whose acknowledgements wait in `done`.
     pub(crate) fn remote(event: Arc<dyn AnyEvent>, done: Arc<Completion>) -> Self {
-        Self { event, done: Some(done) }
+        Self { event, done: Some(done), published: true }
+    }
+
+    /// Whether it is for the listeners of this group, or for those of none.
+    fn is_for(&self, group: Option<&str>) -> bool {
+        match (&self.done, group) {
+            (Some(done), group) => done.group.as_deref() == group,
+            (None, Some(_)) => !self.published,
+            (None, None) => true,
+        }
     }
 
     /// One more listener works on it.
@@ -88,6 +99,8 @@ pub(crate) struct Completion {
     unfinished: AtomicUsize,
     /// `None` once it is complete.
     acks: Mutex<Option<Vec<Ack>>>,
+    /// The group whose share it is.
+    group: Option<Arc<str>>,
     /// Its place among the events of other nodes that are in progress.
     _place: OwnedSemaphorePermit,
 }
@@ -97,9 +110,9 @@ pub(crate) struct Completion {
 const ACKS: usize = 64;
 
 impl Completion {
-    pub(crate) fn new(ack: Ack, place: OwnedSemaphorePermit) -> Arc<Self> {
+    pub(crate) fn new(ack: Ack, group: Option<Arc<str>>, place: OwnedSemaphorePermit) -> Arc<Self> {
         let acks = Mutex::new(Some(vec![ack]));
-        Arc::new(Self { unfinished: AtomicUsize::new(1), acks, _place: place })
+        Arc::new(Self { unfinished: AtomicUsize::new(1), acks, group, _place: place })
     }
 
     /// The same event came again: its acknowledgement waits for the same listeners.
@@ -316,7 +329,7 @@ impl Worker {
         let mut heard = false;
         for index in 0..self.listeners.len() {
             let attendant = &mut self.listeners[index];
-            if !attendant.listener.wants(source, operation) {
+            if !attendant.listener.wants(source, operation) || !job.is_for(attendant.listener.group()) {
                 continue;
             }
             heard = true;
@@ -419,6 +432,10 @@ enum Called {
 }
 
 impl Listener {
+    fn group(&self) -> Option<&str> {
+        self.info.group.as_deref()
+    }
+
     fn wants(&self, source: Source, operation: Operation) -> bool {
         self.info.hears.hears(source)
             && self.handler.operation().is_none_or(|wanted| wanted == operation)

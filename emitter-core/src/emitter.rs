@@ -1,7 +1,7 @@
 //! The running node that an application holds: it knows the dispatcher and the transport, which do
 //! not know each other.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::hash::BuildHasherDefault;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::{error, warn};
 
+use crate::dedup::DedupConfig;
 use crate::dispatcher::lanes::AlreadyHashed;
 use crate::dispatcher::{DispatchLimits, Job, Listener, Message, Worker};
 use crate::emit::{EmitConfig, QoS, Scope};
@@ -33,7 +34,9 @@ mod publishing;
 mod replay;
 mod shutdown;
 
+use builder::check_name;
 pub use builder::{Builder, StartError};
+use intake::Intake;
 pub use replay::ReplayError;
 pub use shutdown::ShutdownReport;
 use shutdown::{Ending, after};
@@ -81,9 +84,14 @@ struct Shared {
     limits: DispatchLimits,
     prefix: TopicPrefix,
     wire: WireLimits,
+    dedup: DedupConfig,
+    /// How many events of other nodes may be in progress.
+    in_progress: usize,
     hash_key: Option<HashKey>,
     models: RwLock<Models>,
     transport: Option<Arc<dyn Transport>>,
+    /// The connections of groups, by their names.
+    groups: Mutex<BTreeMap<Arc<str>, Arc<dyn Transport>>>,
     to_publish: Queue<Outbound>,
     counters: Arc<Counters>,
     overflows: OnceInAWhile,
@@ -102,7 +110,10 @@ struct Tasks {
     /// One worker for each model that has or had listeners.
     workers: JoinSet<()>,
     publishing: Option<tokio::task::JoinHandle<()>>,
-    intake: Option<tokio::task::JoinHandle<()>>,
+    /// By group; `None` is what comes for every node.
+    intakes: HashMap<Option<Arc<str>>, tokio::task::JoinHandle<()>>,
+    /// All listeners of the start are there: what waits at the broker may come.
+    receiving: bool,
     /// Present from the first call of `shutdown` on: its outcome.
     ending: Option<Ending>,
 }
@@ -315,6 +326,7 @@ impl Emitter {
         On {
             emitter: self,
             hears: Hears::Local,
+            group: None,
             name: None,
             filters: Vec::new(),
             options: ListenerOptions::default(),
@@ -359,9 +371,14 @@ impl Emitter {
         let deadline = after(within);
         loop {
             let status = transport.status();
-            let wanted = self.node.shared.subscribed_models();
-            let subscribed = status.subscriptions >= wanted && (wanted == 0 || status.subscriber.connected);
-            if status.publisher.connected && subscribed {
+            let shared = &self.node.shared;
+            let subscribed = |status: &TransportStatus, group: Option<&str>| {
+                let wanted = shared.subscribed_models(group);
+                status.subscriptions >= wanted && (wanted == 0 || status.subscriber.connected)
+            };
+            let groups = shared.groups().clone();
+            let shared_out = groups.iter().all(|(group, way)| subscribed(&way.status(), Some(group)));
+            if status.publisher.connected && subscribed(&status, None) && shared_out {
                 return Ok(());
             }
             if Instant::now() >= deadline {
@@ -376,6 +393,11 @@ impl Emitter {
 impl Emitter {
     pub(crate) fn topic_prefix(&self) -> &TopicPrefix {
         &self.node.shared.prefix
+    }
+
+    /// The groups that have a connection of their own.
+    pub(crate) fn groups(&self) -> Vec<Arc<str>> {
+        self.node.shared.groups().keys().cloned().collect()
     }
 
     /// Events that listeners or publishing have not finished.
@@ -406,6 +428,7 @@ pub struct NotConnected {
 pub struct On<'e, T: EventBody> {
     emitter: &'e Emitter,
     hears: Hears,
+    group: Option<String>,
     name: Option<String>,
     filters: Vec<EventFilter<T>>,
     options: ListenerOptions,
@@ -428,6 +451,14 @@ impl<T: EventBody> On<'_, T> {
     #[must_use]
     pub fn remote_only(mut self) -> Self {
         self.hears = Hears::Remote;
+        self
+    }
+
+    /// One of the service's nodes that have a listener of this group hears an event, whichever node
+    /// wrote; the group's name is of letters, digits, `-`, `_` and `.`.
+    #[must_use]
+    pub fn group(mut self, group: impl Into<String>) -> Self {
+        (self.hears, self.group) = (Hears::Everything, Some(group.into()));
         self
     }
 
@@ -495,6 +526,7 @@ impl<T: EventBody> On<'_, T> {
             model: handler.model().name,
             operation: handler.operation(),
             hears: self.hears,
+            group: self.group.map(Into::into),
             defined_at: "run time".into(),
         };
         let node = Arc::downgrade(&self.emitter.node);
@@ -565,14 +597,32 @@ impl Node {
         let id = shared.next_listener.fetch_add(1, Ordering::Relaxed);
         let listener = Arc::new(Listener { id, gone: AtomicBool::new(false), info, handler });
         shared.insert_listener(&model, listener)?;
+        self.receive();
         Ok((model, id))
+    }
+
+    /// Takes in what comes, over each way that there is by now.
+    fn receive(&self) {
+        let Some(transport) = &self.shared.transport else { return };
+        let mut tasks = self.tasks();
+        if !tasks.receiving || tasks.ending.is_some() {
+            return;
+        }
+        let groups = self.shared.groups().clone();
+        let ways = groups.into_iter().map(|(group, way)| (Some(group), way));
+        for (group, way) in ways.chain([(None, Arc::clone(transport))]) {
+            tasks.intakes.entry(group).or_insert_with_key(|group| {
+                let intake = Intake::new(Arc::clone(&self.shared), way, group.clone());
+                self.shared.runtime.spawn(intake.run())
+            });
+        }
     }
 }
 
 impl Drop for Node {
     fn drop(&mut self) {
         let tasks = self.tasks.get_mut().unwrap_or_else(PoisonError::into_inner);
-        for task in tasks.intake.iter().chain(&tasks.publishing) {
+        for task in tasks.intakes.values().chain(&tasks.publishing) {
             task.abort();
         }
         if tasks.ending.is_none() {
@@ -632,11 +682,31 @@ impl Shared {
         self.models.read().unwrap_or_else(PoisonError::into_inner).by_type.values().cloned().collect()
     }
 
-    /// How many models have listeners for other nodes' events.
-    fn subscribed_models(&self) -> usize {
-        let remote =
-            |model: &Arc<ModelState>| model.listeners().iter().any(|listener| listener.info.hears.remote());
-        self.all_models().iter().filter(|model| remote(model)).count()
+    /// How many models have listeners for other nodes' events, in this group or in none.
+    fn subscribed_models(&self, group: Option<&str>) -> usize {
+        self.all_models().iter().filter(|model| model.is_subscribed(group)).count()
+    }
+
+    fn groups(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Arc<dyn Transport>>> {
+        self.groups.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The way by which a listener of this group, or of none, hears other nodes; `None` without a
+    /// transport.
+    fn way(&self, group: Option<&str>) -> Result<Option<Arc<dyn Transport>>, StartError> {
+        let (Some(transport), Some(group)) = (&self.transport, group) else {
+            return Ok(self.transport.clone());
+        };
+        let mut groups = self.groups();
+        if let Some(known) = groups.get(group) {
+            return Ok(Some(Arc::clone(known)));
+        }
+        check_name("group", group)?;
+        // A service's groups are its own.
+        let share = format!("{}.{group}", self.origin.service);
+        let way = transport.group(&share, group).ok_or(StartError::NoGroups)?;
+        groups.insert(group.into(), Arc::clone(&way));
+        Ok(Some(way))
     }
 
     fn emit(&self, emission: Emission) {
@@ -660,7 +730,7 @@ impl Shared {
         }
         if scope.local {
             self.counters.emitted_local.add_one();
-            if let Err(reason) = model.queue.push(Message::Event(Job::local(event))) {
+            if let Err(reason) = model.queue.push(Message::Event(Job::local(event, scope.remote))) {
                 self.counters.overflowed.add_one();
                 self.overflows.log(|more| match reason {
                     Refused::Full => error!(
@@ -678,16 +748,17 @@ impl Shared {
 
     /// The listener and what follows from it: events from here on, and the subscription.
     fn insert_listener(&self, model: &ModelState, listener: Arc<Listener>) -> Result<(), StartError> {
-        let mut listeners = model.listeners();
         let hears = listener.info.hears;
-        let first_remote = hears.remote() && !listeners.iter().any(|other| other.info.hears.remote());
+        let way = self.way(listener.info.group.as_deref())?;
+        let mut listeners = model.listeners();
+        let first_remote = hears.remote() && !listeners.iter().any(|other| other.shares_way(&listener.info));
         let listen = Message::Listen(Arc::clone(&listener));
         model.queue.push_urgent(listen).map_err(|_| StartError::ShutDown)?;
         listeners.push(listener);
         if hears.hears(Source::Local) {
             model.local_listeners.fetch_add(1, Ordering::Relaxed);
         }
-        if let Some(transport) = self.transport.as_ref().filter(|_| first_remote) {
+        if let Some(transport) = way.filter(|_| first_remote) {
             transport.subscribe(self.prefix.model_filter(&model.topic));
         }
         Ok(())
@@ -703,14 +774,30 @@ impl Shared {
         if hears.hears(Source::Local) {
             model.local_listeners.fetch_sub(1, Ordering::Relaxed);
         }
-        let last_remote = hears.remote() && !listeners.iter().any(|other| other.info.hears.remote());
-        if let Some(transport) = self.transport.as_ref().filter(|_| last_remote) {
+        let last_remote = hears.remote() && !listeners.iter().any(|other| other.shares_way(&listener.info));
+        let way = self.way(listener.info.group.as_deref()).ok().flatten();
+        if let Some(transport) = way.filter(|_| last_remote) {
             transport.unsubscribe(&self.prefix.model_filter(&model.topic));
         }
     }
 }
 
+impl Listener {
+    /// Whether the subscription of a listener like this serves it, too.
+    fn shares_way(&self, info: &ListenerInfo) -> bool {
+        self.info.hears.remote() && self.info.group == info.group
+    }
+}
+
 impl ModelState {
+    /// Whether a listener of this group, or of none, hears other nodes.
+    fn is_subscribed(&self, group: Option<&str>) -> bool {
+        let hears = |listener: &Arc<Listener>| {
+            listener.info.hears.remote() && listener.info.group.as_deref() == group
+        };
+        self.listeners().iter().any(hears)
+    }
+
     fn listeners(&self) -> MutexGuard<'_, Vec<Arc<Listener>>> {
         self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -88,7 +88,8 @@ impl fmt::Display for Key {
 /// A column type that can be a key, or a part of one.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be the key of an emitting model",
-    note = "integers, `String`, `uuid::Uuid` and `bool` can; name other columns with `#[emits(key(…))]`"
+    note = "integers, `String`, `uuid::Uuid` and `bool` can, and a type of yours that implements `KeyColumn`; an `Option` cannot",
+    note = "name other columns with `#[emits(key(…))]`"
 )]
 pub trait KeyColumn {
     /// This value as a key.

@@ -30,6 +30,9 @@ pub struct ListenerInfo {
     pub operation: Option<Operation>,
     /// Which side's events it is given.
     pub hears: Hears,
+    /// Those of the service's nodes that have a listener of this group share the events: each is
+    /// given to one of them. `None` where every node is given all.
+    pub group: Option<Cow<'static, str>>,
     /// `file:line` of its definition, or `run time`.
     pub defined_at: Cow<'static, str>,
 }

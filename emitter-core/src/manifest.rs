@@ -66,6 +66,8 @@ struct ListenerShape {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     operation: Option<Operation>,
     hears: Hears,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    group: Option<String>,
 }
 
 impl Manifest {
@@ -286,6 +288,7 @@ impl ListenerShape {
             model: listener.model.to_owned(),
             operation: listener.operation,
             hears: listener.hears,
+            group: listener.group.map(str::to_owned),
         }
     }
 }

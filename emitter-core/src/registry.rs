@@ -21,6 +21,8 @@ pub struct Registration {
     pub operation: Option<Operation>,
     /// Which side's events it is given.
     pub hears: Hears,
+    /// The group of nodes of which one is given an event.
+    pub group: Option<&'static str>,
     /// The module in which it is defined.
     pub module: &'static str,
     /// Its `file:line`.
@@ -43,6 +45,7 @@ impl Registration {
             model: self.model,
             operation: self.operation,
             hears: self.hears,
+            group: self.group.map(Into::into),
             defined_at: self.defined_at.into(),
         }
     }

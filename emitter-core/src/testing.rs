@@ -295,7 +295,9 @@ impl TestEmitter {
 
     fn unacknowledged(&self) -> usize {
         let unconfirmed = self.transport_status().map_or(0, |status| status.unconfirmed);
-        unconfirmed + self.broker.unacknowledged(&self.client)
+        let groups = self.emitter.groups().into_iter().map(|group| format!("{}-{group}", self.client));
+        let clients = groups.chain([self.client.clone()]);
+        unconfirmed + clients.map(|client| self.broker.unacknowledged(&client)).sum::<usize>()
     }
 }
 

@@ -42,6 +42,14 @@ pub trait Transport: Send + Sync + 'static {
     /// Takes a wish back. It holds also when the broker is away at that moment.
     fn unsubscribe(&self, filter: &TopicFilter);
 
+    /// A connection of its own that only receives, and shares what it receives: of all connections
+    /// with the same `share`, on whatever node, one is sent each message. `name` tells it from the
+    /// others of this node. `None` where the transport knows no such thing.
+    fn group(&self, share: &str, name: &str) -> Option<std::sync::Arc<dyn Transport>> {
+        let _ = (share, name);
+        None
+    }
+
     /// The next message, or `None` once the transport is closed. Meant for one caller.
     fn next(&self) -> BoxFuture<'_, Option<Delivery>>;
 

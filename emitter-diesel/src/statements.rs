@@ -79,9 +79,9 @@ kinds! {
     /// An insert with `on_conflict`: `upsert`, one event for each row.
     OnConflict: Upsert, Upsert;
     /// An update: `update` by `get_result`, `update_many` by the others.
-    Update: Update, UpdateMany;
+    Updating: Update, UpdateMany;
     /// A delete: `delete` by `get_result`, `delete_many` by the others.
-    Delete: Delete, DeleteMany;
+    Deleting: Delete, DeleteMany;
 }
 
 /// Markers of [`Emit`].
@@ -151,12 +151,12 @@ where
 }
 
 impl<T: QuerySource, U, V, Ret> Emit<marker::Plain> for UpdateStatement<T, U, V, Ret> {
-    type Kind = Update;
+    type Kind = Updating;
     type Verb = ();
 }
 
 impl<T: QuerySource, U, Ret> Emit<marker::Plain> for DeleteStatement<T, U, Ret> {
-    type Kind = Delete;
+    type Kind = Deleting;
     type Verb = ();
 }
 
@@ -305,7 +305,7 @@ macro_rules! goes_without_saying {
     )* };
 }
 
-goes_without_saying! { InsertOne InsertMany Delete }
+goes_without_saying! { InsertOne InsertMany Deleting }
 
 // An upsert is an insert first, and nobody says whether it became one.
 impl<S, DB> Written<DB, OnConflict> for S {
@@ -314,7 +314,7 @@ impl<S, DB> Written<DB, OnConflict> for S {
     }
 }
 
-impl<T, U, V, Ret, DB> Written<DB, Update> for UpdateStatement<T, U, V, Ret>
+impl<T, U, V, Ret, DB> Written<DB, Updating> for UpdateStatement<T, U, V, Ret>
 where
     T: Table<AllColumns: QueryFragment<DB>> + 'static,
     Self: QueryFragment<DB>,

@@ -88,8 +88,16 @@ pub(crate) fn no_word(error: syn::Error, advice: impl std::fmt::Display) -> syn:
     if own { syn::Error::new(error.span(), advice) } else { error }
 }
 
+/// What is said of a word that is not known: the word that was meant, or else all of them.
+pub(crate) fn unknown(word: &str, place: &str, words: &[&str], all: &str) -> String {
+    match did_you_mean(word, words) {
+        hint if hint.is_empty() => format!("`{word}` is not known {place}\n{all}"),
+        hint => format!("`{word}` is not known {place}{hint}"),
+    }
+}
+
 /// ``did you mean `create`?`` for a word that is close to a known one.
-pub(crate) fn did_you_mean(word: &str, known: &[&str]) -> String {
+fn did_you_mean(word: &str, known: &[&str]) -> String {
     // Of two as close, the one of the same length: `craete` is `create`, not `crate`.
     let closest =
         known.iter().map(|known| (distance(word, known), known.len().abs_diff(word.len()), known)).min();

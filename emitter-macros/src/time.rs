@@ -11,7 +11,8 @@ pub(crate) struct Millis(pub(crate) u64);
 
 /// A time longer than none.
 pub(crate) fn some_time(meta: &ParseNestedMeta<'_>) -> syn::Result<Millis> {
-    let span = meta.input.span();
+    let text = meta.input.cursor().token_stream().into_iter().nth(1);
+    let span = text.map_or_else(|| meta.input.span(), |text| text.span());
     match time(meta)? {
         Millis(0) => Err(syn::Error::new(span, "no time at all is not allowed here")),
         time => Ok(time),

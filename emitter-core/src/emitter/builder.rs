@@ -9,7 +9,6 @@ use std::time::Duration;
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use super::intake::Intake;
 use super::publishing::Publishing;
 use super::{Emitter, Node, Shared, Tap, Tasks, WeakEmitter};
 use crate::dedup::DedupConfig;
@@ -116,6 +115,9 @@ pub enum StartError {
         "an emitter needs a tokio runtime; call `start` within `#[tokio::main]` or `runtime.block_on(…)`"
     )]
     NoRuntime,
+    /// A listener has a group, and the transport cannot share messages out.
+    #[error("a listener has a group, and this transport knows none: leave `group` out, or use MQTT")]
+    NoGroups,
     /// A listener was added after the shutdown.
     #[error("the emitter is shut down")]
     ShutDown,
@@ -310,9 +312,12 @@ impl Builder {
             limits: self.dispatch,
             prefix,
             wire: self.wire,
+            dedup: self.dedup,
+            in_progress: self.in_progress,
             hash_key: self.hash_key,
             models: RwLock::default(),
             transport,
+            groups: Mutex::default(),
             to_publish: Queue::new(self.publish_queue),
             counters: Arc::new(Counters::default()),
             overflows: OnceInAWhile::every(Duration::from_secs(10)),
@@ -330,10 +335,8 @@ impl Builder {
             node.add_listener(info, handler)?;
         }
         // Not before all listeners are there: a session may hold messages for each of their models.
-        if node.shared.transport.is_some() {
-            let intake = Intake::new(Arc::clone(&node.shared), self.wire, self.dedup, self.in_progress);
-            node.tasks().intake = Some(tokio::spawn(intake.run()));
-        }
+        node.tasks().receiving = true;
+        node.receive();
         let emitter = Emitter { node };
         report(&emitter);
         Ok(emitter)
@@ -443,9 +446,9 @@ impl Builder {
 fn report(emitter: &Emitter) {
     let listeners = emitter.listeners();
     info!(node = %emitter.origin(), listeners = listeners.len(), "started");
-    for ListenerInfo { name, model, operation, hears, defined_at } in &listeners {
+    for ListenerInfo { name, model, operation, hears, group, defined_at } in &listeners {
         let operation = operation.map_or("all", |operation| operation.as_str());
-        info!(%name, model, operation, ?hears, %defined_at, "listener");
+        info!(%name, model, operation, ?hears, group = group.as_deref(), %defined_at, "listener");
     }
     let remote = listeners.iter().any(|listener| listener.hears.remote());
     if remote && emitter.node.shared.transport.is_none() {
@@ -462,7 +465,7 @@ fn generated_node(incarnation: &Uuid) -> String {
     format!("{host}-{random:08x}")
 }
 
-fn check_name(setting: &'static str, name: &str) -> Result<(), StartError> {
+pub(super) fn check_name(setting: &'static str, name: &str) -> Result<(), StartError> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if name.is_empty() || name.len() > 128 || !name.chars().all(allowed) {
         let problem = format!("{name:?} is not allowed; use 1 to 128 letters, digits, '-', '_', '.'");

@@ -10,18 +10,21 @@ use tracing::{error, warn};
 use uuid::Uuid;
 
 use super::{ModelState, Shared};
-use crate::dedup::{self, DedupWindow, Sender};
+use crate::dedup::{DedupWindow, Sender};
 use crate::dispatcher::{Completion, Job, Message};
 use crate::envelope::{self, DecodeError, Incoming, WireLimits};
 use crate::event::{EventId, Source, Timestamp};
 use crate::listener::same_model;
 use crate::metrics::OnceInAWhile;
 use crate::model_info::Received;
-use crate::transport::{Ack, Delivery};
+use crate::transport::{Ack, Delivery, Transport};
 
 /// Checks, decodes and sorts out what comes, and hands on what is left.
 pub(super) struct Intake {
     shared: Arc<Shared>,
+    transport: Arc<dyn Transport>,
+    /// Whose share it takes, if it is a group's.
+    group: Option<Arc<str>>,
     limits: WireLimits,
     started: Instant,
     window: DedupWindow,
@@ -54,20 +57,19 @@ enum Rejection {
 }
 
 impl Intake {
-    pub(super) fn new(
-        shared: Arc<Shared>,
-        limits: WireLimits,
-        dedup: dedup::DedupConfig,
-        in_progress: usize,
-    ) -> Self {
+    /// What comes over this transport. A group has an intake of its own: what is its share may come
+    /// to this node for all, too.
+    pub(super) fn new(shared: Arc<Shared>, transport: Arc<dyn Transport>, group: Option<Arc<str>>) -> Self {
         let interval = Duration::from_secs(10);
         Self {
-            shared,
-            limits,
+            transport,
+            group,
+            limits: shared.wire,
             started: Instant::now(),
-            window: DedupWindow::new(dedup),
+            window: DedupWindow::new(shared.dedup),
             in_progress: HashMap::new(),
-            places: Arc::new(Semaphore::new(in_progress)),
+            places: Arc::new(Semaphore::new(shared.in_progress)),
+            shared,
             tidy_at: 1024,
             bad: OnceInAWhile::every(interval),
             namesakes: OnceInAWhile::every(interval),
@@ -76,8 +78,7 @@ impl Intake {
 
     /// Works until the transport is closed.
     pub(super) async fn run(mut self) {
-        let shared = Arc::clone(&self.shared);
-        let Some(transport) = &shared.transport else { return };
+        let transport = Arc::clone(&self.transport);
         // The semaphore is never closed; without a place nothing more is taken from the transport.
         while let Ok(place) = Arc::clone(&self.places).acquire_owned().await {
             let Some(delivery) = transport.next().await else { return };
@@ -112,7 +113,8 @@ impl Intake {
     }
 
     fn deliver(&mut self, model: &ModelState, incoming: Incoming<'_>, ack: Ack, place: OwnedSemaphorePermit) {
-        if self.is_echo(&incoming) {
+        let own = self.is_echo(&incoming);
+        if own && self.group.is_none() {
             self.shared.counters.echoes.add_one();
             return ack.done();
         }
@@ -120,7 +122,8 @@ impl Intake {
         let received = Received {
             id: incoming.id.unwrap_or_else(EventId::now),
             time: incoming.time.unwrap_or_else(Timestamp::now),
-            source: Source::Remote,
+            // Of a group, the node that wrote is as good as any.
+            source: if own { Source::Local } else { Source::Remote },
         };
         // Rows are decoded before the id is remembered: what is rejected was never an event, and
         // must not shadow one that bears the same id.
@@ -142,7 +145,7 @@ impl Intake {
             self.shared.counters.unheard.add_one();
             return ack.done();
         }
-        let completion = Completion::new(ack, place);
+        let completion = Completion::new(ack, self.group.clone(), place);
         if let Some(identity) = identity {
             self.remember(identity, &completion);
         }
@@ -152,7 +155,7 @@ impl Intake {
 
     fn is_echo(&self, incoming: &Incoming<'_>) -> bool {
         let (Some(origin), Some(id)) = (&incoming.origin, incoming.id) else { return false };
-        match dedup::sender(origin, id, &self.shared.origin) {
+        match crate::dedup::sender(origin, id, &self.shared.origin) {
             Sender::Own => true,
             Sender::Other => false,
             Sender::Namesake => {

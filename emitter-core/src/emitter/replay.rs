@@ -36,7 +36,7 @@ impl Emitter {
             shared.counters.unheard.add_one();
             return Ok(id);
         }
-        model.queue.push(Message::Event(Job::local(event)))?;
+        model.queue.push(Message::Event(Job::local(event, false)))?;
         Ok(id)
     }
 }

@@ -40,7 +40,7 @@ impl Emitter {
             shared: Arc::clone(&self.node.shared),
             workers: std::mem::take(&mut tasks.workers),
             publishing: tasks.publishing.take(),
-            intake: tasks.intake.take(),
+            intakes: std::mem::take(&mut tasks.intakes).into_values().collect(),
             deadline,
         };
         self.node.shared.runtime.spawn(async move {
@@ -81,7 +81,7 @@ struct Shutdown {
     shared: Arc<Shared>,
     workers: JoinSet<()>,
     publishing: Option<JoinHandle<()>>,
-    intake: Option<JoinHandle<()>>,
+    intakes: Vec<JoinHandle<()>>,
     deadline: Instant,
 }
 
@@ -91,6 +91,7 @@ impl Shutdown {
         let models = self.shared.all_models();
         self.finish_listeners(&models).await;
         let unconfirmed = self.stop_publishing().await;
+        self.close_groups().await;
         let report = self.shared.left_undone(unconfirmed);
         // Listeners may hold this very emitter; let go of them.
         models.iter().for_each(|model| model.listeners().clear());
@@ -104,7 +105,7 @@ impl Shutdown {
     }
 
     async fn stop_intake(&mut self) {
-        if let Some(intake) = self.intake.take() {
+        for intake in self.intakes.drain(..) {
             intake.abort();
             // It ends as cancelled, which is what was asked for.
             let _ = intake.await;
@@ -130,6 +131,16 @@ impl Shutdown {
             let _ = task.await;
         }
         transport.close(self.deadline.saturating_duration_since(Instant::now())).await.messages
+    }
+}
+
+impl Shutdown {
+    /// Their last acknowledgements go out.
+    async fn close_groups(&self) {
+        let groups = std::mem::take(&mut *self.shared.groups());
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        let all = groups.values().map(|group| group.close(left));
+        futures_util::future::join_all(all).await;
     }
 }
 

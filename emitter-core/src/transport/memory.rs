@@ -113,7 +113,7 @@ impl MemoryBroker {
     /// Outside of a tokio runtime with time enabled.
     #[must_use]
     pub fn connect(&self, client: &str) -> MemoryTransport {
-        MemoryTransport::start(&self.broker, client)
+        MemoryTransport::start(&self.broker, client, None)
     }
 
     /// Breaks both links of a client, and keeps them down until [`reconnect`](Self::reconnect). It
@@ -192,53 +192,67 @@ impl fmt::Debug for MemoryBroker {
 /// Dropping it without [`close`](Transport::close) ends its tasks at once; the session stays, and
 /// what was not confirmed ends as [`PublishError::Closed`].
 pub struct MemoryTransport {
-    publisher: Arc<Publisher>,
+    broker: Arc<Broker>,
+    client: String,
+    /// Absent from the connection of a group.
+    publisher: Option<Arc<Publisher>>,
     subscriber: Arc<Subscriber>,
     /// Aborts what is left of them when dropped.
     tasks: tokio::sync::Mutex<JoinSet<()>>,
 }
 
 impl MemoryTransport {
-    fn start(broker: &Arc<Broker>, client: &str) -> Self {
-        let member = broker.join(client);
+    fn start(broker: &Arc<Broker>, client: &str, share: Option<&str>) -> Self {
+        let member = broker.join(client, share);
         let dice = |side: &str| broker.faults().dice(&format!("{client}/{side}/{}", member.life));
         let link = |wake| Link::new(Arc::clone(broker), client, member.life, wake);
-        let publisher = Arc::new(Publisher::new(link(Arc::clone(&member.publisher))));
+        let publish = || Arc::new(Publisher::new(link(Arc::clone(&member.publisher))));
+        let publisher = share.is_none().then(publish);
         let subscriber = Arc::new(Subscriber::new(link(Arc::clone(&member.subscriber))));
         let mut tasks = JoinSet::new();
-        tasks.spawn(link::keep_up(Arc::clone(&publisher), dice("publisher")));
+        if let Some(publisher) = &publisher {
+            tasks.spawn(link::keep_up(Arc::clone(publisher), dice("publisher")));
+        }
         tasks.spawn(link::keep_up(Arc::clone(&subscriber), dice("subscriber")));
-        Self { publisher, subscriber, tasks: tokio::sync::Mutex::new(tasks) }
+        let (broker, client) = (Arc::clone(broker), client.to_owned());
+        Self { broker, client, publisher, subscriber, tasks: tokio::sync::Mutex::new(tasks) }
     }
 
     /// The same with another bound on the messages that wait for the broker. Default
     /// [`DEFAULT_QUEUE`].
     #[must_use]
     pub fn with_queue(self, messages: usize) -> Self {
-        self.publisher.set_bound(messages);
+        self.publisher.iter().for_each(|publisher| publisher.set_bound(messages));
         self
     }
 
     async fn close_within(&self, deadline: Duration) -> Unconfirmed {
         self.subscriber.close();
-        self.publisher.stop_accepting();
-        // Late is no error: the rest is counted below.
-        let _ = tokio::time::timeout(deadline, self.publisher.drained()).await;
+        if let Some(publisher) = &self.publisher {
+            publisher.stop_accepting();
+            // Late is no error: the rest is counted below.
+            let _ = tokio::time::timeout(deadline, publisher.drained()).await;
+        }
         self.tasks.lock().await.shutdown().await;
         self.subscriber.last_acknowledgements();
         self.end();
-        Unconfirmed { messages: self.publisher.give_up() }
+        Unconfirmed { messages: self.publisher.as_ref().map_or(0, |publisher| publisher.give_up()) }
     }
 
     fn end(&self) {
-        self.publisher.link().end();
+        self.publisher.iter().for_each(|publisher| publisher.link().end());
         self.subscriber.link().end();
     }
 }
 
 impl Transport for MemoryTransport {
     fn publish(&self, message: Message) -> Result<Confirmation, PublishError> {
-        self.publisher.publish(message)
+        self.publisher.as_ref().ok_or(PublishError::Closed)?.publish(message)
+    }
+
+    fn group(&self, share: &str, name: &str) -> Option<Arc<dyn Transport>> {
+        let client = format!("{}-{name}", self.client);
+        Some(Arc::new(Self::start(&self.broker, &client, Some(share))))
     }
 
     fn subscribe(&self, filter: TopicFilter) {
@@ -255,9 +269,9 @@ impl Transport for MemoryTransport {
 
     fn status(&self) -> TransportStatus {
         TransportStatus {
-            publisher: self.publisher.link().status(),
+            publisher: self.publisher.as_ref().map(|publisher| publisher.link().status()).unwrap_or_default(),
             subscriber: self.subscriber.link().status(),
-            unconfirmed: self.publisher.unconfirmed(),
+            unconfirmed: self.publisher.as_ref().map_or(0, |publisher| publisher.unconfirmed()),
             subscriptions: self.subscriber.confirmed(),
             refused_subscriptions: Vec::new(),
         }

@@ -51,7 +51,10 @@ use crate::topic::TopicFilter;
 /// Dropping it without [`close`](Transport::close) ends its tasks at once; what was not confirmed
 /// ends as [`PublishError::Closed`].
 pub struct MqttTransport {
-    publisher: Arc<Publisher>,
+    config: Arc<MqttConfig>,
+    client_id: String,
+    /// Absent from the connection of a group.
+    publisher: Option<Arc<Publisher>>,
     subscriber: Arc<Subscriber>,
     /// Aborts what is left of them when dropped.
     tasks: tokio::sync::Mutex<JoinSet<()>>,
@@ -72,33 +75,52 @@ impl MqttTransport {
         let id = config.client_id.clone().unwrap_or(client_id);
         let config = Arc::new(config);
         let publisher = Arc::new(Publisher::new(Arc::clone(&config), id.as_str().to_owned()));
-        let subscriber = Subscriber::new(config, format!("{}-subscriber", id.as_str()));
+        let client_id = id.as_str().to_owned();
+        let subscriber = Subscriber::new(Arc::clone(&config), format!("{client_id}-subscriber"), None);
         let mut tasks = JoinSet::new();
         tasks.spawn(keep_connected(Arc::clone(&publisher)));
         tasks.spawn(keep_connected(Arc::clone(&subscriber)));
-        Self { publisher, subscriber, tasks: tokio::sync::Mutex::new(tasks) }
+        let tasks = tokio::sync::Mutex::new(tasks);
+        Self { config, client_id, publisher: Some(publisher), subscriber, tasks }
+    }
+
+    /// Receives as `{client_id}-{name}`, in a session that the broker keeps, what is its share of
+    /// `$share/{share}/…`.
+    fn group_of(&self, share: &str, name: &str) -> Self {
+        let (config, client_id) = (Arc::clone(&self.config), format!("{}-{name}", self.client_id));
+        let subscriber = Subscriber::new(Arc::clone(&config), client_id.clone(), Some(share.to_owned()));
+        let mut tasks = JoinSet::new();
+        tasks.spawn(keep_connected(Arc::clone(&subscriber)));
+        Self { config, client_id, publisher: None, subscriber, tasks: tokio::sync::Mutex::new(tasks) }
     }
 
     async fn close_within(&self, deadline: Duration) -> Unconfirmed {
         let begun = Instant::now();
-        self.publisher.stop_accepting();
+        let publisher = self.publisher.as_ref();
+        publisher.inspect(|publisher| publisher.stop_accepting());
         // It stays connected, so that acknowledgements of the last deliveries still go out.
         self.subscriber.link().close();
-        // Late is no error: the rest is counted below.
-        let _ = timeout(deadline, self.publisher.drained()).await;
-        self.publisher.finish();
+        if let Some(publisher) = publisher {
+            // Late is no error: the rest is counted below.
+            let _ = timeout(deadline, publisher.drained()).await;
+            publisher.finish();
+        }
         self.subscriber.finish();
         let left = deadline.saturating_sub(begun.elapsed()).max(GOODBYE);
         let mut tasks = self.tasks.lock().await;
         let _ = timeout(left, async { while tasks.join_next().await.is_some() {} }).await;
         tasks.shutdown().await;
-        Unconfirmed { messages: self.publisher.give_up() }
+        Unconfirmed { messages: publisher.map_or(0, |publisher| publisher.give_up()) }
     }
 }
 
 impl Transport for MqttTransport {
     fn publish(&self, message: Message) -> Result<Confirmation, PublishError> {
-        self.publisher.publish(message)
+        self.publisher.as_ref().ok_or(PublishError::Closed)?.publish(message)
+    }
+
+    fn group(&self, share: &str, name: &str) -> Option<Arc<dyn Transport>> {
+        Some(Arc::new(self.group_of(share, name)))
     }
 
     fn subscribe(&self, filter: TopicFilter) {
@@ -115,9 +137,9 @@ impl Transport for MqttTransport {
 
     fn status(&self) -> TransportStatus {
         TransportStatus {
-            publisher: self.publisher.link().status(),
+            publisher: self.publisher.as_ref().map(|publisher| publisher.link().status()).unwrap_or_default(),
             subscriber: self.subscriber.link().status(),
-            unconfirmed: self.publisher.unconfirmed(),
+            unconfirmed: self.publisher.as_ref().map_or(0, |publisher| publisher.unconfirmed()),
             subscriptions: self.subscriber.confirmed(),
             refused_subscriptions: self.subscriber.refused(),
         }

@@ -6,7 +6,7 @@ use syn::meta::ParseNestedMeta;
 use syn::{Attribute, Ident, LitInt, LitStr, Path, Token};
 
 use super::model::Operation;
-use crate::errors::{Errors, did_you_mean, flag, no_word, skip_value, value};
+use crate::errors::{Errors, flag, no_word, skip_value, unknown, value};
 use crate::time::{Millis, some_time};
 
 /// What `#[emits(…)]` on the struct says.
@@ -123,8 +123,7 @@ impl StructAttr {
                     self.options_of(operation, meta, errors)
                 }
                 None => {
-                    let hint = did_you_mean(name, &STRUCT_WORDS);
-                    errors.at(&meta.path, format_args!("`{name}` is not known here{hint}\n{STRUCT_HELP}"));
+                    errors.at(&meta.path, unknown(name, "here", &STRUCT_WORDS, STRUCT_HELP));
                     skip_value(meta)
                 }
             },
@@ -200,14 +199,8 @@ impl FieldAttr {
                     );
                 }
                 word => {
-                    let hint = did_you_mean(word, &FIELD_WORDS);
-                    errors.at(
-                        &meta.path,
-                        format_args!(
-                            "`{word}` is not known on a field{hint}\n\
-                             known are `skip`, `redact`, `hash` and `sensitive_ok = \"…\"`"
-                        ),
-                    );
+                    let all = "known are `skip`, `redact`, `hash` and `sensitive_ok = \"…\"`";
+                    errors.at(&meta.path, unknown(word, "on a field", &FIELD_WORDS, all));
                 }
             }
             skip_value(meta)

@@ -7,7 +7,7 @@ use syn::parse::Parser;
 use syn::{LitInt, LitStr, Path};
 
 use super::filter::Filter;
-use crate::errors::{Errors, did_you_mean, flag, no_word, skip_value, value};
+use crate::errors::{Errors, flag, no_word, skip_value, unknown, value};
 use crate::time::{Millis, some_time, time};
 
 /// What `#[listener(…)]` says.
@@ -17,6 +17,8 @@ pub(crate) struct ListenerAttr {
     pub(crate) name: Option<LitStr>,
     pub(crate) allow_remote: Option<()>,
     pub(crate) remote_only: Option<()>,
+    pub(crate) every_instance: Option<()>,
+    pub(crate) group: Option<LitStr>,
     pub(crate) filters: Vec<Filter>,
     pub(crate) options: Options,
     pub(crate) krate: Option<Path>,
@@ -41,11 +43,13 @@ pub(crate) struct Options {
     pub(crate) budget: Option<Millis>,
 }
 
-const WORDS: [&str; 15] = [
+const WORDS: [&str; 17] = [
     "model",
     "name",
     "allow_remote",
     "remote_only",
+    "every_instance",
+    "group",
     "where",
     "data",
     "changed",
@@ -59,7 +63,7 @@ const WORDS: [&str; 15] = [
     "crate",
 ];
 
-const KNOWN: &str = "known are `model = …`, `name = \"…\"`, `allow_remote`, `remote_only`, the filters `where(…)`, `data(…)`, \
+const KNOWN: &str = "known are `model = …`, `name = \"…\"`, `allow_remote`, `remote_only`, `group = \"…\"`, `every_instance`, the filters `where(…)`, `data(…)`, \
                      `changed(…)`, `enters(…)`, `leaves(…)`, and `concurrency = …`, `timeout = \"…\"`, `unordered`, \
                      `retry(…)`, `crate = …`";
 
@@ -71,7 +75,21 @@ impl ListenerAttr {
             errors.push(no_word(error, "write words here, as in `model = \"user\", allow_remote`"));
         }
         parsed.options.check(errors);
+        parsed.check_group(errors);
         parsed
+    }
+
+    fn check_group(&self, errors: &Errors) {
+        let Some(group) = &self.group else { return };
+        if self.every_instance.is_some() {
+            errors.at(group, "`every_instance` and `group` exclude each other: leave one of them out");
+        }
+        if self.remote_only.is_some() {
+            errors.at(
+                group,
+                "a group hears every event once, whichever of the nodes wrote it: leave `remote_only` out",
+            );
+        }
     }
 
     fn word(&mut self, meta: &ParseNestedMeta<'_>, errors: &Errors) -> syn::Result<()> {
@@ -82,6 +100,8 @@ impl ListenerAttr {
             "name" => once(&mut self.name, meta, errors, listener_name)?,
             "allow_remote" => once(&mut self.allow_remote, meta, errors, flag)?,
             "remote_only" => once(&mut self.remote_only, meta, errors, flag)?,
+            "every_instance" => once(&mut self.every_instance, meta, errors, flag)?,
+            "group" => once(&mut self.group, meta, errors, group)?,
             "concurrency" => once(&mut self.options.concurrency, meta, errors, count)?,
             "timeout" => once(&mut self.options.timeout, meta, errors, some_time)?,
             "ordered" => once(&mut self.options.ordered, meta, errors, flag_path)?,
@@ -107,8 +127,7 @@ impl ListenerAttr {
                 skip_value(meta)?;
             }
             _ => {
-                let hint = did_you_mean(&name, &WORDS);
-                errors.at(path, format_args!("`{name}` is not known here{hint}\n{KNOWN}"));
+                errors.at(path, unknown(&name, "here", &WORDS, KNOWN));
                 skip_value(meta)?;
             }
         }
@@ -160,11 +179,8 @@ impl Options {
                 "jitter" => once(&mut self.jitter, &meta, errors, time),
                 "budget" => once(&mut self.budget, &meta, errors, some_time),
                 _ => {
-                    let hint = did_you_mean(&name, &WORDS);
-                    errors.at(
-                        path,
-                        format_args!("`{name}` is not known here{hint}\nwrite {EXAMPLE}, or a part of it"),
-                    );
+                    let all = format!("write {EXAMPLE}, or a part of it");
+                    errors.at(path, unknown(&name, "here", &WORDS, &all));
                     skip_value(&meta)
                 }
             }
@@ -204,13 +220,27 @@ fn flag_path(meta: &ParseNestedMeta<'_>) -> syn::Result<Path> {
     flag(meta).map(|()| meta.path.clone())
 }
 
+/// A name that can be part of a subscription.
+fn group(meta: &ParseNestedMeta<'_>) -> syn::Result<LitStr> {
+    let rule = "a group's name is of 1 to 128 letters (a to z), digits, '-', '_' and '.', in quotes, such as \"billing\"";
+    let name: LitStr =
+        value(meta, "\"billing\"")?.parse().map_err(|error| syn::Error::new(error.span(), rule))?;
+    let text = name.value();
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if text.is_empty() || text.len() > 128 || !text.chars().all(allowed) {
+        return Err(syn::Error::new_spanned(name, rule));
+    }
+    Ok(name)
+}
+
 /// A number from 1 on.
 fn count(meta: &ParseNestedMeta<'_>) -> syn::Result<LitInt> {
     let value = value(meta, "8")?;
-    let wrong = |span| syn::Error::new(span, "write a number from 1 to 65535");
+    let wrong =
+        |span| syn::Error::new(span, "write a number from 1 to 65535, without quotes and without a type");
     let number: LitInt = value.parse().map_err(|error| wrong(error.span()))?;
     match number.base10_parse::<u16>() {
-        Ok(1..) => Ok(number),
+        Ok(1..) if number.suffix().is_empty() => Ok(number),
         _ => Err(wrong(number.span())),
     }
 }

@@ -18,6 +18,10 @@ pub(crate) fn expand(listener: &Listener) -> TokenStream {
         Hears::Everything => quote!(Everything),
         Hears::Remote => quote!(Remote),
     };
+    let group = match &listener.group {
+        Some(group) => quote!(::core::option::Option::Some(#group)),
+        None => quote!(::core::option::Option::None),
+    };
     let prepare = prepare(listener);
     let agree = agree(listener);
     let checks = filter::checks(&listener.filters, krate, event);
@@ -36,6 +40,7 @@ pub(crate) fn expand(listener: &Listener) -> TokenStream {
                     model: #krate::__private::wanted::<#event>().model,
                     operation: #krate::__private::wanted::<#event>().operation,
                     hears: #krate::__private::Hears::#hears,
+                    group: #group,
                     module: ::core::module_path!(),
                     defined_at: ::core::concat!(::core::file!(), ":", ::core::line!()),
                     prepare: #prepare,

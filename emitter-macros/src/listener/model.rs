@@ -3,7 +3,7 @@
 use proc_macro2::TokenStream;
 use quote::quote;
 use syn::ext::IdentExt;
-use syn::{FnArg, GenericArgument, Ident, ItemFn, Path, PathArguments, ReturnType, Type};
+use syn::{FnArg, GenericArgument, Ident, ItemFn, LitStr, Path, PathArguments, ReturnType, Type};
 
 use super::attr::{ListenerAttr, ModelRef, Options};
 use super::filter::Filter;
@@ -18,6 +18,7 @@ pub(crate) struct Listener {
     pub(crate) name: String,
     pub(crate) model: ModelRef,
     pub(crate) hears: Hears,
+    pub(crate) group: Option<LitStr>,
     pub(crate) filters: Vec<Filter>,
     pub(crate) options: Options,
     /// The `T` of `Event<T>`.
@@ -72,11 +73,12 @@ impl Listener {
             is_async: function.sig.asyncness.is_some(),
             name: attr.name.map_or_else(|| function.sig.ident.unraw().to_string(), |name| name.value()),
             model: attr.model.ok_or_else(missing)?,
-            hears: match (attr.allow_remote, attr.remote_only) {
-                (_, Some(_)) => Hears::Remote,
-                (Some(_), None) => Hears::Everything,
-                (None, None) => Hears::Local,
+            hears: match (attr.allow_remote, attr.remote_only, &attr.group) {
+                (_, Some(_), _) => Hears::Remote,
+                (Some(_), None, _) | (None, None, Some(_)) => Hears::Everything,
+                (None, None, None) => Hears::Local,
             },
+            group: attr.group,
             filters: attr.filters,
             options: attr.options,
             event: event.ok_or_else(missing)?,
@@ -145,8 +147,25 @@ fn last_word(ty: &Type) -> Option<String> {
 
 fn refuse_signature(function: &ItemFn, errors: &Errors) {
     let signature = &function.sig;
-    if let Some(parameter) = signature.generics.params.first() {
-        errors.at(parameter, "a listener cannot be generic: it is called with one type of event");
+    match signature.generics.params.first() {
+        Some(lifetime @ syn::GenericParam::Lifetime(_)) => {
+            errors.at(lifetime, "a listener takes nothing that is borrowed: all its parameters are its own");
+        }
+        Some(parameter) => {
+            errors.at(parameter, "a listener cannot be generic: it is called with one type of event");
+        }
+        None => {}
+    }
+    if let Some(word) = &signature.constness {
+        errors.at(word, "a listener is called while the program runs: leave `const` out");
+    }
+    if let Some(abi) = &signature.abi {
+        errors.at(abi, "a listener is called by Rust: leave `extern` out");
+    }
+    if let ReturnType::Type(_, ty) = &signature.output
+        && let Type::ImplTrait(_) = &**ty
+    {
+        errors.at(ty, "write `async fn`, and what it comes to: nothing, or `Result<(), E>`");
     }
     if let syn::Safety::Unsafe(word) = &signature.safety {
         errors.at(word, "a listener cannot be unsafe: the framework calls it, and it promises nothing");
@@ -201,6 +220,10 @@ fn refusal(ty: &Type) -> String {
     let refusal = match ty {
         Type::Reference(reference) if wrapped(&reference.elem).is_some() || is_context(&reference.elem) => {
             "a listener takes its parameters by value: leave the `&` out"
+        }
+        Type::Tuple(_) => "a listener takes one event at a time, as `Event<…>`",
+        _ if last_word(ty).is_some_and(|name| name == "Event") => {
+            "say which event: `Event<UserEvent>` for all operations of `User`, or `Event<UserCreated>` for one"
         }
         _ => {
             "a listener takes one `Event<…>`, any number of `State<…>`, and a `Context` if it likes.\n\

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -401,6 +402,69 @@ async fn check_frozen_broker(version: MqttVersion) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_frozen_broker_is_noticed() {
     tokio::join!(check_frozen_broker(MqttVersion::V5), check_frozen_broker(MqttVersion::V311));
+}
+
+/// A member of the group, subscribed.
+async fn member(transport: &MqttTransport) -> Arc<dyn Transport> {
+    let member = transport.group("shop.billing", "billing").expect("MQTT has groups");
+    member.subscribe(TopicPrefix::default().model_filter(&model("user")));
+    let begun = Instant::now();
+    while member.status().subscriptions == 0 {
+        assert!(begun.elapsed() < LONG, "{:?}", member.status());
+        sleep(Duration::from_millis(5)).await;
+    }
+    member
+}
+
+/// What a member is given within a while of quiet; acknowledged or not.
+async fn share_of(member: &dyn Transport, acknowledge: bool) -> Vec<usize> {
+    let mut share = Vec::new();
+    while let Ok(Some(delivery)) = timeout(Duration::from_millis(500), member.next()).await {
+        share.push(number(&delivery));
+        if acknowledge {
+            delivery.ack.done();
+        }
+    }
+    share
+}
+
+async fn check_group(version: MqttVersion) {
+    const MESSAGES: usize = 300;
+    let broker = Mosquitto::start();
+    let config = || config_for(&broker).protocol(version).receive_maximum(50).expect("valid");
+    let [a, b] = ["a", "b"].map(|name| start(config(), name));
+    let [one, other] = [member(&a).await, member(&b).await];
+    subscribe(&a, "user").await;
+    confirm_all((0..MESSAGES).map(|number| publish(&a, number)).collect()).await;
+    let (share, rest, whole) =
+        tokio::join!(share_of(&*one, true), share_of(&*other, true), receive_all(&a, MESSAGES));
+    println!("{version:?}: {} and {} of {MESSAGES}", share.len(), rest.len());
+    assert!(share.len() > 50 && rest.len() > 50, "both work");
+    let mut all = [share, rest].concat();
+    all.sort_unstable();
+    assert!(all.into_iter().eq(0..MESSAGES), "each message went to one of them");
+    assert!(whole.0.into_iter().eq(0..MESSAGES), "and to who asked for all");
+
+    // What a member had not acknowledged when it went waits for it, or goes to another.
+    confirm_all((0..20).map(|number| publish(&a, number)).collect()).await;
+    let unacknowledged = share_of(&*one, false).await;
+    assert!(!unacknowledged.is_empty());
+    one.close(Duration::from_secs(5)).await;
+    let one = member(&a).await;
+    let (share, rest) = tokio::join!(share_of(&*one, true), share_of(&*other, true));
+    let mut all = [share, rest].concat();
+    all.sort_unstable();
+    assert!(all.into_iter().eq(0..20), "{version:?}");
+    assert_eq!(one.publish(message("user", 1, QoS::AtLeastOnce)).err(), Some(PublishError::Closed));
+    one.close(Duration::from_secs(5)).await;
+    other.close(Duration::from_secs(5)).await;
+    close(a).await;
+    close(b).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_shares_messages_and_loses_none() {
+    tokio::join!(check_group(MqttVersion::V5), check_group(MqttVersion::V311));
 }
 
 async fn check_expiry(version: MqttVersion, expected: &[usize]) {

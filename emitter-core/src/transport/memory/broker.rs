@@ -1,6 +1,6 @@
 //! The broker's state: its clients, who may connect, and what was published. No I/O.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -24,11 +24,15 @@ struct State {
     paused: bool,
     log: VecDeque<Published>,
     connections: u64,
+    /// Messages that were shared out so far: whose turn it is.
+    shared: usize,
 }
 
 /// A client that has connected once.
 struct Client {
     session: Session,
+    /// With whom it shares messages.
+    share: Option<String>,
     member: Member,
     /// How often its links were cut from outside. A link of before a cut is broken.
     cuts: u64,
@@ -86,7 +90,7 @@ impl Broker {
     }
 
     /// A new transport for a client; an older one is taken over.
-    pub(super) fn join(&self, name: &str) -> Member {
+    pub(super) fn join(&self, name: &str, share: Option<&str>) -> Member {
         let mut state = self.lock();
         let life = state.clients.get(name).map_or(0, |client| client.member.life + 1);
         let member = Member { life, publisher: Arc::default(), subscriber: Arc::default() };
@@ -96,7 +100,8 @@ impl Broker {
                 client.member = member.clone();
             }
             None => {
-                let client = Client { session: Session::new(SESSION_BOUND), member: member.clone(), cuts: 0 };
+                let (session, share) = (Session::new(SESSION_BOUND), share.map(str::to_owned));
+                let client = Client { session, share, member: member.clone(), cuts: 0 };
                 state.clients.insert(name.to_owned(), client);
             }
         }
@@ -220,23 +225,44 @@ impl State {
         if up { Ok(client) } else { Err(Gone) }
     }
 
-    /// Puts a message into every session that wants it, or into none.
+    /// Puts a message into every session that wants it, of those that share into one, or into none.
     fn route(&mut self, topic: &str, payload: &Bytes) -> Answer {
-        let wanting = || self.clients.values().filter(|client| client.session.wants(topic));
-        if wanting().any(|client| client.session.is_full()) {
+        let takers = self.takers(topic);
+        let is_full = |name: &String| self.clients.get(name).is_some_and(|client| client.session.is_full());
+        if takers.iter().any(is_full) {
             return Answer::Full;
         }
-        let mut sessions = 0;
-        for client in self.clients.values_mut().filter(|client| client.session.wants(topic)) {
-            client.session.push(topic, payload);
-            client.member.subscriber.notify_one();
-            sessions += 1;
+        let sessions = takers.len();
+        for name in takers {
+            if let Some(client) = self.clients.get_mut(&name) {
+                client.session.push(topic, payload);
+                client.member.subscriber.notify_one();
+            }
         }
         if self.log.len() == LOG_BOUND {
             self.log.pop_front();
         }
         self.log.push_back(Published { topic: topic.to_owned(), payload: payload.clone() });
         Answer::Taken(sessions)
+    }
+}
+
+impl State {
+    /// The clients that a message is for. Members of a group take turns.
+    fn takers(&mut self, topic: &str) -> Vec<String> {
+        let (mut takers, mut groups) = (Vec::new(), BTreeMap::<&str, Vec<&String>>::new());
+        for (name, client) in self.clients.iter().filter(|(_, client)| client.session.wants(topic)) {
+            match &client.share {
+                None => takers.push(name.clone()),
+                Some(share) => groups.entry(share).or_default().push(name),
+            }
+        }
+        for (turn, mut members) in (self.shared..).zip(groups.into_values()) {
+            members.sort_unstable();
+            takers.extend(members.get(turn % members.len()).map(|name| (*name).clone()));
+        }
+        self.shared = self.shared.wrapping_add(1);
+        takers
     }
 }
 

@@ -1,6 +1,7 @@
 //! The subscribing side: keeps the wished filters subscribed, passes deliveries on, and
 //! acknowledges them in order of arrival.
 
+use std::borrow::Cow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
@@ -23,6 +24,8 @@ pub(super) struct Subscriber {
     state: Mutex<State>,
     /// There is a first wish.
     first_wish: Notify,
+    /// Whose share of the messages it gets, if not all of them.
+    share: Option<String>,
     deliveries: mpsc::Sender<Queued>,
     inbox: tokio::sync::Mutex<mpsc::Receiver<Queued>>,
 }
@@ -48,7 +51,7 @@ struct Queued {
 const REQUESTS: usize = 65_535 + 8;
 
 impl Subscriber {
-    pub(super) fn new(config: Arc<MqttConfig>, client_id: String) -> Arc<Self> {
+    pub(super) fn new(config: Arc<MqttConfig>, client_id: String, share: Option<String>) -> Arc<Self> {
         let (deliveries, inbox) = mpsc::channel(config.receive_maximum.into());
         Arc::new_cyclic(|myself| Self {
             link: Link::new("subscriber", config, client_id),
@@ -61,6 +64,7 @@ impl Subscriber {
                 coming_again_before: 0,
             }),
             first_wish: Notify::new(),
+            share,
             deliveries,
             inbox: tokio::sync::Mutex::new(inbox),
         })
@@ -68,7 +72,7 @@ impl Subscriber {
 
     pub(super) fn subscribe(&self, filter: &TopicFilter) {
         let mut state = self.lock();
-        state.subscriptions.wish(filter.as_str());
+        state.subscriptions.wish(&self.shared(filter));
         state.started = true;
         state.ask();
         drop(state);
@@ -77,8 +81,16 @@ impl Subscriber {
 
     pub(super) fn unsubscribe(&self, filter: &TopicFilter) {
         let mut state = self.lock();
-        state.subscriptions.take_back(filter.as_str());
+        state.subscriptions.take_back(&self.shared(filter));
         state.ask();
+    }
+
+    /// The filter as the broker is asked for it.
+    fn shared<'f>(&self, filter: &'f TopicFilter) -> Cow<'f, str> {
+        match &self.share {
+            None => filter.as_str().into(),
+            Some(share) => format!("$share/{share}/{filter}").into(),
+        }
     }
 
     pub(super) async fn next(&self) -> Option<Delivery> {

@@ -1,0 +1,13 @@
+use emitter_diesel::{Emits, Event, listener};
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Emits)]
+#[emits(create)]
+struct User {
+    id: i32,
+}
+
+#[listener(model = "user", group = billing)]
+async fn bill(_: Event<UserCreated>) {}
+
+fn main() {}
