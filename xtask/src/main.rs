@@ -1,5 +1,6 @@
 //! The commands of this repository. `cargo xtask test` is the one to know: it checks everything.
 
+mod compile_cost;
 mod servers;
 mod steps;
 mod suites;
@@ -16,7 +17,7 @@ cargo xtask COMMAND [ARGUMENTS]
   test    everything: servers, format, lints, docs, tests, doctests, the quickstart
   ci      the same on a build machine: a failing test does not end the run of the others
   bless   accept what the ui and snapshot tests see now; then read the diff
-  bench   the benchmarks
+  bench   the benchmarks; `bench compile [ROUNDS]`: what the macros cost the compiler
   prove   the long proofs: the same tests with bigger numbers, in release mode, over real servers
 
 bless, bench and prove hand further ARGUMENTS on, as in `cargo xtask bless -p emitter-macros`.
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         ("test", []) => test(Mode::Desk),
         ("ci", []) => test(Mode::BuildMachine),
         ("bless", rest) => bless(rest),
+        ("bench", [what, rest @ ..]) if what == "compile" => compile_cost::run(rest),
         ("bench", rest) => bench(rest),
         ("prove", rest) => prove(rest),
         ("test" | "ci", _) => Err(Failure::new("test and ci take no arguments; for a part: cargo test")),
