@@ -117,10 +117,12 @@ fn events(model: &Model) -> TokenStream {
             type Model = #ident #arguments;
             const OPERATION: ::core::option::Option<#krate::event::Operation> = ::core::option::Option::None;
 
+            #[inline]
             fn of(event: &Self) -> ::core::option::Option<&Self> {
                 ::core::option::Option::Some(event)
             }
 
+            #[inline]
             fn into_event(self) -> Self {
                 self
             }
@@ -128,10 +130,12 @@ fn events(model: &Model) -> TokenStream {
 
         #[automatically_derived]
         impl #parameters #krate::model::ModelEvent<#ident #arguments> for #event #arguments #bounds {
+            #[inline]
             fn body(&self) -> #krate::model::BodyRef<'_, #ident #arguments> {
                 match self { #(#to_body,)* }
             }
 
+            #[inline]
             fn from_body(body: #krate::model::Body<#ident #arguments>) -> ::core::option::Option<Self> {
                 match body { #(#from_body,)* #rest }
             }
@@ -149,6 +153,7 @@ fn diff(model: &Model) -> Option<TokenStream> {
         let doc = format!("The old and the new `{}`, if it changed.", ident.unraw());
         quote! {
             #[doc = #doc]
+            #[inline]
             #vis fn #ident(&self) -> ::core::option::Option<#krate::diff::Change<'e, #ty>> {
                 self.0.column(#place, |row| &row.#ident)
             }
@@ -172,6 +177,7 @@ fn diff(model: &Model) -> Option<TokenStream> {
         impl #parameters ::core::ops::Deref for #diff #arguments #bounds {
             type Target = #krate::diff::Diff<'e, #ident #model_arguments>;
 
+            #[inline]
             fn deref(&self) -> &Self::Target {
                 &self.0
             }
@@ -200,10 +206,12 @@ fn columns(model: &Model, row: &TokenStream) -> TokenStream {
             #described
             type Diff<'e> = #krate::diff::Diff<'e, Self>;
 
+            #[inline]
             fn diff<'e>(diff: #krate::diff::Diff<'e, Self>) -> #krate::diff::Diff<'e, Self> {
                 diff
             }
 
+            #[inline]
             fn differing(_: &#row, _: &#row) -> #krate::columns::Columns {
                 #krate::columns::Columns::NONE
             }
@@ -224,10 +232,12 @@ fn columns(model: &Model, row: &TokenStream) -> TokenStream {
         #described
         type Diff<'e> = #diff_type;
 
+        #[inline]
         fn diff<'e>(diff: #krate::diff::Diff<'e, Self>) -> #diff_type {
             #diff(diff)
         }
 
+        #[inline]
         fn differing(#before: &#row, #after: &#row) -> #krate::columns::Columns {
             #krate::columns::Columns::from_flags([#(#flags,)*])
         }
@@ -278,10 +288,12 @@ fn implementation(model: &Model) -> TokenStream {
             type Row = #row;
             type Event = #event #arguments;
 
+            #[inline]
             fn to_row(&self, #hash_key: ::core::option::Option<&#krate::HashKey>) -> #row {
                 #to_row
             }
 
+            #[inline]
             fn key(row: &#row) -> #krate::key::Key {
                 #row_key
             }
@@ -327,6 +339,7 @@ fn delivery(model: &Model) -> TokenStream {
     let says_qos = qos.model != 1 || !qos.operations.is_empty();
     let qos = says_qos.then(|| {
         quote! {
+            #[inline]
             fn qos(operation: #krate::event::Operation) -> #krate::emit::QoS {
                 match operation { #(#of_operations)* _ => #of_model, }
             }
@@ -360,6 +373,7 @@ fn versions(model: &Model, row: &TokenStream) -> TokenStream {
         #number
         const EARLIEST: ::core::primitive::u32 = #earliest;
 
+        #[inline]
         fn read_row(
             version: ::core::primitive::u32,
             row: &#krate::__private::RawValue,
@@ -400,10 +414,12 @@ fn emits(model: &Model, operation: Operation) -> TokenStream {
     quote! {
         #[automatically_derived]
         impl #parameters #krate::model::Emits<#krate::model::operation::#variant> for #ident #arguments #bounds {
+            #[inline]
             fn wrap(body: #krate::model::#body<Self>) -> #event #arguments {
                 #event::#body(body)
             }
 
+            #[inline]
             fn unwrap(event: &#event #arguments) -> ::core::option::Option<&#krate::model::#body<Self>> {
                 match event {
                     #event::#body(body) => ::core::option::Option::Some(body),
