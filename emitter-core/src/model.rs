@@ -57,7 +57,7 @@ pub trait Model: Sized + Send + Sync + 'static {
 
     /// What listeners are handed: the model itself when it skips no field, else a generated
     /// struct without the skipped ones.
-    type Row: Row;
+    type Row: Clone + Serialize + DeserializeOwned + Send + Sync + 'static;
 
     /// The enum of its events, such as `UserEvent`.
     type Event: ModelEvent<Self>;
@@ -116,17 +116,6 @@ pub fn read_row<M: Model>(version: u32, row: &RawValue) -> Result<M::Row, Decode
 pub fn upcast<Earlier: DeserializeOwned, Next: From<Earlier>>(row: &RawValue) -> Result<Next, DecodeError> {
     decode_row::<Earlier>(row).map(Next::from)
 }
-
-/// What listeners are handed: it is shared by them, and travels as JSON.
-#[diagnostic::on_unimplemented(
-    message = "`{Self}` cannot be the row of an event",
-    label = "needs `Clone`, `Serialize` and `Deserialize`, and to be free of borrows and of `Rc`",
-    note = "write `#[derive(Clone, serde::Serialize, serde::Deserialize)]` on `{Self}`"
-)]
-pub trait Row: Clone + Serialize + DeserializeOwned + Send + Sync + 'static {}
-
-#[diagnostic::do_not_recommend]
-impl<T: Clone + Serialize + DeserializeOwned + Send + Sync + 'static> Row for T {}
 
 /// The row of a model that skips no field, for `#[derive(Emits)]`. Its bound says once that a model
 /// has to be `Clone`.

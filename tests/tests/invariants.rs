@@ -596,8 +596,7 @@ const MANY_BY_MACRO: [(&str, &str); 8] = [
 ];
 
 /// Traits that are no abstraction over implementations.
-const NO_ABSTRACTION: [(&str, &str); 8] = [
-    ("Row", "has the compiler say in words of ours what a model lacks to be a row"),
+const NO_ABSTRACTION: [(&str, &str); 7] = [
     ("ComparedColumn", "has the compiler say in words of ours why a column has to be comparable"),
     ("IsModel", "has the compiler say in words of ours that an event belongs to another model"),
     ("Nullable", "has the compiler say that a column is never NULL, in words of ours"),
