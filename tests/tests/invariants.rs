@@ -496,15 +496,15 @@ fn nothing_is_global_but_the_lists_of_listeners_and_models() {
 /// Where tasks are made, how often, and who awaits them.
 const TASKS: [(&str, usize, &str); 6] = [
     ("emitter-core/src/dispatcher.rs", 1, "the worker's `JoinSet` of calls, which it drains before it ends"),
-    ("emitter-core/src/emitter.rs", 1, "the node's `JoinSet` of workers, awaited by `shutdown`"),
-    ("emitter-core/src/emitter/builder.rs", 2, "publishing and intake, awaited by `shutdown`"),
+    ("emitter-core/src/emitter.rs", 2, "the node's `JoinSet` of workers, and intakes, awaited by `shutdown`"),
+    ("emitter-core/src/emitter/builder.rs", 1, "publishing, awaited by `shutdown`"),
     ("emitter-core/src/emitter/shutdown.rs", 1, "the shutdown itself, awaited by everybody who calls it"),
     (
         "emitter-core/src/listener.rs",
         1,
         "a plain listener's call, awaited by the call that the dispatcher keeps",
     ),
-    ("emitter-core/src/transport/mqtt.rs", 2, "the two clients' `JoinSet`, awaited by `close`"),
+    ("emitter-core/src/transport/mqtt.rs", 3, "the clients' `JoinSet`, awaited by `close`"),
 ];
 
 /// For the memory transport, which only tests use.

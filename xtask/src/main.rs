@@ -14,7 +14,7 @@ use crate::steps::{Failure, Steps, cargo, installed};
 const USAGE: &str = "\
 cargo xtask COMMAND [ARGUMENTS]
 
-  test    everything: servers, format, lints, docs, tests, doctests, the quickstart
+  test    everything: servers, format, lints, docs, tests, doctests, the examples
   ci      the same on a build machine: a failing test does not end the run of the others
   bless   accept what the ui and snapshot tests see now; then read the diff
   bench   the benchmarks; `bench compile [ROUNDS]`: what the macros cost the compiler
@@ -73,6 +73,7 @@ fn test(mode: Mode) -> Result<(), Failure> {
     steps.tests("doctests", cargo("test --doc --workspace --all-features"))?;
 
     steps.run("quickstart", cargo("run -p quickstart"))?;
+    steps.run("order-desk", cargo("run -p order-desk"))?;
     if installed("cargo-deny") {
         steps.run("licences and advisories", cargo("deny check"))?;
     } else {
