@@ -41,19 +41,31 @@ mod tests;
 ///   Spell it the same on all nodes: brokers tell upper from lower case.
 /// - `local`: its events stay on the node that wrote. `remote`: they only go to other nodes.
 ///   Default: both. A call that asks for what the model forbids does not compile.
+/// - `qos = 0`, `1` or `2`: how hard is tried to bring its events to other nodes, as MQTT has it;
+///   default 1, at least once. `delete(qos = 2)` is that of one operation.
+/// - `expires = "1h"`: how long its events are worth anything to other nodes, from when they are
+///   published; default: for ever. Over MQTT 5 the broker drops later ones, too.
+/// - `topic = "shop/users"`: the levels between prefix and operation. Default: the model's name.
+/// - `version = 2`: of the row's shape, from 1 on, the default. `earlier(UserV1, UserV2)` names the
+///   types of the versions right before, oldest first: an event of such a version is read as that
+///   type, and made into the next one by `From`, up to the row.
 /// - `key(a, b)`: the fields that tell rows apart. Default: Diesel's
 ///   `#[diesel(primary_key(…))]`, else `id`.
 /// - `crate = path`: where the framework is, when it is not a dependency under its own name.
 ///
 /// On a field:
-/// - `#[emits(skip)]`: the field is absent from `UserRow`, hence from every listener, message and
-///   log.
+/// - `skip`: the field is absent from `UserRow`, hence from every listener, message and log.
+/// - `redact`: in `UserRow` it is a `Redacted`, which has no value.
+/// - `hash`: in `UserRow` it is a `Hashed`, HMAC-SHA256 of the value's JSON under the key of
+///   `Builder::hash_key`, without which the program does not start.
+/// - `sensitive_ok = "reason"`: a field whose name looks secret (`password`, `token`, `api_key`,
+///   `…_hash`, `iban` and the like) may be in events all the same. Without one of the four it does
+///   not compile.
 ///
-/// - `#[emits(sensitive_ok = "reason")]`: a field whose name looks secret (`password`, `token`,
-///   `api_key`, `…_hash`, `iban` and the like) may be in events all the same. Without this or
-///   `skip` it does not compile.
+/// A generic struct is one model for each of its types, under one name: an emitter can have one of
+/// them.
 ///
-/// Without a skipped field `UserRow` is the struct itself, which must be `Clone`, `Serialize` and
+/// Without a hidden field `UserRow` is the struct itself, which must be `Clone`, `Serialize` and
 /// `Deserialize`; else `UserRow` is generated, takes over serde's attributes, and needs field
 /// types that are `Debug`, `Clone`, `PartialEq`, `Serialize` and `Deserialize`. Columns of a model
 /// that is updated are compared, so their types must be `PartialEq`.
@@ -78,6 +90,8 @@ pub fn derive_emits(input: TokenStream) -> TokenStream {
 /// - `allow_remote`: hears what other nodes wrote too. Without it, and without `remote_only`,
 ///   only what this node wrote.
 /// - `remote_only`: hears only what other nodes wrote.
+/// - `every_instance`, the default: each node that may hear an event does. `group = "billing"`: one
+///   node of the service does, whichever wrote; those with a listener of that group share the events.
 /// - Filters, of which all have to let the event through: `where(id = 1)` for what the row is,
 ///   `data(status = "ACTIVE")` and `data(status)` for what the write set,
 ///   `data(status: "DRAFT" -> "PUBLISHED")`, `changed(email, phone)`, `enters(status = "ACTIVE")`
