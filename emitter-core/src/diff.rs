@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::columns::Columns;
-use crate::model::{BodyRef, Model};
+use crate::model::{BodyRef, CreatedMany, DeletedMany, Model};
 
 /// What an update did to a row. `#[derive(Emits)]` writes a type around it, such as `UserDiff`,
 /// with a method for each column.
@@ -239,22 +239,63 @@ impl<'e, M: Model> BodyRef<'e, M> {
 
     /// Calls `f` with each row of the event until it says `true`, and returns whether it did. An
     /// event whose rows are not known has none.
-    pub(crate) fn any_row(&self, mut f: impl FnMut(ChangedRow<'e, M>) -> bool) -> bool {
-        let mut any = |rows: &'e Option<Vec<M::Row>>, image: fn(&'e M::Row) -> ChangedRow<'e, M>| {
-            rows.iter().flatten().any(|row| f(image(row)))
-        };
-        match *self {
-            Self::Create(body) => f(ChangedRow::inserted(&body.row)),
-            Self::CreateMany(body) => any(&body.rows, ChangedRow::inserted),
-            Self::Delete(body) => f(ChangedRow::deleted(&body.row)),
-            Self::DeleteMany(body) => any(&body.rows, ChangedRow::deleted),
-            Self::Upsert(body) => f(ChangedRow::updated(None, &body.row, body.set)),
-            Self::Update(body) => f(ChangedRow::updated(body.before.as_ref(), &body.after, body.set)),
-            Self::UpdateMany(body) => body
-                .rows
-                .iter()
-                .flatten()
-                .any(|row| f(ChangedRow::updated(row.before.as_ref(), &row.after, body.set))),
+    // Not generic in `f`: it would be compiled for each filter of each listener.
+    pub(crate) fn any_row(&self, f: &mut dyn FnMut(ChangedRow<'e, M>) -> bool) -> bool {
+        for place in 0..self.rows().unwrap_or_default() {
+            let Images { before, after } = self.images(place);
+            let row = match (self, before, after) {
+                (Self::Upsert(body), _, Some(after)) => ChangedRow::updated(None, after, body.set),
+                (Self::Update(body), before, Some(after)) => ChangedRow::updated(before, after, body.set),
+                (Self::UpdateMany(body), before, Some(after)) => ChangedRow::updated(before, after, body.set),
+                (_, None, Some(after)) => ChangedRow::inserted(after),
+                (_, Some(before), _) => ChangedRow::deleted(before),
+                (_, None, None) => continue,
+            };
+            if f(row) {
+                return true;
+            }
         }
+        false
+    }
+
+    /// How many rows it carries; `None` where only their count is known.
+    pub(crate) fn rows(&self) -> Option<usize> {
+        match *self {
+            Self::Create(_) | Self::Update(_) | Self::Upsert(_) | Self::Delete(_) => Some(1),
+            Self::CreateMany(CreatedMany { rows, .. }) | Self::DeleteMany(DeletedMany { rows, .. }) => {
+                Some(rows.as_ref()?.len())
+            }
+            Self::UpdateMany(body) => Some(body.rows.as_ref()?.len()),
+        }
+    }
+
+    /// One of its rows, before and after, as far as the operation has them.
+    pub(crate) fn images(&self, place: usize) -> Images<'e, M> {
+        let of = |before, after| Images { before, after };
+        match *self {
+            Self::Create(body) => of(None, Some(&body.row)),
+            Self::Upsert(body) => of(None, Some(&body.row)),
+            Self::Delete(body) => of(Some(&body.row), None),
+            Self::Update(body) => of(body.before.as_ref(), Some(&body.after)),
+            Self::CreateMany(body) => of(None, at(&body.rows, place)),
+            Self::DeleteMany(body) => of(at(&body.rows, place), None),
+            Self::UpdateMany(body) => match at(&body.rows, place) {
+                Some(row) => of(row.before.as_ref(), Some(&row.after)),
+                None => of(None, None),
+            },
+        }
+    }
+}
+
+/// A row before and after.
+pub(crate) struct Images<'e, M: Model> {
+    pub(crate) before: Option<&'e M::Row>,
+    pub(crate) after: Option<&'e M::Row>,
+}
+
+fn at<T>(rows: &Option<Vec<T>>, place: usize) -> Option<&T> {
+    match rows {
+        Some(rows) => rows.get(place),
+        None => None,
     }
 }

@@ -236,7 +236,11 @@ pub fn decode<'a>(payload: &'a [u8], limits: &WireLimits) -> Result<Incoming<'a>
 /// # Errors
 /// [`DecodeError::Row`] when it is something else.
 pub fn decode_row<R: serde::de::DeserializeOwned>(row: &RawValue) -> Result<R, DecodeError> {
-    serde_json::from_str(row.get()).map_err(|error| DecodeError::Row(what_is_wrong(&error)))
+    // A `match`, for this is compiled for each model, and closures with it.
+    match serde_json::from_str(row.get()) {
+        Ok(row) => Ok(row),
+        Err(error) => Err(DecodeError::Row(what_is_wrong(&error))),
+    }
 }
 
 /// Encodes one row as JSON.
@@ -244,7 +248,10 @@ pub fn decode_row<R: serde::de::DeserializeOwned>(row: &RawValue) -> Result<R, D
 /// # Errors
 /// [`EncodeError::Json`] when its type cannot be JSON, such as a map with keys that are no texts.
 pub fn encode_row<R: Serialize>(row: &R) -> Result<Box<RawValue>, EncodeError> {
-    serde_json::value::to_raw_value(row).map_err(|_| EncodeError::Json)
+    match serde_json::value::to_raw_value(row) {
+        Ok(row) => Ok(row),
+        Err(_) => Err(EncodeError::Json),
+    }
 }
 
 /// Why an event cannot be sent.

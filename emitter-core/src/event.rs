@@ -77,8 +77,8 @@ impl<T: EventBody> Event<T> {
 
     /// Whether `condition` holds of any of its rows, as filters of `#[listener]` ask; of no row
     /// when it only carries their count.
-    pub fn any_row(&self, condition: impl FnMut(ChangedRow<'_, T::Model>) -> bool) -> bool {
-        self.stored.event.body().any_row(condition)
+    pub fn any_row(&self, mut condition: impl FnMut(ChangedRow<'_, T::Model>) -> bool) -> bool {
+        self.stored.event.body().any_row(&mut condition)
     }
 
     /// Everything that surrounds the body.

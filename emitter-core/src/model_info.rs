@@ -8,11 +8,13 @@ use std::time::Duration;
 use serde_json::value::RawValue;
 
 use crate::columns::{Column, Columns};
+use crate::diff::Images;
 use crate::emit::QoS;
 use crate::envelope::{
     Content, DecodeError, EncodeError, Incoming, IncomingContent, IncomingRow, RowImages, encode_row,
 };
-use crate::event::{EventId, Keys, Meta, Operation, Source, Stored, Timestamp};
+use crate::event::{EventId, Keys, Meta, Operation, Origin, Source, Stored, Timestamp};
+use crate::key::Key;
 use crate::model::{
     Body, BodyRef, Created, CreatedMany, Deleted, DeletedMany, Model, ModelEvent, RowChange, Updated,
     UpdatedMany, Upserted,
@@ -104,121 +106,158 @@ impl<M: Model> AnyEvent for Stored<M> {
 
 /// The keys of a body's rows.
 pub(crate) fn keys<M: Model>(body: &BodyRef<'_, M>) -> Keys {
-    let one = |row| Keys::One([M::key(row)]);
-    let many = |rows: &Option<Vec<M::Row>>| Keys::Many(rows.iter().flatten().map(M::key).collect());
     match body {
-        BodyRef::Create(body) => one(&body.row),
-        BodyRef::Update(body) => one(&body.after),
-        BodyRef::Upsert(body) => one(&body.row),
-        BodyRef::Delete(body) => one(&body.row),
-        BodyRef::CreateMany(body) => many(&body.rows),
-        BodyRef::DeleteMany(body) => many(&body.rows),
-        BodyRef::UpdateMany(body) => {
-            Keys::Many(body.rows.iter().flatten().map(|change| M::key(&change.after)).collect())
+        BodyRef::Create(body) => Keys::One([M::key(&body.row)]),
+        BodyRef::Update(body) => Keys::One([M::key(&body.after)]),
+        BodyRef::Upsert(body) => Keys::One([M::key(&body.row)]),
+        BodyRef::Delete(body) => Keys::One([M::key(&body.row)]),
+        BodyRef::CreateMany(_) | BodyRef::UpdateMany(_) | BodyRef::DeleteMany(_) => {
+            all_keys(body.rows(), &|place| {
+                let Images { before, after } = body.images(place);
+                after.or(before).map(M::key)
+            })
         }
     }
+}
+
+// What follows is split so that little of it is compiled for each model, and most of it once.
+
+fn all_keys(rows: Option<usize>, key: &dyn Fn(usize) -> Option<Key>) -> Keys {
+    Keys::Many((0..rows.unwrap_or_default()).filter_map(key).collect())
 }
 
 fn encode<M: Model>(body: &BodyRef<'_, M>) -> Result<Content, EncodeError> {
-    let row = |row: &M::Row| Ok(Content::Row { row: encode_row(row)?, before: None });
-    match body {
-        BodyRef::Create(body) => row(&body.row),
-        BodyRef::Upsert(body) => row(&body.row),
-        BodyRef::Delete(body) => row(&body.row),
-        BodyRef::Update(body) => {
-            Ok(Content::Row { row: encode_row(&body.after)?, before: optional::<M>(body.before.as_ref())? })
-        }
-        BodyRef::CreateMany(body) => rows(body.count, body.rows.as_deref(), |row| {
-            Ok(RowImages { before: None, after: Some(encode_row(row)?) })
-        }),
-        BodyRef::DeleteMany(body) => rows(body.count, body.rows.as_deref(), |row| {
-            Ok(RowImages { before: Some(encode_row(row)?), after: None })
-        }),
-        BodyRef::UpdateMany(body) => rows(body.count, body.rows.as_deref(), |change| {
-            Ok(RowImages {
-                before: optional::<M>(change.before.as_ref())?,
-                after: Some(encode_row(&change.after)?),
-            })
-        }),
+    let images = |place| {
+        let Images { before, after } = body.images(place);
+        Ok(RowImages { before: encoded::<M>(before)?, after: encoded::<M>(after)? })
+    };
+    let count = match body {
+        BodyRef::CreateMany(body) => Some(body.count),
+        BodyRef::UpdateMany(body) => Some(body.count),
+        BodyRef::DeleteMany(body) => Some(body.count),
+        BodyRef::Create(_) | BodyRef::Update(_) | BodyRef::Upsert(_) | BodyRef::Delete(_) => None,
+    };
+    content(count, body.rows(), &images)
+}
+
+fn encoded<M: Model>(row: Option<&M::Row>) -> Result<Option<Box<RawValue>>, EncodeError> {
+    match row {
+        Some(row) => encode_row(row).map(Some),
+        None => Ok(None),
     }
 }
 
-fn optional<M: Model>(row: Option<&M::Row>) -> Result<Option<Box<RawValue>>, EncodeError> {
-    row.map(encode_row).transpose()
-}
-
-fn rows<R>(
-    count: u64,
-    rows: Option<&[R]>,
-    images: impl Fn(&R) -> Result<RowImages, EncodeError>,
+fn content(
+    count: Option<u64>,
+    rows: Option<usize>,
+    images: &dyn Fn(usize) -> Result<RowImages, EncodeError>,
 ) -> Result<Content, EncodeError> {
-    let rows = rows.map(|rows| rows.iter().map(images).collect()).transpose()?;
-    Ok(Content::Rows { count, rows })
-}
-
-fn decode<M: Model>(incoming: Incoming<'_>, received: Received) -> Result<Arc<dyn AnyEvent>, DecodeError> {
-    let operation = incoming.operation;
-    let set = incoming.set.as_ref().map(|names| names.columns(M::COLUMNS));
-    // Who knows no versions sends what is in the database now.
-    let version = incoming.version.unwrap_or(M::VERSION);
-    let body = body::<M>(operation, version, incoming.content, set)?;
-    let keys = keys(&body.as_ref());
-    let event = M::Event::from_body(body).ok_or(DecodeError::NotEmitted(operation))?;
-    let meta = Meta {
-        id: received.id,
-        operation,
-        source: received.source,
-        origin: incoming.origin.map(Arc::new),
-        time: received.time,
-        sequence: incoming.sequence,
-        keys,
-    };
-    Ok(Arc::new(Stored::<M> { meta, event }))
-}
-
-fn body<M: Model>(
-    operation: Operation,
-    version: u32,
-    content: IncomingContent<'_>,
-    set: Option<Columns>,
-) -> Result<Body<M>, DecodeError> {
-    let read = |row: &RawValue| M::read_row(version, row);
-    let needed = |row: Option<&RawValue>| read(row.ok_or(DecodeError::Rows)?);
-    match content {
-        IncomingContent::Row { row, before } => {
-            let row = read(row)?;
-            Ok(match operation {
-                Operation::Create => Created::new(row).into(),
-                Operation::Upsert => Upserted::new(row, set).into(),
-                Operation::Delete => Deleted::new(row).into(),
-                Operation::Update => Updated::new(before.map(read).transpose()?, row, set).into(),
-                Operation::CreateMany | Operation::UpdateMany | Operation::DeleteMany => {
-                    return Err(DecodeError::Rows);
-                }
-            })
+    match count {
+        Some(count) => {
+            let rows = rows.map(|rows| (0..rows).map(images).collect()).transpose()?;
+            Ok(Content::Rows { count, rows })
         }
-        IncomingContent::Rows { count, rows } => Ok(match operation {
-            Operation::CreateMany => CreatedMany::new(count, images(rows, |row| needed(row.after))?).into(),
-            Operation::DeleteMany => DeletedMany::new(count, images(rows, |row| needed(row.before))?).into(),
-            Operation::UpdateMany => UpdatedMany::new(
-                count,
-                images(rows, |row| {
-                    let before = row.before.map(read).transpose()?;
-                    Ok(RowChange::new(before, needed(row.after)?))
-                })?,
-                set,
-            )
-            .into(),
-            Operation::Create | Operation::Update | Operation::Upsert | Operation::Delete => {
-                return Err(DecodeError::Rows);
+        None => Ok(match images(0)? {
+            RowImages { before, after: Some(row) } => Content::Row { row, before },
+            // A delete has its row before, and sends it as its result.
+            RowImages { before, after: None } => {
+                Content::Row { row: before.ok_or(EncodeError::Json)?, before: None }
             }
         }),
     }
 }
 
-fn images<T>(
+fn decode<M: Model>(incoming: Incoming<'_>, received: Received) -> Result<Arc<dyn AnyEvent>, DecodeError> {
+    let (content, surrounding) = opened(incoming, received, M::COLUMNS, M::VERSION);
+    let body = body::<M>(content, &surrounding)?;
+    let keys = keys(&body.as_ref());
+    match M::Event::from_body(body) {
+        Some(event) => Ok(Arc::new(Stored::<M> { meta: surrounding.meta(keys), event })),
+        None => Err(DecodeError::NotEmitted(surrounding.operation)),
+    }
+}
+
+/// Everything of an event but its rows.
+struct Surrounding {
+    operation: Operation,
+    version: u32,
+    set: Option<Columns>,
+    origin: Option<Origin>,
+    sequence: Option<u64>,
+    received: Received,
+}
+
+fn opened<'m>(
+    incoming: Incoming<'m>,
+    received: Received,
+    columns: &[Column],
+    version: u32,
+) -> (IncomingContent<'m>, Surrounding) {
+    let Incoming { operation, origin, sequence, .. } = incoming;
+    let set = incoming.set.map(|names| names.columns(columns));
+    // Who knows no versions sends what is in the database now.
+    let version = incoming.version.unwrap_or(version);
+    (incoming.content, Surrounding { operation, version, set, origin, sequence, received })
+}
+
+impl Surrounding {
+    fn meta(self, keys: Keys) -> Meta {
+        Meta {
+            id: self.received.id,
+            operation: self.operation,
+            source: self.received.source,
+            origin: self.origin.map(Arc::new),
+            time: self.received.time,
+            sequence: self.sequence,
+            keys,
+        }
+    }
+}
+
+fn body<M: Model>(content: IncomingContent<'_>, event: &Surrounding) -> Result<Body<M>, DecodeError> {
+    let Surrounding { operation, version, set, .. } = *event;
+    let read = |row: &RawValue| M::read_row(version, row);
+    let needed = |row: Option<&RawValue>| match row {
+        Some(row) => read(row),
+        None => Err(DecodeError::Rows),
+    };
+    let optional = |row: Option<&RawValue>| match row {
+        Some(row) => read(row).map(Some),
+        None => Ok(None),
+    };
+    Ok(match (operation, content) {
+        (Operation::Create, IncomingContent::Row { row, .. }) => Body::Create(Created::new(read(row)?)),
+        (Operation::Upsert, IncomingContent::Row { row, .. }) => Body::Upsert(Upserted::new(read(row)?, set)),
+        (Operation::Delete, IncomingContent::Row { row, .. }) => Body::Delete(Deleted::new(read(row)?)),
+        (Operation::Update, IncomingContent::Row { row, before }) => {
+            let after = read(row)?;
+            Body::Update(Updated::new(optional(before)?, after, set))
+        }
+        (Operation::CreateMany, IncomingContent::Rows { count, rows }) => {
+            Body::CreateMany(CreatedMany::new(count, all(rows, &|row| needed(row.after))?))
+        }
+        (Operation::DeleteMany, IncomingContent::Rows { count, rows }) => {
+            Body::DeleteMany(DeletedMany::new(count, all(rows, &|row| needed(row.before))?))
+        }
+        (Operation::UpdateMany, IncomingContent::Rows { count, rows }) => {
+            let change = |row: IncomingRow<'_>| {
+                let before = optional(row.before)?;
+                Ok(RowChange::new(before, needed(row.after)?))
+            };
+            Body::UpdateMany(UpdatedMany::new(count, all(rows, &change)?, set))
+        }
+        _ => return Err(DecodeError::Rows),
+    })
+}
+
+fn all<T>(
     rows: Option<Vec<IncomingRow<'_>>>,
-    image: impl Fn(IncomingRow<'_>) -> Result<T, DecodeError>,
+    image: &dyn Fn(IncomingRow<'_>) -> Result<T, DecodeError>,
 ) -> Result<Option<Vec<T>>, DecodeError> {
-    rows.map(|rows| rows.into_iter().map(image).collect()).transpose()
+    let Some(rows) = rows else { return Ok(None) };
+    let mut images = Vec::with_capacity(rows.len());
+    for row in rows {
+        images.push(image(row)?);
+    }
+    Ok(Some(images))
 }

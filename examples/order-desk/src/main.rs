@@ -65,7 +65,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     for (name, prices) in [("a", &prices_of_a), ("b", &prices_of_b)] {
         let forgotten = async {
             while prices.known().contains_key(&tea.id.into()) {
-                tokio::task::yield_now().await
+                tokio::task::yield_now().await;
             }
         };
         timeout(Duration::from_secs(10), forgotten)
