@@ -1,13 +1,16 @@
 //! What surrounds one call of a listener.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
 use once_cell::sync::OnceCell;
 
+use crate::emit::Notes;
 use crate::emitter::{Emitter, WeakEmitter};
 use crate::event::{Event, EventId, Origin, Source, Timestamp};
 use crate::model::EventBody;
+use crate::trace::Trace;
 
 /// What surrounds one call of a listener: which event, from where, the how-many-eth attempt, and
 /// the emitter that calls. A listener takes it as a parameter.
@@ -29,12 +32,13 @@ pub struct Context {
     source: Source,
     origin: Option<Arc<Origin>>,
     time: Timestamp,
+    notes: Option<Arc<Notes>>,
     attempt: u32,
     home: Home,
 }
 
 impl Context {
-    /// The event's id: the same at each attempt, and on every node. Good as an idempotency key.
+    /// The event's id: the same at each attempt, and on every node.
     #[must_use]
     pub fn id(&self) -> EventId {
         self.id
@@ -56,6 +60,20 @@ impl Context {
     #[must_use]
     pub fn time(&self) -> Timestamp {
         self.time
+    }
+
+    /// The trace to which the event belongs, if its writer said so.
+    #[must_use]
+    pub fn trace(&self) -> Option<Trace> {
+        self.notes.as_ref()?.trace
+    }
+
+    /// What tells by what was done already: what the writer gave as the idempotency key of this
+    /// doing, else the event's id.
+    #[must_use]
+    pub fn idempotency_key(&self) -> Cow<'_, str> {
+        let given = self.notes.as_ref().and_then(|notes| notes.idempotency_key.as_deref());
+        given.map_or_else(|| self.id.to_string().into(), Cow::Borrowed)
     }
 
     /// The how-many-eth call of this listener for this event, from 1. An event that the broker
@@ -105,5 +123,6 @@ impl fmt::Debug for Home {
 pub fn context<T: EventBody>(event: &Event<T>, attempt: u32, home: &Home) -> Context {
     let meta = event.meta();
     let (id, source, time) = (meta.id, meta.source, meta.time);
-    Context { id, source, origin: meta.origin.clone(), time, attempt, home: home.clone() }
+    let (origin, notes) = (meta.origin.clone(), meta.notes.clone());
+    Context { id, source, origin, time, notes, attempt, home: home.clone() }
 }

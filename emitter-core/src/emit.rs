@@ -6,7 +6,10 @@
 //!
 //! And how hard is tried to get it there: [`QoS`].
 
+use std::sync::Arc;
+
 use crate::event::Operation;
+use crate::trace::Trace;
 
 /// Where an event may go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -58,6 +61,74 @@ pub enum QoS {
     /// Confirmed in two steps. Receivers of this framework still subscribe at
     /// [`AtLeastOnce`](Self::AtLeastOnce) and drop duplicates by event id.
     ExactlyOnce,
+}
+
+/// What one call says about its events. Default: nothing, so that they go wherever application and
+/// model allow. A [`Scope`] is one, with nothing else said.
+#[derive(Debug, Clone)]
+pub struct EmitOptions {
+    pub(crate) scope: Scope,
+    pub(crate) qos: Option<QoS>,
+    pub(crate) notes: Option<Arc<Notes>>,
+}
+
+/// What an event carries besides its rows, where its writer said so.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Notes {
+    pub(crate) trace: Option<Trace>,
+    pub(crate) idempotency_key: Option<Box<str>>,
+}
+
+impl EmitOptions {
+    /// The longest idempotency key in bytes; of a longer one no event carries anything.
+    pub const MAX_IDEMPOTENCY_KEY: usize = 256;
+
+    /// Narrows where events go.
+    #[must_use]
+    pub fn narrowed(mut self, scope: Scope) -> Self {
+        self.scope = self.scope.and(scope);
+        self
+    }
+
+    /// How hard is tried to bring events to other nodes, instead of what the model says.
+    #[must_use]
+    pub fn qos(mut self, qos: QoS) -> Self {
+        self.qos = Some(qos);
+        self
+    }
+
+    /// The trace to which events belong.
+    #[must_use]
+    pub fn trace(mut self, trace: Trace) -> Self {
+        self.notes().trace = Some(trace);
+        self
+    }
+
+    /// What tells this doing from others of its kind, though it is done twice: the id of a request
+    /// that a client may repeat. Events carry it to listeners, which can tell by it what they have
+    /// done already; the framework itself drops nothing for it.
+    #[must_use]
+    pub fn idempotency_key(mut self, key: impl Into<String>) -> Self {
+        let key = key.into();
+        self.notes().idempotency_key = (key.len() <= Self::MAX_IDEMPOTENCY_KEY).then(|| key.into_boxed_str());
+        self
+    }
+
+    fn notes(&mut self) -> &mut Notes {
+        Arc::make_mut(self.notes.get_or_insert_default())
+    }
+}
+
+impl From<Scope> for EmitOptions {
+    fn from(scope: Scope) -> Self {
+        Self { scope, qos: None, notes: None }
+    }
+}
+
+impl Default for EmitOptions {
+    fn default() -> Self {
+        Scope::BOTH.into()
+    }
 }
 
 /// What an application emits, by operation. It narrows; a statement still needs `.emit()`.

@@ -16,7 +16,7 @@ use tracing::{error, warn};
 use crate::dedup::DedupConfig;
 use crate::dispatcher::lanes::AlreadyHashed;
 use crate::dispatcher::{DispatchLimits, Job, Listener, Message, Worker};
-use crate::emit::{EmitConfig, QoS, Scope};
+use crate::emit::{EmitConfig, EmitOptions, Notes, QoS, Scope};
 use crate::envelope::WireLimits;
 use crate::event::{EventId, Meta, Operation, Origin, Source, Stored, Timestamp};
 use crate::listener::{Handler, Hears, ListenerInfo, ListenerOptions, Outcome};
@@ -170,6 +170,7 @@ pub struct Route<M> {
     scope: Scope,
     allowed: Scope,
     qos: Option<QoS>,
+    notes: Option<Arc<Notes>>,
     model: std::marker::PhantomData<fn() -> M>,
 }
 
@@ -188,16 +189,10 @@ impl<M: Model> Route<M> {
             time,
             sequence: None,
             keys: keys(&body),
+            notes: self.notes,
         };
         let event = Arc::new(Stored::<M> { meta, event });
         Emission { event, model: self.state, scope: self.scope, allowed: self.allowed, qos: self.qos }
-    }
-
-    /// Brings its events to other nodes with this quality of service instead of the model's.
-    #[must_use]
-    pub fn with_qos(mut self, qos: Option<QoS>) -> Self {
-        self.qos = qos;
-        self
     }
 
     /// The key of the model's hashed columns, for [`Model::to_row`]; `None` where it hashes none.
@@ -210,7 +205,8 @@ impl<M: Model> Route<M> {
 impl<M> Clone for Route<M> {
     fn clone(&self) -> Self {
         let (state, model) = (Arc::clone(&self.state), std::marker::PhantomData);
-        Self { state, scope: self.scope, allowed: self.allowed, qos: self.qos, model }
+        let notes = self.notes.clone();
+        Self { state, scope: self.scope, allowed: self.allowed, qos: self.qos, notes, model }
     }
 }
 
@@ -246,13 +242,14 @@ impl Emitter {
         &self.node.shared.origin
     }
 
-    /// Where events of this model and operation go now, if a call asks for `asked`: narrowed by
+    /// Where events of this model and operation go now, if a call asks for that: narrowed by
     /// the application and the model, and to nobody where nobody listens. `None` when they go
     /// nowhere, so that none needs to be made.
     #[must_use]
-    pub fn route<M: Model>(&self, operation: Operation, asked: Scope) -> Option<Route<M>> {
+    pub fn route<M: Model>(&self, operation: Operation, asked: impl Into<EmitOptions>) -> Option<Route<M>> {
         let shared = &self.node.shared;
-        let allowed = asked.and(M::SCOPE).and(shared.emit.scope(operation));
+        let EmitOptions { scope, qos, notes } = asked.into();
+        let allowed = scope.and(M::SCOPE).and(shared.emit.scope(operation));
         if allowed.is_none() {
             return None;
         }
@@ -271,7 +268,8 @@ impl Emitter {
             state,
             scope,
             allowed,
-            qos: None,
+            qos,
+            notes,
             model: std::marker::PhantomData,
         })
     }
@@ -279,7 +277,7 @@ impl Emitter {
     /// Makes an event of something that this node did. It goes nowhere until
     /// [`emit`](Self::emit); `None` when it would go nowhere then, either.
     #[must_use]
-    pub fn event<M: Model>(&self, event: M::Event, asked: Scope) -> Option<Emission> {
+    pub fn event<M: Model>(&self, event: M::Event, asked: impl Into<EmitOptions>) -> Option<Emission> {
         let route = self.route::<M>(event.body().operation(), asked)?;
         Some(route.event(event))
     }
@@ -299,7 +297,12 @@ impl Emitter {
     /// # }
     /// ```
     pub fn publish<T: EventBody>(&self, event: T) -> EventId {
-        match self.event::<T::Model>(event.into_event(), Scope::BOTH) {
+        self.publish_with(event, EmitOptions::default())
+    }
+
+    /// The same, narrowed, with another quality of service, in a trace, with an idempotency key.
+    pub fn publish_with<T: EventBody>(&self, event: T, options: impl Into<EmitOptions>) -> EventId {
+        match self.event::<T::Model>(event.into_event(), options) {
             Some(emission) => {
                 let id = emission.id();
                 self.emit([emission]);
@@ -702,8 +705,8 @@ impl Shared {
             return Ok(Some(Arc::clone(known)));
         }
         check_name("group", group)?;
-        // A service's groups are its own.
-        let share = format!("{}.{group}", self.origin.service);
+        // A service's groups are its own. No name has a colon.
+        let share = format!("{}:{group}", self.origin.service);
         let way = transport.group(&share, group).ok_or(StartError::NoGroups)?;
         groups.insert(group.into(), Arc::clone(&way));
         Ok(Some(way))

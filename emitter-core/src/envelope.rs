@@ -13,7 +13,8 @@
 //! where that is not known, or goes without saying (inserts set all, deletes none). Of programs
 //! that do not send it, `args` tells.
 //!
-//! `version` is that of the rows' shape; 1 is left out.
+//! `version` is that of the rows' shape; 1 is left out. `traceparent` and `idempotencyKey` are there
+//! where the writer gave them.
 //!
 //! A bulk operation has `"result":{"count":2}` and its rows beside it:
 //! `"rows":[{"before":{…},"after":{…}}, …]`.
@@ -29,8 +30,10 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use crate::columns::{Column, Columns};
+use crate::emit::EmitOptions;
 use crate::event::{EventId, Operation, Origin, Timestamp};
 use crate::key::Key;
+use crate::trace::Trace;
 
 mod args;
 
@@ -79,6 +82,10 @@ pub struct Outgoing<'a> {
     pub sequence: u64,
     /// The version of the rows' shape.
     pub version: u32,
+    /// The trace to which it belongs.
+    pub trace: Option<Trace>,
+    /// What tells what was done from others of its kind.
+    pub idempotency_key: Option<&'a str>,
 }
 
 /// An event's rows as JSON.
@@ -139,6 +146,8 @@ pub fn encode(event: &Outgoing<'_>, limits: &WireLimits) -> Result<Vec<u8>, Enco
         origin: event.origin,
         seq: event.sequence,
         version: Some(event.version).filter(|version| *version != FIRST_VERSION),
+        traceparent: event.trace.map(|trace| trace.to_string()),
+        idempotency_key: event.idempotency_key,
     };
     let text = serde_json::to_string(&wire).map_err(|_| EncodeError::Json)?;
     if text.len() > limits.max_bytes {
@@ -167,6 +176,10 @@ pub struct Incoming<'a> {
     pub sequence: Option<u64>,
     /// The version of the rows' shape; `None` where the sender knows no versions.
     pub version: Option<u32>,
+    /// The trace to which it belongs, if the sender tells and it is one.
+    pub trace: Option<Trace>,
+    /// What tells what was done from others of its kind, if the sender tells.
+    pub idempotency_key: Option<Cow<'a, str>>,
     /// The rows.
     pub content: IncomingContent<'a>,
     /// The names of the columns that the write set, if the sender tells.
@@ -222,6 +235,8 @@ pub fn decode<'a>(payload: &'a [u8], limits: &WireLimits) -> Result<Incoming<'a>
         model: wire.model,
         operation,
         time: wire.timestamp,
+        trace: wire.traceparent.and_then(|trace| trace.parse().ok()),
+        idempotency_key: wire.idempotency_key.filter(|key| key.len() <= EmitOptions::MAX_IDEMPOTENCY_KEY),
         // Nodes of this framework leave the first version out.
         version: wire.version.or_else(|| wire.origin.as_ref().map(|_| FIRST_VERSION)),
         id: wire.event_id.and_then(|id| Uuid::try_parse(&id).ok()).map(EventId::from_uuid),
@@ -347,6 +362,10 @@ struct WireOut<'a> {
     seq: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     version: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    traceparent: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    idempotency_key: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -383,6 +402,10 @@ struct WireIn<'a> {
     seq: Option<u64>,
     #[serde(default)]
     version: Option<u32>,
+    #[serde(borrow, default)]
+    traceparent: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    idempotency_key: Option<Cow<'a, str>>,
 }
 
 /// The version of a model that says nothing of versions.
@@ -592,6 +615,8 @@ mod tests {
             origin: &origin(),
             sequence: sent.sequence,
             version: version(sent),
+            trace: Trace::new(sent.id, sent.sequence, true),
+            idempotency_key: sent.row.as_str().filter(|text| text.len() <= 256),
         };
         encode(&outgoing, limits)
     }
@@ -682,6 +707,8 @@ mod tests {
             prop_assert_eq!(incoming.origin, Some(origin()));
             prop_assert_eq!(incoming.sequence, Some(sent.sequence));
             prop_assert_eq!(incoming.version, Some(version(&sent)));
+            prop_assert_eq!(incoming.trace, Trace::new(sent.id, sent.sequence, true));
+            prop_assert_eq!(incoming.idempotency_key.as_deref(), sent.row.as_str().filter(|text| text.len() <= 256));
             if let Some(set) = sent.set {
                 let told = incoming.set.map(|names| names.columns(COLUMNS));
                 prop_assert_eq!(told, Some(Columns::from_flags(set)));

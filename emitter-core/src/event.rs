@@ -13,8 +13,10 @@ use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
 
 use crate::diff::ChangedRow;
+use crate::emit::Notes;
 use crate::key::Key;
 use crate::model::{EventBody, Model, ModelEvent, SingleRow};
+use crate::trace::Trace;
 
 /// An event as a listener gets it: a typed body, and what surrounds it.
 ///
@@ -66,6 +68,12 @@ impl<T: EventBody> Event<T> {
     #[must_use]
     pub fn time(&self) -> Timestamp {
         self.stored.meta.time
+    }
+
+    /// The trace to which it belongs, if its writer said so.
+    #[must_use]
+    pub fn trace(&self) -> Option<Trace> {
+        self.stored.meta.trace()
     }
 
     /// Its number among the events that its origin published for this model, from 1; `None` for
@@ -151,6 +159,22 @@ pub struct Meta {
     pub sequence: Option<u64>,
     /// The keys of its rows.
     pub keys: Keys,
+    pub(crate) notes: Option<Arc<Notes>>,
+}
+
+impl Meta {
+    /// The trace to which it belongs, if its writer said so.
+    #[must_use]
+    pub fn trace(&self) -> Option<Trace> {
+        self.notes.as_ref()?.trace
+    }
+
+    /// What tells what was done from others of its kind, if its writer said so. See
+    /// [`EmitOptions::idempotency_key`](crate::emit::EmitOptions::idempotency_key).
+    #[must_use]
+    pub fn idempotency_key(&self) -> Option<&str> {
+        self.notes.as_ref()?.idempotency_key.as_deref()
+    }
 }
 
 /// The keys of an event's rows: usually exactly one, kept without an allocation.

@@ -68,13 +68,14 @@ pub mod retry;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod topic;
+pub mod trace;
 pub mod transport;
 
 #[cfg(feature = "macros")]
 pub use emitter_macros::{Emits, listener};
 
 pub use crate::context::Context;
-pub use crate::emit::{EmitConfig, QoS, Scope};
+pub use crate::emit::{EmitConfig, EmitOptions, QoS, Scope};
 pub use crate::emitter::{
     Builder, Emission, Emitter, NotConnected, ReplayError, Route, ShutdownReport, StartError, Subscription,
 };
@@ -83,6 +84,7 @@ pub use crate::key::Key;
 pub use crate::listener::{ListenerOptions, State};
 pub use crate::masked::{HashKey, Hashed, Redacted};
 pub use crate::model::Model;
+pub use crate::trace::Trace;
 
 /// What the macros' expansions name, and nobody else should.
 #[doc(hidden)]

@@ -240,10 +240,10 @@ impl Handler {
         F: Fn(Event<T>, u32) -> R + Send + Sync + 'static,
         R: Future<Output: Outcome> + Send + 'static,
     {
-        Self::new::<T>(move |event, attempt| {
-            let running = function(event, attempt);
-            Box::pin(async move { running.await.into_result() })
-        })
+        Self::of::<T>(Arc::new(move |event, attempt| {
+            let running = function(typed::<T>(event)?, attempt);
+            Some(Box::pin(async move { running.await.into_result() }))
+        }))
     }
 
     /// A handler around a plain function, which may block: each call runs on tokio's pool of
@@ -256,9 +256,9 @@ impl Handler {
         R: Outcome,
     {
         let function = Arc::new(function);
-        Self::new::<T>(move |event, attempt| {
-            let function = Arc::clone(&function);
-            Box::pin(async move {
+        Self::of::<T>(Arc::new(move |event, attempt| {
+            let (event, function) = (typed::<T>(event)?, Arc::clone(&function));
+            Some(Box::pin(async move {
                 // Dropped at its time-out, the set takes back a call that no thread has begun.
                 let mut thread = JoinSet::new();
                 thread.spawn_blocking(move || function(event, attempt).into_result());
@@ -269,17 +269,17 @@ impl Handler {
                         Err(_) => Err("the runtime is shutting down".to_owned()),
                     },
                 }
-            })
-        })
+            }))
+        }))
     }
 
-    fn new<T: EventBody>(call: impl Fn(Event<T>, u32) -> Call + Send + Sync + 'static) -> Self {
+    fn of<T: EventBody>(call: Arc<Begin>) -> Self {
         Self {
             info: ModelInfo::of::<T::Model>(),
             operation: T::OPERATION,
             filter: None,
             options: ListenerOptions::default(),
-            call: Arc::new(move |event, attempt| typed::<T>(event).map(|event| call(event, attempt))),
+            call,
         }
     }
 

@@ -285,8 +285,8 @@ impl ListenerShape {
     fn of(listener: &Registration) -> Self {
         Self {
             name: listener.name.to_owned(),
-            model: listener.model.to_owned(),
-            operation: listener.operation,
+            model: listener.wanted.model.to_owned(),
+            operation: listener.wanted.operation,
             hears: listener.hears,
             group: listener.group.map(str::to_owned),
         }

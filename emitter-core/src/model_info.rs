@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 
 use crate::columns::{Column, Columns};
 use crate::diff::Images;
-use crate::emit::QoS;
+use crate::emit::{Notes, QoS};
 use crate::envelope::{
     Content, DecodeError, EncodeError, Incoming, IncomingContent, IncomingRow, RowImages, encode_row,
 };
@@ -184,6 +184,7 @@ struct Surrounding {
     set: Option<Columns>,
     origin: Option<Origin>,
     sequence: Option<u64>,
+    notes: Option<Arc<Notes>>,
     received: Received,
 }
 
@@ -193,11 +194,14 @@ fn opened<'m>(
     columns: &[Column],
     version: u32,
 ) -> (IncomingContent<'m>, Surrounding) {
-    let Incoming { operation, origin, sequence, .. } = incoming;
+    let Incoming { operation, origin, sequence, trace, .. } = incoming;
+    let idempotency_key = incoming.idempotency_key.map(Box::from);
+    let noted = trace.is_some() || idempotency_key.is_some();
+    let notes = noted.then(|| Arc::new(Notes { trace, idempotency_key }));
     let set = incoming.set.map(|names| names.columns(columns));
     // Who knows no versions sends what is in the database now.
     let version = incoming.version.unwrap_or(version);
-    (incoming.content, Surrounding { operation, version, set, origin, sequence, received })
+    (incoming.content, Surrounding { operation, version, set, origin, sequence, notes, received })
 }
 
 impl Surrounding {
@@ -210,6 +214,7 @@ impl Surrounding {
             time: self.received.time,
             sequence: self.sequence,
             keys,
+            notes: self.notes,
         }
     }
 }

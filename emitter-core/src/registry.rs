@@ -7,7 +7,7 @@
 use crate::columns::Column;
 use crate::emit::Scope;
 use crate::event::Operation;
-use crate::listener::{Handler, Hears, ListenerInfo, MissingState, States};
+use crate::listener::{Handler, Hears, ListenerInfo, MissingState, States, Wanted};
 use crate::model::Model;
 
 /// A listener as `#[listener]` registers it: one per function.
@@ -15,10 +15,8 @@ use crate::model::Model;
 pub struct Registration {
     /// The function's name.
     pub name: &'static str,
-    /// The model it listens to.
-    pub model: &'static str,
-    /// The one operation it listens to, or `None` for all.
-    pub operation: Option<Operation>,
+    /// What it listens to.
+    pub wanted: Wanted,
     /// Which side's events it is given.
     pub hears: Hears,
     /// The group of nodes of which one is given an event.
@@ -42,8 +40,8 @@ impl Registration {
     pub(crate) fn info(&self) -> ListenerInfo {
         ListenerInfo {
             name: self.name.into(),
-            model: self.model,
-            operation: self.operation,
+            model: self.wanted.model,
+            operation: self.wanted.operation,
             hears: self.hears,
             group: self.group.map(Into::into),
             defined_at: self.defined_at.into(),

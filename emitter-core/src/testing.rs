@@ -224,6 +224,7 @@ impl TestEmitter {
             time: Timestamp::now(),
             sequence: None,
             keys: keys(&body),
+            notes: None,
         };
         let (id, operation) = (meta.id, meta.operation);
         let stored = Stored::<T::Model> { meta, event };
@@ -241,6 +242,8 @@ impl TestEmitter {
             origin: &self.elsewhere,
             sequence: self.received.fetch_add(1, Ordering::Relaxed) + 1,
             version: info.version,
+            trace: None,
+            idempotency_key: None,
         };
         let payload =
             envelope::encode(&outgoing, &WireLimits::default()).unwrap_or_else(|error| panic!("{error}"));
@@ -295,7 +298,7 @@ impl TestEmitter {
 
     fn unacknowledged(&self) -> usize {
         let unconfirmed = self.transport_status().map_or(0, |status| status.unconfirmed);
-        let groups = self.emitter.groups().into_iter().map(|group| format!("{}-{group}", self.client));
+        let groups = self.emitter.groups().into_iter().map(|group| format!("{}-group-{group}", self.client));
         let clients = groups.chain([self.client.clone()]);
         unconfirmed + clients.map(|client| self.broker.unacknowledged(&client)).sum::<usize>()
     }

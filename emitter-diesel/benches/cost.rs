@@ -147,6 +147,8 @@ fn wire(rounds: usize) {
             origin: emitter.origin(),
             sequence: 42,
             version: 1,
+            trace: None,
+            idempotency_key: None,
         };
         envelope::encode(&outgoing, &limits).unwrap()
     };

@@ -17,7 +17,7 @@ use emitter_core::model::{
     Created, CreatedMany, Deleted, DeletedMany, Emits, EmitsLocally, EmitsRemotely, Model, OperationType,
     RowChange, Updated, UpdatedMany, Upserted, operation,
 };
-use emitter_core::{Emission, Emitter, HashKey, QoS, Route, Scope};
+use emitter_core::{Emission, EmitOptions, Emitter, HashKey, QoS, Route, Scope, Trace};
 
 use crate::handle::Bound;
 use crate::written::set_by_update;
@@ -46,7 +46,7 @@ pub trait Emit<Marker>: Sized {
     where
         Self::Verb: TellsAll,
     {
-        Emitting { statement: self, scope: Scope::BOTH, qos: None, kind: PhantomData }
+        Emitting { statement: self, options: EmitOptions::default(), kind: PhantomData }
     }
 }
 
@@ -165,8 +165,7 @@ impl<T: QuerySource, U, Ret> Emit<marker::Plain> for DeleteStatement<T, U, Ret> 
 #[must_use = "a statement does nothing until it is executed"]
 pub struct Emitting<S, K, M> {
     statement: S,
-    scope: Scope,
-    qos: Option<QoS>,
+    options: EmitOptions,
     kind: PhantomData<fn() -> (K, M)>,
 }
 
@@ -198,14 +197,28 @@ impl<S, K, M> Emitting<S, K, M> {
     where
         M: EmitsRemotely,
     {
-        self.qos = Some(qos);
+        self.options = self.options.qos(qos);
+        self
+    }
+
+    /// The trace to which the event belongs.
+    pub fn trace(mut self, trace: Trace) -> Self {
+        self.options = self.options.trace(trace);
+        self
+    }
+
+    /// What tells this doing from others of its kind, though it is done twice, such as the id of a
+    /// request that a client may repeat: see [`EmitOptions::idempotency_key`]. All events of the
+    /// statement carry it.
+    pub fn idempotency_key(mut self, key: impl Into<String>) -> Self {
+        self.options = self.options.idempotency_key(key);
         self
     }
 
     /// Narrows where the event goes. A call can only narrow what the application and the model
     /// allow.
     pub fn narrowed(mut self, scope: Scope) -> Self {
-        self.scope = self.scope.and(scope);
+        self.options = self.options.narrowed(scope);
         self
     }
 }
@@ -255,38 +268,37 @@ impl<S, K: Kind, M: Model> Emitting<S, K, M> {
     where
         M: Emits<K::Many>,
     {
-        match conn.emitter().route::<M>(<K::Many as OperationType>::OPERATION, self.scope) {
+        match conn.emitter().route::<M>(<K::Many as OperationType>::OPERATION, self.options) {
             None => conn.execute(self.statement),
-            Some(route) => Ok(self.emitting::<K::Many>(route, conn)?.count()),
+            Some(route) => Ok(emitting::<_, K, _, K::Many>(self.statement, route, conn)?.count()),
         }
     }
 
-    /// Runs the statement, and keeps its events for the commit.
     fn run<Op: FromRows>(self, conn: &mut impl Loads<S, M, K>) -> QueryResult<Rows<M>>
     where
         M: Emits<Op>,
     {
-        match conn.emitter().route::<M>(Op::OPERATION, self.scope) {
+        match conn.emitter().route::<M>(Op::OPERATION, self.options) {
             None => conn.load(self.statement),
-            Some(route) => self.emitting::<Op>(route, conn),
+            Some(route) => emitting::<_, K, _, Op>(self.statement, route, conn),
         }
     }
+}
 
-    fn emitting<Op: FromRows>(self, route: Route<M>, conn: &mut impl Loads<S, M, K>) -> QueryResult<Rows<M>>
-    where
-        M: Emits<Op>,
-    {
-        let route = route.with_qos(self.qos);
-        let set = conn.set_by(&self.statement);
-        let rows = conn.load(self.statement)?;
-        let hash_key = route.hash_key();
-        // No more events than rows; the last takes the route itself, which is most often the only one.
-        let routes = std::iter::repeat_n(route, rows.count());
-        Op::events(&rows, set, hash_key.as_ref())
-            .zip(routes)
-            .for_each(|(event, route)| conn.keep(route.event(event)));
-        Ok(rows)
-    }
+/// Runs the statement, and keeps its events for the commit.
+fn emitting<S, K: Kind, M: Emits<Op>, Op: FromRows>(
+    statement: S,
+    route: Route<M>,
+    conn: &mut impl Loads<S, M, K>,
+) -> QueryResult<Rows<M>> {
+    let set = conn.set_by(&statement);
+    let rows = conn.load(statement)?;
+    let hash_key = route.hash_key();
+    // No more events than rows; the last takes the route itself, which is most often the only one.
+    let routes = std::iter::repeat_n(route, rows.count());
+    let events = Op::events(&rows, set, hash_key.as_ref());
+    events.zip(routes).for_each(|(event, route)| conn.keep(route.event(event)));
+    Ok(rows)
 }
 
 /// A statement of a kind that tells which columns it sets.

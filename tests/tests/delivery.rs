@@ -9,7 +9,7 @@ use emitter_core::transport::memory::MemoryBroker;
 use emitter_core::transport::{
     Confirmation, Delivery, Message, PublishError, Transport, TransportStatus, Unconfirmed,
 };
-use emitter_core::{Emits, Emitter, Event, HashKey, QoS, Scope, StartError, listener};
+use emitter_core::{EmitOptions, Emits, Emitter, Event, HashKey, QoS, Scope, StartError, listener};
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Emits)]
@@ -64,9 +64,7 @@ async fn a_message_is_sent_as_its_model_and_its_call_say() {
     emitter.publish(OrderCreated::new(order()));
     emitter.publish(OrderDeleted::new(order()));
     emitter.publish(PlainCreated::new(Plain { id: 1 }));
-    let route = emitter.route::<Order>(emitter_core::Operation::Create, Scope::REMOTE).unwrap();
-    let created = OrderEvent::Created(OrderCreated::new(order()));
-    emitter.emit([route.with_qos(Some(QoS::AtLeastOnce)).event(created)]);
+    emitter.publish_with(OrderCreated::new(order()), EmitOptions::from(Scope::REMOTE).qos(QoS::AtLeastOnce));
     let now = tokio::time::Instant::now();
     let _ = emitter.shutdown(Duration::from_secs(5)).await;
     let sent: Vec<_> = kept

@@ -90,7 +90,7 @@ async fn each_event_is_heard_by_one_node_of_the_group_whoever_wrote() {
     }
     let shares = [0, 1, 2].map(|node| (0..200).filter(|id| heard[&("bill", *id)][0].0 == node).count());
     assert!(shares.iter().all(|share| *share > 20), "{shares:?}");
-    assert_eq!(broker.subscriptions("shop.a-billing"), ["prisma/events/invoice/#"]);
+    assert_eq!(broker.subscriptions("shop.a-group-billing"), ["prisma/events/invoice/#"]);
 }
 
 #[tokio::test]
@@ -155,7 +155,7 @@ async fn a_group_may_come_and_go_at_run_time() {
     for (node, _) in &nodes.0 {
         node.connected(std::time::Duration::from_secs(10)).await.unwrap();
     }
-    emitter_tests::eventually::eventually(|| broker.subscriptions("shop.b-archive").is_empty()).await;
+    emitter_tests::eventually::eventually(|| broker.subscriptions("shop.b-group-archive").is_empty()).await;
     let refused = nodes.0[0].0.on::<InvoiceDeleted>().group("a/b").run(async |_| ());
     assert!(!refused.is_active(), "a group's name cannot be a level of a topic");
 }

@@ -76,8 +76,14 @@ const FIGURES: &[Figure] = &[
     figure("Emits / (Serialize + Deserialize)", Specimen::Emits, Specimen::Serde, By::Serde, "1.00"),
     figure("… of all seven operations", Specimen::EmitsAll, Specimen::Serde, By::Serde, ""),
     figure("Emits, ms a model", Specimen::Emits, Specimen::Serde, By::Number(MODELS), ""),
-    figure("a listener, ms", Specimen::TwoListeners, Specimen::Emits, By::Number(2 * MODELS), "5.00"),
-    figure("… the first of its model, ms", Specimen::OneListener, Specimen::Emits, By::Number(MODELS), ""),
+    figure("a listener, ms", Specimen::TwoListeners, Specimen::Functions, By::Number(2 * MODELS), "5.00"),
+    figure(
+        "… the first of its model, ms",
+        Specimen::OneListener,
+        Specimen::Functions,
+        By::Number(MODELS),
+        "",
+    ),
     figure("… a further one, ms", Specimen::TwoListeners, Specimen::OneListener, By::Number(MODELS), ""),
 ];
 
@@ -149,7 +155,7 @@ mod tests {
     #[test]
     fn figures_are_differences() {
         check(
-            [100.0, 500.0, 700.0, 900.0, 1000.0, 1100.0],
+            [100.0, 500.0, 700.0, 900.0, 700.0, 1000.0, 1100.0],
             &[
                 ("Emits / (Serialize + Deserialize)", 0.5),
                 ("… of all seven operations", 1.0),

@@ -114,6 +114,8 @@ impl Publishing {
                 origin: &self.shared.origin,
                 sequence,
                 version: info.version,
+                trace: meta.trace(),
+                idempotency_key: meta.idempotency_key(),
             },
             &self.limits,
         )?;

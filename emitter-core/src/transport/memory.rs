@@ -251,7 +251,7 @@ impl Transport for MemoryTransport {
     }
 
     fn group(&self, share: &str, name: &str) -> Option<Arc<dyn Transport>> {
-        let client = format!("{}-{name}", self.client);
+        let client = format!("{}-group-{name}", self.client);
         Some(Arc::new(Self::start(&self.broker, &client, Some(share))))
     }
 

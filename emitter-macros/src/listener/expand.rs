@@ -37,8 +37,7 @@ pub(crate) fn expand(listener: &Listener) -> TokenStream {
             #krate::__private::inventory::submit! {
                 #krate::__private::Registration {
                     name: #name,
-                    model: #krate::__private::wanted::<#event>().model,
-                    operation: #krate::__private::wanted::<#event>().operation,
+                    wanted: #krate::__private::wanted::<#event>(),
                     hears: #krate::__private::Hears::#hears,
                     group: #group,
                     module: ::core::module_path!(),

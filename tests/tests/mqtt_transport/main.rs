@@ -406,7 +406,7 @@ async fn a_frozen_broker_is_noticed() {
 
 /// A member of the group, subscribed.
 async fn member(transport: &MqttTransport) -> Arc<dyn Transport> {
-    let member = transport.group("shop.billing", "billing").expect("MQTT has groups");
+    let member = transport.group("shop:billing", "billing").expect("MQTT has groups");
     member.subscribe(TopicPrefix::default().model_filter(&model("user")));
     let begun = Instant::now();
     while member.status().subscriptions == 0 {

@@ -24,13 +24,21 @@ pub(crate) enum Specimen {
     Serde,
     Emits,
     EmitsAll,
+    Functions,
     OneListener,
     TwoListeners,
 }
 
 impl Specimen {
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Plain, Self::Serde, Self::Emits, Self::EmitsAll, Self::OneListener, Self::TwoListeners];
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Plain,
+        Self::Serde,
+        Self::Emits,
+        Self::EmitsAll,
+        Self::Functions,
+        Self::OneListener,
+        Self::TwoListeners,
+    ];
 
     /// The name of its package.
     pub(crate) const fn name(self) -> &'static str {
@@ -39,6 +47,7 @@ impl Specimen {
             Self::Serde => "with-serde",
             Self::Emits => "with-emits",
             Self::EmitsAll => "with-emits-all",
+            Self::Functions => "with-functions",
             Self::OneListener => "with-one-listener",
             Self::TwoListeners => "with-two-listeners",
         }
@@ -50,8 +59,9 @@ impl Specimen {
             Self::Serde => "the same + Serialize, Deserialize",
             Self::Emits => "the same + Emits, four operations",
             Self::EmitsAll => "… with `all` instead",
-            Self::OneListener => "four operations + a listener for each model",
-            Self::TwoListeners => "four operations + two listeners for each model",
+            Self::Functions => "four operations + two functions for each model",
+            Self::OneListener => "… one of which is a listener",
+            Self::TwoListeners => "… both of which are listeners",
         }
     }
 
@@ -60,16 +70,25 @@ impl Specimen {
         match self {
             Self::Plain | Self::Serde => None,
             Self::EmitsAll => Some("all"),
-            Self::Emits | Self::OneListener | Self::TwoListeners => {
+            Self::Emits | Self::Functions | Self::OneListener | Self::TwoListeners => {
                 Some("create, update, update_many, delete")
             }
         }
     }
 
-    /// How many listeners each model has.
-    const fn listeners(self) -> u32 {
+    /// How many functions that take its events each model has. They are async, and cost something
+    /// by themselves.
+    const fn functions(self) -> u32 {
         match self {
             Self::Plain | Self::Serde | Self::Emits | Self::EmitsAll => 0,
+            Self::Functions | Self::OneListener | Self::TwoListeners => 2,
+        }
+    }
+
+    /// How many of them are listeners.
+    const fn listeners(self) -> u32 {
+        match self {
+            Self::Plain | Self::Serde | Self::Emits | Self::EmitsAll | Self::Functions => 0,
             Self::OneListener => 1,
             Self::TwoListeners => 2,
         }
@@ -79,15 +98,15 @@ impl Specimen {
     pub(crate) fn source(self) -> String {
         // Every specimen loads what any of them needs: loading is paid once, however many models there are.
         let mut source = String::from("use emitter_core as _;\nuse serde as _;\n");
-        if self.listeners() > 0 {
+        if self.functions() > 0 {
             source += "\npub struct Cache;\n";
         }
         for number in 0..MODELS {
             source += &self.model(number);
         }
-        for round in 0..self.listeners() {
+        for round in 0..self.functions() {
             for number in 0..MODELS {
-                source += &listener(number, round);
+                source += &function(number, round, round < self.listeners());
             }
         }
         source
@@ -112,16 +131,18 @@ impl Specimen {
 
 /// Half of them are plain; the others have a state and a filter. So have half of the first ones of
 /// their models, and half of the second ones.
-fn listener(model: u32, round: u32) -> String {
+fn function(model: u32, round: u32, listens: bool) -> String {
     let event = format!("emitter_core::Event<M{model}Updated>");
     let (filter, state) = match (model + round) % 2 {
         0 => ("", ""),
         _ => (", data(status = \"A\")", ", _: emitter_core::State<Cache>"),
     };
-    format!(
-        "\n#[emitter_core::listener(model = \"m{model}\", allow_remote{filter})]\n\
-         async fn hear_{model}_{round}(_: {event}{state}) {{}}\n"
-    )
+    let attribute = if listens {
+        format!("#[emitter_core::listener(model = \"m{model}\", allow_remote{filter})]")
+    } else {
+        "#[allow(dead_code)]".to_owned()
+    };
+    format!("\n{attribute}\nasync fn hear_{model}_{round}(_: {event}{state}) {{}}\n")
 }
 
 #[cfg(test)]
@@ -141,6 +162,7 @@ mod tests {
         check(Specimen::Serde, [100, 100, 0, 0]);
         check(Specimen::Emits, [100, 100, 100, 0]);
         check(Specimen::EmitsAll, [100, 100, 100, 0]);
+        check(Specimen::Functions, [100, 100, 100, 0]);
         check(Specimen::OneListener, [100, 100, 100, 100]);
         check(Specimen::TwoListeners, [100, 100, 100, 200]);
     }
