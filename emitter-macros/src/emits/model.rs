@@ -194,6 +194,7 @@ impl Model {
         let operations = operations(input, &attr, complete, &errors);
         let key: Vec<KeyField> =
             fields.as_ref().map(|fields| key(input, &attr, complete, fields, &errors)).unwrap_or_default();
+        refuse_serde(input, fields.as_deref().unwrap_or_default(), &key, &errors);
         let columns =
             fields.as_ref().map(|fields| columns(input, fields, &krate, &errors)).unwrap_or_default();
         let version = number(attr.version.as_ref(), 1);
@@ -383,6 +384,38 @@ fn refuse_lifetimes(input: &DeriveInput, errors: &Errors) {
             "an emitting model owns its data: its events outlive the statement and are read by other threads.\n\
              Write `String` instead of `&str`, and so on",
         );
+    }
+}
+
+/// Refuses what serde would make of a row that its columns do not say.
+fn refuse_serde(input: &DeriveInput, fields: &[Field<'_>], key: &[KeyField], errors: &Errors) {
+    if let Some(word) =
+        ["transparent", "into", "from", "try_from"].into_iter().find(|word| serde_has(&input.attrs, &[word]))
+    {
+        errors.at(
+            &input.ident,
+            format_args!(
+                "with serde's `{word}` the row travels as something else than its columns, which events name:\n\
+                 derive `Emits` on a struct that is written as it is"
+            ),
+        );
+    }
+    let in_key = |field: &&Field<'_>| key.iter().any(|part| part.ident == *field.ident);
+    for field in fields.iter().filter(|field| field.attr.mask.is_none() && !in_key(field)) {
+        if serde_has(&field.field.attrs, &["skip", "skip_serializing", "skip_deserializing"]) {
+            errors.at(
+                field.ident,
+                "serde leaves it out, so that other nodes would be handed a default in its place, or nothing at all:\n\
+                 write `#[emits(skip)]`, which leaves it out for every listener",
+            );
+        }
+        if serde_has(&field.field.attrs, &["flatten"]) {
+            errors.at(
+                field.ident,
+                "a flattened field is many in JSON, and events name each column: write its fields out, or leave \
+                 `flatten` out",
+            );
+        }
     }
 }
 

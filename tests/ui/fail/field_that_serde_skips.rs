@@ -1,0 +1,17 @@
+use emitter_diesel::Emits;
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+struct Address {
+    city: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Emits)]
+#[emits(create, update)]
+struct User {
+    id: i32,
+    #[serde(skip)]
+    address: Address,
+}
+
+fn main() {}
