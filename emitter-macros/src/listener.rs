@@ -20,7 +20,7 @@ pub(crate) fn attribute(attribute: TokenStream, function: &TokenStream) -> Token
     let registration = or_compile_errors(listener.map(|listener| expand::expand(&listener)));
     quote! {
         // Events and states come by value, though few listeners consume them.
-        #[allow(clippy::needless_pass_by_value)]
+        #[allow(clippy::needless_pass_by_value, clippy::unused_async)]
         #function
         #registration
     }

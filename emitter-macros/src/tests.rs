@@ -28,7 +28,7 @@ fn listener(input: &str) -> String {
     let [syn::Item::Fn(kept), registration @ ..] = &file.items[..] else {
         panic!("the function comes first")
     };
-    let allowed = quote::quote!(#[allow(clippy::needless_pass_by_value)] #bare);
+    let allowed = quote::quote!(#[allow(clippy::needless_pass_by_value, clippy::unused_async)] #bare);
     assert_eq!(quote::quote!(#kept).to_string(), allowed.to_string());
     printed(quote::quote!(#(#registration)*))
 }

@@ -2,6 +2,9 @@
 //!
 //! `main.rs` runs two instances of it over a broker; `tests/desk.rs` tests it without one.
 #![allow(missing_docs, reason = "diesel's `table!` documents nothing")]
+// What the macros write is fine even with these.
+#![deny(clippy::pedantic, unsafe_code, unused)]
+#![allow(clippy::missing_errors_doc, reason = "all of them are Diesel's")]
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
