@@ -1,5 +1,7 @@
 //! Events that come from a record instead of a write.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use super::Emitter;
 use crate::dispatcher::{Job, Message};
 use crate::envelope::{self, DecodeError};
@@ -15,9 +17,6 @@ impl Emitter {
     ///
     /// # Errors
     /// [`ReplayError`]; then no listener is called.
-    ///
-    /// # Panics
-    /// When the row's own `Deserialize` does.
     pub fn replay(&self, payload: &[u8]) -> Result<EventId, ReplayError> {
         let shared = &self.node.shared;
         let incoming = envelope::decode(payload, &shared.wire)?;
@@ -31,7 +30,9 @@ impl Emitter {
             time: incoming.time.unwrap_or_else(Timestamp::now),
             source: if own { Source::Local } else { Source::Remote },
         };
-        let event = (model.info.decode)(incoming, received)?;
+        // The row's `Deserialize` is the user's, and so is what makes it of an earlier version.
+        let decoded = catch_unwind(AssertUnwindSafe(|| (model.info.decode)(incoming, received)));
+        let event = decoded.map_err(|_| ReplayError::Panicked)??;
         if model.worker.get().is_none() {
             shared.counters.unheard.add_one();
             return Ok(id);
@@ -51,6 +52,9 @@ pub enum ReplayError {
     /// Nothing in this program has met a model of that name.
     #[error("no listener of this node knows the model")]
     UnknownModel,
+    /// The row's `Deserialize` panicked, or a `From` of an earlier version.
+    #[error("the row's `Deserialize` panicked")]
+    Panicked,
     /// The model's queue is at its bound: wait until listeners have caught up, and go on.
     #[error("the queue of the model is full")]
     QueueFull,
