@@ -587,6 +587,9 @@ impl Node {
         handler: Handler,
     ) -> Result<(Arc<ModelState>, u64), StartError> {
         let shared = &self.shared;
+        if self.tasks().ending.is_some() {
+            return Err(StartError::ShutDown);
+        }
         let model = shared.model(handler.model())?;
         model.worker.get_or_try_init(|| {
             let mut tasks = self.tasks();
