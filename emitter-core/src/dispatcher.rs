@@ -223,11 +223,14 @@ impl Attempts {
             failures += 1;
             self.trouble.failed(&self.listener, &self.job, &end, self.limits.timeout);
             let delay = self.limits.retry.next(failures, begun.elapsed(), fastrand::f64());
-            let Some(delay) = delay.filter(|_| !self.listener.gone.load(Ordering::Relaxed)) else {
+            let Some(delay) = delay else {
                 self.trouble.gave_up(&self.listener, &self.job, failures);
                 break;
             };
             sleep(delay).await;
+            if self.listener.gone.load(Ordering::Relaxed) {
+                break;
+            }
             self.trouble.counters.retried.add_one();
             end = self.end_of(self.call(failures + 1)).await;
         }
@@ -289,8 +292,8 @@ impl Worker {
                 while let Poll::Ready(Some(finished)) = self.calls.poll_join_next(cx) {
                     self.joined(finished, cx);
                 }
-                self.queue.report(work.len() + self.unfinished());
                 self.tally.flush();
+                self.queue.report(work.len() + self.unfinished());
                 if !work.is_empty() {
                     cx.waker().wake_by_ref();
                     return Poll::Pending;
@@ -329,10 +332,13 @@ impl Worker {
         let mut heard = false;
         for index in 0..self.listeners.len() {
             let attendant = &mut self.listeners[index];
-            if !attendant.listener.wants(source, operation) || !job.is_for(attendant.listener.group()) {
+            if !attendant.listener.wants(source, operation) {
                 continue;
             }
             heard = true;
+            if !job.is_for(attendant.listener.group()) {
+                continue;
+            }
             match filtered(&attendant.listener.handler, &job.event) {
                 Filtered::LetThrough => {}
                 Filtered::HeldBack => {
@@ -354,7 +360,7 @@ impl Worker {
                 if self.call(index, lane, &job, cx) == Called::Running {
                     self.listeners[index].lanes.occupy(lane);
                 }
-            } else if source == Source::Local && attendant.lanes.waiting() >= attendant.limits.queue {
+            } else if job.done.is_none() && attendant.lanes.waiting() >= attendant.limits.queue {
                 self.tally.trouble.overflowed(&attendant.listener, attendant.limits.queue);
             } else {
                 attendant.lanes.push(lane, job.share());

@@ -95,6 +95,8 @@ struct Shared {
     to_publish: Queue<Outbound>,
     counters: Arc<Counters>,
     overflows: OnceInAWhile,
+    /// Its name is made up, and nobody will have it again.
+    transient: bool,
     /// Sees everything that is emitted, in tests.
     tap: Option<Tap>,
     next_listener: AtomicU64,
@@ -144,6 +146,8 @@ struct ModelState {
     listeners: Mutex<Vec<Arc<Listener>>>,
     /// How many of them hear local events; read for every emitted event.
     local_listeners: AtomicUsize,
+    /// How many belong to a group: they get what is published from the broker.
+    members: AtomicUsize,
     /// Filled when its task runs, which is from its first listener on.
     worker: OnceCell<()>,
 }
@@ -260,10 +264,8 @@ impl Emitter {
                 return None;
             }
         };
-        let scope = Scope {
-            local: allowed.local && state.local_listeners.load(Ordering::Relaxed) > 0,
-            remote: allowed.remote && shared.transport.is_some(),
-        };
+        let remote = allowed.remote && shared.transport.is_some();
+        let scope = Scope { local: allowed.local && state.hears_local(remote), remote };
         (!scope.is_none() || shared.tap.is_some()).then_some(Route {
             state,
             scope,
@@ -398,6 +400,10 @@ impl Emitter {
         &self.node.shared.prefix
     }
 
+    pub(crate) fn wire_limits(&self) -> WireLimits {
+        self.node.shared.wire
+    }
+
     /// The groups that have a connection of their own.
     pub(crate) fn groups(&self) -> Vec<Arc<str>> {
         self.node.shared.groups().keys().cloned().collect()
@@ -461,7 +467,7 @@ impl<T: EventBody> On<'_, T> {
     /// wrote; the group's name is of letters, digits, `-`, `_` and `.`.
     #[must_use]
     pub fn group(mut self, group: impl Into<String>) -> Self {
-        (self.hears, self.group) = (Hears::Everything, Some(group.into()));
+        self.group = Some(group.into());
         self
     }
 
@@ -528,7 +534,8 @@ impl<T: EventBody> On<'_, T> {
             name: name.into(),
             model: handler.model().name,
             operation: handler.operation(),
-            hears: self.hears,
+            // In a group it does not matter which node wrote.
+            hears: if self.group.is_some() { Hears::Everything } else { self.hears },
             group: self.group.map(Into::into),
             defined_at: "run time".into(),
         };
@@ -553,7 +560,8 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    /// Removes the listener: it is given no event after this, not even those that wait for it. A
+    /// Removes the listener: it is given no event after this, not even those that wait for it, which
+    /// of a group's share no other node will be given either. A
     /// call that is running ends in peace. With the last remote listener of a model goes the
     /// subscription at the broker.
     pub fn unsubscribe(self) {
@@ -562,7 +570,8 @@ impl Subscription {
         }
     }
 
-    /// Whether the listener was added; it is not when the emitter was shut down before.
+    /// Whether the listener was added; it is not when the emitter was shut down before, when its
+    /// group's name is none, or the model's name or topic is another's. The log says which.
     #[must_use]
     pub fn is_active(&self) -> bool {
         self.model.is_some()
@@ -664,6 +673,7 @@ impl Shared {
             queue: Arc::new(Queue::new(self.limits.queue)),
             listeners: Mutex::default(),
             local_listeners: AtomicUsize::new(0),
+            members: AtomicUsize::new(0),
             worker: OnceCell::new(),
         });
         models.by_type.insert(info.type_id, Arc::clone(&model));
@@ -710,6 +720,8 @@ impl Shared {
         check_name("group", group)?;
         // A service's groups are its own. No name has a colon.
         let share = format!("{}:{group}", self.origin.service);
+        // Its tasks run there, also when a thread that knows no runtime adds the listener.
+        let _within = self.runtime.enter();
         let way = transport.group(&share, group).ok_or(StartError::NoGroups)?;
         groups.insert(group.into(), Arc::clone(&way));
         Ok(Some(way))
@@ -720,9 +732,11 @@ impl Shared {
         if let Some(tap) = &self.tap {
             tap(&event, allowed);
         }
+        let mut published = scope.remote;
         if scope.remote {
             self.counters.emitted_remote.add_one();
             if let Err(reason) = self.to_publish.push(Outbound { event: Arc::clone(&event), qos }) {
+                published = false;
                 self.counters.publish_refused.add_one();
                 self.overflows.log(|more| match reason {
                     Refused::Full => {
@@ -734,9 +748,11 @@ impl Shared {
                 });
             }
         }
-        if scope.local {
+        // What could not be published would never come back to this node's members of groups.
+        let refused = scope.remote && !published && allowed.local && model.hears_local(false);
+        if scope.local || refused {
             self.counters.emitted_local.add_one();
-            if let Err(reason) = model.queue.push(Message::Event(Job::local(event, scope.remote))) {
+            if let Err(reason) = model.queue.push(Message::Event(Job::local(event, published))) {
                 self.counters.overflowed.add_one();
                 self.overflows.log(|more| match reason {
                     Refused::Full => error!(
@@ -754,7 +770,7 @@ impl Shared {
 
     /// The listener and what follows from it: events from here on, and the subscription.
     fn insert_listener(&self, model: &ModelState, listener: Arc<Listener>) -> Result<(), StartError> {
-        let hears = listener.info.hears;
+        let (hears, is_member) = (listener.info.hears, listener.info.group.is_some());
         let way = self.way(listener.info.group.as_deref())?;
         let mut listeners = model.listeners();
         let first_remote = hears.remote() && !listeners.iter().any(|other| other.shares_way(&listener.info));
@@ -762,7 +778,7 @@ impl Shared {
         model.queue.push_urgent(listen).map_err(|_| StartError::ShutDown)?;
         listeners.push(listener);
         if hears.hears(Source::Local) {
-            model.local_listeners.fetch_add(1, Ordering::Relaxed);
+            model.local(is_member).fetch_add(1, Ordering::Relaxed);
         }
         if let Some(transport) = way.filter(|_| first_remote) {
             transport.subscribe(self.prefix.model_filter(&model.topic));
@@ -778,10 +794,13 @@ impl Shared {
         let hears = listener.info.hears;
         let _ = model.queue.push_urgent(Message::Forget(id));
         if hears.hears(Source::Local) {
-            model.local_listeners.fetch_sub(1, Ordering::Relaxed);
+            model.local(listener.info.group.is_some()).fetch_sub(1, Ordering::Relaxed);
         }
         let last_remote = hears.remote() && !listeners.iter().any(|other| other.shares_way(&listener.info));
-        let way = self.way(listener.info.group.as_deref()).ok().flatten();
+        let way = match listener.info.group.as_deref() {
+            None => self.transport.clone(),
+            Some(group) => self.groups().get(group).cloned(),
+        };
         if let Some(transport) = way.filter(|_| last_remote) {
             transport.unsubscribe(&self.prefix.model_filter(&model.topic));
         }
@@ -796,6 +815,16 @@ impl Listener {
 }
 
 impl ModelState {
+    /// Whether somebody here is handed local events by this node itself.
+    fn hears_local(&self, published: bool) -> bool {
+        let count = |counter: &AtomicUsize| counter.load(Ordering::Relaxed);
+        count(&self.local_listeners) > 0 || !published && count(&self.members) > 0
+    }
+
+    fn local(&self, member: bool) -> &AtomicUsize {
+        if member { &self.members } else { &self.local_listeners }
+    }
+
     /// Whether a listener of this group, or of none, hears other nodes.
     fn is_subscribed(&self, group: Option<&str>) -> bool {
         let hears = |listener: &Arc<Listener>| {

@@ -271,6 +271,7 @@ pub fn encode_row<R: Serialize>(row: &R) -> Result<Box<RawValue>, EncodeError> {
 
 /// Why an event cannot be sent.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum EncodeError {
     /// Larger than [`WireLimits::max_bytes`]. Skip large columns, or raise the limit everywhere.
     #[error("the event has {bytes} bytes, the limit is {limit}; skip large columns or raise `max_payload`")]
@@ -297,6 +298,7 @@ pub enum EncodeError {
 
 /// Why a message is no event. None of the texts repeats a part of the message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum DecodeError {
     /// Larger than [`WireLimits::max_bytes`].
     #[error("the message has {bytes} bytes, the limit is {limit}")]

@@ -12,7 +12,7 @@
 //!
 //! A value may be a list, `["ACTIVE", "BLOCKED"]`, of which one has to fit; `None` for NULL; or a
 //! predicate, `|status| status.starts_with("A")`. Instead of columns there may be a predicate of
-//! the row, `where(|row| row.total > 100)`. All conditions have to hold of one and the same row;
+//! the row, `where(|row| row.total > 100)`; in `data` of any row that there is after the write. All conditions have to hold of one and the same row;
 //! of an event of many rows, one such row is enough, and the listener is handed the whole event.
 //!
 //! What a write sets is the same for local and remote events:
@@ -21,7 +21,7 @@
 //! |---|---|
 //! | create, createMany | every column |
 //! | update, updateMany | the columns of its statement, also those that keep their value |
-//! | upsert | the columns that it wrote |
+//! | upsert | every column, for nobody says whether it inserted; of other programs, what either way sets |
 //! | delete, deleteMany | none |
 //!
 //! What is not known does not match: `data` where the origin did not tell what it set, transitions,

@@ -102,6 +102,7 @@ impl Manifest {
     pub fn check(&self, file: impl AsRef<Path>, accept: Accept) -> Result<(), ManifestError> {
         let file = file.as_ref();
         let recorded = match fs::read_to_string(file) {
+            Ok(_) if accept == Accept::Everything => Self::default(),
             Ok(text) => serde_json::from_str(&text).map_err(|error| ManifestError::Unreadable {
                 file: file.into(),
                 problem: error.to_string(),
@@ -250,6 +251,11 @@ impl ModelShape {
                     breaking
                         .push(format!("column `{column}` was `{}` and is `{}`", before.r#type, now.r#type));
                 }
+                Some(before) if before.may_be_absent && !now.may_be_absent => {
+                    breaking.push(format!(
+                        "column `{column}` may be absent no more, and events without it cannot be read"
+                    ));
+                }
                 None if !now.may_be_absent => {
                     breaking.push(format!("column `{column}` is new, and events without it cannot be read"));
                 }
@@ -264,6 +270,12 @@ impl ModelShape {
         if self.key != before.key {
             breaking.push(format!("the key was {:?} and is {:?}", before.key, self.key));
         }
+        if self.reads_from > before.reads_from {
+            differences.push(Difference::Breaking(format!(
+                "model `{name}`: events before version {} cannot be read any more: keep their types in `earlier(…)`",
+                self.reads_from
+            )));
+        }
         if breaking.is_empty() {
             differences.push(Difference::Harmless(format!(
                 "model `{name}`: what it emits, or a column that may be absent"
@@ -272,9 +284,9 @@ impl ModelShape {
             let (version, next) = (self.version, self.version + 1);
             let model = pascal_case(name);
             differences.push(Difference::Breaking(format!(
-                "model `{name}`: {}.\n    Keep the struct of version {version} as `{model}V{version}`, write \
-                 `#[emits(version = {next}, earlier({model}V{version}))]` on the new one,\n    and `impl \
-                 From<{model}V{version}> for` it",
+                "model `{name}`: {}.\n    Keep the struct of version {version} as `{model}V{version}`, with serde's \
+                 derives alone, write `#[emits(version = {next}, earlier({model}V{version}))]` on the new one,\n    and \
+                 `impl From<{model}V{version}> for {model}Row`. Deploy nodes that listen before those that write",
                 breaking.join(";\n    ")
             )));
         }

@@ -65,6 +65,9 @@ pub trait Model: Sized + Send + Sync + 'static {
     /// The columns of its row, in the order of the struct.
     const COLUMNS: &'static [Column];
 
+    /// How many fields the struct has, hidden ones included.
+    const FIELDS: usize = Self::COLUMNS.len();
+
     /// What an update did, with a method for each column, such as `UserDiff`; [`Diff`] itself for
     /// a model that emits no update.
     type Diff<'e>;

@@ -198,9 +198,16 @@ fn opened<'m>(
     let idempotency_key = incoming.idempotency_key.map(Box::from);
     let noted = trace.is_some() || idempotency_key.is_some();
     let notes = noted.then(|| Arc::new(Notes { trace, idempotency_key }));
-    let set = incoming.set.map(|names| names.columns(columns));
     // Who knows no versions sends what is in the database now.
-    let version = incoming.version.unwrap_or(version);
+    let present = version;
+    let version = incoming.version.unwrap_or(present);
+    // Names of another version may be other columns now, and a set of none but foreign names says
+    // nothing of ours.
+    let set = incoming.set.and_then(|names| {
+        let set = names.columns(columns);
+        let foreign = set.is_empty() || version != present && !names.all_of(columns);
+        (!foreign).then_some(set)
+    });
     (incoming.content, Surrounding { operation, version, set, origin, sequence, notes, received })
 }
 

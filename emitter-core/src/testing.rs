@@ -1,8 +1,9 @@
 //! A node in memory for the tests of an application (feature `testing`).
 //!
 //! What it replaces is delivery: its broker is inside the process, and failed calls are made again
-//! without a pause. Dispatch, filters, dedup, the envelope and the listeners are those of
-//! production. Nothing sleeps, and no port is opened.
+//! without a pause, but for listeners with a `backoff` of their own (with tokio's `test-util`,
+//! `tokio::time::pause()` skips that). Dispatch, filters, dedup, the envelope and the listeners are
+//! those of production, and no port is opened.
 //!
 //! ```standalone_crate
 //! use emitter_core::testing::TestEmitter;
@@ -52,7 +53,7 @@ use uuid::Uuid;
 
 use crate::emit::Scope;
 use crate::emitter::{Builder, Emitter};
-use crate::envelope::{self, Outgoing, WireLimits};
+use crate::envelope::{self, Outgoing};
 use crate::event::{Event, EventId, Meta, Origin, Source, Stored, Timestamp};
 use crate::listener::typed;
 use crate::model::{EventBody, ModelEvent};
@@ -142,7 +143,8 @@ impl TestEmitter {
         &self.broker
     }
 
-    /// What the node published, as it was on the wire.
+    /// What was published at its broker, as it was on the wire: by this node, by others there, and
+    /// by [`receive`](Self::receive).
     #[must_use]
     pub fn published(&self) -> Vec<Published> {
         self.broker.published()
@@ -187,7 +189,8 @@ impl TestEmitter {
         self.captured().assert_none_emitted::<T>();
     }
 
-    /// That every call of a listener ended well so far, retries included, and that everything
+    /// That every call of a listener ended well so far, also the first of those that ended well when
+    /// made again, and that everything
     /// that came from other nodes was an event.
     ///
     /// # Panics
@@ -245,8 +248,8 @@ impl TestEmitter {
             trace: None,
             idempotency_key: None,
         };
-        let payload =
-            envelope::encode(&outgoing, &WireLimits::default()).unwrap_or_else(|error| panic!("{error}"));
+        let payload = envelope::encode(&outgoing, &self.emitter.wire_limits())
+            .unwrap_or_else(|error| panic!("{error}"));
         let topic = ModelTopic::new(info.topic).unwrap_or_else(|error| panic!("{error}"));
         let topic = self.emitter.topic_prefix().topic(&topic, operation);
         self.receive_message(topic.as_str(), payload).await;
@@ -298,7 +301,7 @@ impl TestEmitter {
 
     fn unacknowledged(&self) -> usize {
         let unconfirmed = self.transport_status().map_or(0, |status| status.unconfirmed);
-        let groups = self.emitter.groups().into_iter().map(|group| format!("{}-group-{group}", self.client));
+        let groups = self.emitter.groups().into_iter().map(|group| format!("{}:{group}", self.client));
         let clients = groups.chain([self.client.clone()]);
         unconfirmed + clients.map(|client| self.broker.unacknowledged(&client)).sum::<usize>()
     }

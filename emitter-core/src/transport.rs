@@ -135,6 +135,7 @@ pub struct Confirmed {
 
 /// Why a message was not published.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum PublishError {
     /// The queue for messages that wait for the broker is at its bound.
     /// Raise the bound, or look at why the broker is away.
@@ -193,6 +194,8 @@ pub struct TransportStatus {
     pub unconfirmed: usize,
     /// Filters subscribed and confirmed by the broker.
     pub subscriptions: usize,
+    /// Filters that were taken back, and of which the broker has not confirmed that yet.
+    pub unsubscribing: usize,
     /// Filters that the broker refused, with its reason. They are tried again.
     pub refused_subscriptions: Vec<(String, String)>,
 }

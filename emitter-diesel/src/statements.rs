@@ -333,7 +333,7 @@ where
     DB: Backend<QueryBuilder: Default> + Default + 'static,
 {
     fn written<M: Model>(&self) -> Option<Columns> {
-        set_by_update(self, M::COLUMNS)
+        set_by_update(self, M::COLUMNS, M::FIELDS)
     }
 }
 

@@ -18,6 +18,7 @@ use emitter_core::columns::{Column, Columns};
 pub(crate) fn set_by_update<T, U, V, Ret, DB>(
     update: &UpdateStatement<T, U, V, Ret>,
     columns: &[Column],
+    fields: usize,
 ) -> Option<Columns>
 where
     T: Table<AllColumns: QueryFragment<DB>> + 'static,
@@ -30,7 +31,12 @@ where
     }
     let all = || listed(&sql::<DB>(&T::all_columns()).unwrap_or_default());
     TABLES.with_borrow_mut(|tables| {
-        set_by(&sql::<DB>(update)?, || tables.entry(TypeId::of::<(T, DB)>()).or_insert_with(all), columns)
+        set_by(
+            &sql::<DB>(update)?,
+            || tables.entry(TypeId::of::<(T, DB)>()).or_insert_with(all),
+            columns,
+            fields,
+        )
     })
 }
 
@@ -45,6 +51,7 @@ fn set_by<'t>(
     sql: &str,
     table: impl FnOnce() -> &'t Vec<Option<String>>,
     columns: &[Column],
+    fields: usize,
 ) -> Option<Columns> {
     let mut words = Words { rest: sql, depth: 0 };
     let (assigned, returns) = assigned(&mut words)?;
@@ -55,6 +62,10 @@ fn set_by<'t>(
     } else {
         table()
     };
+    // Else a field is loaded from several columns, and places say nothing.
+    if loaded.len() != fields {
+        return None;
+    }
     let mut set = Columns::NONE;
     for (place, column) in columns.iter().enumerate() {
         let name = loaded.get(column.place?)?;
@@ -204,7 +215,7 @@ mod tests {
             [Column::new("id", "id", "String", Some(0)), Column::new("name", "name", "String", Some(2))];
         let check = |sql, expected| {
             let table = listed("`t`.`id`, `t`.`hash`, `t`.`full name`");
-            assert_eq!(set_by(sql, || &table, &columns), expected, "{sql}");
+            assert_eq!(set_by(sql, || &table, &columns, 3), expected, "{sql}");
         };
         let (neither, name) = (Columns::NONE, Columns::from_flags([false, true]));
         check("UPDATE `t` SET `full name` = ?, `other` = ?", Some(name));
@@ -224,7 +235,7 @@ mod tests {
             "UPDATE `SET",
             "SET `",
         ] {
-            assert_eq!(set_by(sql, || panic!("no column is looked for"), &[]), None, "{sql}");
+            assert_eq!(set_by(sql, || panic!("no column is looked for"), &[], 0), None, "{sql}");
         }
     }
 
@@ -233,7 +244,7 @@ mod tests {
         #[test]
         fn any_text_is_read(sql in "[a-zSET `\"'(),=?é]{0,60}") {
             let table = listed(&sql);
-            let _ = set_by(&sql, || &table, &[Column::new("a", "a", "String", Some(0))]);
+            let _ = set_by(&sql, || &table, &[Column::new("a", "a", "String", Some(0))], 1);
         }
     }
 }

@@ -14,6 +14,16 @@ struct Invoice {
     id: i64,
 }
 
+mod bills {
+    use super::*;
+
+    #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Emits)]
+    #[emits(create)]
+    pub(super) struct Bill {
+        id: i64,
+    }
+}
+
 /// How often each event was heard by each listener of one node.
 type Log = Arc<Mutex<Vec<(&'static str, Source, i64)>>>;
 
@@ -90,7 +100,7 @@ async fn each_event_is_heard_by_one_node_of_the_group_whoever_wrote() {
     }
     let shares = [0, 1, 2].map(|node| (0..200).filter(|id| heard[&("bill", *id)][0].0 == node).count());
     assert!(shares.iter().all(|share| *share > 20), "{shares:?}");
-    assert_eq!(broker.subscriptions("shop.a-group-billing"), ["prisma/events/invoice/#"]);
+    assert_eq!(broker.subscriptions("shop.a:billing"), ["prisma/events/invoice/#"]);
 }
 
 #[tokio::test]
@@ -155,7 +165,77 @@ async fn a_group_may_come_and_go_at_run_time() {
     for (node, _) in &nodes.0 {
         node.connected(std::time::Duration::from_secs(10)).await.unwrap();
     }
-    emitter_tests::eventually::eventually(|| broker.subscriptions("shop.b-group-archive").is_empty()).await;
+    emitter_tests::eventually::eventually(|| broker.subscriptions("shop.b:archive").is_empty()).await;
     let refused = nodes.0[0].0.on::<InvoiceDeleted>().group("a/b").run(async |_| ());
     assert!(!refused.is_active(), "a group's name cannot be a level of a topic");
+}
+
+/// A group's share of what the own node wrote is no different from that of others: it waits.
+#[tokio::test]
+async fn a_slow_member_drops_nothing_of_its_share() {
+    let log = Log::default();
+    let configure = |builder: emitter_core::Builder| {
+        builder.listener_queue(8).listener_concurrency(1).state(Arc::clone(&log)).select_listeners(|_| false)
+    };
+    let node = TestEmitter::start(configure).await;
+    let slow = Arc::clone(&log);
+    let run = move |event: Event<InvoiceCreated>| {
+        let log = Arc::clone(&slow);
+        async move {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            log.lock().unwrap().push(("slow", event.source(), event.row.id));
+        }
+    };
+    let subscription = node.on::<InvoiceCreated>().group("slow").remote_only().run(run);
+    assert!(subscription.is_active());
+    node.connected(std::time::Duration::from_secs(10)).await.unwrap();
+    for id in 0..100 {
+        node.publish(InvoiceCreated::new(Invoice { id }));
+    }
+    node.drain().await;
+    assert_eq!((log.lock().unwrap().len(), node.stats().overflowed), (100, 0));
+}
+
+#[tokio::test]
+async fn a_listener_that_a_later_life_lacks_takes_hardly_anything() {
+    let broker = MemoryBroker::new();
+    let nodes = Nodes::start(&broker, &[("shop", "a"), ("shop", "b")]).await;
+    let _ = nodes.0[1].0.shutdown(std::time::Duration::from_secs(5)).await;
+    // The same node, without the group's listener for invoices, but with one of its group.
+    let configure = |builder: emitter_core::Builder| {
+        builder.service("shop").node("b").select_listeners(|_| false).state(Log::default())
+    };
+    let later = TestEmitter::start_on(&broker, configure).await;
+    let other = later.on::<bills::BillCreated>().group("billing").run(async |_| ());
+    assert!(other.is_active());
+    nodes.publish(0, 0..100);
+    let bills = ["prisma/events/bill/#"];
+    emitter_tests::eventually::eventually(|| broker.subscriptions("shop.b:billing") == bills).await;
+    nodes.0[0].0.drain().await;
+    nodes.0[0].1.lock().unwrap().clear();
+    nodes.publish(0, 100..200);
+    nodes.0[0].0.drain().await;
+    let billed = nodes.0[0].1.lock().unwrap().iter().filter(|(listener, ..)| *listener == "bill").count();
+    assert_eq!(billed, 100, "the other member has all of them now");
+}
+
+#[tokio::test]
+async fn a_member_may_leave() {
+    let broker = MemoryBroker::new();
+    let nodes = Nodes::start(&broker, &[("shop", "a"), ("shop", "b")]).await;
+    nodes.0[1].0.leave_groups(std::time::Duration::from_secs(10)).await;
+    assert!(broker.subscriptions("shop.b:billing").is_empty());
+    let _ = nodes.0[1].0.shutdown(std::time::Duration::from_secs(5)).await;
+    nodes.publish(0, 0..50);
+    nodes.0[0].0.drain().await;
+    let billed = nodes.0[0].1.lock().unwrap().iter().filter(|(listener, ..)| *listener == "bill").count();
+    assert_eq!(billed, 50);
+}
+
+#[test]
+fn a_thread_without_a_runtime_may_add_a_member() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let node = runtime.block_on(TestEmitter::start(|builder| builder.state(Log::default())));
+    let subscription = node.on::<InvoiceDeleted>().group("late").run(async |_| ());
+    assert!(subscription.is_active());
 }

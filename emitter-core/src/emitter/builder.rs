@@ -140,7 +140,7 @@ impl Default for Builder {
             dispatch: DispatchLimits {
                 queue: 65_536,
                 concurrency: 64,
-                timeout: Duration::from_secs(30),
+                timeout: Duration::from_secs(10),
                 retry: Retry::default(),
             },
             publish_queue: 65_536,
@@ -235,7 +235,8 @@ impl Builder {
         self
     }
 
-    /// How long one call of a listener may take before it counts as failed. Default 30 s.
+    /// How long one call of a listener may take before it counts as failed. Default 10 s: three calls
+    /// that all take too long fit into the 30 s of [`listener_retry`](Self::listener_retry).
     pub fn listener_timeout(mut self, timeout: Duration) -> Self {
         self.dispatch.timeout = timeout;
         self
@@ -321,6 +322,7 @@ impl Builder {
             to_publish: Queue::new(self.publish_queue),
             counters: Arc::new(Counters::default()),
             overflows: OnceInAWhile::every(Duration::from_secs(10)),
+            transient: self.node.is_none(),
             tap: self.tap,
             next_listener: AtomicU64::new(1),
             runtime,

@@ -17,6 +17,7 @@ use crate::event::{EventId, Source, Timestamp};
 use crate::listener::same_model;
 use crate::metrics::OnceInAWhile;
 use crate::model_info::Received;
+use crate::topic::ModelTopic;
 use crate::transport::{Ack, Delivery, Transport};
 
 /// Checks, decodes and sorts out what comes, and hands on what is left.
@@ -90,8 +91,22 @@ impl Intake {
     fn take(&mut self, delivery: Delivery, place: OwnedSemaphorePermit) {
         let Delivery { topic, payload, ack } = delivery;
         match self.sort(&topic, &payload) {
-            Ok((model, incoming)) => self.deliver(&model, incoming, ack, place),
-            Err(rejection) => self.reject(&rejection, ack),
+            Ok((model, incoming)) => self.deliver(&model, &topic, incoming, ack, place),
+            Err(rejection) => {
+                if matches!(rejection, Rejection::UnknownModel) {
+                    self.give_back(&topic);
+                }
+                self.reject(&rejection, &topic, ack);
+            }
+        }
+    }
+
+    /// A session remembers what an earlier life of this node subscribed to. In a group that would
+    /// take events from the members that have a listener for them.
+    fn give_back(&self, topic: &str) {
+        let levels = self.shared.prefix.split(topic).map(|(levels, _)| ModelTopic::new(levels));
+        if let Some(Ok(levels)) = levels {
+            self.transport.unsubscribe(&self.shared.prefix.model_filter(&levels));
         }
     }
 
@@ -112,7 +127,14 @@ impl Intake {
         Ok((model, incoming))
     }
 
-    fn deliver(&mut self, model: &ModelState, incoming: Incoming<'_>, ack: Ack, place: OwnedSemaphorePermit) {
+    fn deliver(
+        &mut self,
+        model: &ModelState,
+        topic: &str,
+        incoming: Incoming<'_>,
+        ack: Ack,
+        place: OwnedSemaphorePermit,
+    ) {
         let own = self.is_echo(&incoming);
         if own && self.group.is_none() {
             self.shared.counters.echoes.add_one();
@@ -130,8 +152,8 @@ impl Intake {
         // The row's `Deserialize` is the user's; its panic must not end this task.
         let event = match catch_unwind(AssertUnwindSafe(|| (model.info.decode)(incoming, received))) {
             Ok(Ok(event)) => event,
-            Ok(Err(error)) => return self.reject(&error.into(), ack),
-            Err(_) => return self.reject(&Rejection::Panicked, ack),
+            Ok(Err(error)) => return self.reject(&error.into(), topic, ack),
+            Err(_) => return self.reject(&Rejection::Panicked, topic, ack),
         };
         if let Some((incarnation, id)) = identity
             && !self.window.is_new(incarnation, id, self.started.elapsed())
@@ -141,7 +163,8 @@ impl Intake {
         }
         // A session remembers subscriptions of an earlier life. Without a listener, nobody empties
         // the model's queue.
-        if model.worker.get().is_none() {
+        if model.worker.get().is_none() || !model.is_subscribed(self.group.as_deref()) {
+            self.transport.unsubscribe(&self.shared.prefix.model_filter(&model.topic));
             self.shared.counters.unheard.add_one();
             return ack.done();
         }
@@ -185,9 +208,11 @@ impl Intake {
 
     /// Counts a message that is no event, and acknowledges it: it would not get better by coming
     /// again.
-    fn reject(&self, rejection: &Rejection, ack: Ack) {
+    fn reject(&self, rejection: &Rejection, topic: &str, ack: Ack) {
         self.shared.counters.bad_messages.add_one();
-        self.bad.log(|more| warn!(more, "a message was dropped: {rejection}"));
+        // It may be of 64 kB.
+        let topic: String = topic.chars().take(200).collect();
+        self.bad.log(|more| warn!(topic, more, "a message was dropped: {rejection}"));
         ack.done();
     }
 }

@@ -37,6 +37,10 @@ impl Emitter {
             shared.counters.unheard.add_one();
             return Ok(id);
         }
+        // What waits in lanes counts, too: a replay is faster than any listener.
+        if model.queue.unfinished() >= shared.limits.queue {
+            return Err(ReplayError::QueueFull);
+        }
         model.queue.push(Message::Event(Job::local(event, false)))?;
         Ok(id)
     }

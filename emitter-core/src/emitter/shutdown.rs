@@ -9,6 +9,10 @@ use tokio::time::{Instant, timeout_at};
 use tracing::{info, warn};
 
 use super::{Emitter, ModelState, Shared};
+use crate::transport::Transport;
+
+/// How long a node without a name of its own takes to leave its groups.
+const LEAVING: Duration = Duration::from_secs(1);
 
 /// The outcome of a shutdown, for everybody who waits for it.
 pub(super) type Ending = watch::Receiver<Option<ShutdownReport>>;
@@ -27,6 +31,16 @@ impl Emitter {
             // The runtime has been dropped under it.
             Err(_) => self.node.shared.left_undone(0),
         }
+    }
+
+    /// Takes this node out of its groups, so that all new events go to the other members: before a
+    /// shutdown for good, when the node scales down. (Without it, its session at the broker goes on
+    /// to take its share until it comes back, or until the session expires.) Waits until the broker
+    /// has confirmed it, at most `within`; what had come by then is still handled.
+    ///
+    /// A node without a name of its own does this by itself when it is shut down.
+    pub async fn leave_groups(&self, within: Duration) {
+        self.node.shared.leave_groups(within).await;
     }
 
     fn begin_shutdown(&self, deadline: Instant) -> Ending {
@@ -87,6 +101,10 @@ struct Shutdown {
 
 impl Shutdown {
     async fn run(mut self) -> ShutdownReport {
+        if self.shared.transient {
+            let left = self.deadline.saturating_duration_since(Instant::now());
+            self.shared.leave_groups(left.min(LEAVING)).await;
+        }
         self.stop_intake().await;
         let models = self.shared.all_models();
         self.finish_listeners(&models).await;
@@ -145,6 +163,19 @@ impl Shutdown {
 }
 
 impl Shared {
+    async fn leave_groups(&self, within: Duration) {
+        let groups = self.groups().clone();
+        for model in self.all_models() {
+            let filter = self.prefix.model_filter(&model.topic);
+            groups.values().for_each(|group| group.unsubscribe(&filter));
+        }
+        let deadline = after(within);
+        let left = |group: &Arc<dyn Transport>| group.status().unsubscribing == 0;
+        while !groups.values().all(left) && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     fn left_undone(&self, unconfirmed: usize) -> ShutdownReport {
         let unfinished = self.all_models().iter().map(|model| model.queue.unfinished()).sum();
         ShutdownReport { unfinished, unpublished: unconfirmed + self.to_publish.unfinished() }

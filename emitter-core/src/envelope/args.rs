@@ -153,6 +153,12 @@ impl<'a> Names<'a> {
         Columns::named(known, self.0.iter().map(|name| &**name))
     }
 
+    /// Whether a model has each of them.
+    #[must_use]
+    pub fn all_of(&self, known: &[Column]) -> bool {
+        self.0.iter().all(|name| known.iter().any(|column| column.json == name))
+    }
+
     #[cfg(test)]
     pub(super) fn contains(&self, name: &str) -> bool {
         self.0.iter().any(|known| known == name)

@@ -251,7 +251,7 @@ impl Transport for MemoryTransport {
     }
 
     fn group(&self, share: &str, name: &str) -> Option<Arc<dyn Transport>> {
-        let client = format!("{}-group-{name}", self.client);
+        let client = format!("{}:{name}", self.client);
         Some(Arc::new(Self::start(&self.broker, &client, Some(share))))
     }
 
@@ -273,6 +273,7 @@ impl Transport for MemoryTransport {
             subscriber: self.subscriber.link().status(),
             unconfirmed: self.publisher.as_ref().map_or(0, |publisher| publisher.unconfirmed()),
             subscriptions: self.subscriber.confirmed(),
+            unsubscribing: self.subscriber.unsubscribing(),
             refused_subscriptions: Vec::new(),
         }
     }

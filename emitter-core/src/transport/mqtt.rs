@@ -84,10 +84,10 @@ impl MqttTransport {
         Self { config, client_id, publisher: Some(publisher), subscriber, tasks }
     }
 
-    /// Receives as `{client_id}-group-{name}`, in a session that the broker keeps, what is its share of
+    /// Receives as `{client_id}:{name}`, in a session that the broker keeps, what is its share of
     /// `$share/{share}/…`.
     fn group_of(&self, share: &str, name: &str) -> Self {
-        let (config, client_id) = (Arc::clone(&self.config), format!("{}-group-{name}", self.client_id));
+        let (config, client_id) = (Arc::clone(&self.config), format!("{}:{name}", self.client_id));
         let subscriber = Subscriber::new(Arc::clone(&config), client_id.clone(), Some(share.to_owned()));
         let mut tasks = JoinSet::new();
         tasks.spawn(keep_connected(Arc::clone(&subscriber)));
@@ -141,6 +141,7 @@ impl Transport for MqttTransport {
             subscriber: self.subscriber.link().status(),
             unconfirmed: self.publisher.as_ref().map_or(0, |publisher| publisher.unconfirmed()),
             subscriptions: self.subscriber.confirmed(),
+            unsubscribing: self.subscriber.unsubscribing(),
             refused_subscriptions: self.subscriber.refused(),
         }
     }

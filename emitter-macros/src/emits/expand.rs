@@ -90,11 +90,11 @@ fn events(model: &Model) -> TokenStream {
     });
     let to_body = operations.iter().map(|operation| {
         let (variant, body) = (operation.variant_ident(), operation.body_ident());
-        quote! { Self::#body(body) => #krate::model::BodyRef::#variant(body) }
+        quote! { Self::#body(__body) => #krate::model::BodyRef::#variant(__body) }
     });
     let from_body = operations.iter().map(|operation| {
         let (variant, body) = (operation.variant_ident(), operation.body_ident());
-        quote! { #krate::model::Body::#variant(body) => ::core::option::Option::Some(Self::#body(body)) }
+        quote! { #krate::model::Body::#variant(__body) => ::core::option::Option::Some(Self::#body(__body)) }
     });
     let rest =
         (operations.len() < Operation::ALL.len()).then(|| quote! { _ => ::core::option::Option::None });
@@ -118,8 +118,8 @@ fn events(model: &Model) -> TokenStream {
             const OPERATION: ::core::option::Option<#krate::event::Operation> = ::core::option::Option::None;
 
             #[inline]
-            fn of(event: &Self) -> ::core::option::Option<&Self> {
-                ::core::option::Option::Some(event)
+            fn of(__event: &Self) -> ::core::option::Option<&Self> {
+                ::core::option::Option::Some(__event)
             }
 
             #[inline]
@@ -136,8 +136,8 @@ fn events(model: &Model) -> TokenStream {
             }
 
             #[inline]
-            fn from_body(body: #krate::model::Body<#ident #arguments>) -> ::core::option::Option<Self> {
-                match body { #(#from_body,)* #rest }
+            fn from_body(__body: #krate::model::Body<#ident #arguments>) -> ::core::option::Option<Self> {
+                match __body { #(#from_body,)* #rest }
             }
         }
 
@@ -155,7 +155,7 @@ fn diff(model: &Model) -> Option<TokenStream> {
             #[doc = #doc]
             #[inline]
             #vis fn #ident(&self) -> ::core::option::Option<#krate::diff::Change<'e, #ty>> {
-                self.0.column(#place, |row| &row.#ident)
+                self.0.column(#place, |__row| &__row.#ident)
             }
         }
     });
@@ -198,7 +198,10 @@ fn columns(model: &Model, row: &TokenStream) -> TokenStream {
         let absent = may_be_absent.then(|| quote!(.absent()));
         quote!(#krate::columns::Column::new(#field, #wire_name, #type_name, #place) #absent)
     });
+    let all = model.fields;
+    let fields = (all != columns.len()).then(|| quote!(const FIELDS: ::core::primitive::usize = #all;));
     let described = quote! {
+        #fields
         const COLUMNS: &'static [#krate::columns::Column] = &[#(#described,)*];
     };
     let Some(diff) = model.diff_ident() else {
@@ -207,8 +210,8 @@ fn columns(model: &Model, row: &TokenStream) -> TokenStream {
             type Diff<'e> = #krate::diff::Diff<'e, Self>;
 
             #[inline]
-            fn diff<'e>(diff: #krate::diff::Diff<'e, Self>) -> #krate::diff::Diff<'e, Self> {
-                diff
+            fn diff<'e>(__diff: #krate::diff::Diff<'e, Self>) -> #krate::diff::Diff<'e, Self> {
+                __diff
             }
 
             #[inline]
@@ -217,7 +220,7 @@ fn columns(model: &Model, row: &TokenStream) -> TokenStream {
             }
         };
     };
-    let [before, after] = ["before", "after"].map(|name| Ident::new(name, Span::mixed_site()));
+    let [before, after] = ["__before", "__after"].map(|name| Ident::new(name, Span::mixed_site()));
     // With its type, so that one that cannot be compared is refused there.
     let flags = columns.iter().map(
         |Column { ident, ty, .. }| quote!(#krate::__private::differ::<#ty>(&#before.#ident, &#after.#ident)),
@@ -233,8 +236,8 @@ fn columns(model: &Model, row: &TokenStream) -> TokenStream {
         type Diff<'e> = #diff_type;
 
         #[inline]
-        fn diff<'e>(diff: #krate::diff::Diff<'e, Self>) -> #diff_type {
-            #diff(diff)
+        fn diff<'e>(__diff: #krate::diff::Diff<'e, Self>) -> #diff_type {
+            #diff(__diff)
         }
 
         #[inline]
@@ -253,7 +256,7 @@ fn implementation(model: &Model) -> TokenStream {
     // Not by its other name: where that is taken, one error is enough.
     let row_ident = if model.row.is_some() { model.row_ident() } else { ident.clone() };
     let row = quote!(#row_ident #arguments);
-    let hash_key = Ident::new("hash_key", Span::mixed_site());
+    let hash_key = Ident::new("__hash_key", Span::mixed_site());
     let to_row = match &model.row {
         None => quote!(#krate::__private::itself::<Self>(self)),
         Some(Row { fields, .. }) => {
@@ -271,7 +274,7 @@ fn implementation(model: &Model) -> TokenStream {
     let hash_key = if model.hashes() { quote!(#hash_key) } else { quote!(_) };
     let parts = key
         .iter()
-        .map(|KeyField { ident, ty, .. }| quote!(<#ty as #krate::key::KeyColumn>::to_key(&row.#ident)));
+        .map(|KeyField { ident, ty, .. }| quote!(<#ty as #krate::key::KeyColumn>::to_key(&__row.#ident)));
     let row_key = match key.len() {
         1 => quote!(#(#parts)*),
         _ => quote!(#krate::key::Key::composite([#(#parts,)*])),
@@ -294,7 +297,7 @@ fn implementation(model: &Model) -> TokenStream {
             }
 
             #[inline]
-            fn key(row: &#row) -> #krate::key::Key {
+            fn key(__row: &#row) -> #krate::key::Key {
                 #row_key
             }
 
@@ -340,8 +343,8 @@ fn delivery(model: &Model) -> TokenStream {
     let qos = says_qos.then(|| {
         quote! {
             #[inline]
-            fn qos(operation: #krate::event::Operation) -> #krate::emit::QoS {
-                match operation { #(#of_operations)* _ => #of_model, }
+            fn qos(__operation: #krate::event::Operation) -> #krate::emit::QoS {
+                match __operation { #(#of_operations)* _ => #of_model, }
             }
         }
     });
@@ -361,7 +364,7 @@ fn versions(model: &Model, row: &TokenStream) -> TokenStream {
         let later: Vec<&Path> = earlier[place..].iter().skip(1).collect();
         let next = later.first().map_or_else(|| row.clone(), |next| quote!(#next));
         let next = crate_path::located(&next, first.span());
-        let read = quote_spanned!(first.span()=> #krate::__private::upcast::<#first, #next>(row));
+        let read = quote_spanned!(first.span()=> #krate::__private::upcast::<#first, #next>(__row));
         let to_the_present = later.iter().enumerate().map(|(place, from)| {
             let to = later.get(place + 1).map_or_else(|| row.clone(), |next| quote!(#next));
             let to = crate_path::located(&to, from.span());
@@ -375,12 +378,12 @@ fn versions(model: &Model, row: &TokenStream) -> TokenStream {
 
         #[inline]
         fn read_row(
-            version: ::core::primitive::u32,
-            row: &#krate::__private::RawValue,
+            __version: ::core::primitive::u32,
+            __row: &#krate::__private::RawValue,
         ) -> ::core::result::Result<#row, #krate::__private::DecodeError> {
-            match version {
+            match __version {
                 #(#arms)*
-                _ => #krate::__private::read_row::<Self>(version, row),
+                _ => #krate::__private::read_row::<Self>(__version, __row),
             }
         }
     }
@@ -415,14 +418,14 @@ fn emits(model: &Model, operation: Operation) -> TokenStream {
         #[automatically_derived]
         impl #parameters #krate::model::Emits<#krate::model::operation::#variant> for #ident #arguments #bounds {
             #[inline]
-            fn wrap(body: #krate::model::#body<Self>) -> #event #arguments {
-                #event::#body(body)
+            fn wrap(__body: #krate::model::#body<Self>) -> #event #arguments {
+                #event::#body(__body)
             }
 
             #[inline]
-            fn unwrap(event: &#event #arguments) -> ::core::option::Option<&#krate::model::#body<Self>> {
-                match event {
-                    #event::#body(body) => ::core::option::Option::Some(body),
+            fn unwrap(__event: &#event #arguments) -> ::core::option::Option<&#krate::model::#body<Self>> {
+                match __event {
+                    #event::#body(__body) => ::core::option::Option::Some(__body),
                     #otherwise
                 }
             }

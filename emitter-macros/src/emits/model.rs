@@ -118,6 +118,8 @@ pub(crate) struct Model {
     pub(crate) operations: Vec<Operation>,
     pub(crate) reach: Reach,
     pub(crate) key: Vec<KeyField>,
+    /// How many fields the struct has.
+    pub(crate) fields: usize,
     /// The fields that listeners see, in the order of the struct.
     pub(crate) columns: Vec<Column>,
     /// `Some` when listeners are handed a generated row without the skipped fields.
@@ -230,6 +232,7 @@ impl Model {
                 _ => Reach::Everywhere,
             },
             key,
+            fields: fields.as_ref().map_or(0, Vec::len),
             columns,
             row: fields.as_ref().and_then(|fields| row(input, fields, &krate, &errors)),
             krate,

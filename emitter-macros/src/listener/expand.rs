@@ -71,7 +71,7 @@ fn agree(listener: &Listener) -> TokenStream {
 fn prepare(listener: &Listener) -> TokenStream {
     let Listener { krate, function, event, parameters, output, .. } = listener;
     // Variables of ours are of mixed site, so that they hide no name of the user's.
-    let variable = |name: &str, at: Span| Ident::new(name, Span::mixed_site().located_at(at));
+    let variable = |name: &str, at: Span| Ident::new(&format!("__{name}"), Span::mixed_site().located_at(at));
     let state = |index: usize, ty: &Type| variable(&format!("state_{index}"), ty.span());
     let states = variable("states", Span::call_site());
     let event_variable = variable("event", event.span());

@@ -55,9 +55,8 @@ impl Subscriber {
     }
 
     pub(super) fn unsubscribe(&self, filter: &TopicFilter) {
-        if let Some(wish) = self.wishes().get_mut(filter) {
-            *wish = Wish::TakenBack;
-        }
+        // Also one that was not wished for: the session may remember it from an earlier life.
+        self.wishes().insert(filter.clone(), Wish::TakenBack);
         self.link.wake();
     }
 
@@ -79,6 +78,11 @@ impl Subscriber {
     /// Filters that the broker knows.
     pub(super) fn confirmed(&self) -> usize {
         self.wishes().values().filter(|wish| **wish == Wish::Confirmed).count()
+    }
+
+    /// Filters that the broker must still forget.
+    pub(super) fn unsubscribing(&self) -> usize {
+        self.wishes().values().filter(|wish| **wish == Wish::TakenBack).count()
     }
 
     /// Hands out no more deliveries.

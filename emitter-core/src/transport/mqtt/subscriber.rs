@@ -118,6 +118,10 @@ impl Subscriber {
         self.lock().subscriptions.confirmed()
     }
 
+    pub(super) fn unsubscribing(&self) -> usize {
+        self.lock().subscriptions.dropped()
+    }
+
     pub(super) fn refused(&self) -> Vec<(String, String)> {
         self.lock().subscriptions.refused()
     }

@@ -39,6 +39,10 @@ struct Outstanding {
 /// At most so many filters, and so many bytes of them, in one SUBSCRIBE: 200 models need 7 round
 /// trips, and no packet comes near the limit of any broker.
 const FILTERS_A_REQUEST: usize = 32;
+
+/// At most so many filters that were never wished for are given back at a time.
+const STRAYS: usize = 64;
+
 const BYTES_A_REQUEST: usize = 4_096;
 
 impl Subscriptions {
@@ -48,13 +52,19 @@ impl Subscriptions {
     }
 
     pub(super) fn take_back(&mut self, filter: &str) {
-        if self.wishes.remove(filter).is_some() {
+        // Also one that was not wished for: the session may remember it from an earlier life.
+        if self.wishes.remove(filter).is_some() || self.dropped.len() < STRAYS {
             self.dropped.insert(filter.to_owned());
         }
     }
 
     pub(super) fn confirmed(&self) -> usize {
         self.wishes.values().filter(|standing| **standing == Standing::Confirmed).count()
+    }
+
+    /// Those that the broker must still forget.
+    pub(super) fn dropped(&self) -> usize {
+        self.dropped.len()
     }
 
     /// The refused filters with the broker's reasons.

@@ -15,9 +15,10 @@ struct Print<'a> {
     event: &'a Type,
 }
 
-/// Variables of ours are of mixed site, so that they hide no name of the user's.
+/// Variables of ours are of mixed site, so that they hide no name of the user's, and have names that
+/// no column has: with `use schema::posts::dsl::*` a pattern `row` would be that column.
 fn variable(name: &str, at: Span) -> Ident {
-    Ident::new(name, Span::mixed_site().located_at(at))
+    Ident::new(&format!("__{name}"), Span::mixed_site().located_at(at))
 }
 
 /// A closure that is handed the event and says whether the listener is; `None` without filters.
