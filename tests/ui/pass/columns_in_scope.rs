@@ -5,28 +5,30 @@ use diesel::prelude::*;
 use emitter_diesel::{Context, Emits, Event, State, listener};
 use serde::{Deserialize, Serialize};
 
-diesel::table! {
-    posts {
-        id -> Integer,
-        body -> Text,
-        event -> Text,
-        row -> Text,
-        version -> Integer,
-        diff -> Integer,
-        operation -> Text,
-        before -> Text,
-        after -> Text,
-        hash_key -> Text,
-        change -> Text,
-        held -> Text,
-        attempt -> Integer,
-        state_0 -> Text,
-        state_1 -> Text,
-        state_2 -> Text,
+mod schema {
+    diesel::table! {
+        posts {
+            id -> Integer,
+            body -> Text,
+            event -> Text,
+            row -> Text,
+            version -> Integer,
+            diff -> Integer,
+            operation -> Text,
+            before -> Text,
+            after -> Text,
+            hash_key -> Text,
+            change -> Text,
+            held -> Text,
+            attempt -> Integer,
+            state_0 -> Text,
+            state_1 -> Text,
+            state_2 -> Text,
+        }
     }
 }
 
-use posts::dsl::*;
+use schema::posts::dsl::*;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct PostV1 {
