@@ -2,14 +2,10 @@
 //! which other nodes and stored events cannot bear is found by a test.
 //!
 //! ```no_run
-//! // tests/manifest.rs; the file lies in the package's folder.
 //! use emitter_core::manifest::Manifest;
 //!
-//! #[test]
-//! fn events_change_only_with_their_version() {
-//!     Manifest::of_crates(&["shop"]).assert("emitter.json");
-//! }
-//! # events_change_only_with_their_version();
+//! // In a test; the file lies in the package's folder.
+//! Manifest::of_crates(&["shop"]).assert("emitter.json");
 //! ```
 //!
 //! It fails when the file and the program differ. With `EMITTER_MANIFEST=write` in the environment
