@@ -614,7 +614,15 @@ fn row(input: &DeriveInput, fields: &[Field<'_>], krate: &TokenStream, errors: &
                 .at(field.ident, "a flattened field is many in JSON: skip it, or mask the fields within it");
         }
     }
-    fields.iter().any(|field| field.attr.mask.is_some()).then(|| Row {
+    let masks = fields.iter().any(|field| field.attr.mask.is_some());
+    if masks && serde_has(&input.attrs, &["default"]) {
+        errors.at(
+            &input.ident,
+            "the row that listeners see is another struct, for fields of this one are skipped or masked, and it has \
+             no `Default`: write `#[serde(default)]` at the fields that may be absent",
+        );
+    }
+    masks.then(|| Row {
         attributes: kept(&input.attrs, &["serde", "allow"]),
         names_serde: serde_has(&input.attrs, &["crate"]),
         fields: fields
