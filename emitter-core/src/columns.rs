@@ -33,6 +33,13 @@ impl Column {
         Self { field, json, place, type_name, may_be_absent: false }
     }
 
+    /// Whether its value is hidden from listeners, so that nobody can tell whether it changed.
+    #[must_use]
+    pub fn is_redacted(&self) -> bool {
+        // As `#[derive(Emits)]` writes it; no type of Rust's is called so.
+        self.type_name == "redacted"
+    }
+
     /// The same, which a row may lack.
     #[must_use]
     pub const fn absent(mut self) -> Self {

@@ -148,6 +148,8 @@ struct ModelState {
     local_listeners: AtomicUsize,
     /// How many belong to a group: they get what is published from the broker.
     members: AtomicUsize,
+    /// How many want the row as it was before an update.
+    before: AtomicUsize,
     /// Filled when its task runs, which is from its first listener on.
     worker: OnceCell<()>,
 }
@@ -197,6 +199,13 @@ impl<M: Model> Route<M> {
         };
         let event = Arc::new(Stored::<M> { meta, event });
         Emission { event, model: self.state, scope: self.scope, allowed: self.allowed, qos: self.qos }
+    }
+
+    /// Whether updates should carry the row as it was before: the model says so, or a listener here
+    /// wants it.
+    #[must_use]
+    pub fn wants_before(&self) -> bool {
+        M::BEFORE || self.state.before.load(Ordering::Relaxed) > 0
     }
 
     /// The key of the model's hashed columns, for [`Model::to_row`]; `None` where it hashes none.
@@ -497,7 +506,15 @@ impl<T: EventBody> On<'_, T> {
     /// the builder says.
     #[must_use]
     pub fn options(mut self, options: ListenerOptions) -> Self {
-        self.options = options;
+        self.options = ListenerOptions { before: self.options.before || options.before, ..options };
+        self
+    }
+
+    /// Wants the row as it was before an update: `event.before`, and the old values and exact
+    /// columns of `event.changed()`. See [`ListenerOptions::before`].
+    #[must_use]
+    pub fn before(mut self) -> Self {
+        self.options.before = true;
         self
     }
 
@@ -674,6 +691,7 @@ impl Shared {
             listeners: Mutex::default(),
             local_listeners: AtomicUsize::new(0),
             members: AtomicUsize::new(0),
+            before: AtomicUsize::new(0),
             worker: OnceCell::new(),
         });
         models.by_type.insert(info.type_id, Arc::clone(&model));
@@ -773,6 +791,7 @@ impl Shared {
         let (hears, is_member) = (listener.info.hears, listener.info.group.is_some());
         let way = self.way(listener.info.group.as_deref())?;
         let mut listeners = model.listeners();
+        let wants_before = listener.handler.wants_before();
         let first_remote = hears.remote() && !listeners.iter().any(|other| other.shares_way(&listener.info));
         let listen = Message::Listen(Arc::clone(&listener));
         model.queue.push_urgent(listen).map_err(|_| StartError::ShutDown)?;
@@ -780,6 +799,7 @@ impl Shared {
         if hears.hears(Source::Local) {
             model.local(is_member).fetch_add(1, Ordering::Relaxed);
         }
+        model.before.fetch_add(usize::from(wants_before), Ordering::Relaxed);
         if let Some(transport) = way.filter(|_| first_remote) {
             transport.subscribe(self.prefix.model_filter(&model.topic));
         }
@@ -796,6 +816,7 @@ impl Shared {
         if hears.hears(Source::Local) {
             model.local(listener.info.group.is_some()).fetch_sub(1, Ordering::Relaxed);
         }
+        model.before.fetch_sub(usize::from(listener.handler.wants_before()), Ordering::Relaxed);
         let last_remote = hears.remote() && !listeners.iter().any(|other| other.shares_way(&listener.info));
         let way = match listener.info.group.as_deref() {
             None => self.transport.clone(),

@@ -169,6 +169,9 @@ pub struct ListenerOptions {
     pub jitter: Option<Duration>,
     /// No call begins later than this after the first one for its event.
     pub budget: Option<Duration>,
+    /// It wants the row as it was before an update. Writes of this node read it then, which those
+    /// of other nodes only do where they have such a listener too, or the model says `before`.
+    pub before: bool,
 }
 
 impl ListenerOptions {
@@ -307,6 +310,12 @@ impl Handler {
 
     pub(crate) fn options(&self) -> &ListenerOptions {
         &self.options
+    }
+
+    /// Whether updates are to tell it the row before.
+    pub(crate) fn wants_before(&self) -> bool {
+        let updates = matches!(self.operation, None | Some(Operation::Update | Operation::UpdateMany));
+        self.options.before && updates
     }
 
     /// Which events it takes; all where there is none.

@@ -49,6 +49,10 @@ pub trait Model: Sized + Send + Sync + 'static {
     /// Default: for ever.
     const EXPIRES: Option<Duration> = None;
 
+    /// Whether updates carry the row as it was before, though no listener of this node wants it.
+    /// Default: no.
+    const BEFORE: bool = false;
+
     /// Whether it hashes a column, and so needs a [`HashKey`].
     const HASHES: bool = false;
 

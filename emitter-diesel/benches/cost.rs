@@ -191,7 +191,7 @@ fn update(rounds: usize) {
         rounds,
         "update in SQLite in memory",
         |db| diesel::update(users::table.find(1)).set(set()).get_result(db).unwrap(),
-        |conn| diesel::update(users::table.find(1)).set(set()).emit().get_result(conn).unwrap(),
+        |conn| emitter_diesel::update(users::table.find(1)).set(set()).emit().get_result(conn).unwrap(),
     );
 }
 

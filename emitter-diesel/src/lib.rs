@@ -22,9 +22,9 @@
 //!     conn.transaction(|conn| {
 //!         // The model is inferred from the result's type …
 //!         let alice: User = diesel::insert_into(users::table).values(users::name.eq("alice")).emit().get_result(conn)?;
-//!         diesel::update(&alice).set(users::name.eq("alicia")).emit().get_result::<User>(conn)?;
+//!         emitter_diesel::update(&alice).set(users::name.eq("alicia")).emit().get_result::<User>(conn)?;
 //!         // … or named, where there is none. Plain queries work on the same handle.
-//!         diesel::update(users::table).set(users::name.eq("anonymous")).emit::<User>().execute(conn)?;
+//!         emitter_diesel::update(users::table).set(users::name.eq("anonymous")).emit::<User>().execute(conn)?;
 //!         users::table.count().get_result::<i64>(conn)
 //!     })?; // here the three events leave
 //!     Ok(())
@@ -53,15 +53,19 @@
 extern crate self as emitter_diesel;
 
 mod buffer;
+pub mod engine;
 mod handle;
+pub mod queries;
 mod raw_sql;
 pub mod statements;
-mod written;
+mod update;
+pub mod written;
 
 pub use emitter_core::*;
 
 pub use crate::handle::{Bind, BindError, Bound, EmittingTransactionManager};
 pub use crate::statements::Emit;
+pub use crate::update::{Update, UpdateTarget, update};
 
 /// Compiles and runs the code of the project's documents.
 #[cfg(all(doctest, feature = "sqlite"))]

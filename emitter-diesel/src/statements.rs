@@ -2,16 +2,14 @@
 
 use std::marker::PhantomData;
 
-use diesel::backend::Backend;
 use diesel::expression::SqlLiteral;
 use diesel::query_builder::{
-    BatchInsert, DeleteStatement, InsertOrIgnore, InsertStatement, QueryFragment, UpdateStatement,
-    ValuesClause,
+    BatchInsert, DeleteStatement, InsertOrIgnore, InsertStatement, UpdateStatement, ValuesClause,
 };
-use diesel::query_dsl::methods::{ExecuteDsl, FilterDsl, LoadQuery};
+use diesel::query_dsl::methods::FilterDsl;
 use diesel::result::{Error, QueryResult};
 use diesel::sql_types::Bool;
-use diesel::{Connection, QuerySource, Table};
+use diesel::{Connection, QuerySource};
 use emitter_core::columns::Columns;
 use emitter_core::model::{
     Created, CreatedMany, Deleted, DeletedMany, Emits, EmitsLocally, EmitsRemotely, Model, OperationType,
@@ -19,8 +17,9 @@ use emitter_core::model::{
 };
 use emitter_core::{Emission, EmitOptions, Emitter, HashKey, QoS, Route, Scope, Trace};
 
+use crate::engine::{Ask, Counts, Engine, Image, Rows};
 use crate::handle::Bound;
-use crate::written::set_by_update;
+use crate::update::Update;
 
 /// `.emit()` on a statement: what it does to the database becomes an event.
 ///
@@ -29,7 +28,7 @@ use crate::written::set_by_update;
 #[diagnostic::on_unimplemented(
     message = "this statement cannot emit",
     label = "no insert, update or delete of which events are known",
-    note = "`.emit()` comes last, after `.values(…)`, `.set(…)`, `.filter(…)`, `.on_conflict(…)` and `.returning(…)`",
+    note = "`.emit()` comes last, after `.values(…)`, `.set(…)`, `.on_conflict(…)` and `.returning(…)`",
     note = "`INSERT … SELECT` cannot emit: load the rows and insert them"
 )]
 pub trait Emit<Marker>: Sized {
@@ -46,7 +45,7 @@ pub trait Emit<Marker>: Sized {
     where
         Self::Verb: TellsAll,
     {
-        Emitting { statement: self, options: EmitOptions::default(), kind: PhantomData }
+        Emitting { statement: self, options: EmitOptions::default(), unchanged: false, kind: PhantomData }
     }
 }
 
@@ -90,6 +89,10 @@ pub mod marker {
     #[derive(Debug)]
     pub enum Plain {}
 
+    /// Diesel's own `update`, whose condition it keeps to itself.
+    #[derive(Debug)]
+    pub enum DieselsUpdate {}
+
     /// An insert that can be filtered is one with `on_conflict`.
     #[derive(Debug)]
     pub enum OnConflict {}
@@ -109,9 +112,10 @@ impl<T: QuerySource, V, Q, Op, Ret, const STABLE: bool> Emit<marker::Plain>
 
 /// Statements whose returned rows tell all that they did.
 #[diagnostic::on_unimplemented(
-    message = "`replace_into` cannot emit: it deletes rows of which no event would tell",
+    message = "{Self} cannot emit: no event would tell all that it does",
     label = "emits less than it does",
-    note = "write `insert_into(…).values(…).on_conflict(…).do_update().set(…)`, which is an `upsert`"
+    note = "for `diesel::update(…)` write `emitter_diesel::update(…)`, which knows the rows before",
+    note = "for `replace_into(…)`, which deletes rows, write `insert_into(…).values(…).on_conflict(…).do_update().set(…)`"
 )]
 pub trait TellsAll {}
 
@@ -150,7 +154,13 @@ where
     type Verb = Op;
 }
 
+// There for the message alone.
 impl<T: QuerySource, U, V, Ret> Emit<marker::Plain> for UpdateStatement<T, U, V, Ret> {
+    type Kind = Updating;
+    type Verb = marker::DieselsUpdate;
+}
+
+impl<T: QuerySource, W, V, R> Emit<marker::Plain> for Update<T, W, V, R> {
     type Kind = Updating;
     type Verb = ();
 }
@@ -166,7 +176,18 @@ impl<T: QuerySource, U, Ret> Emit<marker::Plain> for DeleteStatement<T, U, Ret> 
 pub struct Emitting<S, K, M> {
     statement: S,
     options: EmitOptions,
+    /// Rows that an update left as they were are told of, too.
+    unchanged: bool,
     kind: PhantomData<fn() -> (K, M)>,
+}
+
+impl<S, M> Emitting<S, Updating, M> {
+    /// Tells of rows, too, that the update left as they were. Without it such a row is in no event
+    /// where the row before is known, and where every column that was set is one that listeners see.
+    pub fn emit_unchanged(mut self) -> Self {
+        self.unchanged = true;
+        self
+    }
 }
 
 impl<S, K, M> Emitting<S, K, M> {
@@ -233,7 +254,7 @@ impl<S, K: Kind, M: Model> Emitting<S, K, M> {
     where
         M: Same<R> + Emits<K::One>,
     {
-        self.run::<K::One>(conn)?.first.map(M::same).ok_or(Error::NotFound)
+        self.run::<K::One>(conn)?.into_first().map(M::same).ok_or(Error::NotFound)
     }
 
     /// Runs the statement and returns its rows.
@@ -244,8 +265,7 @@ impl<S, K: Kind, M: Model> Emitting<S, K, M> {
     where
         M: Same<R> + Emits<K::Many>,
     {
-        let Rows { first, rest } = self.run::<K::Many>(conn)?;
-        Ok(first.into_iter().chain(rest).map(M::same).collect())
+        Ok(self.run::<K::Many>(conn)?.into_iter().map(M::same).collect())
     }
 
     /// The same as [`get_results`](Self::get_results).
@@ -268,9 +288,10 @@ impl<S, K: Kind, M: Model> Emitting<S, K, M> {
     where
         M: Emits<K::Many>,
     {
-        match conn.emitter().route::<M>(<K::Many as OperationType>::OPERATION, self.options) {
-            None => conn.execute(self.statement),
-            Some(route) => Ok(emitting::<_, K, _, K::Many>(self.statement, route, conn)?.count()),
+        let Self { statement, options, unchanged, .. } = self;
+        match conn.emitter().route::<M>(<K::Many as OperationType>::OPERATION, options) {
+            None => conn.execute(statement),
+            Some(route) => Ok(emitting::<_, K, _, K::Many>(statement, unchanged, route, conn)?.count()),
         }
     }
 
@@ -278,9 +299,10 @@ impl<S, K: Kind, M: Model> Emitting<S, K, M> {
     where
         M: Emits<Op>,
     {
-        match conn.emitter().route::<M>(Op::OPERATION, self.options) {
-            None => conn.load(self.statement),
-            Some(route) => emitting::<_, K, _, Op>(self.statement, route, conn),
+        let Self { statement, options, unchanged, .. } = self;
+        match conn.emitter().route::<M>(Op::OPERATION, options) {
+            None => conn.load(statement, Ask::default()),
+            Some(route) => emitting::<_, K, _, Op>(statement, unchanged, route, conn),
         }
     }
 }
@@ -288,73 +310,18 @@ impl<S, K: Kind, M: Model> Emitting<S, K, M> {
 /// Runs the statement, and keeps its events for the commit.
 fn emitting<S, K: Kind, M: Emits<Op>, Op: FromRows>(
     statement: S,
+    unchanged: bool,
     route: Route<M>,
     conn: &mut impl Loads<S, M, K>,
 ) -> QueryResult<Rows<M>> {
-    let set = conn.set_by(&statement);
-    let rows = conn.load(statement)?;
     let hash_key = route.hash_key();
+    let ask = Ask { set: true, before: route.wants_before(), hash_key: hash_key.clone() };
+    let mut rows = conn.load(statement, ask)?;
     // No more events than rows; the last takes the route itself, which is most often the only one.
     let routes = std::iter::repeat_n(route, rows.count());
-    let events = Op::events(&rows, set, hash_key.as_ref());
+    let events = Op::events(&mut rows, hash_key.as_ref(), unchanged);
     events.zip(routes).for_each(|(event, route)| conn.keep(route.event(event)));
     Ok(rows)
-}
-
-/// A statement of a kind that tells which columns it sets.
-pub trait Written<DB, K> {
-    /// The columns; `None` where that goes without saying, or is not known.
-    fn written<M: Model>(&self) -> Option<Columns>;
-}
-
-macro_rules! goes_without_saying {
-    ($($kind:ident)*) => { $(
-        impl<S, DB> Written<DB, $kind> for S {
-            fn written<M: Model>(&self) -> Option<Columns> {
-                None
-            }
-        }
-    )* };
-}
-
-goes_without_saying! { InsertOne InsertMany Deleting }
-
-// An upsert is an insert first, and nobody says whether it became one.
-impl<S, DB> Written<DB, OnConflict> for S {
-    fn written<M: Model>(&self) -> Option<Columns> {
-        Some(Columns::ALL)
-    }
-}
-
-impl<T, U, V, Ret, DB> Written<DB, Updating> for UpdateStatement<T, U, V, Ret>
-where
-    T: Table<AllColumns: QueryFragment<DB>> + 'static,
-    Self: QueryFragment<DB>,
-    DB: Backend<QueryBuilder: Default> + Default + 'static,
-{
-    fn written<M: Model>(&self) -> Option<Columns> {
-        set_by_update(self, M::COLUMNS, M::FIELDS)
-    }
-}
-
-/// What a statement returned. One row, the common case, takes no allocation.
-#[derive(Debug)]
-pub struct Rows<M> {
-    first: Option<M>,
-    rest: Vec<M>,
-}
-
-impl<M> Rows<M> {
-    /// How many.
-    #[must_use]
-    pub fn count(&self) -> usize {
-        self.iter().count()
-    }
-
-    /// Each of them, in order.
-    pub fn iter(&self) -> impl Iterator<Item = &M> {
-        self.first.iter().chain(&self.rest)
-    }
 }
 
 /// A bound handle on which a statement `S` returns rows of a model `M`.
@@ -365,7 +332,7 @@ impl<M> Rows<M> {
     note = "if it is bound: the model must be `Queryable` from all columns of the table, or the statement needs `.returning({M}::as_returning())`",
     note = "a list is inserted on SQLite only through the connection itself: `emitter.bind(&mut *pooled)`"
 )]
-pub trait Loads<S, M, K> {
+pub trait Loads<S, M: Model, K> {
     /// The emitter that the handle is bound to.
     fn emitter(&self) -> &Emitter;
 
@@ -373,36 +340,24 @@ pub trait Loads<S, M, K> {
     ///
     /// # Errors
     /// Diesel's.
-    fn load(&mut self, statement: S) -> QueryResult<Rows<M>>;
-
-    /// The columns that a statement sets; `None` where that goes without saying, or is not known.
-    fn set_by(&self, statement: &S) -> Option<Columns>
-    where
-        M: Model;
+    fn load(&mut self, statement: S, ask: Ask) -> QueryResult<Rows<M>>;
 
     /// Takes an event of a statement that has just succeeded.
     fn keep(&mut self, emission: Emission);
 }
 
-impl<'query, C, S, M, K> Loads<S, M, K> for Bound<'_, C>
+#[diagnostic::do_not_recommend]
+impl<C, S, M, K> Loads<S, M, K> for Bound<'_, C>
 where
-    C: Connection,
-    S: LoadQuery<'query, C, M> + Written<C::Backend, K>,
+    C: Connection<Backend: Engine<C, S, M, K>>,
+    M: Model,
 {
     fn emitter(&self) -> &Emitter {
         Bound::emitter(self)
     }
 
-    fn load(&mut self, statement: S) -> QueryResult<Rows<M>> {
-        let mut rows = statement.internal_load(self.inner())?;
-        Ok(Rows { first: rows.next().transpose()?, rest: rows.collect::<QueryResult<_>>()? })
-    }
-
-    fn set_by(&self, statement: &S) -> Option<Columns>
-    where
-        M: Model,
-    {
-        statement.written::<M>()
+    fn load(&mut self, statement: S, ask: Ask) -> QueryResult<Rows<M>> {
+        <C::Backend as Engine<C, S, M, K>>::load(self.inner(), statement, ask)
     }
 
     fn keep(&mut self, emission: Emission) {
@@ -418,7 +373,7 @@ where
     note = "if it is bound: the model must be `Queryable` from all columns of the table",
     note = "with `.returning(…)`, use `get_result` or `get_results`"
 )]
-pub trait Executes<S, M, K>: Loads<S, M, K> {
+pub trait Executes<S, M: Model, K>: Loads<S, M, K> {
     /// Runs the statement without reading its rows.
     ///
     /// # Errors
@@ -426,13 +381,15 @@ pub trait Executes<S, M, K>: Loads<S, M, K> {
     fn execute(&mut self, statement: S) -> QueryResult<usize>;
 }
 
-impl<'query, C, S, M, K> Executes<S, M, K> for Bound<'_, C>
+#[diagnostic::do_not_recommend]
+impl<C, S, M, K> Executes<S, M, K> for Bound<'_, C>
 where
-    C: Connection,
-    S: LoadQuery<'query, C, M> + ExecuteDsl<C> + Written<C::Backend, K>,
+    C: Connection<Backend: Engine<C, S, M, K>>,
+    S: Counts<C>,
+    M: Model,
 {
     fn execute(&mut self, statement: S) -> QueryResult<usize> {
-        ExecuteDsl::execute(statement, self.inner())
+        statement.execute(self.inner())
     }
 }
 
@@ -451,21 +408,21 @@ impl<T> Same<T> for T {
 
 /// An operation whose events are made of the rows that its statement returned.
 pub trait FromRows: OperationType + Sized {
-    /// The events; none when there are no rows. `set` are the columns that the statement set.
+    /// The events; none when there are no rows.
     fn events<M: Emits<Self>>(
-        rows: &Rows<M>,
-        set: Option<Columns>,
+        rows: &mut Rows<M>,
         hash_key: Option<&HashKey>,
+        unchanged: bool,
     ) -> impl Iterator<Item = M::Event>;
 }
 
 macro_rules! one_event_each {
-    ($($operation:ident($row:ident, $set:ident) => $body:expr;)*) => { $(
+    ($($operation:ident($row:ident) => $body:expr;)*) => { $(
         impl FromRows for operation::$operation {
             fn events<M: Emits<Self>>(
-                rows: &Rows<M>,
-                $set: Option<Columns>,
+                rows: &mut Rows<M>,
                 hash_key: Option<&HashKey>,
+                _unchanged: bool,
             ) -> impl Iterator<Item = M::Event> {
                 rows.iter().map(move |model| {
                     let $row = model.to_row(hash_key);
@@ -477,15 +434,15 @@ macro_rules! one_event_each {
 }
 
 macro_rules! one_event_for_all {
-    ($($operation:ident($row:ident, $set:ident) => $new:expr, $image:expr;)*) => { $(
+    ($($operation:ident => $new:expr;)*) => { $(
         impl FromRows for operation::$operation {
             fn events<M: Emits<Self>>(
-                rows: &Rows<M>,
-                $set: Option<Columns>,
+                rows: &mut Rows<M>,
                 hash_key: Option<&HashKey>,
+                _unchanged: bool,
             ) -> impl Iterator<Item = M::Event> {
                 (rows.count() > 0).then(|| {
-                    let images = rows.iter().map(|model| { let $row = model.to_row(hash_key); $image }).collect();
+                    let images = rows.iter().map(|model| model.to_row(hash_key)).collect();
                     M::wrap($new(rows.count() as u64, Some(images)))
                 }).into_iter()
             }
@@ -494,14 +451,53 @@ macro_rules! one_event_for_all {
 }
 
 one_event_each! {
-    Create(row, _set) => Created::new(row);
-    Update(row, set) => Updated::new(None, row, set);
-    Upsert(row, set) => Upserted::new(row, set);
-    Delete(row, _set) => Deleted::new(row);
+    Create(row) => Created::new(row);
+    // An upsert is an insert first, and most databases do not say whether it became one.
+    Upsert(row) => Upserted::new(row, Some(Columns::ALL));
+    Delete(row) => Deleted::new(row);
 }
 
 one_event_for_all! {
-    CreateMany(row, _set) => CreatedMany::new, row;
-    UpdateMany(row, set) => |count, rows| UpdatedMany::new(count, rows, set), RowChange::new(None, row);
-    DeleteMany(row, _set) => DeletedMany::new, row;
+    CreateMany => CreatedMany::new;
+    DeleteMany => DeletedMany::new;
+}
+
+impl FromRows for operation::Update {
+    fn events<M: Emits<Self>>(
+        rows: &mut Rows<M>,
+        hash_key: Option<&HashKey>,
+        unchanged: bool,
+    ) -> impl Iterator<Item = M::Event> {
+        let set = rows.set().columns;
+        changes(rows, hash_key, unchanged)
+            .map(move |(before, after)| M::wrap(Updated::new(before, after, set)))
+    }
+}
+
+impl FromRows for operation::UpdateMany {
+    fn events<M: Emits<Self>>(
+        rows: &mut Rows<M>,
+        hash_key: Option<&HashKey>,
+        unchanged: bool,
+    ) -> impl Iterator<Item = M::Event> {
+        let set = rows.set().columns;
+        let images: Vec<_> = changes(rows, hash_key, unchanged)
+            .map(|(before, after)| RowChange::new(before, after))
+            .collect();
+        let count = images.len() as u64;
+        (count > 0).then(|| M::wrap(UpdatedMany::new(count, Some(images), set))).into_iter()
+    }
+}
+
+/// The rows of an update before and after, as listeners see them.
+fn changes<M: Model>(
+    rows: &mut Rows<M>,
+    hash_key: Option<&HashKey>,
+    unchanged: bool,
+) -> impl Iterator<Item = Image<M>> {
+    // What listeners do not see may have changed all the same.
+    let all = unchanged || !rows.set().seen;
+    rows.take_images(hash_key).into_iter().filter(move |(before, after)| {
+        all || before.as_ref().is_none_or(|before| !M::differing(before, after).is_empty())
+    })
 }

@@ -1,43 +1,78 @@
-//! Which columns an `UPDATE` sets, read from its SQL.
+//! Which columns an update sets and loads, read from the SQL of its parts.
 //!
-//! Diesel keeps the assignments of a statement to itself, and a changeset of `Option`s sets other
-//! columns each time; its SQL says which.
+//! Diesel keeps the assignments of a changeset to itself, and one of `Option`s sets other columns
+//! each time; its SQL says which.
 
 use std::any::TypeId;
-use std::cell::RefCell;
 use std::collections::HashMap;
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use diesel::Table;
 use diesel::backend::Backend;
-use diesel::query_builder::{QueryBuilder, QueryFragment, UpdateStatement};
+use diesel::query_builder::{QueryBuilder, QueryFragment};
 use emitter_core::columns::{Column, Columns};
+use emitter_core::model::Model;
 
-/// The columns that an update sets. A column of the model is known by its place among those that
-/// are loaded, for fields may be called otherwise than columns: those after RETURNING, or else all
-/// of the table. `None` when the places do not fit.
-pub(crate) fn set_by_update<T, U, V, Ret, DB>(
-    update: &UpdateStatement<T, U, V, Ret>,
-    columns: &[Column],
-    fields: usize,
-) -> Option<Columns>
+use crate::engine::Set;
+use crate::update::Update;
+
+/// An update whose columns can be told.
+pub trait Describe<DB> {
+    /// The columns that it sets. One of the model is known by its place among those that are
+    /// loaded, for fields may be called otherwise than columns.
+    fn set<M: Model>(&self) -> Set;
+
+    /// The columns that it loads, and the table's key.
+    fn layout(&self) -> Arc<Layout>;
+}
+
+/// What an update loads.
+#[derive(Debug, Default)]
+pub struct Layout {
+    /// In the order in which they are loaded.
+    pub(crate) columns: Vec<Listed>,
+    /// The columns of the table's key.
+    pub(crate) key: Vec<Listed>,
+}
+
+/// A column in a list such as `"users"."id", "users"."name"`.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Listed {
+    /// As it stands there.
+    pub(crate) sql: String,
+    /// The column; `None` for other expressions.
+    pub(crate) name: Option<String>,
+}
+
+impl<T, W, V, R, DB> Describe<DB> for Update<T, W, V, R>
 where
-    T: Table<AllColumns: QueryFragment<DB>> + 'static,
-    UpdateStatement<T, U, V, Ret>: QueryFragment<DB>,
+    T: Table<PrimaryKey: QueryFragment<DB>> + 'static,
+    V: QueryFragment<DB>,
+    R: QueryFragment<DB> + 'static,
     DB: Backend<QueryBuilder: Default> + Default + 'static,
 {
-    thread_local! {
-        /// The columns of each table, for writing them out takes longer than the rest of this.
-        static TABLES: RefCell<HashMap<TypeId, Vec<Option<String>>>> = RefCell::default();
+    fn set<M: Model>(&self) -> Set {
+        let changes = sql::<DB>(&self.parts.changes).unwrap_or_default();
+        set_by(&changes, &Describe::<DB>::layout(self).columns, M::COLUMNS, M::FIELDS)
     }
-    let all = || listed(&sql::<DB>(&T::all_columns()).unwrap_or_default());
-    TABLES.with_borrow_mut(|tables| {
-        set_by(
-            &sql::<DB>(update)?,
-            || tables.entry(TypeId::of::<(T, DB)>()).or_insert_with(all),
-            columns,
-            fields,
-        )
-    })
+
+    fn layout(&self) -> Arc<Layout> {
+        static KNOWN: OnceLock<RwLock<HashMap<TypeId, Arc<Layout>>>> = OnceLock::new();
+        let make = || Layout {
+            columns: listed(&sql::<DB>(&self.parts.returning).unwrap_or_default()),
+            key: listed(&sql::<DB>(&self.parts.table.primary_key()).unwrap_or_default()),
+        };
+        if size_of::<R>() > 0 {
+            // Its type does not say all.
+            return Arc::new(make());
+        }
+        let (known, of) = (KNOWN.get_or_init(RwLock::default), TypeId::of::<(T, R, DB)>());
+        if let Some(layout) = known.read().unwrap_or_else(PoisonError::into_inner).get(&of) {
+            return Arc::clone(layout);
+        }
+        let mut known = known.write().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(known.entry(of).or_insert_with(|| Arc::new(make())))
+    }
 }
 
 /// A fragment as the back end's SQL.
@@ -47,64 +82,58 @@ fn sql<DB: Backend<QueryBuilder: Default> + Default>(fragment: &impl QueryFragme
     Some(builder.finish())
 }
 
-fn set_by<'t>(
-    sql: &str,
-    table: impl FnOnce() -> &'t Vec<Option<String>>,
-    columns: &[Column],
-    fields: usize,
-) -> Option<Columns> {
-    let mut words = Words { rest: sql, depth: 0 };
-    let (assigned, returns) = assigned(&mut words)?;
-    let returned;
-    let loaded = if returns {
-        returned = listed(words.rest);
-        &returned
-    } else {
-        table()
-    };
+fn set_by(changes: &str, loaded: &[Listed], columns: &[Column], fields: usize) -> Set {
+    let Some(assigned) = assigned(changes) else { return Set::default() };
     // Else a field is loaded from several columns, and places say nothing.
     if loaded.len() != fields {
-        return None;
+        return Set::default();
     }
-    let mut set = Columns::NONE;
+    let (mut set, mut seen) = (Columns::NONE, 0);
     for (place, column) in columns.iter().enumerate() {
-        let name = loaded.get(column.place?)?;
-        if name.as_ref().is_some_and(|name| assigned.contains(&&**name)) {
+        let Some(listed) = column.place.and_then(|place| loaded.get(place)) else { return Set::default() };
+        if listed.name.as_ref().is_some_and(|name| assigned.contains(&&**name)) {
             set.insert(place);
+            seen += usize::from(!column.is_redacted());
         }
     }
-    Some(set)
+    Set { columns: Some(set), seen: seen == assigned.len() }
 }
 
-/// The names on the left of the assignments, and whether a RETURNING follows, whose list is next.
-fn assigned<'a>(words: &mut Words<'a>) -> Option<(Vec<&'a str>, bool)> {
-    words.find(|word| *word == Word::Plain("SET"))?;
+/// The names on the left of assignments.
+fn assigned(changes: &str) -> Option<Vec<&str>> {
+    let mut words = Words { rest: changes, depth: 0 };
     let mut names = Vec::new();
     loop {
         let Some(Word::Quoted(name)) = words.next() else { return None };
         names.push(name);
-        let next = words.find(|word| matches!(word, Word::Comma | Word::Plain("WHERE" | "RETURNING")));
-        if next != Some(Word::Comma) {
-            let returning = Word::Plain("RETURNING");
-            return Some((names, next == Some(returning) || words.any(|word| word == returning)));
+        if !words.any(|word| word == Word::Comma) {
+            return Some(names);
         }
     }
 }
 
-/// The columns of a list such as `` `users`.`id`, `users`.`name` ``; `None` for other expressions.
-fn listed(sql: &str) -> Vec<Option<String>> {
-    let mut names = Vec::new();
-    let mut last = None;
-    for word in (Words { rest: sql, depth: 0 }) {
+/// The columns of a list.
+fn listed(sql: &str) -> Vec<Listed> {
+    let mut all = Vec::new();
+    let mut name = None;
+    let mut words = Words { rest: sql, depth: 0 };
+    let mut begin = 0;
+    loop {
+        let word = words.next();
         match word {
-            Word::Comma => names.push(last.take()),
-            Word::Quoted(name) => last = Some(name.to_owned()),
-            Word::Plain(".") => {}
-            Word::Plain(_) => last = None,
+            Some(Word::Comma) | None => {
+                let end = sql.len() - words.rest.len() - usize::from(word.is_some());
+                all.push(Listed { sql: sql[begin..end].trim().to_owned(), name: name.take() });
+                begin = end + 1;
+            }
+            Some(Word::Quoted(quoted)) => name = Some(quoted.to_owned()),
+            Some(Word::Plain(".")) => {}
+            Some(Word::Plain(_)) => name = None,
+        }
+        if word.is_none() {
+            return all;
         }
     }
-    names.push(last);
-    names
 }
 
 /// What stands outside of parentheses.
@@ -196,55 +225,50 @@ mod tests {
 
     #[test]
     fn the_assigned_columns_are_named() {
-        let check = |sql, expected: &[&str]| {
-            let found = assigned(&mut Words { rest: sql, depth: 0 });
-            assert_eq!(found.map(|(names, _)| names).as_deref(), Some(expected), "{sql}");
-        };
-        check("UPDATE `users` SET `name` = ?", &["name"]);
-        check("UPDATE \"u\" SET \"name\" = $1, \"status\" = $2 WHERE \"u\".\"id\" = $3", &["name", "status"]);
-        check(
-            "UPDATE ` SET ` SET `a` = coalesce(`b`, ?, (SELECT `x`, `y` WHERE 1)), `c` = ? RETURNING `d`, `e`",
-            &["a", "c"],
+        let check = |sql, expected: &[&str]| assert_eq!(assigned(sql).as_deref(), Some(expected), "{sql}");
+        check("`name` = ?", &["name"]);
+        check("\"name\" = $1, \"status\" = $2", &["name", "status"]);
+        check("`a` = coalesce(`b`, ?, (SELECT `x`, `y` WHERE 1)), `c` = ?", &["a", "c"]);
+        check("`a` = 'it''s, a WHERE', `b` = `b` + 1", &["a", "b"]);
+    }
+
+    #[test]
+    fn a_list_is_taken_apart() {
+        let of = |sql| listed(sql).into_iter().map(|one| (one.sql, one.name)).collect::<Vec<_>>();
+        let column = |sql: &str, name: &str| (sql.to_owned(), Some(name.to_owned()));
+        assert_eq!(of("`t`.`id`"), [column("`t`.`id`", "id")]);
+        assert_eq!(
+            of("\"s\".\"t\".\"a\", count(\"t\".\"b\", 1), \"t\".\"c d\""),
+            [
+                column("\"s\".\"t\".\"a\"", "a"),
+                ("count(\"t\".\"b\", 1)".to_owned(), None),
+                column("\"t\".\"c d\"", "c d")
+            ]
         );
-        check("UPDATE `t` SET `a` = 'it''s, a WHERE', `b` = `b` + 1 WHERE (`c` = ',')", &["a", "b"]);
     }
 
     #[test]
     fn columns_are_known_by_their_places() {
         let columns =
             [Column::new("id", "id", "String", Some(0)), Column::new("name", "name", "String", Some(2))];
-        let check = |sql, expected| {
-            let table = listed("`t`.`id`, `t`.`hash`, `t`.`full name`");
-            assert_eq!(set_by(sql, || &table, &columns, 3), expected, "{sql}");
+        let check = |sql, fields, columns_set, seen| {
+            let set = set_by(sql, &listed("`t`.`id`, `t`.`hash`, `t`.`full name`"), &columns, fields);
+            assert_eq!((set.columns, set.seen), (columns_set, seen), "{sql}");
         };
         let (neither, name) = (Columns::NONE, Columns::from_flags([false, true]));
-        check("UPDATE `t` SET `full name` = ?, `other` = ?", Some(name));
-        check("UPDATE `t` SET `other` = ? WHERE `id` = ?", Some(neither));
-        check("UPDATE `t` SET `a` = 1 WHERE `b` = 2 RETURNING `id`, `b`, `t`.`a`", Some(name));
-        check("UPDATE `t` SET `a` = 1 RETURNING `id`, `b`, count(`a`)", Some(neither));
-        check("UPDATE `t` SET `a` = 1 RETURNING `id`, `a`", None);
-    }
-
-    #[test]
-    fn what_is_no_update_names_nothing() {
-        for sql in [
-            "",
-            "DELETE FROM `users`",
-            "UPDATE `users` SET",
-            "UPDATE `users` SET name = 1",
-            "UPDATE `SET",
-            "SET `",
-        ] {
-            assert_eq!(set_by(sql, || panic!("no column is looked for"), &[], 0), None, "{sql}");
-        }
+        check("`full name` = ?", 3, Some(name), true);
+        check("`full name` = ?, `other` = ?", 3, Some(name), false);
+        check("`other` = ?", 3, Some(neither), false);
+        check("`full name` = ?", 2, None, false);
+        check("full = ?", 3, None, false);
     }
 
     proptest! {
         /// Whatever the SQL is, it is read to its end.
         #[test]
-        fn any_text_is_read(sql in "[a-zSET `\"'(),=?é]{0,60}") {
-            let table = listed(&sql);
-            let _ = set_by(&sql, || &table, &[Column::new("a", "a", "String", Some(0))], 1);
+        fn any_text_is_read(sql in "[a-z`\"'(),=?é.]{0,60}") {
+            let loaded = listed(&sql);
+            let _ = set_by(&sql, &loaded, &[Column::new("a", "a", "String", Some(0))], 1);
         }
     }
 }

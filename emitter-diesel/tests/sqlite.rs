@@ -117,10 +117,10 @@ async fn each_statement_is_the_operation_that_it_does() {
         let count = diesel::insert_into(users::table).values(&list);
         assert_eq!(count.emit::<User>().execute(conn).unwrap(), 2);
         let renamed =
-            diesel::update(&alice).set(users::name.eq("alicia")).emit().get_result::<User>(conn).unwrap();
+            emitter_diesel::update(&alice).set(users::name.eq("alicia")).emit().get_result::<User>(conn).unwrap();
         assert_eq!(renamed.name, "alicia");
         let all =
-            diesel::update(users::table.filter(users::id.gt(1))).set(users::name.eq(users::name.concat("!")));
+            emitter_diesel::update(users::table.filter(users::id.gt(1))).set(users::name.eq(users::name.concat("!")));
         assert_eq!(all.emit::<User>().execute(conn).unwrap(), 2);
         let upserted: User = diesel::insert_into(users::table)
             .values(&new(1, "al"))
@@ -155,17 +155,17 @@ async fn each_statement_is_the_operation_that_it_does() {
 async fn a_statement_without_emit_or_without_rows_is_silent() {
     let heard = heard_of(|conn| {
         diesel::insert_into(users::table).values(&new(1, "alice")).execute(conn).unwrap();
-        let nobody = diesel::update(users::table.find(9)).set(users::name.eq("x"));
+        let nobody = emitter_diesel::update(users::table.find(9)).set(users::name.eq("x"));
         assert_eq!(nobody.emit::<User>().execute(conn).unwrap(), 0);
-        let nobody = diesel::update(users::table.find(9)).set(users::name.eq("x"));
+        let nobody = emitter_diesel::update(users::table.find(9)).set(users::name.eq("x"));
         assert_eq!(nobody.emit().get_result::<User>(conn).unwrap_err(), Error::NotFound);
         let again = new(1, "alice");
         let known = diesel::insert_into(users::table).values(&again).on_conflict_do_nothing();
         assert_eq!(known.emit::<User>().execute(conn).unwrap(), 0);
         insert(1, "alice", conn).unwrap_err();
-        let narrowed = diesel::update(users::table).set(users::name.eq("y")).emit::<User>();
+        let narrowed = emitter_diesel::update(users::table).set(users::name.eq("y")).emit::<User>();
         assert_eq!(narrowed.remote_only().execute(conn).unwrap(), 1);
-        let narrowed = diesel::update(users::table).set(users::name.eq("z")).emit::<User>();
+        let narrowed = emitter_diesel::update(users::table).set(users::name.eq("z")).emit::<User>();
         assert_eq!(narrowed.emit_if(false).execute(conn).unwrap(), 1);
     })
     .await;

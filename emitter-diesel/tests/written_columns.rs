@@ -89,7 +89,7 @@ fn one() -> diesel::dsl::Find<orders::table, i32> {
 #[tokio::test]
 async fn an_update_sets_the_columns_of_its_statement() {
     let update = |conn: &mut Bound<'_, SqliteConnection>, change: Change<'_>| {
-        diesel::update(one())
+        emitter_diesel::update(one())
             .set(change)
             .returning(Order::as_returning())
             .emit()
@@ -106,7 +106,7 @@ async fn an_update_sets_the_columns_of_its_statement() {
     check(
         |conn| {
             let change = (orders::total.eq(orders::total + 1), orders::touched.eq(1));
-            let statement = diesel::update(one()).set(change).returning(Order::as_returning());
+            let statement = emitter_diesel::update(one()).set(change).returning(Order::as_returning());
             statement.emit().get_result::<Order>(conn).map(drop)
         },
         &["amount"],
@@ -118,7 +118,7 @@ async fn an_update_sets_the_columns_of_its_statement() {
     // Nor is one that the model has not.
     check(
         |conn| {
-            let statement = diesel::update(one()).set(orders::touched.eq(1)).returning(Order::as_returning());
+            let statement = emitter_diesel::update(one()).set(orders::touched.eq(1)).returning(Order::as_returning());
             statement.emit().get_result::<Order>(conn).map(drop)
         },
         &[],
@@ -130,7 +130,7 @@ async fn an_update_sets_the_columns_of_its_statement() {
 async fn a_bulk_update_sets_the_same_columns_of_all_its_rows() {
     check(
         |conn| {
-            let statement = diesel::update(orders::table).set(orders::status.eq("PAID"));
+            let statement = emitter_diesel::update(orders::table).set(orders::status.eq("PAID"));
             statement.returning(Order::as_returning()).emit().get_results::<Order>(conn).map(drop)
         },
         &["paid", "status", "status"],

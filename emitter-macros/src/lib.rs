@@ -45,6 +45,8 @@ mod tests;
 ///   default 1, at least once. `delete(qos = 2)` is that of one operation.
 /// - `expires = "1h"`: how long its events are worth anything to other nodes, from when they are
 ///   published; default: for ever. Over MQTT 5 the broker drops later ones, too.
+/// - `before`: updates carry the row as it was, whoever listens. Default: where a listener of the
+///   node that writes wants it.
 /// - `topic = "shop/users"`: the levels between prefix and operation. Default: the model's name.
 /// - `version = 2`: of the row's shape, from 1 on, the default. `earlier(UserV1, UserV2)` names the
 ///   types of the versions right before, oldest first: an event of such a version is read as that
@@ -104,6 +106,8 @@ pub fn derive_emits(input: TokenStream) -> TokenStream {
 ///   `listener_timeout`, `listener_concurrency` and `listener_retry`. `attempts = 1` is no retry.
 /// - `unordered`: calls for events of one key may run side by side and in any order. Default:
 ///   `ordered`.
+/// - `before`: wants the row as it was before an update, for `event.before` and the old values in
+///   `event.changed()`. The filters `changed`, `enters`, `leaves` and `… -> …` say it of themselves.
 /// - `crate = path`: where the framework is, when it is not a dependency under its own name.
 ///
 /// The function takes one `Event<T>`, where `T` is the model's enum (all operations) or one of

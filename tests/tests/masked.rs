@@ -81,7 +81,7 @@ async fn no_listener_and_no_message_has_the_value() {
     };
     let stored: Account = diesel::insert_into(accounts::table).values(ada).emit().get_result(conn).unwrap();
     assert_eq!(stored.password, "byron", "the writer gets all of it back");
-    diesel::update(accounts::table.find(1))
+    emitter_diesel::update(accounts::table.find(1))
         .set(accounts::password.eq("king"))
         .emit()
         .get_result::<Account>(conn)

@@ -243,7 +243,7 @@ impl Writer {
                 let Some(known) = known else { return Ok(()) };
                 // Below zero the CHECK refuses it.
                 let n = if n % 4 == 0 { -1 } else { n };
-                let update = diesel::update(&known).set(users::n.eq(n)).emit();
+                let update = emitter_diesel::update(&known).set(users::n.eq(n)).emit();
                 match update.get_result::<User>(conn) {
                     Ok(row) => self.model.apply(Operation::Update, vec![row]),
                     Err(refused) => self.refusal(&refused, n < 0),
@@ -252,7 +252,7 @@ impl Writer {
             }
             5 => {
                 let some = users::table.filter(users::id.between(id, id + 3));
-                let update = diesel::update(some).set(users::n.eq(users::n + 1));
+                let update = emitter_diesel::update(some).set(users::n.eq(users::n + 1));
                 let count = update.emit::<User>().execute(conn)?;
                 let after = self.between(id, id + 3, |user| User { n: user.n + 1, ..user });
                 assert_eq!(count, after.len());

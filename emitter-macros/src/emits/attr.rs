@@ -28,6 +28,8 @@ pub(crate) struct StructAttr {
     /// Of single operations, as in `delete(qos = 2)`.
     pub(crate) qos_of: Vec<(Operation, LitInt)>,
     pub(crate) expires: Option<Millis>,
+    /// Updates carry the row before, whoever listens.
+    pub(crate) before: Option<Path>,
     pub(crate) krate: Option<Path>,
 }
 
@@ -64,7 +66,7 @@ impl Mask {
 
 const FIELD_WORDS: [&str; 4] = ["skip", "redact", "hash", "sensitive_ok"];
 
-const STRUCT_WORDS: [&str; 18] = [
+const STRUCT_WORDS: [&str; 19] = [
     "create",
     "create_many",
     "update",
@@ -82,12 +84,13 @@ const STRUCT_WORDS: [&str; 18] = [
     "topic",
     "qos",
     "expires",
+    "before",
     "crate",
 ];
 
 const STRUCT_HELP: &str = "known are the operations `create`, `create_many`, `update`, `update_many`, `upsert`, `delete`, \
                            `delete_many`, `all`, and `model = \"…\"`, `key(…)`, `local`, `remote`, `version = …`, `earlier(…)`, \
-                           `topic = \"…\"`, `qos = …`, `expires = \"…\"`, `crate = …`";
+                           `topic = \"…\"`, `qos = …`, `expires = \"…\"`, `before`, `crate = …`";
 
 impl StructAttr {
     pub(crate) fn parse(attributes: &[Attribute], errors: &Errors) -> Self {
@@ -109,6 +112,7 @@ impl StructAttr {
             "topic" => once(&mut self.topic, meta, errors, text),
             "qos" => once(&mut self.qos, meta, errors, qos),
             "expires" => once(&mut self.expires, meta, errors, some_time),
+            "before" => once(&mut self.before, meta, errors, |meta| flag(meta).map(|()| meta.path.clone())),
             "all" if self.operations.iter().any(|(_, path)| path.is_ident("all")) => {
                 errors.at(&meta.path, "`all` is written twice; once is enough");
                 Ok(())

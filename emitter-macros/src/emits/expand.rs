@@ -310,7 +310,7 @@ fn implementation(model: &Model) -> TokenStream {
 
 /// What of [`Model`](trait@Model) is about how its events travel, where it says so.
 fn delivery(model: &Model) -> TokenStream {
-    let Model { krate, topic, qos, expires, .. } = model;
+    let Model { krate, topic, qos, expires, before, .. } = model;
     let scope = match model.reach {
         Reach::Everywhere => None,
         Reach::Local => Some(quote!(LOCAL)),
@@ -348,7 +348,8 @@ fn delivery(model: &Model) -> TokenStream {
             }
         }
     });
-    quote!(#scope #topic #expires #hashes #qos)
+    let before = before.then(|| quote!(const BEFORE: bool = true;));
+    quote!(#scope #topic #expires #before #hashes #qos)
 }
 
 /// What of [`Model`](trait@Model) is about versions, where it says so.

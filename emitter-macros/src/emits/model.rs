@@ -115,6 +115,7 @@ pub(crate) struct Model {
     pub(crate) topic: Option<String>,
     pub(crate) qos: Qos,
     pub(crate) expires: Option<Millis>,
+    pub(crate) before: bool,
     pub(crate) operations: Vec<Operation>,
     pub(crate) reach: Reach,
     pub(crate) key: Vec<KeyField>,
@@ -207,6 +208,15 @@ impl Model {
                 "`local` and `remote` exclude each other: leave both out for events that go everywhere",
             );
         }
+        let updates = |(operation, _): &(Operation, _)| {
+            matches!(operation, Operation::Update | Operation::UpdateMany)
+        };
+        if let Some(before) = attr.before.as_ref().filter(|_| complete && !attr.operations.iter().any(updates)) {
+            errors.at(
+                before,
+                "`before` is about updates, of which this model emits none: add `update` or `update_many`, or leave it out",
+            );
+        }
         let model = Self {
             vis: input.vis.clone(),
             ident: input.ident.clone(),
@@ -223,6 +233,7 @@ impl Model {
                     .collect(),
             },
             expires: attr.expires,
+            before: attr.before.is_some(),
             version,
             earlier,
             operations,

@@ -41,9 +41,11 @@ pub(crate) struct Options {
     pub(crate) backoff: Option<Millis>,
     pub(crate) jitter: Option<Millis>,
     pub(crate) budget: Option<Millis>,
+    /// It was asked for, or a filter needs it.
+    pub(crate) before: Option<()>,
 }
 
-const WORDS: [&str; 17] = [
+const WORDS: [&str; 18] = [
     "model",
     "name",
     "allow_remote",
@@ -60,12 +62,13 @@ const WORDS: [&str; 17] = [
     "ordered",
     "unordered",
     "retry",
+    "before",
     "crate",
 ];
 
 const KNOWN: &str = "known are `model = …`, `name = \"…\"`, `allow_remote`, `remote_only`, `group = \"…\"`, `every_instance`, the filters `where(…)`, `data(…)`, \
                      `changed(…)`, `enters(…)`, `leaves(…)`, and `concurrency = …`, `timeout = \"…\"`, `unordered`, \
-                     `retry(…)`, `crate = …`";
+                     `retry(…)`, `before`, `crate = …`";
 
 impl ListenerAttr {
     pub(crate) fn parse(attribute: TokenStream, errors: &Errors) -> Self {
@@ -106,6 +109,7 @@ impl ListenerAttr {
             "timeout" => once(&mut self.options.timeout, meta, errors, some_time)?,
             "ordered" => once(&mut self.options.ordered, meta, errors, flag_path)?,
             "unordered" => once(&mut self.options.unordered, meta, errors, flag_path)?,
+            "before" => once(&mut self.options.before, meta, errors, flag)?,
             "retry" => self.options.retry(meta, errors)?,
             "crate" => {
                 once(&mut self.krate, meta, errors, |meta| meta.value()?.call(Path::parse_mod_style))?;
@@ -196,10 +200,10 @@ impl Options {
 
     /// Whether anything was said.
     pub(crate) fn is_empty(&self) -> bool {
-        let Self { concurrency, timeout, ordered: _, unordered, attempts, backoff, jitter, budget } = self;
+        let Self { concurrency, timeout, ordered: _, unordered, attempts, backoff, jitter, budget, before } = self;
         let numbers = concurrency.is_some() || attempts.is_some();
         let times = [timeout, backoff, jitter, budget].iter().any(|time| time.is_some());
-        !numbers && !times && unordered.is_none()
+        !numbers && !times && unordered.is_none() && before.is_none()
     }
 }
 

@@ -125,7 +125,7 @@ fn prepare(listener: &Listener) -> TokenStream {
 /// How the listener is called, if it says anything about that.
 fn options(listener: &Listener) -> Option<TokenStream> {
     let Listener { krate, options, .. } = listener;
-    let Options { concurrency, timeout, ordered: _, unordered, attempts, backoff, jitter, budget } = options;
+    let Options { concurrency, timeout, ordered: _, unordered, attempts, backoff, jitter, budget, before } = options;
     let some = |value: TokenStream| quote!(::core::option::Option::Some(#value));
     let number = |field: &str, number: &Option<LitInt>| {
         let field = Ident::new(field, Span::call_site());
@@ -142,10 +142,12 @@ fn options(listener: &Listener) -> Option<TokenStream> {
         })
     };
     let unordered = unordered.as_ref().map(|_| quote!(unordered: true,));
+    let before = before.map(|()| quote!(before: true,));
     let fields: TokenStream = [
         number("concurrency", concurrency),
         time("timeout", timeout),
         unordered,
+        before,
         number("attempts", attempts),
         time("backoff", backoff),
         time("jitter", jitter),

@@ -81,6 +81,15 @@ impl Filter {
         Ok(filter)
     }
 
+    /// Whether it compares a row with what it was before.
+    pub(crate) fn needs_before(&self) -> bool {
+        match &self.conditions {
+            Conditions::Row(_) => false,
+            Conditions::Changed(_) | Conditions::Enters(_) | Conditions::Leaves(_) => true,
+            Conditions::Written(all) => all.iter().any(|one| matches!(one, Condition::Moves(..))),
+        }
+    }
+
     fn is_empty(&self) -> bool {
         match &self.conditions {
             Conditions::Changed(columns) => columns.is_empty(),

@@ -79,8 +79,11 @@ impl Listener {
                 (None, None, None) => Hears::Local,
             },
             group: attr.group,
+            options: Options {
+                before: attr.options.before.or(attr.filters.iter().any(Filter::needs_before).then_some(())),
+                ..attr.options
+            },
             filters: attr.filters,
-            options: attr.options,
             event: event.ok_or_else(missing)?,
             wrapper: wrapper.ok_or_else(missing)?,
             parameters,

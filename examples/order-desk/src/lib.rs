@@ -124,7 +124,7 @@ pub fn take(
 /// Completes an order, and all that belongs to it or nothing.
 pub fn complete(conn: &mut Bound<'_, SqliteConnection>, order: &Order) -> QueryResult<Order> {
     conn.transaction(|conn| {
-        let completed = diesel::update(order).set(orders::status.eq("COMPLETED"));
+        let completed = emitter_diesel::update(order).set(orders::status.eq("COMPLETED"));
         let completed: Order = completed.emit().get_result(conn)?;
         // An order for nothing was a mistake of somebody: it stays as it was.
         if completed.cents == 0 { Err(diesel::result::Error::RollbackTransaction) } else { Ok(completed) }
@@ -133,7 +133,7 @@ pub fn complete(conn: &mut Bound<'_, SqliteConnection>, order: &Order) -> QueryR
 
 /// All products become dearer.
 pub fn raise_prices(conn: &mut Bound<'_, SqliteConnection>, cents: i32) -> QueryResult<usize> {
-    let raised = diesel::update(products::table).set(products::cents.eq(products::cents + cents));
+    let raised = emitter_diesel::update(products::table).set(products::cents.eq(products::cents + cents));
     raised.emit::<Product>().execute(conn)
 }
 

@@ -83,7 +83,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         "server-2 updates alice, in a transaction that commits (her hash is in no event: the model skips it):"
     );
     two.bind(&mut db_of_two)?.transaction(|conn| {
-        let change = diesel::update(&alice).set(users::status.eq("ACTIVE"));
+        let change = emitter_diesel::update(&alice).set(users::status.eq("ACTIVE"));
         change.emit().get_result::<User>(conn)
     })?;
     tell(3, &mut heard).await?;

@@ -232,7 +232,7 @@ fn write(emitter: &Emitter, writing: Writing, written: &AtomicU64) {
         written.fetch_add(1, Ordering::SeqCst);
         for _ in 0..writing.updates {
             pace.wait();
-            let update = diesel::update(&user).set(users::n.eq(users::n + 1)).emit();
+            let update = emitter_diesel::update(&user).set(users::n.eq(users::n + 1)).emit();
             update.get_result::<User>(conn).expect("it is there");
             written.fetch_add(1, Ordering::SeqCst);
         }

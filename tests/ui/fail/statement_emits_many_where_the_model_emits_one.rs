@@ -18,7 +18,7 @@ struct User {
 
 fn rename(emitter: &Emitter, conn: &mut SqliteConnection) -> QueryResult<usize> {
     let conn = &mut emitter.bind(conn).unwrap();
-    diesel::update(users::table).set(users::name.eq("x")).emit::<User>().execute(conn)
+    emitter_diesel::update(users::table).set(users::name.eq("x")).emit::<User>().execute(conn)
 }
 
 fn main() {}

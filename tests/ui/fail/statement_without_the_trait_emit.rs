@@ -17,7 +17,7 @@ struct User {
 }
 
 fn run(conn: &mut Bound<'_, SqliteConnection>) -> QueryResult<User> {
-    diesel::update(users::table.find(1)).set(users::name.eq("a")).emit().get_result(conn)
+    emitter_diesel::update(users::table.find(1)).set(users::name.eq("a")).emit().get_result(conn)
 }
 
 fn main() {}

@@ -1,0 +1,202 @@
+//! How each back end runs a statement so that its rows are known.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use diesel::QuerySource;
+use diesel::connection::{Connection, TransactionManager};
+use diesel::query_builder::{DeleteStatement, InsertStatement};
+use diesel::query_dsl::methods::ExecuteDsl;
+use diesel::result::QueryResult;
+use emitter_core::columns::Columns;
+use emitter_core::model::Model;
+use emitter_core::{HashKey, Key};
+
+use crate::queries::{Plain, Query};
+use crate::update::Update;
+
+/// Inserts and deletes, of which Diesel has the rows returned.
+macro_rules! returns_its_rows {
+    ($backend:ident: $($kind:ident)*) => { $(
+        impl<'query, C, S, M: Model> Engine<C, S, M, $kind> for $backend
+        where
+            C: Connection<Backend = Self>,
+            S: LoadQuery<'query, C, M>,
+        {
+            fn load(conn: &mut C, statement: S, _: Ask) -> QueryResult<Rows<M>> {
+                Rows::collect(statement.internal_load(conn)?)
+            }
+        }
+    )* };
+}
+#[cfg(feature = "postgres")]
+mod postgres;
+#[cfg(feature = "sqlite")]
+mod sqlite;
+
+/// A back end that runs a statement `S` on a connection `C` and returns rows of a model `M`.
+pub trait Engine<C, S, M: Model, K> {
+    /// Runs it.
+    ///
+    /// # Errors
+    /// Diesel's.
+    fn load(conn: &mut C, statement: S, ask: Ask) -> QueryResult<Rows<M>>;
+}
+
+/// A statement that can be run for the number of its rows alone.
+pub trait Counts<C>: Sized {
+    /// Runs it.
+    ///
+    /// # Errors
+    /// Diesel's.
+    fn execute(self, conn: &mut C) -> QueryResult<usize>;
+}
+
+impl<C: Connection, T: QuerySource, V, Op, Ret> Counts<C> for InsertStatement<T, V, Op, Ret>
+where
+    Self: ExecuteDsl<C>,
+{
+    fn execute(self, conn: &mut C) -> QueryResult<usize> {
+        ExecuteDsl::execute(self, conn)
+    }
+}
+
+impl<C: Connection, T: QuerySource, W, Ret> Counts<C> for DeleteStatement<T, W, Ret>
+where
+    Self: ExecuteDsl<C>,
+{
+    fn execute(self, conn: &mut C) -> QueryResult<usize> {
+        ExecuteDsl::execute(self, conn)
+    }
+}
+
+impl<C: Connection, T: QuerySource, W, V, R> Counts<C> for Update<T, W, V, R>
+where
+    Query<Plain, T, W, V, R>: ExecuteDsl<C>,
+{
+    fn execute(self, conn: &mut C) -> QueryResult<usize> {
+        ExecuteDsl::execute(self.query::<Plain>(), conn)
+    }
+}
+
+/// What is to be known of a statement besides its rows.
+#[derive(Debug, Default)]
+pub struct Ask {
+    /// The columns that it sets.
+    pub(crate) set: bool,
+    /// The rows as they were before an update.
+    pub(crate) before: bool,
+    /// Of the model's hashed columns.
+    pub(crate) hash_key: Option<HashKey>,
+}
+
+/// What a statement did. One row, the common case, takes no allocation.
+pub struct Rows<M: Model> {
+    first: Option<M>,
+    rest: Vec<M>,
+    /// What listeners see of them, where the rows before were asked for too.
+    images: Vec<Image<M>>,
+    set: Set,
+}
+
+/// What listeners see of a row before, if that is known, and after.
+pub(crate) type Image<M> = (Option<<M as Model>::Row>, <M as Model>::Row);
+
+/// The columns that an update set.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Set {
+    /// `None` where that goes without saying, or is not known.
+    pub(crate) columns: Option<Columns>,
+    /// Whether listeners see every one of them.
+    pub(crate) seen: bool,
+}
+
+impl<M: Model> Rows<M> {
+    fn of(mut rows: impl Iterator<Item = M>) -> Self {
+        Self { first: rows.next(), rest: rows.collect(), images: Vec::new(), set: Set::default() }
+    }
+
+    fn collect(mut rows: impl Iterator<Item = QueryResult<M>>) -> QueryResult<Self> {
+        let first = rows.next().transpose()?;
+        Ok(Self { first, rest: rows.collect::<QueryResult<_>>()?, images: Vec::new(), set: Set::default() })
+    }
+
+    fn with_set(self, set: Set) -> Self {
+        Self { set, ..self }
+    }
+
+    /// Adds the rows as they were: each finds its own by the key.
+    fn with_before(mut self, before: Vec<M>, hash_key: Option<&HashKey>) -> Self {
+        let before = before.into_iter().map(|row| row.to_row(hash_key));
+        let after = self.iter().map(|row| row.to_row(hash_key));
+        self.images = if before.len() == 1 && self.count() == 1 {
+            before.map(Some).zip(after).collect()
+        } else {
+            let mut before: HashMap<Key, M::Row> = before.map(|row| (M::key(&row), row)).collect();
+            after.map(|row| (before.remove(&M::key(&row)), row)).collect()
+        };
+        self
+    }
+
+    /// From rows after and before.
+    #[cfg(feature = "postgres")]
+    fn of_pairs(pairs: Vec<(M, M)>, hash_key: Option<&HashKey>) -> Self {
+        let image = |(after, before): &(M, M)| (Some(before.to_row(hash_key)), after.to_row(hash_key));
+        let images = pairs.iter().map(image).collect();
+        Self { images, ..Self::of(pairs.into_iter().map(|(after, _)| after)) }
+    }
+
+    /// How many.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        usize::from(self.first.is_some()) + self.rest.len()
+    }
+
+    /// Each of them, in order.
+    pub fn iter(&self) -> impl Iterator<Item = &M> {
+        self.first.iter().chain(&self.rest)
+    }
+
+    /// What listeners see of each row before and after; takes what was made of them already.
+    pub(crate) fn take_images(&mut self, hash_key: Option<&HashKey>) -> Vec<Image<M>> {
+        if self.images.is_empty() {
+            return self.iter().map(|row| (None, row.to_row(hash_key))).collect();
+        }
+        std::mem::take(&mut self.images)
+    }
+
+    pub(crate) fn set(&self) -> Set {
+        self.set
+    }
+
+    /// The first of them, if there is one.
+    pub(crate) fn into_first(self) -> Option<M> {
+        self.first
+    }
+}
+
+impl<M: Model> IntoIterator for Rows<M> {
+    type Item = M;
+    type IntoIter = std::iter::Chain<std::option::IntoIter<M>, std::vec::IntoIter<M>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.first.into_iter().chain(self.rest)
+    }
+}
+
+impl<M: Model> fmt::Debug for Rows<M> {
+    /// Shows no values: rows hold users' data.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rows").field("count", &self.count()).field("set", &self.set).finish_non_exhaustive()
+    }
+}
+
+/// Runs `work` in a transaction: the open one, or one of its own.
+#[cfg(feature = "sqlite")]
+fn atomically<C: Connection, T>(
+    conn: &mut C,
+    work: impl FnOnce(&mut C) -> QueryResult<T>,
+) -> QueryResult<T> {
+    let status = C::TransactionManager::transaction_manager_status_mut(conn);
+    if status.transaction_depth()?.is_some() { work(conn) } else { conn.transaction(work) }
+}

@@ -1,0 +1,36 @@
+//! PostgreSQL returns the rows that a statement wrote, before and after, in that statement.
+
+use diesel::QuerySource;
+use diesel::connection::Connection;
+use diesel::pg::Pg;
+use diesel::query_dsl::methods::LoadQuery;
+use diesel::result::QueryResult;
+use emitter_core::model::Model;
+
+use super::{Ask, Engine, Rows};
+use crate::queries::{Both, Query, Returning};
+use crate::statements::{Deleting, InsertMany, InsertOne, OnConflict, Updating};
+use crate::update::Update;
+use crate::written::Describe;
+
+returns_its_rows! { Pg: InsertOne InsertMany OnConflict Deleting }
+
+impl<'query, C, M, T, W, V, R> Engine<C, Update<T, W, V, R>, M, Updating> for Pg
+where
+    C: Connection<Backend = Self>,
+    M: Model,
+    T: QuerySource,
+    Update<T, W, V, R>: Describe<Self>,
+    Query<Returning, T, W, V, R>: LoadQuery<'query, C, M>,
+    Query<Both, T, W, V, R>: LoadQuery<'query, C, (M, M)>,
+{
+    fn load(conn: &mut C, statement: Update<T, W, V, R>, ask: Ask) -> QueryResult<Rows<M>> {
+        let rows = if ask.before {
+            let pairs = statement.with_rows_before().internal_load(conn)?.collect::<QueryResult<_>>()?;
+            Rows::of_pairs(pairs, ask.hash_key.as_ref())
+        } else {
+            Rows::collect(statement.query::<Returning>().internal_load(conn)?)?
+        };
+        Ok(if ask.set { rows.with_set(statement.set::<M>()) } else { rows })
+    }
+}

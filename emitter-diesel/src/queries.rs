@@ -1,0 +1,143 @@
+//! The SQL of an [`Update`], in the forms that the back ends need.
+
+use std::sync::Arc;
+
+use diesel::backend::Backend;
+use diesel::query_builder::{AstPass, QueryFragment, QueryId};
+use diesel::result::{Error, QueryResult};
+use diesel::{Expression, QuerySource, RunQueryDsl};
+
+use crate::update::{Parts, Update};
+
+#[cfg(feature = "postgres")]
+mod both;
+#[cfg(feature = "postgres")]
+pub use both::Both;
+
+/// A statement of an update's parts, in one of its forms.
+///
+/// Unlike Diesel's own updates it may be kept prepared: its text says all there is to it.
+pub struct Query<F, T: QuerySource, W, V, R> {
+    parts: Arc<Parts<T, W, V, R>>,
+    form: F,
+}
+
+impl<T: QuerySource, W, V, R> Update<T, W, V, R> {
+    /// The statement in this form.
+    pub(crate) fn query<F: Default>(&self) -> Query<F, T, W, V, R> {
+        Query { parts: Arc::clone(&self.parts), form: F::default() }
+    }
+}
+
+macro_rules! forms {
+    ($($(#[$doc:meta])* $form:ident)*) => { $(
+        $(#[$doc])*
+        #[derive(Debug, Default)]
+        pub struct $form;
+    )* };
+}
+
+forms! {
+    /// `UPDATE … SET … WHERE …`
+    Plain
+    /// `UPDATE … SET … WHERE … RETURNING …`
+    Returning
+    /// `SELECT … FROM … WHERE …`: the rows before.
+    Select
+    /// Writes nothing, but takes SQLite's lock for writing.
+    Lock
+}
+
+impl<F, T: QuerySource, W, V, R> QueryId for Query<F, T, W, V, R> {
+    type QueryId = ();
+
+    // A changeset of one type may set other columns each time.
+    const HAS_STATIC_QUERY_ID: bool = false;
+}
+
+impl<F, T: QuerySource, W, V, R, C> RunQueryDsl<C> for Query<F, T, W, V, R> {}
+
+impl<T: QuerySource, W, V, R: Expression> diesel::query_builder::Query for Query<Returning, T, W, V, R> {
+    type SqlType = R::SqlType;
+}
+
+impl<T: QuerySource, W, V, R: Expression> diesel::query_builder::Query for Query<Select, T, W, V, R> {
+    type SqlType = R::SqlType;
+}
+
+impl<T: QuerySource, W, V, R> Parts<T, W, V, R> {
+    /// `UPDATE … SET …`
+    fn update<'b, DB: Backend>(&'b self, out: &mut AstPass<'_, 'b, DB>) -> QueryResult<()>
+    where
+        T::FromClause: QueryFragment<DB>,
+        V: QueryFragment<DB>,
+    {
+        if self.changes.is_noop(out.backend())? {
+            return Err(Error::QueryBuilderError(NOTHING_SET.into()));
+        }
+        out.push_sql("UPDATE ");
+        self.from.walk_ast(out.reborrow())?;
+        out.push_sql(" SET ");
+        self.changes.walk_ast(out.reborrow())
+    }
+}
+
+const NOTHING_SET: &str = "the update sets no column: every field of its changeset is `None`. Look before, or set one";
+
+impl<T, W, V, R, DB> QueryFragment<DB> for Query<Plain, T, W, V, R>
+where
+    DB: Backend,
+    T: QuerySource<FromClause: QueryFragment<DB>>,
+    W: QueryFragment<DB>,
+    V: QueryFragment<DB>,
+{
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, DB>) -> QueryResult<()> {
+        self.parts.update(&mut out)?;
+        self.parts.condition.walk_ast(out)
+    }
+}
+
+impl<T, W, V, R, DB> QueryFragment<DB> for Query<Returning, T, W, V, R>
+where
+    DB: Backend,
+    T: QuerySource<FromClause: QueryFragment<DB>>,
+    W: QueryFragment<DB>,
+    V: QueryFragment<DB>,
+    R: QueryFragment<DB>,
+{
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, DB>) -> QueryResult<()> {
+        self.parts.update(&mut out)?;
+        self.parts.condition.walk_ast(out.reborrow())?;
+        out.push_sql(" RETURNING ");
+        self.parts.returning.walk_ast(out)
+    }
+}
+
+impl<T, W, V, R, DB> QueryFragment<DB> for Query<Select, T, W, V, R>
+where
+    DB: Backend,
+    T: QuerySource<FromClause: QueryFragment<DB>>,
+    W: QueryFragment<DB>,
+    R: QueryFragment<DB>,
+{
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, DB>) -> QueryResult<()> {
+        out.push_sql("SELECT ");
+        self.parts.returning.walk_ast(out.reborrow())?;
+        out.push_sql(" FROM ");
+        self.parts.from.walk_ast(out.reborrow())?;
+        self.parts.condition.walk_ast(out)
+    }
+}
+
+impl<T, W, V, R, DB> QueryFragment<DB> for Query<Lock, T, W, V, R>
+where
+    DB: Backend,
+    T: QuerySource<FromClause: QueryFragment<DB>>,
+{
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, DB>) -> QueryResult<()> {
+        out.push_sql("DELETE FROM ");
+        self.parts.from.walk_ast(out.reborrow())?;
+        out.push_sql(" WHERE 0");
+        Ok(())
+    }
+}

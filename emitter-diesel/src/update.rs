@@ -1,0 +1,90 @@
+//! An update of which events know the rows before.
+//!
+//! Diesel's own `UpdateStatement` keeps its condition to itself, so that nobody can read the rows
+//! that it is about to change.
+
+use std::fmt;
+use std::sync::Arc;
+
+use diesel::query_builder::{AsChangeset, IntoUpdateTarget};
+use diesel::{Expression, QuerySource, SelectableExpression, Table};
+
+/// Begins an update that emits: `update(target).set(changes).emit()`.
+///
+/// It takes what [`diesel::update`] takes: a table, a table with a filter, a row. The statement is
+/// cached by the connection, which Diesel's own are not.
+///
+/// ```
+/// # use diesel::prelude::*;
+/// # use emitter_diesel::{Bind, Emit, Emits, Emitter, update};
+/// # use serde::{Deserialize, Serialize};
+/// # diesel::table! { users { id -> Integer, name -> Text, } }
+/// # #[derive(Debug, Clone, PartialEq, Queryable, Identifiable, Serialize, Deserialize, Emits)]
+/// # #[emits(update, update_many)]
+/// # struct User { id: i32, name: String }
+/// # fn rename(emitter: &Emitter, db: &mut SqliteConnection, alice: &User) -> Result<(), Box<dyn std::error::Error>> {
+/// let conn = &mut emitter.bind(db)?;
+/// let alicia: User = update(alice).set(users::name.eq("alicia")).emit().get_result(conn)?;
+/// let count = update(users::table.filter(users::id.gt(10))).set(users::name.eq("-")).emit::<User>().execute(conn)?;
+/// # Ok(())
+/// # }
+/// ```
+pub fn update<T: IntoUpdateTarget>(target: T) -> UpdateTarget<T::Table, T::WhereClause> {
+    let target = target.into_update_target();
+    UpdateTarget { table: target.table, condition: target.where_clause }
+}
+
+/// What is to be updated; [`set`](Self::set) says how.
+#[derive(Debug)]
+#[must_use = "nothing is updated until `.set(…).emit()` is executed"]
+pub struct UpdateTarget<T, W> {
+    table: T,
+    condition: W,
+}
+
+impl<T: Table, W> UpdateTarget<T, W> {
+    /// What becomes of the rows: anything that Diesel's `set` takes.
+    pub fn set<V: AsChangeset<Target = T>>(self, changes: V) -> Update<T, W, V::Changeset, T::AllColumns> {
+        Update {
+            parts: Arc::new(Parts {
+                from: self.table.from_clause(),
+                table: self.table,
+                condition: self.condition,
+                changes: changes.as_changeset(),
+                returning: T::all_columns(),
+            }),
+        }
+    }
+}
+
+/// An update, made by [`update`].
+#[must_use = "a statement does nothing until it is executed"]
+pub struct Update<T: QuerySource, W, V, R> {
+    pub(crate) parts: Arc<Parts<T, W, V, R>>,
+}
+
+/// What an update is made of; shared by the statements that do it.
+pub(crate) struct Parts<T: QuerySource, W, V, R> {
+    pub(crate) table: T,
+    pub(crate) from: T::FromClause,
+    pub(crate) condition: W,
+    pub(crate) changes: V,
+    pub(crate) returning: R,
+}
+
+impl<T: QuerySource, W, V, R> Update<T, W, V, R> {
+    /// What the rows are loaded from, before and after, instead of all columns of the table:
+    /// `.returning(User::as_select())`.
+    pub fn returning<E: Expression + SelectableExpression<T>>(self, returning: E) -> Update<T, W, V, E> {
+        let Some(Parts { table, from, condition, changes, .. }) = Arc::into_inner(self.parts) else {
+            unreachable!("a statement is shared only while it is executed")
+        };
+        Update { parts: Arc::new(Parts { table, from, condition, changes, returning }) }
+    }
+}
+
+impl<T: QuerySource, W, V, R> fmt::Debug for Update<T, W, V, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Update").finish_non_exhaustive()
+    }
+}
