@@ -12,14 +12,30 @@
 //! Whatever goes wrong panics with a message that says what to do: a test that needs a server fails where it
 //! is missing, it never skips. The methods block for some milliseconds; that is fine in an async test.
 
+mod cluster;
+mod mariadb;
 mod mosquitto;
 mod port;
+mod postgres;
 mod process;
 
+pub use mariadb::MariaDb;
 pub use mosquitto::{Mosquitto, MosquittoBuilder};
+pub use postgres::Postgres;
 
 /// A program that a suite starts. `xtask/src/servers.rs` has the same list, to install what is missing.
 struct Program {
     name: &'static str,
     debian_package: &'static str,
+}
+
+impl Program {
+    /// What to do where it is missing.
+    fn advice(&self) -> String {
+        let Self { name, debian_package } = self;
+        format!(
+            "this test needs {name}, which is not installed: `cargo xtask test` installs it, or as root \
+             `apt-get install {debian_package}`"
+        )
+    }
 }

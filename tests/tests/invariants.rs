@@ -596,7 +596,7 @@ const MANY_BY_MACRO: [(&str, &str); 8] = [
 ];
 
 /// Traits that are no abstraction over implementations.
-const NO_ABSTRACTION: [(&str, &str); 7] = [
+const NO_ABSTRACTION: [(&str, &str); 8] = [
     ("ComparedColumn", "has the compiler say in words of ours why a column has to be comparable"),
     ("IsModel", "has the compiler say in words of ours that an event belongs to another model"),
     ("Nullable", "has the compiler say that a column is never NULL, in words of ours"),
@@ -610,6 +610,7 @@ const NO_ABSTRACTION: [(&str, &str); 7] = [
         "tells what a handle can run in words of ours; the asynchronous handle is its second implementation",
     ),
     ("Executes", "as `Loads`"),
+    ("Describe", "keeps the bounds of reading an update in one place, for each back end that does"),
 ];
 
 /// The traits that are implemented, with how often `impl … Trait … for` is written.

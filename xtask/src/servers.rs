@@ -1,21 +1,32 @@
-//! The servers that tests start for themselves: which are missing, and their Debian packages.
+//! The servers that tests start for themselves, and the libraries that reach them: which are missing,
+//! and their Debian packages.
 
-use std::env;
+use std::{env, fs};
 use std::path::PathBuf;
 use std::process::Command;
 
 use crate::steps::{Failure, installed};
 
-/// A program that a suite starts, and where it comes from.
+/// A program that a suite starts or a build asks, and where it comes from.
 struct Server {
     program: &'static str,
     package: &'static str,
 }
 
-const SERVERS: &[Server] = &[Server { program: "mosquitto", package: "mosquitto" }];
+const SERVERS: &[Server] = &[
+    Server { program: "mosquitto", package: "mosquitto" },
+    Server { program: "postgres", package: "postgresql" },
+    Server { program: "mariadbd", package: "mariadb-server" },
+    // Says where the library is; Diesel links with it.
+    Server { program: "pg_config", package: "libpq-dev" },
+    Server { program: "mariadb_config", package: "libmariadb-dev" },
+];
 
 /// Where Debian keeps servers, which is not in everybody's PATH.
 const FOLDERS: &[&str] = &["/usr/sbin", "/usr/local/sbin", "/sbin"];
+
+/// Where it keeps those of PostgreSQL, by version.
+const POSTGRES: &str = "/usr/lib/postgresql";
 
 /// Makes every server available: installs what is missing if it may, else says what to install.
 pub(crate) fn provide() -> Result<(), Failure> {
@@ -63,7 +74,9 @@ fn programs(packages: &[&str]) -> String {
 
 fn find(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
-    let mut folders = env::split_paths(&path).chain(FOLDERS.iter().map(PathBuf::from));
+    let postgres = fs::read_dir(POSTGRES).into_iter().flatten().flatten();
+    let postgres = postgres.map(|version| version.path().join("bin"));
+    let mut folders = env::split_paths(&path).chain(FOLDERS.iter().map(PathBuf::from)).chain(postgres);
     folders.find_map(|folder| Some(folder.join(program)).filter(|file| file.is_file()))
 }
 

@@ -36,7 +36,7 @@ pub(super) struct Process {
 impl Process {
     /// Starts the program with both of its output streams appended to `log`.
     pub(super) fn spawn(program: &Program, mut command: Command, log: PathBuf) -> Result<Self, String> {
-        let Program { name, debian_package } = program;
+        let name = program.name;
         let file = OpenOptions::new().create(true).append(true).open(&log);
         let file = file.map_err(|error| format!("cannot write {}: {error}", log.display()))?;
         let log_start = fs::read(&log).map_or(0, |written| written.len());
@@ -44,12 +44,18 @@ impl Process {
         command.env("PATH", search_path()).stdin(Stdio::null()).stdout(file).stderr(errors);
         match command.spawn() {
             Ok(child) => Ok(Self { name, child, log, log_start }),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(format!(
-                "this test needs {name}, which is not installed: `cargo xtask test` installs it, or as root \
-                 `apt-get install {debian_package}`"
-            )),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(program.advice()),
             Err(error) => Err(format!("{name} could not be started: {error}")),
         }
+    }
+
+    /// Returns when it has ended by itself, as a program does that only prepares something.
+    pub(super) fn finish(mut self) -> Result<(), String> {
+        let status = self.child.wait().map_err(|error| error.to_string())?;
+        if status.success() {
+            return Ok(());
+        }
+        Err(format!("{} failed ({status})\n{}", self.name, self.log_end()))
     }
 
     /// Returns when the server accepts connections on this port of 127.0.0.1.
@@ -130,8 +136,12 @@ impl Drop for Process {
 }
 
 /// The PATH with the folders where Debian keeps servers, which are not in everybody's.
-fn search_path() -> OsString {
+pub(super) fn search_path() -> OsString {
     let path = env::var_os("PATH").unwrap_or_default();
+    // Debian has no PostgreSQL in the PATH: there may be several.
+    let postgres = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let postgres = postgres.map(|version| version.path().join("bin"));
     let folders = ["/usr/sbin", "/usr/local/sbin", "/sbin"].map(|folder| Path::new(folder).to_owned());
+    let folders = folders.into_iter().chain(postgres);
     env::join_paths(env::split_paths(&path).chain(folders)).expect("folders without a colon")
 }

@@ -1,0 +1,116 @@
+//! PostgreSQL.
+
+use std::os::unix::fs::chown;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use rustix::process::{Signal, getuid};
+use tempfile::TempDir;
+
+use super::Program;
+use super::cluster::{copy, template, user};
+use super::port::Port;
+use super::process::{Process, search_path};
+
+const PROGRAM: Program = Program { name: "postgres", debian_package: "postgresql" };
+const INITDB: Program = Program { name: "initdb", debian_package: "postgresql" };
+
+/// A PostgreSQL of this test's own, on 127.0.0.1, with one empty database.
+///
+/// It does not wait for the disk (`fsync = off`): a test kills the server, not the machine.
+#[derive(Debug)]
+pub struct Postgres {
+    // Before the folder and the port, which it uses until it is dropped.
+    process: Option<Process>,
+    folder: TempDir,
+    port: Port,
+}
+
+impl Postgres {
+    /// Starts a server, and returns when it accepts connections.
+    ///
+    /// # Panics
+    /// If PostgreSQL is not installed or does not start.
+    pub fn start() -> Self {
+        let files = template(&PROGRAM, |folder| {
+            give(folder);
+            let mut initdb = Command::new(INITDB.name);
+            initdb.args(["--no-sync", "--auth=trust", "--username=test", "--encoding=UTF8", "--locale=C", "-D"]);
+            initdb.arg(folder.join("data")).current_dir(folder);
+            Process::spawn(&INITDB, as_its_user(initdb), folder.join("initdb.log"))?.finish()
+        });
+        let folder = tempfile::Builder::new().prefix("postgres-").tempdir().expect("a temporary folder");
+        give(folder.path());
+        copy(&files.join("data"), &folder.path().join("data"));
+        let mut server = Self { process: None, folder, port: Port::reserve() };
+        server.restart();
+        server
+    }
+
+    /// `postgres://test@127.0.0.1:PORT/postgres`, the same for the whole life of this value.
+    pub fn url(&self) -> String {
+        format!("postgres://test@127.0.0.1:{}/postgres", self.port.number())
+    }
+
+    /// Ends it at once (SIGKILL), its connections with it.
+    pub fn kill(&mut self) {
+        if let Some(process) = self.process.take() {
+            // Its children notice that it is gone.
+            process.end(Signal::KILL);
+        }
+    }
+
+    /// Ends it in order, but without waiting for its clients, and starts it again.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub fn restart(&mut self) {
+        if let Some(process) = self.process.take() {
+            process.end(Signal::INT);
+        }
+        self.process = Some(self.spawn().unwrap_or_else(|failure| panic!("{failure}")));
+    }
+
+    fn spawn(&self) -> Result<Process, String> {
+        let mut command = Command::new(PROGRAM.name);
+        command.arg("-D").arg(self.folder.path().join("data")).args(["-p", &self.port.number().to_string()]);
+        for setting in [
+            "listen_addresses=127.0.0.1",
+            "unix_socket_directories=",
+            "fsync=off",
+            "max_connections=50",
+            "shared_buffers=16MB",
+            "deadlock_timeout=100ms",
+        ] {
+            command.args(["-c", setting]);
+        }
+        command.current_dir(self.folder.path());
+        let mut process = Process::spawn(&PROGRAM, as_its_user(command), self.log_file())?;
+        process.wait_for_log("database system is ready to accept connections")?;
+        Ok(process)
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.folder.path().join("postgres.log")
+    }
+}
+
+/// PostgreSQL refuses to run as root; Debian has a user for it.
+fn as_its_user(mut command: Command) -> Command {
+    if getuid().is_root() {
+        let (uid, gid) = user("postgres").unwrap_or_else(|| {
+            panic!("PostgreSQL does not run as root, and there is no user `postgres`: `apt-get install postgresql`")
+        });
+        command.uid(uid).gid(gid);
+    }
+    command.env("PATH", search_path());
+    command
+}
+
+/// Lets that user write here.
+fn give(folder: &Path) {
+    if let Some((uid, gid)) = user("postgres").filter(|_| getuid().is_root()) {
+        chown(folder, Some(uid), Some(gid)).expect("root gives folders away");
+    }
+}

@@ -1,0 +1,193 @@
+//! Every operation on every back end: which rows its event has, before and after, and in which order.
+//!
+//! The suite is written once and compiled for each kind of connection.
+
+#![allow(missing_docs, reason = "diesel's `table!` documents nothing")]
+
+use std::fmt::Display;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use diesel::prelude::*;
+use emitter_diesel::{Emits, Emitter, Event};
+use serde::{Deserialize, Serialize};
+
+#[macro_use]
+mod suite;
+
+diesel::table! {
+    users {
+        id -> Integer,
+        name -> Text,
+        status -> Nullable<Text>,
+        logins -> Integer,
+    }
+}
+
+diesel::table! {
+    /// Who is in which group: the key is both.
+    members (user_id, group_name) {
+        user_id -> Integer,
+        group_name -> Text,
+        role -> Text,
+    }
+}
+
+diesel::allow_tables_to_appear_in_same_query!(users, members);
+
+#[derive(Debug, Clone, PartialEq, Queryable, Selectable, Identifiable, Serialize, Deserialize, Emits)]
+#[emits(all)]
+struct User {
+    id: i32,
+    name: String,
+    status: Option<String>,
+    logins: i32,
+}
+
+#[derive(Insertable)]
+#[diesel(table_name = users)]
+struct NewUser<'a> {
+    id: i32,
+    name: &'a str,
+    status: Option<&'a str>,
+    logins: i32,
+}
+
+#[derive(AsChangeset)]
+#[diesel(table_name = users)]
+struct UserChange<'a> {
+    name: Option<&'a str>,
+    status: Option<Option<&'a str>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Queryable, Selectable, Identifiable, Insertable, Serialize, Deserialize, Emits)]
+#[diesel(primary_key(user_id, group_name))]
+#[emits(all)]
+struct Member {
+    user_id: i32,
+    group_name: String,
+    role: String,
+}
+
+const TABLES: [&str; 2] = [
+    "CREATE TABLE users (
+        id INTEGER PRIMARY KEY, name VARCHAR(40) NOT NULL UNIQUE, status VARCHAR(40), logins INTEGER NOT NULL
+    )",
+    "CREATE TABLE members (
+        user_id INTEGER NOT NULL, group_name VARCHAR(40) NOT NULL, role VARCHAR(40) NOT NULL,
+        PRIMARY KEY (user_id, group_name)
+    )",
+];
+
+fn user(id: i32, name: &str) -> NewUser<'_> {
+    NewUser { id, name, status: None, logins: 0 }
+}
+
+fn member(user_id: i32, group: &str, role: &str) -> Member {
+    Member { user_id, group_name: group.to_owned(), role: role.to_owned() }
+}
+
+/// What listeners heard, a line for each row.
+type Log = Arc<Mutex<Vec<String>>>;
+
+/// An emitter with listeners that write down what they hear of users and members.
+async fn node(before: bool) -> (Emitter, Log) {
+    let emitter = Emitter::builder().start().await.unwrap();
+    let log = Log::default();
+    let (users, members) = (Arc::clone(&log), Arc::clone(&log));
+    let on = emitter.on::<UserEvent>();
+    let on = if before { on.before() } else { on };
+    on.run(move |event: Event<UserEvent>| {
+        let operation = event.operation();
+        let lines = match &*event {
+            UserEvent::Created(body) => vec![shown(&body.row)],
+            UserEvent::CreatedMany(body) => body.rows.iter().flatten().map(shown).collect(),
+            UserEvent::Updated(body) => vec![changed(body.before.as_ref(), &body.after, &body.changed())],
+            UserEvent::UpdatedMany(body) => {
+                let rows = body.rows.iter().flatten();
+                rows.zip(body.changed()).map(|(row, diff)| changed(row.before.as_ref(), &row.after, &diff)).collect()
+            }
+            UserEvent::Upserted(body) => vec![shown(&body.row)],
+            UserEvent::Deleted(body) => vec![shown(&body.row)],
+            UserEvent::DeletedMany(body) => body.rows.iter().flatten().map(shown).collect(),
+        };
+        write(&users, operation, lines)
+    });
+    emitter.on::<MemberEvent>().before().run(move |event: Event<MemberEvent>| {
+        let keys: Vec<String> = event.keys().iter().map(ToString::to_string).collect();
+        let roles = match &*event {
+            MemberEvent::Updated(body) => {
+                format!(": {} -> {}", body.before.as_ref().map_or("?", |row| &row.role), body.after.role)
+            }
+            MemberEvent::UpdatedMany(body) => {
+                let rows = body.rows.iter().flatten();
+                let old = rows.map(|row| row.before.as_ref().map_or("?", |row| &row.role));
+                format!(": {}", old.collect::<Vec<_>>().join(" "))
+            }
+            _ => String::new(),
+        };
+        write(&members, event.operation(), vec![format!("{}{roles}", keys.join(" "))])
+    });
+    (emitter, log)
+}
+
+fn write(log: &Log, operation: impl Display, lines: Vec<String>) -> std::future::Ready<()> {
+    log.lock().unwrap().push(format!("{operation} {}", lines.join("; ")));
+    std::future::ready(())
+}
+
+fn shown(row: &User) -> String {
+    format!("{} {} {} {}", row.id, row.name, row.status.as_deref().unwrap_or("NULL"), row.logins)
+}
+
+fn changed(before: Option<&User>, after: &User, diff: &UserDiff<'_>) -> String {
+    let columns: Vec<_> = diff.columns().collect();
+    format!("{} -> {} [{}]", before.map_or("?".to_owned(), shown), shown(after), columns.join(" "))
+}
+
+/// What was heard of all that was written until now. A shutdown waits for it.
+async fn heard(emitter: &Emitter, log: &Log) -> Vec<String> {
+    assert!(emitter.shutdown(Duration::from_secs(10)).await.is_clean());
+    std::mem::take(&mut *log.lock().unwrap())
+}
+
+mod sqlite {
+    use diesel::connection::SimpleConnection;
+    use diesel::prelude::*;
+
+    pub struct Database {
+        pub conn: SqliteConnection,
+    }
+
+    impl Database {
+        pub fn open() -> Self {
+            let mut conn = SqliteConnection::establish(":memory:").unwrap();
+            super::TABLES.iter().for_each(|table| conn.batch_execute(table).unwrap());
+            Self { conn }
+        }
+    }
+
+    suite!(super::Database, super::super::users::id, "upsert 1 al NULL 0");
+}
+
+mod postgres {
+    use diesel::connection::SimpleConnection;
+    use diesel::prelude::*;
+    use emitter_tests::servers::Postgres;
+
+    pub struct Database {
+        pub conn: PgConnection,
+        _server: Postgres,
+    }
+
+    impl Database {
+        pub fn open() -> Self {
+            let server = Postgres::start();
+            let mut conn = PgConnection::establish(&server.url()).unwrap();
+            super::TABLES.iter().for_each(|table| conn.batch_execute(table).unwrap());
+            Self { conn, _server: server }
+        }
+    }
+
+    suite!(super::Database, super::super::users::id, "upsert 1 al NULL 0");
+}

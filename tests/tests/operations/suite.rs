@@ -1,0 +1,166 @@
+//! The suite, as a macro: of a database's type, what an upsert conflicts with, and `await` for an
+//! asynchronous connection.
+
+macro_rules! suite {
+    ($database:ty, $conflict:path, $upserted:literal $(, $wait:tt)?) => {
+        mod each {
+            use diesel::prelude::*;
+            use diesel::result::Error;
+            use emitter_diesel::{Bind, Emit, update};
+
+            use super::super::*;
+
+            type Database = $database;
+
+            #[tokio::test]
+            async fn operation_has_its_rows() {
+                let (emitter, log) = node(true).await;
+                let mut db = Database::open()$(.$wait)?;
+                let conn = &mut emitter.bind(&mut db.conn).unwrap();
+
+                let alice: User =
+                    diesel::insert_into(users::table).values(&user(1, "alice")).emit().get_result(conn)$(.$wait)?.unwrap();
+                assert_eq!(alice.name, "alice");
+                let list = vec![user(2, "bob"), user(3, "carol")];
+                let many = diesel::insert_into(users::table).values(&list).emit::<User>();
+                assert_eq!(many.execute(conn)$(.$wait)?.unwrap(), 2);
+
+                let alicia: User = update(&alice).set(users::name.eq("alicia")).emit().get_result(conn)$(.$wait)?.unwrap();
+                assert_eq!(alicia.name, "alicia");
+                let both = (users::status.eq("ACTIVE"), users::logins.eq(users::logins + users::id));
+                let many = update(users::table.filter(users::id.gt(1))).set(both).emit();
+                let mut many: Vec<User> = many.get_results(conn)$(.$wait)?.unwrap();
+                many.sort_by_key(|user| user.id);
+                assert_eq!(many.iter().map(|user| user.logins).collect::<Vec<_>>(), [2, 3]);
+                let change = UserChange { name: None, status: Some(None) };
+                assert_eq!(update(users::table.find(2)).set(change).emit::<User>().execute(conn)$(.$wait)?.unwrap(), 1);
+
+                let al = user(1, "al");
+                let upsert = diesel::insert_into(users::table).values(&al);
+                let upsert = upsert.on_conflict($conflict).do_update().set(users::name.eq("al"));
+                assert_eq!(upsert.emit::<User>().execute(conn)$(.$wait)?.unwrap(), 1);
+
+                let gone: User = diesel::delete(users::table.find(1)).emit().get_result(conn)$(.$wait)?.unwrap();
+                assert_eq!(gone.name, "al");
+                assert_eq!(diesel::delete(users::table).emit::<User>().execute(conn)$(.$wait)?.unwrap(), 2);
+                assert_eq!(users::table.count().get_result::<i64>(conn)$(.$wait)?.unwrap(), 0);
+
+                assert_eq!(
+                    heard(&emitter, &log).await,
+                    [
+                        "create 1 alice NULL 0",
+                        "createMany 2 bob NULL 0; 3 carol NULL 0",
+                        "update 1 alice NULL 0 -> 1 alicia NULL 0 [name]",
+                        "updateMany 2 bob NULL 0 -> 2 bob ACTIVE 2 [status logins]; \
+                         3 carol NULL 0 -> 3 carol ACTIVE 3 [status logins]",
+                        "updateMany 2 bob ACTIVE 2 -> 2 bob NULL 2 [status]",
+                        $upserted,
+                        "delete 1 al NULL 0",
+                        "deleteMany 2 bob NULL 2; 3 carol ACTIVE 3",
+                    ]
+                );
+            }
+
+            #[tokio::test]
+            async fn statement_that_changed_nothing_is_silent() {
+                let (emitter, log) = node(true).await;
+                let mut db = Database::open()$(.$wait)?;
+                let conn = &mut emitter.bind(&mut db.conn).unwrap();
+                let list = vec![user(1, "alice"), user(2, "bob")];
+                diesel::insert_into(users::table).values(&list).emit::<User>().emit_if(false).execute(conn)$(.$wait)?.unwrap();
+
+                // Nobody is there.
+                let nobody = update(users::table.find(9)).set(users::name.eq("x")).emit();
+                assert_eq!(nobody.get_result::<User>(conn)$(.$wait)?.unwrap_err(), Error::NotFound);
+                assert_eq!(diesel::delete(users::table.find(9)).emit::<User>().execute(conn)$(.$wait)?.unwrap(), 0);
+                // It was so before.
+                let same: User = update(users::table.find(1)).set(users::name.eq("alice")).emit().get_result(conn)$(.$wait)?.unwrap();
+                assert_eq!(same.name, "alice");
+                // No column is named.
+                let nothing = UserChange { name: None, status: None };
+                let error = update(users::table.find(1)).set(nothing).emit().get_result::<User>(conn)$(.$wait)?.unwrap_err();
+                assert!(error.to_string().contains("sets no column"), "{error}");
+                // It is refused.
+                let taken = update(users::table.find(1)).set(users::name.eq("bob")).emit();
+                assert!(matches!(taken.get_result::<User>(conn)$(.$wait)?.unwrap_err(), Error::DatabaseError(..)));
+
+                // Of several rows, those that changed are told of, and all if that is asked for.
+                let some = update(users::table).set(users::name.eq("bob")).emit::<User>();
+                drop(some);
+                let all = update(users::table).set(users::logins.eq(users::id - 1)).emit::<User>();
+                assert_eq!(all.execute(conn)$(.$wait)?.unwrap(), 2);
+                let asked = update(users::table.find(1)).set(users::name.eq("alice")).emit::<User>();
+                assert_eq!(asked.emit_unchanged().execute(conn)$(.$wait)?.unwrap(), 1);
+
+                assert_eq!(
+                    heard(&emitter, &log).await,
+                    [
+                        "updateMany 2 bob NULL 0 -> 2 bob NULL 1 [logins]",
+                        "updateMany 1 alice NULL 0 -> 1 alice NULL 0 []",
+                    ]
+                );
+            }
+
+            #[tokio::test]
+            async fn row_before_is_read_only_where_somebody_wants_it() {
+                let (emitter, log) = node(false).await;
+                let mut db = Database::open()$(.$wait)?;
+                let conn = &mut emitter.bind(&mut db.conn).unwrap();
+                let alice: User =
+                    diesel::insert_into(users::table).values(&user(1, "alice")).emit().get_result(conn)$(.$wait)?.unwrap();
+                update(&alice).set(users::name.eq("alicia")).emit().get_result::<User>(conn)$(.$wait)?.unwrap();
+                let wants = emitter.on::<UserUpdated>().before().name("wants it").run(|_| std::future::ready(()));
+                update(&alice).set(users::name.eq("al")).emit().get_result::<User>(conn)$(.$wait)?.unwrap();
+                wants.unsubscribe();
+                update(&alice).set(users::name.eq("ali")).emit().get_result::<User>(conn)$(.$wait)?.unwrap();
+                assert_eq!(
+                    heard(&emitter, &log).await,
+                    [
+                        "create 1 alice NULL 0",
+                        "update ? -> 1 alicia NULL 0 [name]",
+                        "update 1 alicia NULL 0 -> 1 al NULL 0 [name]",
+                        "update ? -> 1 ali NULL 0 [name]",
+                    ]
+                );
+            }
+
+            #[tokio::test]
+            async fn row_of_a_join_table_is_known_by_both_columns() {
+                let (emitter, log) = node(true).await;
+                let mut db = Database::open()$(.$wait)?;
+                let conn = &mut emitter.bind(&mut db.conn).unwrap();
+                let list = vec![member(1, "admins", "reader"), member(1, "staff", "writer"), member(2, "staff", "reader")];
+                diesel::insert_into(members::table).values(&list).emit::<Member>().execute(conn)$(.$wait)?.unwrap();
+                let one: Member = update(&list[1]).set(members::role.eq("owner")).emit().get_result(conn)$(.$wait)?.unwrap();
+                assert_eq!(one, member(1, "staff", "owner"));
+                let of_one = members::table.filter(members::user_id.eq(1));
+                assert_eq!(update(of_one).set(members::role.eq("guest")).emit::<Member>().execute(conn)$(.$wait)?.unwrap(), 2);
+                diesel::delete(members::table.find((2, "staff"))).emit().get_result::<Member>(conn)$(.$wait)?.unwrap();
+                assert_eq!(
+                    heard(&emitter, &log).await,
+                    [
+                        "createMany 1,admins 1,staff 2,staff",
+                        "update 1,staff: writer -> owner",
+                        "updateMany 1,admins 1,staff: reader owner",
+                        "delete 2,staff",
+                    ]
+                );
+            }
+
+            #[tokio::test]
+            async fn image_is_loaded_from_what_the_statement_says() {
+                let (emitter, log) = node(true).await;
+                let mut db = Database::open()$(.$wait)?;
+                let conn = &mut emitter.bind(&mut db.conn).unwrap();
+                let alice: User =
+                    diesel::insert_into(users::table).values(&user(1, "alice")).emit().get_result(conn)$(.$wait)?.unwrap();
+                let selected = update(&alice).set(users::logins.eq(7)).returning(User::as_select()).emit();
+                assert_eq!(selected.get_result::<User>(conn)$(.$wait)?.unwrap().logins, 7);
+                assert_eq!(
+                    heard(&emitter, &log).await,
+                    ["create 1 alice NULL 0", "update 1 alice NULL 0 -> 1 alice NULL 7 [logins]"]
+                );
+            }
+        }
+    };
+}
