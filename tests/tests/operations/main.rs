@@ -114,15 +114,17 @@ async fn node(before: bool) -> (Emitter, Log) {
         write(&users, operation, lines)
     });
     emitter.on::<MemberEvent>().before().run(move |event: Event<MemberEvent>| {
-        let keys: Vec<String> = event.keys().iter().map(ToString::to_string).collect();
+        let mut keys: Vec<String> = event.keys().iter().map(ToString::to_string).collect();
+        keys.sort();
         let roles = match &*event {
             MemberEvent::Updated(body) => {
                 format!(": {} -> {}", body.before.as_ref().map_or("?", |row| &row.role), body.after.role)
             }
             MemberEvent::UpdatedMany(body) => {
                 let rows = body.rows.iter().flatten();
-                let old = rows.map(|row| row.before.as_ref().map_or("?", |row| &row.role));
-                format!(": {}", old.collect::<Vec<_>>().join(" "))
+                let mut old: Vec<_> = rows.map(|row| row.before.as_ref().map_or("?", |row| &row.role)).collect();
+                old.sort_unstable();
+                format!(": {}", old.join(" "))
             }
             _ => String::new(),
         };
@@ -131,7 +133,9 @@ async fn node(before: bool) -> (Emitter, Log) {
     (emitter, log)
 }
 
-fn write(log: &Log, operation: impl Display, lines: Vec<String>) -> std::future::Ready<()> {
+/// No database promises an order of the rows of one statement.
+fn write(log: &Log, operation: impl Display, mut lines: Vec<String>) -> std::future::Ready<()> {
+    lines.sort();
     log.lock().unwrap().push(format!("{operation} {}", lines.join("; ")));
     std::future::ready(())
 }
@@ -155,12 +159,12 @@ mod sqlite {
     use diesel::connection::SimpleConnection;
     use diesel::prelude::*;
 
-    pub struct Database {
-        pub conn: SqliteConnection,
+    pub(crate) struct Database {
+        pub(crate) conn: SqliteConnection,
     }
 
     impl Database {
-        pub fn open() -> Self {
+        pub(crate) fn open() -> Self {
             let mut conn = SqliteConnection::establish(":memory:").unwrap();
             super::TABLES.iter().for_each(|table| conn.batch_execute(table).unwrap());
             Self { conn }
@@ -175,13 +179,13 @@ mod postgres {
     use diesel::prelude::*;
     use emitter_tests::servers::Postgres;
 
-    pub struct Database {
-        pub conn: PgConnection,
+    pub(crate) struct Database {
+        pub(crate) conn: PgConnection,
         _server: Postgres,
     }
 
     impl Database {
-        pub fn open() -> Self {
+        pub(crate) fn open() -> Self {
             let server = Postgres::start();
             let mut conn = PgConnection::establish(&server.url()).unwrap();
             super::TABLES.iter().for_each(|table| conn.batch_execute(table).unwrap());

@@ -141,7 +141,7 @@ macro_rules! suite {
                     [
                         "createMany 1,admins 1,staff 2,staff",
                         "update 1,staff: writer -> owner",
-                        "updateMany 1,admins 1,staff: reader owner",
+                        "updateMany 1,admins 1,staff: owner reader",
                         "delete 2,staff",
                     ]
                 );
