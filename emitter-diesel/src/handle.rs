@@ -3,7 +3,7 @@
 use std::fmt;
 
 use diesel::backend::Backend;
-#[cfg(feature = "sqlite")]
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 use diesel::connection::AnsiTransactionManager;
 use diesel::connection::{
     CacheSize, Connection, ConnectionSealed, Instrumentation, LoadConnection, SimpleConnection,
@@ -142,7 +142,88 @@ impl Bound<'_, diesel::sqlite::SqliteConnection> {
     ) -> Result<T, E> {
         self.transaction_by("BEGIN EXCLUSIVE", f)
     }
+}
 
+#[cfg(feature = "postgres")]
+impl<C> Bound<'_, C>
+where
+    C: Connection<Backend = diesel::pg::Pg, TransactionManager = AnsiTransactionManager>,
+{
+    /// A transaction of PostgreSQL with an isolation level and other options, as Diesel's
+    /// `build_transaction` on the connection: `conn.build_transaction().serializable().run(|conn| …)`.
+    pub fn build_transaction(&mut self) -> TransactionBuilder<'_, Self> {
+        TransactionBuilder { conn: self, isolation: "", access: "", deferrable: "" }
+    }
+}
+
+/// A transaction of PostgreSQL that is about to begin. See [`Bound::build_transaction`].
+///
+/// What is not said is as the database has it set.
+#[cfg(feature = "postgres")]
+#[derive(Debug)]
+#[must_use = "nothing happens until `.run(…)`"]
+pub struct TransactionBuilder<'b, H> {
+    conn: &'b mut H,
+    isolation: &'static str,
+    access: &'static str,
+    deferrable: &'static str,
+}
+
+#[cfg(feature = "postgres")]
+impl<H> TransactionBuilder<'_, H> {
+    /// `ISOLATION LEVEL READ COMMITTED`
+    pub fn read_committed(self) -> Self {
+        Self { isolation: " ISOLATION LEVEL READ COMMITTED", ..self }
+    }
+
+    /// `ISOLATION LEVEL REPEATABLE READ`
+    pub fn repeatable_read(self) -> Self {
+        Self { isolation: " ISOLATION LEVEL REPEATABLE READ", ..self }
+    }
+
+    /// `ISOLATION LEVEL SERIALIZABLE`
+    pub fn serializable(self) -> Self {
+        Self { isolation: " ISOLATION LEVEL SERIALIZABLE", ..self }
+    }
+
+    /// `READ ONLY`
+    pub fn read_only(self) -> Self {
+        Self { access: " READ ONLY", ..self }
+    }
+
+    /// `READ WRITE`
+    pub fn read_write(self) -> Self {
+        Self { access: " READ WRITE", ..self }
+    }
+
+    /// `DEFERRABLE`: of effect with `SERIALIZABLE` and `READ ONLY` only.
+    pub fn deferrable(self) -> Self {
+        Self { deferrable: " DEFERRABLE", ..self }
+    }
+
+    /// `NOT DEFERRABLE`
+    pub fn not_deferrable(self) -> Self {
+        Self { deferrable: " NOT DEFERRABLE", ..self }
+    }
+}
+
+#[cfg(feature = "postgres")]
+impl<'c, C> TransactionBuilder<'_, Bound<'c, C>>
+where
+    C: Connection<Backend = diesel::pg::Pg, TransactionManager = AnsiTransactionManager>,
+{
+    /// Runs `f` in the transaction, and commits it if `f` succeeds.
+    ///
+    /// # Errors
+    /// [`Error::AlreadyInTransaction`] within a transaction; else as `transaction`.
+    pub fn run<T, E: From<Error>>(self, f: impl FnOnce(&mut Bound<'c, C>) -> Result<T, E>) -> Result<T, E> {
+        let Self { conn, isolation, access, deferrable } = self;
+        conn.transaction_by(&format!("BEGIN TRANSACTION{isolation}{access}{deferrable}"), f)
+    }
+}
+
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+impl<C: Connection<TransactionManager = AnsiTransactionManager>> Bound<'_, C> {
     fn transaction_by<T, E: From<Error>>(
         &mut self,
         begin: &str,

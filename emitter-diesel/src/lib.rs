@@ -63,6 +63,8 @@ pub mod written;
 
 pub use emitter_core::*;
 
+#[cfg(feature = "postgres")]
+pub use crate::handle::TransactionBuilder;
 pub use crate::handle::{Bind, BindError, Bound, EmittingTransactionManager};
 pub use crate::statements::Emit;
 pub use crate::update::{Update, UpdateTarget, update};

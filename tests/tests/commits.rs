@@ -1,0 +1,250 @@
+//! What a database says it has committed, and has not; and what writers see of each other.
+//!
+//! Each case is shown with Diesel alone first.
+
+#![allow(missing_docs, reason = "diesel's `table!` documents nothing")]
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use diesel::connection::{LoadConnection, SimpleConnection};
+use diesel::pg::Pg;
+use diesel::prelude::*;
+use diesel::result::{DatabaseErrorKind, Error};
+use emitter_diesel::{Bind, BindError, Bound, Emit, Emits, Emitter, Event, update};
+use emitter_tests::servers::Postgres;
+use serde::{Deserialize, Serialize};
+
+diesel::table! {
+    counters {
+        id -> Integer,
+        n -> Integer,
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Queryable, Identifiable, Insertable, Serialize, Deserialize, Emits)]
+#[emits(create, update, update_many, before)]
+struct Counter {
+    id: i32,
+    n: i32,
+}
+
+const TABLES: &str = "
+    CREATE TABLE counters (id INTEGER PRIMARY KEY, n INTEGER NOT NULL);
+    CREATE TABLE children (
+        parent INTEGER NOT NULL REFERENCES counters (id) DEFERRABLE INITIALLY DEFERRED
+    );
+";
+
+/// An emitter, and how many events it has handed out.
+async fn node() -> (Emitter, Arc<AtomicUsize>) {
+    let emitter = Emitter::builder().start().await.unwrap();
+    let heard = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&heard);
+    emitter.on::<CounterEvent>().run(move |_| {
+        count.fetch_add(1, Ordering::Relaxed);
+        std::future::ready(())
+    });
+    (emitter, heard)
+}
+
+async fn heard(emitter: &Emitter, heard: &AtomicUsize) -> usize {
+    assert!(emitter.shutdown(Duration::from_secs(10)).await.is_clean());
+    heard.load(Ordering::Relaxed)
+}
+
+fn connect(server: &Postgres) -> PgConnection {
+    PgConnection::establish(&server.url()).unwrap()
+}
+
+fn postgres() -> (Postgres, PgConnection) {
+    let server = Postgres::start();
+    let mut conn = connect(&server);
+    conn.batch_execute(TABLES).unwrap();
+    (server, conn)
+}
+
+fn insert(id: i32, conn: &mut Bound<'_, PgConnection>) -> QueryResult<Counter> {
+    diesel::insert_into(counters::table).values(&Counter { id, n: 0 }).emit().get_result(conn)
+}
+
+fn count(conn: &mut impl LoadConnection<Backend = Pg>) -> i64 {
+    counters::table.count().get_result(conn).unwrap()
+}
+
+#[tokio::test]
+async fn an_error_that_is_ignored_commits_nothing() {
+    let (_server, mut db) = postgres();
+    let lie = db.transaction(|db| {
+        diesel::insert_into(counters::table).values(&Counter { id: 1, n: 0 }).execute(db)?;
+        let _ignored = diesel::sql_query("SELECT 1 / 0").execute(db);
+        QueryResult::Ok(())
+    });
+    assert_eq!((lie, count(&mut db)), (Ok(()), 0), "Diesel says that it was committed, and it was not");
+
+    let (emitter, log) = node().await;
+    let conn = &mut emitter.bind(&mut db).unwrap();
+    let error = conn.transaction(|conn| {
+        insert(1, conn)?;
+        let _ignored = diesel::sql_query("SELECT 1 / 0").execute(conn);
+        QueryResult::Ok(())
+    });
+    assert!(error.unwrap_err().to_string().contains("nothing was committed"));
+    // One that is ignored within a savepoint is harmless.
+    conn.transaction(|conn| {
+        insert(2, conn)?;
+        let _ignored = conn.transaction(|conn| diesel::sql_query("SELECT 1 / 0").execute(conn));
+        QueryResult::Ok(())
+    })
+    .unwrap();
+    // Without events there is nothing that could be wrong, and it stays as Diesel has it.
+    let silent = conn.transaction(|conn| {
+        let _ignored = diesel::sql_query("SELECT 1 / 0").execute(conn);
+        QueryResult::Ok(())
+    });
+    assert_eq!(silent, Ok(()));
+    assert_eq!(count(conn), 1);
+    assert_eq!(heard(&emitter, &log).await, 1);
+}
+
+#[tokio::test]
+async fn a_commit_that_the_database_refuses_emits_nothing() {
+    let (_server, mut db) = postgres();
+    let (emitter, log) = node().await;
+    let conn = &mut emitter.bind(&mut db).unwrap();
+    let orphan = "INSERT INTO children VALUES (9)";
+    let error = conn.transaction(|conn| {
+        insert(1, conn)?;
+        diesel::sql_query(orphan).execute(conn)
+    });
+    let error = error.unwrap_err();
+    assert!(matches!(error, Error::DatabaseError(DatabaseErrorKind::ForeignKeyViolation, _)), "{error:?}");
+    insert(2, conn).unwrap();
+    assert_eq!(count(conn), 1);
+    assert_eq!(heard(&emitter, &log).await, 1);
+}
+
+#[tokio::test]
+async fn of_two_transactions_that_cannot_be_serialized_one_emits() {
+    let (server, mut db) = postgres();
+    let mut other = connect(&server);
+    let (emitter, log) = node().await;
+    let sum = |conn: &mut Bound<'_, PgConnection>| counters::table.count().get_result::<i64>(conn);
+    let conn = &mut emitter.bind(&mut db).unwrap();
+    let error = conn.build_transaction().serializable().run(|conn| {
+        sum(conn)?;
+        insert(1, conn)?;
+        let other = &mut emitter.bind(&mut other).unwrap();
+        other.build_transaction().serializable().read_write().run(|other| {
+            sum(other)?;
+            insert(2, other)
+        })
+    });
+    let error = error.unwrap_err();
+    assert!(matches!(error, Error::DatabaseError(DatabaseErrorKind::SerializationFailure, _)), "{error:?}");
+    assert_eq!(count(conn), 1);
+    assert_eq!(heard(&emitter, &log).await, 1);
+}
+
+#[tokio::test]
+async fn a_connection_that_dies_before_its_commit_emits_nothing() {
+    let (server, mut db) = postgres();
+    let (emitter, log) = node().await;
+    let error = emitter.bind(&mut db).unwrap().transaction(|conn| {
+        insert(1, conn)?;
+        let others = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
+                      WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'";
+        diesel::sql_query(others).execute(&mut connect(&server)).unwrap();
+        QueryResult::Ok(())
+    });
+    assert!(error.is_err());
+    assert_eq!(emitter.bind(&mut db).unwrap_err(), BindError::Broken);
+    assert_eq!(count(&mut connect(&server)), 0);
+    assert_eq!(heard(&emitter, &log).await, 0);
+}
+
+/// Each of `writers` threads makes `times` increments of one row; every event has to know the row
+/// as it was when it was incremented.
+async fn increments<C: Connection + 'static>(
+    connect: impl Fn() -> C + Sync,
+    increment: impl Fn(&mut Bound<'_, C>) -> QueryResult<Counter> + Sync,
+    [writers, times]: [usize; 2],
+) {
+    let emitter = Emitter::builder().start().await.unwrap();
+    let seen = Arc::new(Mutex::new(BTreeSet::new()));
+    let log = Arc::clone(&seen);
+    emitter.on::<CounterUpdated>().run_blocking(move |event: Event<CounterUpdated>| {
+        let before = event.before.as_ref().map(|before| before.n);
+        log.lock().unwrap().insert((before, event.after.n));
+    });
+    thread::scope(|scope| {
+        for _ in 0..writers {
+            scope.spawn(|| {
+                let mut conn = connect();
+                let conn = &mut emitter.bind(&mut conn).unwrap();
+                for time in 0..times {
+                    if time % 2 == 0 {
+                        increment(conn).unwrap();
+                    } else {
+                        conn.transaction(|conn| increment(conn)).unwrap();
+                    }
+                }
+            });
+        }
+    });
+    assert!(emitter.shutdown(Duration::from_secs(60)).await.is_clean());
+    let all = i32::try_from(writers * times).unwrap();
+    assert!(seen.lock().unwrap().iter().copied().eq((0..all).map(|n| (Some(n), n + 1))));
+}
+
+#[tokio::test]
+async fn writers_of_one_row_of_postgresql_know_it_as_it_was() {
+    let (server, mut db) = postgres();
+    diesel::insert_into(counters::table).values(&Counter { id: 1, n: 0 }).execute(&mut db).unwrap();
+    let one = || counters::table.find(1);
+    increments(
+        || connect(&server),
+        |conn| update(one()).set(counters::n.eq(counters::n + 1)).emit().get_result(conn),
+        [3, 300],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn writers_of_one_row_of_sqlite_wait_for_each_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("counters.db").display().to_string();
+    let connect = || {
+        let mut conn = SqliteConnection::establish(&file).unwrap();
+        conn.batch_execute("PRAGMA busy_timeout = 60000; PRAGMA journal_mode = WAL; PRAGMA synchronous = OFF").unwrap();
+        conn
+    };
+    let mut db = connect();
+    db.batch_execute(TABLES).unwrap();
+    diesel::insert_into(counters::table).values(&Counter { id: 1, n: 0 }).execute(&mut db).unwrap();
+    let one = || counters::table.find(1);
+    increments(
+        connect,
+        |conn| update(one()).set(counters::n.eq(counters::n + 1)).emit().get_result(conn),
+        [8, 100],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn an_update_does_not_hold_up_rows_that_refer_to_its_own() {
+    let (server, mut db) = postgres();
+    let (emitter, log) = node().await;
+    let conn = &mut emitter.bind(&mut db).unwrap();
+    insert(1, conn).unwrap();
+    conn.transaction(|conn| {
+        update(counters::table.find(1)).set(counters::n.eq(5)).emit().get_result::<Counter>(conn)?;
+        let mut other = connect(&server);
+        other.batch_execute("SET lock_timeout = '2s'; INSERT INTO children VALUES (1)")
+    })
+    .unwrap();
+    assert_eq!(heard(&emitter, &log).await, 2);
+}
