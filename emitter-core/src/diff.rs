@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::columns::Columns;
-use crate::model::{BodyRef, CreatedMany, DeletedMany, Model};
+use crate::model::{BodyRef, CreatedMany, DeletedMany, Model, Upserted};
 
 /// What an update did to a row. `#[derive(Emits)]` writes a type around it, such as `UserDiff`,
 /// with a method for each column.
@@ -244,6 +244,9 @@ impl<'e, M: Model> BodyRef<'e, M> {
         for place in 0..self.rows().unwrap_or_default() {
             let Images { before, after } = self.images(place);
             let row = match (self, before, after) {
+                (Self::Upsert(Upserted { inserted: Some(true), .. }), _, Some(after)) => {
+                    ChangedRow::inserted(after)
+                }
                 (Self::Upsert(body), _, Some(after)) => ChangedRow::updated(None, after, body.set),
                 (Self::Update(body), before, Some(after)) => ChangedRow::updated(before, after, body.set),
                 (Self::UpdateMany(body), before, Some(after)) => ChangedRow::updated(before, after, body.set),

@@ -72,6 +72,8 @@ pub struct Outgoing<'a> {
     pub columns: &'static [Column],
     /// Those that the write set, where that is known and not obvious: of updates and upserts.
     pub set: Option<Columns>,
+    /// Of an upsert, whether it inserted, where that is known.
+    pub inserted: Option<bool>,
     /// When.
     pub time: Timestamp,
     /// Which event.
@@ -143,6 +145,7 @@ pub fn encode(event: &Outgoing<'_>, limits: &WireLimits) -> Result<Vec<u8>, Enco
             Content::Rows { rows, .. } => rows.as_deref(),
         },
         changed: event.set.map(|set| named(event.columns, set).collect()),
+        inserted: event.inserted,
         origin: event.origin,
         seq: event.sequence,
         version: Some(event.version).filter(|version| *version != FIRST_VERSION),
@@ -184,6 +187,8 @@ pub struct Incoming<'a> {
     pub content: IncomingContent<'a>,
     /// The names of the columns that the write set, if the sender tells.
     pub set: Option<Names<'a>>,
+    /// Of an upsert, whether it inserted, if the sender tells.
+    pub inserted: Option<bool>,
 }
 
 /// The rows of an [`Incoming`] event as JSON of any shape.
@@ -243,6 +248,7 @@ pub fn decode<'a>(payload: &'a [u8], limits: &WireLimits) -> Result<Incoming<'a>
         origin: wire.origin,
         sequence: wire.seq,
         set: wire.changed.or_else(|| args::set(operation, wire.args)),
+        inserted: wire.inserted,
     })
 }
 
@@ -360,6 +366,8 @@ struct WireOut<'a> {
     rows: Option<&'a [RowImages]>,
     #[serde(skip_serializing_if = "Option::is_none")]
     changed: Option<Vec<&'static str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    inserted: Option<bool>,
     origin: &'a Origin,
     seq: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -398,6 +406,8 @@ struct WireIn<'a> {
     rows: Option<Vec<IncomingRow<'a>>>,
     #[serde(borrow, default)]
     changed: Option<Names<'a>>,
+    #[serde(default)]
+    inserted: Option<bool>,
     #[serde(default)]
     origin: Option<Origin>,
     #[serde(default)]
@@ -599,6 +609,10 @@ mod tests {
         if sent.sequence.is_multiple_of(2) { 1 } else { 3 }
     }
 
+    fn inserted(sent: &Sent) -> Option<bool> {
+        [None, Some(true), Some(false)][(sent.sequence % 3) as usize]
+    }
+
     fn encoded(sent: &Sent, limits: &WireLimits) -> Result<Vec<u8>, EncodeError> {
         let columns: &[&str] = match &sent.key {
             Some(Key::Composite(_)) => &["a", "b"],
@@ -612,6 +626,7 @@ mod tests {
             content: &content_of(sent),
             columns: COLUMNS,
             set: sent.set.map(Columns::from_flags),
+            inserted: inserted(sent),
             time: Timestamp::from_millis(sent.millis),
             id: EventId::from_uuid(Uuid::from_u128(sent.id)),
             origin: &origin(),
@@ -711,6 +726,7 @@ mod tests {
             prop_assert_eq!(incoming.version, Some(version(&sent)));
             prop_assert_eq!(incoming.trace, Trace::new(sent.id, sent.sequence, true));
             prop_assert_eq!(incoming.idempotency_key.as_deref(), sent.row.as_str().filter(|text| text.len() <= 256));
+            prop_assert_eq!(incoming.inserted, inserted(&sent));
             if let Some(set) = sent.set {
                 let told = incoming.set.map(|names| names.columns(COLUMNS));
                 prop_assert_eq!(told, Some(Columns::from_flags(set)));

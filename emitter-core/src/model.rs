@@ -340,6 +340,9 @@ bodies! {
         /// The columns that the statement wrote, whether it inserted or updated; `None` when that
         /// is not known.
         set: Option<Columns>,
+        /// Whether it was inserted; `None` where the database does not tell that from an update,
+        /// and where a program sent it that does not say.
+        inserted: Option<bool>,
     } : SingleRow
     /// One row was deleted.
     Delete => Deleted {

@@ -78,6 +78,9 @@ pub(crate) trait AnyEvent: Send + Sync {
     /// The columns that its write set, where that is known and not obvious.
     fn set(&self) -> Option<Columns>;
 
+    /// Of an upsert, whether it inserted, where that is known.
+    fn inserted(&self) -> Option<bool>;
+
     /// For downcasting to `Stored<M>`.
     fn as_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
 }
@@ -97,6 +100,13 @@ impl<M: Model> AnyEvent for Stored<M> {
 
     fn set(&self) -> Option<Columns> {
         self.event.body().set()
+    }
+
+    fn inserted(&self) -> Option<bool> {
+        match self.event.body() {
+            BodyRef::Upsert(body) => body.inserted,
+            _ => None,
+        }
     }
 
     fn as_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {
@@ -182,6 +192,7 @@ struct Surrounding {
     operation: Operation,
     version: u32,
     set: Option<Columns>,
+    inserted: Option<bool>,
     origin: Option<Origin>,
     sequence: Option<u64>,
     notes: Option<Arc<Notes>>,
@@ -208,7 +219,7 @@ fn opened<'m>(
         let foreign = set.is_empty() || version != present && !names.all_of(columns);
         (!foreign).then_some(set)
     });
-    (incoming.content, Surrounding { operation, version, set, origin, sequence, notes, received })
+    (incoming.content, Surrounding { operation, version, set, inserted: incoming.inserted, origin, sequence, notes, received })
 }
 
 impl Surrounding {
@@ -227,7 +238,7 @@ impl Surrounding {
 }
 
 fn body<M: Model>(content: IncomingContent<'_>, event: &Surrounding) -> Result<Body<M>, DecodeError> {
-    let Surrounding { operation, version, set, .. } = *event;
+    let Surrounding { operation, version, set, inserted, .. } = *event;
     let read = |row: &RawValue| M::read_row(version, row);
     let needed = |row: Option<&RawValue>| match row {
         Some(row) => read(row),
@@ -239,7 +250,9 @@ fn body<M: Model>(content: IncomingContent<'_>, event: &Surrounding) -> Result<B
     };
     Ok(match (operation, content) {
         (Operation::Create, IncomingContent::Row { row, .. }) => Body::Create(Created::new(read(row)?)),
-        (Operation::Upsert, IncomingContent::Row { row, .. }) => Body::Upsert(Upserted::new(read(row)?, set)),
+        (Operation::Upsert, IncomingContent::Row { row, .. }) => {
+            Body::Upsert(Upserted::new(read(row)?, set, inserted))
+        }
         (Operation::Delete, IncomingContent::Row { row, .. }) => Body::Delete(Deleted::new(read(row)?)),
         (Operation::Update, IncomingContent::Row { row, before }) => {
             let after = read(row)?;

@@ -240,6 +240,7 @@ impl TestEmitter {
             content: &content,
             columns: info.columns,
             set: stored.set(),
+            inserted: stored.inserted(),
             time: stored.meta.time,
             id,
             origin: &self.elsewhere,

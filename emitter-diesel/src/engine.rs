@@ -96,6 +96,8 @@ pub struct Rows<M: Model> {
     rest: Vec<M>,
     /// What listeners see of them, where the rows before were asked for too.
     images: Vec<Image<M>>,
+    /// Which of an upsert's rows were inserted, where the database tells.
+    inserted: Vec<bool>,
     set: Set,
 }
 
@@ -113,12 +115,19 @@ pub struct Set {
 
 impl<M: Model> Rows<M> {
     fn of(mut rows: impl Iterator<Item = M>) -> Self {
-        Self { first: rows.next(), rest: rows.collect(), images: Vec::new(), set: Set::default() }
+        Self {
+            first: rows.next(),
+            rest: rows.collect(),
+            images: Vec::new(),
+            inserted: Vec::new(),
+            set: Set::default(),
+        }
     }
 
     fn collect(mut rows: impl Iterator<Item = QueryResult<M>>) -> QueryResult<Self> {
         let first = rows.next().transpose()?;
-        Ok(Self { first, rest: rows.collect::<QueryResult<_>>()?, images: Vec::new(), set: Set::default() })
+        let rest = rows.collect::<QueryResult<Vec<M>>>()?;
+        Ok(Self { first, rest, ..Self::of(std::iter::empty()) })
     }
 
     fn with_set(self, set: Set) -> Self {
@@ -144,6 +153,18 @@ impl<M: Model> Rows<M> {
         let image = |(after, before): &(M, M)| (Some(before.to_row(hash_key)), after.to_row(hash_key));
         let images = pairs.iter().map(image).collect();
         Self { images, ..Self::of(pairs.into_iter().map(|(after, _)| after)) }
+    }
+
+    /// From the rows of an upsert, with whether each was inserted.
+    #[cfg(feature = "postgres")]
+    fn of_upserted(rows: Vec<(M, bool)>) -> Self {
+        let inserted = rows.iter().map(|(_, inserted)| *inserted).collect();
+        Self { inserted, ..Self::of(rows.into_iter().map(|(row, _)| row)) }
+    }
+
+    /// Which of an upsert's rows were inserted; nothing where the database does not tell.
+    pub(crate) fn inserted(&self) -> impl Iterator<Item = bool> {
+        self.inserted.iter().copied()
     }
 
     /// How many.

@@ -13,6 +13,10 @@ use crate::update::{Parts, Update};
 mod both;
 #[cfg(feature = "postgres")]
 pub use both::Both;
+#[cfg(feature = "postgres")]
+mod upsert;
+#[cfg(feature = "postgres")]
+pub use upsert::AndWhetherInserted;
 
 /// A statement of an update's parts, in one of its forms.
 ///

@@ -452,9 +452,20 @@ macro_rules! one_event_for_all {
 
 one_event_each! {
     Create(row) => Created::new(row);
-    // An upsert is an insert first, and most databases do not say whether it became one.
-    Upsert(row) => Upserted::new(row, Some(Columns::ALL));
     Delete(row) => Deleted::new(row);
+}
+
+// An upsert is an insert first, and most databases do not say whether it became one.
+impl FromRows for operation::Upsert {
+    fn events<M: Emits<Self>>(
+        rows: &mut Rows<M>,
+        hash_key: Option<&HashKey>,
+        _unchanged: bool,
+    ) -> impl Iterator<Item = M::Event> {
+        let inserted = rows.inserted().map(Some).chain(std::iter::repeat(None));
+        let upserted = move |row: &M, inserted| Upserted::new(row.to_row(hash_key), Some(Columns::ALL), inserted);
+        rows.iter().zip(inserted).map(move |(row, inserted)| M::wrap(upserted(row, inserted)))
+    }
 }
 
 one_event_for_all! {

@@ -235,8 +235,8 @@ async fn an_upsert_sets_what_it_wrote_and_hides_the_row_before() {
     let row = article(1, "ACTIVE", None, 101);
     let is = ["where_id", "where_list", "where_null", "where_two", "where_column", "where_row"];
     let sets = ["data_value", "data_list", "data_set", "data_column", "data_row", "where_and_data"];
-    check(Upserted::new(row.clone(), set(&["id", "status"])), &[&is[..], &sets].concat()).await;
-    check(Upserted::new(row, set(&["id", "views"])), &[&is[..], &["data_row"]].concat()).await;
+    check(Upserted::new(row.clone(), set(&["id", "status"]), None), &[&is[..], &sets].concat()).await;
+    check(Upserted::new(row, set(&["id", "views"]), None), &[&is[..], &["data_row"]].concat()).await;
 }
 
 #[tokio::test]

@@ -109,6 +109,7 @@ impl Publishing {
                 content: &event.content()?,
                 columns: info.columns,
                 set: event.set(),
+                inserted: event.inserted(),
                 time: meta.time,
                 id: meta.id,
                 origin: &self.shared.origin,

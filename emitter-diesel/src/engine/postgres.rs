@@ -3,17 +3,30 @@
 use diesel::QuerySource;
 use diesel::connection::Connection;
 use diesel::pg::Pg;
+use diesel::query_builder::AsQuery;
 use diesel::query_dsl::methods::LoadQuery;
 use diesel::result::QueryResult;
 use emitter_core::model::Model;
 
 use super::{Ask, Engine, Rows};
-use crate::queries::{Both, Query, Returning};
+use crate::queries::{AndWhetherInserted, Both, Query, Returning};
 use crate::statements::{Deleting, InsertMany, InsertOne, OnConflict, Updating};
 use crate::update::Update;
 use crate::written::Describe;
 
-returns_its_rows! { Pg: InsertOne InsertMany OnConflict Deleting }
+returns_its_rows! { Pg: InsertOne InsertMany Deleting }
+
+impl<'query, C, S, M: Model> Engine<C, S, M, OnConflict> for Pg
+where
+    C: Connection<Backend = Self>,
+    S: AsQuery,
+    AndWhetherInserted<S::Query>: LoadQuery<'query, C, (M, bool)>,
+{
+    fn load(conn: &mut C, statement: S, _: Ask) -> QueryResult<Rows<M>> {
+        let statement = AndWhetherInserted(statement.as_query());
+        Ok(Rows::of_upserted(statement.internal_load(conn)?.collect::<QueryResult<_>>()?))
+    }
+}
 
 impl<'query, C, M, T, W, V, R> Engine<C, Update<T, W, V, R>, M, Updating> for Pg
 where

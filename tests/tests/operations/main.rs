@@ -107,7 +107,10 @@ async fn node(before: bool) -> (Emitter, Log) {
                 let rows = body.rows.iter().flatten();
                 rows.zip(body.changed()).map(|(row, diff)| changed(row.before.as_ref(), &row.after, &diff)).collect()
             }
-            UserEvent::Upserted(body) => vec![shown(&body.row)],
+            UserEvent::Upserted(body) => {
+                let how = body.inserted.map(|inserted| if inserted { "inserted " } else { "updated " });
+                vec![format!("{}{}", how.unwrap_or_default(), shown(&body.row))]
+            }
             UserEvent::Deleted(body) => vec![shown(&body.row)],
             UserEvent::DeletedMany(body) => body.rows.iter().flatten().map(shown).collect(),
         };
@@ -171,7 +174,7 @@ mod sqlite {
         }
     }
 
-    suite!(super::Database, super::super::users::id, "upsert 1 al NULL 0");
+    suite!(super::Database, super::super::users::id, ["upsert 1 al NULL 0", "upsert 4 dora NULL 0"]);
 }
 
 mod postgres {
@@ -193,5 +196,5 @@ mod postgres {
         }
     }
 
-    suite!(super::Database, super::super::users::id, "upsert 1 al NULL 0");
+    suite!(super::Database, super::super::users::id, ["upsert updated 1 al NULL 0", "upsert inserted 4 dora NULL 0"]);
 }

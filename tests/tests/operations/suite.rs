@@ -2,7 +2,7 @@
 //! asynchronous connection.
 
 macro_rules! suite {
-    ($database:ty, $conflict:path, $upserted:literal $(, $wait:tt)?) => {
+    ($database:ty, $conflict:path, $upserted:expr $(, $wait:tt)?) => {
         mod each {
             use diesel::prelude::*;
             use diesel::result::Error;
@@ -35,14 +35,15 @@ macro_rules! suite {
                 let change = UserChange { name: None, status: Some(None) };
                 assert_eq!(update(users::table.find(2)).set(change).emit::<User>().execute(conn)$(.$wait)?.unwrap(), 1);
 
-                let al = user(1, "al");
-                let upsert = diesel::insert_into(users::table).values(&al);
-                let upsert = upsert.on_conflict($conflict).do_update().set(users::name.eq("al"));
-                assert_eq!(upsert.emit::<User>().execute(conn)$(.$wait)?.unwrap(), 1);
+                for user in [user(1, "al"), user(4, "dora")] {
+                    let upsert = diesel::insert_into(users::table).values(&user);
+                    let upsert = upsert.on_conflict($conflict).do_update().set(users::name.eq(user.name));
+                    assert_eq!(upsert.emit::<User>().execute(conn)$(.$wait)?.unwrap(), 1);
+                }
 
                 let gone: User = diesel::delete(users::table.find(1)).emit().get_result(conn)$(.$wait)?.unwrap();
                 assert_eq!(gone.name, "al");
-                assert_eq!(diesel::delete(users::table).emit::<User>().execute(conn)$(.$wait)?.unwrap(), 2);
+                assert_eq!(diesel::delete(users::table).emit::<User>().execute(conn)$(.$wait)?.unwrap(), 3);
                 assert_eq!(users::table.count().get_result::<i64>(conn)$(.$wait)?.unwrap(), 0);
 
                 assert_eq!(
@@ -54,9 +55,10 @@ macro_rules! suite {
                         "updateMany 2 bob NULL 0 -> 2 bob ACTIVE 2 [status logins]; \
                          3 carol NULL 0 -> 3 carol ACTIVE 3 [status logins]",
                         "updateMany 2 bob ACTIVE 2 -> 2 bob NULL 2 [status]",
-                        $upserted,
+                        $upserted[0],
+                        $upserted[1],
                         "delete 1 al NULL 0",
-                        "deleteMany 2 bob NULL 2; 3 carol ACTIVE 3",
+                        "deleteMany 2 bob NULL 2; 3 carol ACTIVE 3; 4 dora NULL 0",
                     ]
                 );
             }
