@@ -86,6 +86,11 @@ pub trait Model: Sized + Send + Sync + 'static {
     /// is no key.
     fn to_row(&self, hash_key: Option<&HashKey>) -> Self::Row;
 
+    /// What listeners may see of this value, which nobody else wants.
+    fn into_row(self, hash_key: Option<&HashKey>) -> Self::Row {
+        self.to_row(hash_key)
+    }
+
     /// The key of a row.
     fn key(row: &Self::Row) -> Key;
 

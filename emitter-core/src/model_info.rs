@@ -219,7 +219,19 @@ fn opened<'m>(
         let foreign = set.is_empty() || version != present && !names.all_of(columns);
         (!foreign).then_some(set)
     });
-    (incoming.content, Surrounding { operation, version, set, inserted: incoming.inserted, origin, sequence, notes, received })
+    (
+        incoming.content,
+        Surrounding {
+            operation,
+            version,
+            set,
+            inserted: incoming.inserted,
+            origin,
+            sequence,
+            notes,
+            received,
+        },
+    )
 }
 
 impl Surrounding {

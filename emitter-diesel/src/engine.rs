@@ -18,16 +18,35 @@ use crate::update::Update;
 /// Inserts and deletes, of which Diesel has the rows returned.
 macro_rules! returns_its_rows {
     ($backend:ident: $($kind:ident)*) => { $(
-        impl<'query, C, S, M: Model> Engine<C, S, M, $kind> for $backend
+        impl<'query, C, S, M> Engine<C, S, M, $kind> for $backend
         where
             C: Connection<Backend = Self>,
             S: LoadQuery<'query, C, M>,
         {
-            fn load(conn: &mut C, statement: S, _: Ask) -> QueryResult<Rows<M>> {
+            fn load(conn: &mut C, statement: S, _: Ask) -> QueryResult<Rows<M>>
+            where
+                M: Model,
+            {
                 Rows::collect(statement.internal_load(conn)?)
             }
         }
-    )* };
+    )*
+
+        // Diesel's own updates are refused before, and that is enough said.
+        impl<'query, C, M, T, W, V, R> Engine<C, UpdateStatement<T, W, V, R>, M, Updating> for $backend
+        where
+            C: Connection<Backend = Self>,
+            T: QuerySource,
+            UpdateStatement<T, W, V, R>: LoadQuery<'query, C, M>,
+        {
+            fn load(conn: &mut C, statement: UpdateStatement<T, W, V, R>, _: Ask) -> QueryResult<Rows<M>>
+            where
+                M: Model,
+            {
+                Rows::collect(statement.internal_load(conn)?)
+            }
+        }
+    };
 }
 #[cfg(feature = "postgres")]
 mod postgres;
@@ -35,12 +54,14 @@ mod postgres;
 mod sqlite;
 
 /// A back end that runs a statement `S` on a connection `C` and returns rows of a model `M`.
-pub trait Engine<C, S, M: Model, K> {
+pub trait Engine<C, S, M, K> {
     /// Runs it.
     ///
     /// # Errors
     /// Diesel's.
-    fn load(conn: &mut C, statement: S, ask: Ask) -> QueryResult<Rows<M>>;
+    fn load(conn: &mut C, statement: S, ask: Ask) -> QueryResult<Rows<M>>
+    where
+        M: Model;
 }
 
 /// A statement that can be run for the number of its rows alone.
@@ -136,13 +157,13 @@ impl<M: Model> Rows<M> {
 
     /// Adds the rows as they were: each finds its own by the key.
     fn with_before(mut self, before: Vec<M>, hash_key: Option<&HashKey>) -> Self {
-        let before = before.into_iter().map(|row| row.to_row(hash_key));
+        let mut before = before.into_iter().map(|row| row.into_row(hash_key));
         let after = self.iter().map(|row| row.to_row(hash_key));
         self.images = if before.len() == 1 && self.count() == 1 {
             before.map(Some).zip(after).collect()
         } else {
-            let mut before: HashMap<Key, M::Row> = before.map(|row| (M::key(&row), row)).collect();
-            after.map(|row| (before.remove(&M::key(&row)), row)).collect()
+            let mut passed = HashMap::new();
+            after.map(|row| (of_key::<M>(&M::key(&row), &mut before, &mut passed), row)).collect()
         };
         self
     }
@@ -150,9 +171,12 @@ impl<M: Model> Rows<M> {
     /// From rows after and before.
     #[cfg(feature = "postgres")]
     fn of_pairs(pairs: Vec<(M, M)>, hash_key: Option<&HashKey>) -> Self {
-        let image = |(after, before): &(M, M)| (Some(before.to_row(hash_key)), after.to_row(hash_key));
-        let images = pairs.iter().map(image).collect();
-        Self { images, ..Self::of(pairs.into_iter().map(|(after, _)| after)) }
+        let mut images = Vec::with_capacity(pairs.len());
+        let rows = Self::of(pairs.into_iter().map(|(after, before)| {
+            images.push((Some(before.into_row(hash_key)), after.to_row(hash_key)));
+            after
+        }));
+        Self { images, ..rows }
     }
 
     /// From the rows of an upsert, with whether each was inserted.
@@ -196,6 +220,26 @@ impl<M: Model> Rows<M> {
     }
 }
 
+/// The row with this key: most often the next one, for they come in the same order twice. Those
+/// that are passed over on the way are kept.
+fn of_key<M: Model>(
+    key: &Key,
+    rows: &mut impl Iterator<Item = M::Row>,
+    passed: &mut HashMap<Key, M::Row>,
+) -> Option<M::Row> {
+    if let Some(row) = passed.remove(key) {
+        return Some(row);
+    }
+    for row in rows {
+        let other = M::key(&row);
+        if other == *key {
+            return Some(row);
+        }
+        passed.insert(other, row);
+    }
+    None
+}
+
 impl<M: Model> IntoIterator for Rows<M> {
     type Item = M;
     type IntoIter = std::iter::Chain<std::option::IntoIter<M>, std::vec::IntoIter<M>>;
@@ -214,10 +258,7 @@ impl<M: Model> fmt::Debug for Rows<M> {
 
 /// Runs `work` in a transaction: the open one, or one of its own.
 #[cfg(feature = "sqlite")]
-fn atomically<C: Connection, T>(
-    conn: &mut C,
-    work: impl FnOnce(&mut C) -> QueryResult<T>,
-) -> QueryResult<T> {
+fn atomically<C: Connection, T>(conn: &mut C, work: impl FnOnce(&mut C) -> QueryResult<T>) -> QueryResult<T> {
     let status = C::TransactionManager::transaction_manager_status_mut(conn);
     if status.transaction_depth()?.is_some() { work(conn) } else { conn.transaction(work) }
 }

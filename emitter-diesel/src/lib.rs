@@ -40,13 +40,34 @@
 //!
 //! | statement | run with | event |
 //! |---|---|---|
-//! | `insert_into(…).values(&one)` | any | `create` |
-//! | `insert_into(…).values(&list)` | any | `createMany`, with all rows |
+//! | `diesel::insert_into(…).values(&one)` | any | `create` |
+//! | `diesel::insert_into(…).values(&list)` | any | `createMany`, with all rows |
 //! | … `.on_conflict(…)` | any | `upsert` for each row |
-//! | `update(…)`, `delete(…)` | `get_result` | `update`, `delete`, for each row |
-//! | `update(…)`, `delete(…)` | `get_results`, `load`, `execute` | `updateMany`, `deleteMany`, with all rows |
+//! | [`update(…)`](update), `diesel::delete(…)` | `get_result` | `update`, `delete`, for each row |
+//! | [`update(…)`](update), `diesel::delete(…)` | `get_results`, `load`, `execute` | `updateMany`, `deleteMany`, with all rows |
+//!
+//! What an event knows of its rows, and what that takes:
+//!
+//! | | SQLite | PostgreSQL |
+//! |---|---|---|
+//! | inserted, updated and deleted rows | `RETURNING`, in the statement itself | the same |
+//! | rows before an update, where a listener of this node wants them or the model says `before` | a `SELECT` in the same transaction, under the lock for writing; one of its own if none is open | the same statement, which locks them where it reads them (`FOR NO KEY UPDATE`) |
+//! | the columns that an update set | read from the statement, without the database | the same |
+//! | the columns that changed | the rows before and after, compared column by column | the same |
+//! | whether an upsert inserted | not known | the same statement (`xmax = 0`) |
+//!
+//! An update that left a row as it was is not told of, where the row before is known and listeners
+//! see every column that was set; [`emit_unchanged`](statements::Emitting::emit_unchanged) tells of
+//! it all the same. Rows before and after are paired by the model's key: an update that changes keys
+//! of several rows at once has no rows before on SQLite.
 //!
 //! Everything of `emitter-core` is re-exported here.
+
+// Without a back end there is nothing to run.
+#![cfg_attr(
+    not(any(feature = "postgres", feature = "sqlite")),
+    allow(dead_code, unused_imports, unused_macros)
+)]
 
 // Lets the macros name this crate the same way from everywhere, its own tests included.
 #[allow(unused_extern_crates)]

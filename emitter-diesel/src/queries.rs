@@ -23,6 +23,7 @@ pub use upsert::AndWhetherInserted;
 /// Unlike Diesel's own updates it may be kept prepared: its text says all there is to it.
 pub struct Query<F, T: QuerySource, W, V, R> {
     parts: Arc<Parts<T, W, V, R>>,
+    #[cfg_attr(not(feature = "postgres"), expect(dead_code, reason = "the form is all in its type"))]
     form: F,
 }
 
@@ -86,7 +87,8 @@ impl<T: QuerySource, W, V, R> Parts<T, W, V, R> {
     }
 }
 
-const NOTHING_SET: &str = "the update sets no column: every field of its changeset is `None`. Look before, or set one";
+const NOTHING_SET: &str =
+    "the update sets no column: every field of its changeset is `None`. Look before, or set one";
 
 impl<T, W, V, R, DB> QueryFragment<DB> for Query<Plain, T, W, V, R>
 where

@@ -91,7 +91,7 @@ pub mod marker {
 
     /// Diesel's own `update`, whose condition it keeps to itself.
     #[derive(Debug)]
-    pub enum DieselsUpdate {}
+    pub enum DieselsOwnUpdate {}
 
     /// An insert that can be filtered is one with `on_conflict`.
     #[derive(Debug)]
@@ -112,7 +112,7 @@ impl<T: QuerySource, V, Q, Op, Ret, const STABLE: bool> Emit<marker::Plain>
 
 /// Statements whose returned rows tell all that they did.
 #[diagnostic::on_unimplemented(
-    message = "{Self} cannot emit: no event would tell all that it does",
+    message = "`{Self}` cannot emit: its event would not tell all that it does",
     label = "emits less than it does",
     note = "for `diesel::update(…)` write `emitter_diesel::update(…)`, which knows the rows before",
     note = "for `replace_into(…)`, which deletes rows, write `insert_into(…).values(…).on_conflict(…).do_update().set(…)`"
@@ -157,7 +157,7 @@ where
 // There for the message alone.
 impl<T: QuerySource, U, V, Ret> Emit<marker::Plain> for UpdateStatement<T, U, V, Ret> {
     type Kind = Updating;
-    type Verb = marker::DieselsUpdate;
+    type Verb = marker::DieselsOwnUpdate;
 }
 
 impl<T: QuerySource, W, V, R> Emit<marker::Plain> for Update<T, W, V, R> {
@@ -332,7 +332,7 @@ fn emitting<S, K: Kind, M: Emits<Op>, Op: FromRows>(
     note = "if it is bound: the model must be `Queryable` from all columns of the table, or the statement needs `.returning({M}::as_returning())`",
     note = "a list is inserted on SQLite only through the connection itself: `emitter.bind(&mut *pooled)`"
 )]
-pub trait Loads<S, M: Model, K> {
+pub trait Loads<S, M, K> {
     /// The emitter that the handle is bound to.
     fn emitter(&self) -> &Emitter;
 
@@ -340,7 +340,9 @@ pub trait Loads<S, M: Model, K> {
     ///
     /// # Errors
     /// Diesel's.
-    fn load(&mut self, statement: S, ask: Ask) -> QueryResult<Rows<M>>;
+    fn load(&mut self, statement: S, ask: Ask) -> QueryResult<Rows<M>>
+    where
+        M: Model;
 
     /// Takes an event of a statement that has just succeeded.
     fn keep(&mut self, emission: Emission);
@@ -350,13 +352,15 @@ pub trait Loads<S, M: Model, K> {
 impl<C, S, M, K> Loads<S, M, K> for Bound<'_, C>
 where
     C: Connection<Backend: Engine<C, S, M, K>>,
-    M: Model,
 {
     fn emitter(&self) -> &Emitter {
         Bound::emitter(self)
     }
 
-    fn load(&mut self, statement: S, ask: Ask) -> QueryResult<Rows<M>> {
+    fn load(&mut self, statement: S, ask: Ask) -> QueryResult<Rows<M>>
+    where
+        M: Model,
+    {
         <C::Backend as Engine<C, S, M, K>>::load(self.inner(), statement, ask)
     }
 
@@ -373,7 +377,7 @@ where
     note = "if it is bound: the model must be `Queryable` from all columns of the table",
     note = "with `.returning(…)`, use `get_result` or `get_results`"
 )]
-pub trait Executes<S, M: Model, K>: Loads<S, M, K> {
+pub trait Executes<S, M, K>: Loads<S, M, K> {
     /// Runs the statement without reading its rows.
     ///
     /// # Errors
@@ -386,7 +390,6 @@ impl<C, S, M, K> Executes<S, M, K> for Bound<'_, C>
 where
     C: Connection<Backend: Engine<C, S, M, K>>,
     S: Counts<C>,
-    M: Model,
 {
     fn execute(&mut self, statement: S) -> QueryResult<usize> {
         statement.execute(self.inner())
@@ -463,7 +466,8 @@ impl FromRows for operation::Upsert {
         _unchanged: bool,
     ) -> impl Iterator<Item = M::Event> {
         let inserted = rows.inserted().map(Some).chain(std::iter::repeat(None));
-        let upserted = move |row: &M, inserted| Upserted::new(row.to_row(hash_key), Some(Columns::ALL), inserted);
+        let upserted =
+            move |row: &M, inserted| Upserted::new(row.to_row(hash_key), Some(Columns::ALL), inserted);
         rows.iter().zip(inserted).map(move |(row, inserted)| M::wrap(upserted(row, inserted)))
     }
 }
@@ -492,9 +496,8 @@ impl FromRows for operation::UpdateMany {
         unchanged: bool,
     ) -> impl Iterator<Item = M::Event> {
         let set = rows.set().columns;
-        let images: Vec<_> = changes(rows, hash_key, unchanged)
-            .map(|(before, after)| RowChange::new(before, after))
-            .collect();
+        let images: Vec<_> =
+            changes(rows, hash_key, unchanged).map(|(before, after)| RowChange::new(before, after)).collect();
         let count = images.len() as u64;
         (count > 0).then(|| M::wrap(UpdatedMany::new(count, Some(images), set))).into_iter()
     }

@@ -116,11 +116,14 @@ async fn each_statement_is_the_operation_that_it_does() {
         let list = vec![new(2, "bob"), new(3, "carol")];
         let count = diesel::insert_into(users::table).values(&list);
         assert_eq!(count.emit::<User>().execute(conn).unwrap(), 2);
-        let renamed =
-            emitter_diesel::update(&alice).set(users::name.eq("alicia")).emit().get_result::<User>(conn).unwrap();
+        let renamed = emitter_diesel::update(&alice)
+            .set(users::name.eq("alicia"))
+            .emit()
+            .get_result::<User>(conn)
+            .unwrap();
         assert_eq!(renamed.name, "alicia");
-        let all =
-            emitter_diesel::update(users::table.filter(users::id.gt(1))).set(users::name.eq(users::name.concat("!")));
+        let all = emitter_diesel::update(users::table.filter(users::id.gt(1)))
+            .set(users::name.eq(users::name.concat("!")));
         assert_eq!(all.emit::<User>().execute(conn).unwrap(), 2);
         let upserted: User = diesel::insert_into(users::table)
             .values(&new(1, "al"))

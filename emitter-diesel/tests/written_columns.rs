@@ -118,7 +118,8 @@ async fn an_update_sets_the_columns_of_its_statement() {
     // Nor is one that the model has not.
     check(
         |conn| {
-            let statement = emitter_diesel::update(one()).set(orders::touched.eq(1)).returning(Order::as_returning());
+            let statement =
+                emitter_diesel::update(one()).set(orders::touched.eq(1)).returning(Order::as_returning());
             statement.emit().get_result::<Order>(conn).map(drop)
         },
         &[],

@@ -58,29 +58,62 @@ const ALICE: NewUser = NewUser {
 /// The comparisons, for one kind of connection.
 macro_rules! comparisons {
     ($name:literal, $connect:expr, $id:literal, $wanted:expr, $rounds:expr) => {{
-        let measured = Measured { name: $name, connect: $connect, id: $id, rounds: $rounds, wanted: $wanted, before: false };
+        let measured = Measured {
+            name: $name,
+            connect: $connect,
+            id: $id,
+            rounds: $rounds,
+            wanted: $wanted,
+            before: false,
+        };
         let list = vec![ALICE; 100];
         let set = || (users::status.eq("BLOCKED"), users::logins.eq(users::logins + 1));
         let thousand = || users::table.filter(users::id.le(1_000));
-        measured.compare("insert", 400,
+        measured.compare(
+            "insert",
+            400,
             |db| drop(diesel::insert_into(users::table).values(&ALICE).get_result::<User>(db).unwrap()),
-            |conn| drop(diesel::insert_into(users::table).values(&ALICE).emit().get_result::<User>(conn).unwrap()));
-        measured.compare("insert of 100 rows", 4,
+            |conn| {
+                drop(
+                    diesel::insert_into(users::table).values(&ALICE).emit().get_result::<User>(conn).unwrap(),
+                )
+            },
+        );
+        measured.compare(
+            "insert of 100 rows",
+            4,
             |db| drop(diesel::insert_into(users::table).values(&list).get_results::<User>(db).unwrap()),
-            |conn| drop(diesel::insert_into(users::table).values(&list).emit().get_results::<User>(conn).unwrap()));
-        measured.compare("update, after", 400,
+            |conn| {
+                drop(
+                    diesel::insert_into(users::table).values(&list).emit().get_results::<User>(conn).unwrap(),
+                )
+            },
+        );
+        measured.compare(
+            "update, after",
+            400,
             |db| drop(diesel::update(users::table.find(1)).set(set()).get_result::<User>(db).unwrap()),
-            |conn| drop(update(users::table.find(1)).set(set()).emit().get_result::<User>(conn).unwrap()));
-        measured.compare("update of 1,000 rows, after", 1,
+            |conn| drop(update(users::table.find(1)).set(set()).emit().get_result::<User>(conn).unwrap()),
+        );
+        measured.compare(
+            "update of 1,000 rows, after",
+            1,
             |db| drop(diesel::update(thousand()).set(set()).get_results::<User>(db).unwrap()),
-            |conn| drop(update(thousand()).set(set()).emit().get_results::<User>(conn).unwrap()));
+            |conn| drop(update(thousand()).set(set()).emit().get_results::<User>(conn).unwrap()),
+        );
         let measured = Measured { before: true, ..measured };
-        measured.compare("update, before and after", 400,
+        measured.compare(
+            "update, before and after",
+            400,
             |db| drop(diesel::update(users::table.find(1)).set(set()).get_result::<User>(db).unwrap()),
-            |conn| drop(update(users::table.find(1)).set(set()).emit().get_result::<User>(conn).unwrap()));
-        measured.compare("update of 1,000 rows, before and after", 1,
+            |conn| drop(update(users::table.find(1)).set(set()).emit().get_result::<User>(conn).unwrap()),
+        );
+        measured.compare(
+            "update of 1,000 rows, before and after",
+            1,
             |db| drop(diesel::update(thousand()).set(set()).get_results::<User>(db).unwrap()),
-            |conn| drop(update(thousand()).set(set()).emit().get_results::<User>(conn).unwrap()));
+            |conn| drop(update(thousand()).set(set()).emit().get_results::<User>(conn).unwrap()),
+        );
     }};
 }
 
@@ -146,10 +179,12 @@ where
     ) {
         let Self { name, rounds, .. } = self;
         let title = format!("{name}: {what}");
-        if !self.wanted.is_empty() && !self.wanted.iter().any(|wanted| title.to_lowercase().contains(wanted)) {
+        if !self.wanted.is_empty() && !self.wanted.iter().any(|wanted| title.to_lowercase().contains(wanted))
+        {
             return;
         }
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let emitter = runtime.block_on(Emitter::builder().start()).unwrap();
         let listener = emitter.on::<UserEvent>();
         let listener = if self.before { listener.before() } else { listener };
@@ -216,9 +251,11 @@ where
             self.id
         ))
         .unwrap();
-        let row = format!("('{}', '{}', '{}', '{}')", ALICE.name, ALICE.email, ALICE.status, ALICE.password_hash);
+        let row =
+            format!("('{}', '{}', '{}', '{}')", ALICE.name, ALICE.email, ALICE.status, ALICE.password_hash);
         let rows = vec![row; 1_000].join(", ");
-        conn.batch_execute(&format!("INSERT INTO users (name, email, status, password_hash) VALUES {rows}")).unwrap();
+        conn.batch_execute(&format!("INSERT INTO users (name, email, status, password_hash) VALUES {rows}"))
+            .unwrap();
         conn
     }
 }

@@ -219,7 +219,10 @@ async fn writers_of_one_row_of_sqlite_wait_for_each_other() {
     let file = folder.path().join("counters.db").display().to_string();
     let connect = || {
         let mut conn = SqliteConnection::establish(&file).unwrap();
-        conn.batch_execute("PRAGMA busy_timeout = 60000; PRAGMA journal_mode = WAL; PRAGMA synchronous = OFF").unwrap();
+        conn.batch_execute(
+            "PRAGMA busy_timeout = 60000; PRAGMA journal_mode = WAL; PRAGMA synchronous = OFF",
+        )
+        .unwrap();
         conn
     };
     let mut db = connect();

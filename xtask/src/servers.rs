@@ -1,9 +1,9 @@
 //! The servers that tests start for themselves, and the libraries that reach them: which are missing,
 //! and their Debian packages.
 
-use std::{env, fs};
 use std::path::PathBuf;
 use std::process::Command;
+use std::{env, fs};
 
 use crate::steps::{Failure, installed};
 

@@ -3,7 +3,7 @@
 use diesel::QuerySource;
 use diesel::connection::Connection;
 use diesel::pg::Pg;
-use diesel::query_builder::AsQuery;
+use diesel::query_builder::{AsQuery, UpdateStatement};
 use diesel::query_dsl::methods::LoadQuery;
 use diesel::result::QueryResult;
 use emitter_core::model::Model;
@@ -16,13 +16,16 @@ use crate::written::Describe;
 
 returns_its_rows! { Pg: InsertOne InsertMany Deleting }
 
-impl<'query, C, S, M: Model> Engine<C, S, M, OnConflict> for Pg
+impl<'query, C, S, M> Engine<C, S, M, OnConflict> for Pg
 where
     C: Connection<Backend = Self>,
     S: AsQuery,
     AndWhetherInserted<S::Query>: LoadQuery<'query, C, (M, bool)>,
 {
-    fn load(conn: &mut C, statement: S, _: Ask) -> QueryResult<Rows<M>> {
+    fn load(conn: &mut C, statement: S, _: Ask) -> QueryResult<Rows<M>>
+    where
+        M: Model,
+    {
         let statement = AndWhetherInserted(statement.as_query());
         Ok(Rows::of_upserted(statement.internal_load(conn)?.collect::<QueryResult<_>>()?))
     }
@@ -31,13 +34,15 @@ where
 impl<'query, C, M, T, W, V, R> Engine<C, Update<T, W, V, R>, M, Updating> for Pg
 where
     C: Connection<Backend = Self>,
-    M: Model,
     T: QuerySource,
     Update<T, W, V, R>: Describe<Self>,
     Query<Returning, T, W, V, R>: LoadQuery<'query, C, M>,
     Query<Both, T, W, V, R>: LoadQuery<'query, C, (M, M)>,
 {
-    fn load(conn: &mut C, statement: Update<T, W, V, R>, ask: Ask) -> QueryResult<Rows<M>> {
+    fn load(conn: &mut C, statement: Update<T, W, V, R>, ask: Ask) -> QueryResult<Rows<M>>
+    where
+        M: Model,
+    {
         let rows = if ask.before {
             let pairs = statement.with_rows_before().internal_load(conn)?.collect::<QueryResult<_>>()?;
             Rows::of_pairs(pairs, ask.hash_key.as_ref())

@@ -271,6 +271,14 @@ fn implementation(model: &Model) -> TokenStream {
             quote!(#row_ident { #(#fields,)* })
         }
     };
+    // Else fields would have to be moved out, which a struct that has something to do at its end
+    // does not allow, such as wiping a secret.
+    let into_row = model.row.is_none().then(|| {
+        quote! {
+            #[inline]
+            fn into_row(self, _: ::core::option::Option<&#krate::HashKey>) -> Self { self }
+        }
+    });
     let hash_key = if model.hashes() { quote!(#hash_key) } else { quote!(_) };
     let parts = key
         .iter()
@@ -295,6 +303,8 @@ fn implementation(model: &Model) -> TokenStream {
             fn to_row(&self, #hash_key: ::core::option::Option<&#krate::HashKey>) -> #row {
                 #to_row
             }
+
+            #into_row
 
             #[inline]
             fn key(__row: &#row) -> #krate::key::Key {
@@ -348,7 +358,11 @@ fn delivery(model: &Model) -> TokenStream {
             }
         }
     });
-    let before = before.then(|| quote!(const BEFORE: bool = true;));
+    let before = before.then(|| {
+        quote!(
+            const BEFORE: bool = true;
+        )
+    });
     quote!(#scope #topic #expires #before #hashes #qos)
 }
 

@@ -208,10 +208,11 @@ impl Model {
                 "`local` and `remote` exclude each other: leave both out for events that go everywhere",
             );
         }
-        let updates = |(operation, _): &(Operation, _)| {
-            matches!(operation, Operation::Update | Operation::UpdateMany)
-        };
-        if let Some(before) = attr.before.as_ref().filter(|_| complete && !attr.operations.iter().any(updates)) {
+        let updates =
+            |(operation, _): &(Operation, _)| matches!(operation, Operation::Update | Operation::UpdateMany);
+        if let Some(before) =
+            attr.before.as_ref().filter(|_| complete && !attr.operations.iter().any(updates))
+        {
             errors.at(
                 before,
                 "`before` is about updates, of which this model emits none: add `update` or `update_many`, or leave it out",

@@ -200,7 +200,8 @@ impl Options {
 
     /// Whether anything was said.
     pub(crate) fn is_empty(&self) -> bool {
-        let Self { concurrency, timeout, ordered: _, unordered, attempts, backoff, jitter, budget, before } = self;
+        let Self { concurrency, timeout, ordered: _, unordered, attempts, backoff, jitter, budget, before } =
+            self;
         let numbers = concurrency.is_some() || attempts.is_some();
         let times = [timeout, backoff, jitter, budget].iter().any(|time| time.is_some());
         !numbers && !times && unordered.is_none() && before.is_none()

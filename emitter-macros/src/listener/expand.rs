@@ -125,7 +125,8 @@ fn prepare(listener: &Listener) -> TokenStream {
 /// How the listener is called, if it says anything about that.
 fn options(listener: &Listener) -> Option<TokenStream> {
     let Listener { krate, options, .. } = listener;
-    let Options { concurrency, timeout, ordered: _, unordered, attempts, backoff, jitter, budget, before } = options;
+    let Options { concurrency, timeout, ordered: _, unordered, attempts, backoff, jitter, budget, before } =
+        options;
     let some = |value: TokenStream| quote!(::core::option::Option::Some(#value));
     let number = |field: &str, number: &Option<LitInt>| {
         let field = Ident::new(field, Span::call_site());

@@ -36,7 +36,14 @@ impl Postgres {
         let files = template(&PROGRAM, |folder| {
             give(folder);
             let mut initdb = Command::new(INITDB.name);
-            initdb.args(["--no-sync", "--auth=trust", "--username=test", "--encoding=UTF8", "--locale=C", "-D"]);
+            initdb.args([
+                "--no-sync",
+                "--auth=trust",
+                "--username=test",
+                "--encoding=UTF8",
+                "--locale=C",
+                "-D",
+            ]);
             initdb.arg(folder.join("data")).current_dir(folder);
             Process::spawn(&INITDB, as_its_user(initdb), folder.join("initdb.log"))?.finish()
         });

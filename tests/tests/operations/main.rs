@@ -60,7 +60,9 @@ struct UserChange<'a> {
     status: Option<Option<&'a str>>,
 }
 
-#[derive(Debug, Clone, PartialEq, Queryable, Selectable, Identifiable, Insertable, Serialize, Deserialize, Emits)]
+#[derive(
+    Debug, Clone, PartialEq, Queryable, Selectable, Identifiable, Insertable, Serialize, Deserialize, Emits,
+)]
 #[diesel(primary_key(user_id, group_name))]
 #[emits(all)]
 struct Member {
@@ -105,7 +107,9 @@ async fn node(before: bool) -> (Emitter, Log) {
             UserEvent::Updated(body) => vec![changed(body.before.as_ref(), &body.after, &body.changed())],
             UserEvent::UpdatedMany(body) => {
                 let rows = body.rows.iter().flatten();
-                rows.zip(body.changed()).map(|(row, diff)| changed(row.before.as_ref(), &row.after, &diff)).collect()
+                rows.zip(body.changed())
+                    .map(|(row, diff)| changed(row.before.as_ref(), &row.after, &diff))
+                    .collect()
             }
             UserEvent::Upserted(body) => {
                 let how = body.inserted.map(|inserted| if inserted { "inserted " } else { "updated " });
@@ -125,7 +129,8 @@ async fn node(before: bool) -> (Emitter, Log) {
             }
             MemberEvent::UpdatedMany(body) => {
                 let rows = body.rows.iter().flatten();
-                let mut old: Vec<_> = rows.map(|row| row.before.as_ref().map_or("?", |row| &row.role)).collect();
+                let mut old: Vec<_> =
+                    rows.map(|row| row.before.as_ref().map_or("?", |row| &row.role)).collect();
                 old.sort_unstable();
                 format!(": {}", old.join(" "))
             }
@@ -196,5 +201,9 @@ mod postgres {
         }
     }
 
-    suite!(super::Database, super::super::users::id, ["upsert updated 1 al NULL 0", "upsert inserted 4 dora NULL 0"]);
+    suite!(
+        super::Database,
+        super::super::users::id,
+        ["upsert updated 1 al NULL 0", "upsert inserted 4 dora NULL 0"]
+    );
 }

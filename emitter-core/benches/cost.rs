@@ -1,0 +1,151 @@
+//! What an event costs on its way from the write to its listeners, without any database.
+//!
+//! `cargo bench -p emitter-core`
+//!
+//! Each figure is the median of many short rounds. What a write costs is measured by the benchmark
+//! `writes` of the tests.
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use emitter_core::envelope::{self, Content, Outgoing, WireLimits};
+use emitter_core::event::{EventId, Operation, Timestamp};
+use emitter_core::key::Key;
+use emitter_core::model::{Created, Model};
+use emitter_core::{Emits, Emitter, Event, Scope};
+use serde::{Deserialize, Serialize};
+
+/// A row of a common size.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Emits)]
+#[emits(create, update, update_many)]
+struct User {
+    id: i32,
+    name: String,
+    email: String,
+    status: String,
+    #[emits(skip)]
+    password_hash: String,
+}
+
+fn row() -> UserRow {
+    let [name, email, status] = ["Alice Liddell", "alice@example.com", "ACTIVE"].map(str::to_owned);
+    UserRow { id: 7, name, email, status }
+}
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    // `cargo test --benches` runs this too: then one round is enough to see that it works.
+    let rounds = if arguments.iter().any(|argument| argument == "--bench") { 200 } else { 1 };
+    let wanted: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
+    let wants = |name: &str| wanted.is_empty() || wanted.iter().any(|wanted| name.contains(wanted.as_str()));
+    println!("{:<56} {:>12}", "", "per event");
+    if wants("dispatch") {
+        dispatch(rounds, 1);
+        dispatch(rounds, 10);
+    }
+    if wants("wire") {
+        wire(rounds);
+    }
+}
+
+/// Making an event of a row, and from there to the end of its last listener.
+fn dispatch(rounds: usize, listeners: usize) {
+    // Under load the dispatcher gathers events for a millisecond, and so it does at the end of a
+    // round: the round has to be long beside that.
+    const EVENTS: u32 = 100_000;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let emitter = Emitter::builder().start().await.unwrap();
+        for _ in 0..listeners {
+            let _stays = emitter.on::<UserCreated>().run(|event: Event<UserCreated>| async move {
+                black_box(event.row.id);
+            });
+        }
+        let mut making = Vec::new();
+        let mut dispatching = Vec::new();
+        for round in 1..=(rounds as u64).div_ceil(5) {
+            let begun = Instant::now();
+            (0..EVENTS).for_each(|_| drop(black_box(emission(&emitter))));
+            let made = begun.elapsed() / EVENTS;
+            let begun = Instant::now();
+            for chunk in 1..=EVENTS {
+                emitter.emit(emission(&emitter));
+                if chunk.is_multiple_of(100) {
+                    tokio::task::yield_now().await;
+                }
+            }
+            while emitter.stats().handled < round * u64::from(EVENTS) * listeners as u64 {
+                tokio::task::yield_now().await;
+            }
+            dispatching.push((begun.elapsed() / EVENTS).saturating_sub(made));
+            making.push(made);
+        }
+        if listeners == 1 {
+            print("making an event of a row (its clone, id, time and key)", median(making));
+        }
+        print(&format!("dispatch to {listeners} async listener(s)"), median(dispatching));
+        assert!(emitter.shutdown(Duration::from_secs(5)).await.is_clean());
+    });
+}
+
+fn emission(emitter: &Emitter) -> Option<emitter_core::Emission> {
+    emitter.event::<User>(UserEvent::Created(Created::new(row())), Scope::BOTH)
+}
+
+/// The specification's JSON, both ways, rows included.
+fn wire(rounds: usize) {
+    const EVENTS: u32 = 2_000;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let emitter = runtime.block_on(Emitter::builder().start()).unwrap();
+    let limits = WireLimits::default();
+    let row = row();
+    let encode = || {
+        let content = Content::Row { row: envelope::encode_row(&row).unwrap(), before: None };
+        let outgoing = Outgoing {
+            model: "user",
+            key_columns: &["id"],
+            operation: Operation::Create,
+            keys: &[Key::Int(7)],
+            content: &content,
+            columns: User::COLUMNS,
+            set: None,
+            inserted: None,
+            time: Timestamp::now(),
+            id: EventId::now(),
+            origin: emitter.origin(),
+            sequence: 42,
+            version: 1,
+            trace: None,
+            idempotency_key: None,
+        };
+        envelope::encode(&outgoing, &limits).unwrap()
+    };
+    let bytes = encode();
+    let timed = |work: &dyn Fn()| {
+        let samples = (0..rounds).map(|_| {
+            let begun = Instant::now();
+            (0..EVENTS).for_each(|_| work());
+            begun.elapsed() / EVENTS
+        });
+        median(samples.collect())
+    };
+    print(&format!("encode ({} bytes)", bytes.len()), timed(&|| drop(black_box(encode()))));
+    let decode = || {
+        let incoming = envelope::decode(black_box(&bytes), &limits).unwrap();
+        match incoming.content {
+            envelope::IncomingContent::Row { row, .. } => envelope::decode_row::<UserRow>(row).unwrap(),
+            envelope::IncomingContent::Rows { .. } => unreachable!("it is a create"),
+        }
+    };
+    print("decode", timed(&|| drop(black_box(decode()))));
+    assert!(runtime.block_on(emitter.shutdown(Duration::from_secs(5))).is_clean());
+}
+
+fn median(mut samples: Vec<Duration>) -> Duration {
+    samples.sort_unstable();
+    samples[samples.len() / 2]
+}
+
+fn print(what: &str, time: Duration) {
+    println!("{what:<56} {:>9} ns", time.as_nanos());
+}
