@@ -13,7 +13,7 @@ use emitter_core::model::Model;
 use emitter_core::{HashKey, Key};
 
 use crate::queries::{Plain, Query};
-use crate::update::Update;
+use crate::update::{Parts, Update};
 
 /// Inserts and deletes, of which Diesel has the rows returned.
 macro_rules! returns_its_rows {
@@ -48,7 +48,9 @@ macro_rules! returns_its_rows {
         }
     };
 }
-#[cfg(feature = "postgres")]
+#[cfg(feature = "_async")]
+mod asynchronous;
+#[cfg(feature = "_postgres")]
 mod postgres;
 #[cfg(feature = "sqlite")]
 mod sqlite;
@@ -93,11 +95,34 @@ where
 
 impl<C: Connection, T: QuerySource, W, V, R> Counts<C> for Update<T, W, V, R>
 where
-    Query<Plain, T, W, V, R>: ExecuteDsl<C>,
+    Query<Plain, Box<Parts<T, W, V, R>>>: ExecuteDsl<C>,
 {
     fn execute(self, conn: &mut C) -> QueryResult<usize> {
-        ExecuteDsl::execute(self.query::<Plain>(), conn)
+        ExecuteDsl::execute(Query::<Plain, _>::of(self.parts), conn)
     }
+}
+
+/// A back end that runs a statement `S` on an asynchronous connection `C` and returns rows of a
+/// model `M`.
+#[cfg(feature = "_async")]
+pub trait AsyncEngine<'query, C, S, M, K> {
+    /// Runs it.
+    ///
+    /// # Errors
+    /// Diesel's.
+    fn load(conn: &mut C, statement: S, ask: Ask) -> impl Future<Output = QueryResult<Rows<M>>> + Send
+    where
+        M: Model;
+}
+
+/// A statement that can be run for the number of its rows alone, on an asynchronous connection.
+#[cfg(feature = "_async")]
+pub trait AsyncCounts<C>: Sized {
+    /// Runs it.
+    ///
+    /// # Errors
+    /// Diesel's.
+    fn execute(self, conn: &mut C) -> impl Future<Output = QueryResult<usize>> + Send;
 }
 
 /// What is to be known of a statement besides its rows.
@@ -151,8 +176,8 @@ impl<M: Model> Rows<M> {
         Ok(Self { first, rest, ..Self::of(std::iter::empty()) })
     }
 
-    fn with_set(self, set: Set) -> Self {
-        Self { set, ..self }
+    fn with_set(self, set: Option<Set>) -> Self {
+        Self { set: set.unwrap_or_default(), ..self }
     }
 
     /// Adds the rows as they were: each finds its own by the key.
@@ -169,7 +194,7 @@ impl<M: Model> Rows<M> {
     }
 
     /// From rows after and before.
-    #[cfg(feature = "postgres")]
+    #[cfg(feature = "_postgres")]
     fn of_pairs(pairs: Vec<(M, M)>, hash_key: Option<&HashKey>) -> Self {
         let mut images = Vec::with_capacity(pairs.len());
         let rows = Self::of(pairs.into_iter().map(|(after, before)| {
@@ -180,7 +205,7 @@ impl<M: Model> Rows<M> {
     }
 
     /// From the rows of an upsert, with whether each was inserted.
-    #[cfg(feature = "postgres")]
+    #[cfg(feature = "_postgres")]
     fn of_upserted(rows: Vec<(M, bool)>) -> Self {
         let inserted = rows.iter().map(|(_, inserted)| *inserted).collect();
         Self { inserted, ..Self::of(rows.into_iter().map(|(row, _)| row)) }

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use diesel::backend::Backend;
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
+#[cfg(any(feature = "_postgres", feature = "sqlite"))]
 use diesel::connection::AnsiTransactionManager;
 use diesel::connection::{
     CacheSize, Connection, ConnectionSealed, Instrumentation, LoadConnection, SimpleConnection,
@@ -17,28 +17,87 @@ use tracing::warn;
 
 use crate::buffer::Buffer;
 use crate::raw_sql;
+use crate::statements::Handle;
 
 /// Binds connections to an emitter.
 pub trait Bind {
     /// Binds a connection for as long as it is borrowed: statements with `.emit()` on the bound
     /// handle become events, which leave after the outermost commit.
     ///
-    /// `conn` is any Diesel connection, also one out of a pool. Batch inserts on SQLite want the
-    /// connection itself: `emitter.bind(&mut *pooled)`.
+    /// `conn` is any connection of Diesel or of diesel-async, also one out of a pool. The handle is
+    /// a [`Bound`] or a `BoundAsync`, and a connection like the one that it is made of; `Marker`
+    /// tells the two apart and is always inferred. Batch inserts on SQLite want the connection
+    /// itself: `emitter.bind(&mut *pooled)`.
     ///
     /// # Errors
     /// [`BindError`] when the connection is within a transaction: the handle would not see how
     /// that ends. Bind first, then begin. (A test transaction is fine: see [`Bound`].)
-    fn bind<'c, C: Connection>(&self, conn: &'c mut C) -> Result<Bound<'c, C>, BindError>;
+    fn bind<'c, C: Bindable<Marker>, Marker>(&self, conn: &'c mut C) -> Result<C::Bound<'c>, BindError>;
 }
 
 impl Bind for Emitter {
-    fn bind<'c, C: Connection>(&self, conn: &'c mut C) -> Result<Bound<'c, C>, BindError> {
-        let depth = Depth::of(conn).map_err(|_| BindError::Broken)?;
+    fn bind<'c, C: Bindable<Marker>, Marker>(&self, conn: &'c mut C) -> Result<C::Bound<'c>, BindError> {
+        conn.bound(self)
+    }
+}
+
+/// A connection that can be bound: any of Diesel's, and any of diesel-async's.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no connection that can be bound",
+    label = "no connection of Diesel or of diesel-async",
+    note = "of one from a pool, bind what it holds: `emitter.bind(&mut *pooled)`",
+    note = "for asynchronous connections, `emitter-diesel` needs the feature `async-postgres` or `async-sqlite`"
+)]
+pub trait Bindable<Marker> {
+    /// The handle.
+    type Bound<'c>
+    where
+        Self: 'c;
+
+    /// Makes it.
+    ///
+    /// # Errors
+    /// As [`Bind::bind`].
+    fn bound<'c>(&'c mut self, emitter: &Emitter) -> Result<Self::Bound<'c>, BindError>;
+}
+
+/// Markers of [`Bindable`].
+pub mod marker {
+    /// A connection of Diesel.
+    #[derive(Debug)]
+    pub enum Blocking {}
+
+    /// A connection of diesel-async.
+    #[derive(Debug)]
+    pub enum Async {}
+}
+
+#[diagnostic::do_not_recommend]
+impl<C: Connection> Bindable<marker::Blocking> for C {
+    type Bound<'c>
+        = Bound<'c, C>
+    where
+        C: 'c;
+
+    fn bound<'c>(&'c mut self, emitter: &Emitter) -> Result<Bound<'c, C>, BindError> {
+        let depth = Depth::of(self).map_err(|_| BindError::Broken)?;
         if depth.beyond_ground > 0 {
             return Err(BindError::TransactionOpen);
         }
-        Ok(Bound { conn, emitter: self.clone(), buffer: Buffer::new() })
+        Ok(Bound { conn: self, emitter: emitter.clone(), buffer: Buffer::new() })
+    }
+}
+
+#[cfg(feature = "_async")]
+#[diagnostic::do_not_recommend]
+impl<C: diesel_async::AsyncConnection> Bindable<marker::Async> for C {
+    type Bound<'c>
+        = crate::BoundAsync<'c, C>
+    where
+        C: 'c;
+
+    fn bound<'c>(&'c mut self, emitter: &Emitter) -> Result<crate::BoundAsync<'c, C>, BindError> {
+        crate::BoundAsync::new(emitter, self)
     }
 }
 
@@ -83,6 +142,13 @@ pub struct Bound<'c, C: Connection> {
     conn: &'c mut C,
     emitter: Emitter,
     buffer: Buffer<Emission>,
+}
+
+impl<C: Connection> Handle for Bound<'_, C> {
+    type Output<'a, T: Send + 'a>
+        = QueryResult<T>
+    where
+        Self: 'a;
 }
 
 impl<C: Connection> Bound<'_, C> {
@@ -144,7 +210,7 @@ impl Bound<'_, diesel::sqlite::SqliteConnection> {
     }
 }
 
-#[cfg(feature = "postgres")]
+#[cfg(feature = "_postgres")]
 impl<C> Bound<'_, C>
 where
     C: Connection<Backend = diesel::pg::Pg, TransactionManager = AnsiTransactionManager>,
@@ -159,7 +225,7 @@ where
 /// A transaction of PostgreSQL that is about to begin. See [`Bound::build_transaction`].
 ///
 /// What is not said is as the database has it set.
-#[cfg(feature = "postgres")]
+#[cfg(feature = "_postgres")]
 #[derive(Debug)]
 #[must_use = "nothing happens until `.run(…)`"]
 pub struct TransactionBuilder<'b, H> {
@@ -169,7 +235,7 @@ pub struct TransactionBuilder<'b, H> {
     deferrable: &'static str,
 }
 
-#[cfg(feature = "postgres")]
+#[cfg(feature = "_postgres")]
 impl<H> TransactionBuilder<'_, H> {
     /// `ISOLATION LEVEL READ COMMITTED`
     pub fn read_committed(self) -> Self {
@@ -207,7 +273,7 @@ impl<H> TransactionBuilder<'_, H> {
     }
 }
 
-#[cfg(feature = "postgres")]
+#[cfg(feature = "_postgres")]
 impl<'c, C> TransactionBuilder<'_, Bound<'c, C>>
 where
     C: Connection<Backend = diesel::pg::Pg, TransactionManager = AnsiTransactionManager>,
@@ -222,7 +288,7 @@ where
     }
 }
 
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
+#[cfg(any(feature = "_postgres", feature = "sqlite"))]
 impl<C: Connection<TransactionManager = AnsiTransactionManager>> Bound<'_, C> {
     fn transaction_by<T, E: From<Error>>(
         &mut self,
@@ -260,16 +326,20 @@ impl<C: Connection> Drop for Bound<'_, C> {
 }
 
 /// How many transactions are open on a connection.
-struct Depth {
+pub(crate) struct Depth {
     /// Those whose end decides about events: all but the test transaction.
-    beyond_ground: usize,
+    pub(crate) beyond_ground: usize,
     /// The innermost will be rolled back by the database whatever is asked of it.
     doomed: bool,
 }
 
 impl Depth {
     fn of<C: Connection>(conn: &mut C) -> QueryResult<Self> {
-        match C::TransactionManager::transaction_manager_status_mut(conn) {
+        Self::from_status(C::TransactionManager::transaction_manager_status_mut(conn))
+    }
+
+    pub(crate) fn from_status(status: &TransactionManagerStatus) -> QueryResult<Self> {
+        match status {
             TransactionManagerStatus::InError => Err(Error::BrokenTransactionManager),
             TransactionManagerStatus::Valid(status) => {
                 Ok(status.in_transaction.as_ref().map_or(Self { beyond_ground: 0, doomed: false }, |open| {
@@ -321,11 +391,11 @@ impl<'c, C: Connection> TransactionManager<Bound<'c, C>> for EmittingTransaction
     }
 }
 
-const NOTHING_COMMITTED: &str = "nothing was committed: a statement of this transaction failed and its error was ignored, \
+pub(crate) const NOTHING_COMMITTED: &str = "nothing was committed: a statement of this transaction failed and its error was ignored, \
                                  so the database rolls the transaction back. Return the error from the transaction, or run \
                                  the statement in a nested transaction";
 
-const RAW_TRANSACTION: &str = "a transaction begun or ended by raw SQL is invisible to the bound handle: use \
+pub(crate) const RAW_TRANSACTION: &str = "a transaction begun or ended by raw SQL is invisible to the bound handle: use \
                                `conn.transaction(…)`, or begin and commit by the handle's transaction manager";
 
 impl<C: Connection> SimpleConnection for Bound<'_, C> {

@@ -22,7 +22,7 @@
 //!     conn.transaction(|conn| {
 //!         // The model is inferred from the result's type …
 //!         let alice: User = diesel::insert_into(users::table).values(users::name.eq("alice")).emit().get_result(conn)?;
-//!         emitter_diesel::update(&alice).set(users::name.eq("alicia")).emit().get_result::<User>(conn)?;
+//!         emitter_diesel::update(&alice).set(users::name.eq("alicia")).emit::<User>().get_result(conn)?;
 //!         // … or named, where there is none. Plain queries work on the same handle.
 //!         emitter_diesel::update(users::table).set(users::name.eq("anonymous")).emit::<User>().execute(conn)?;
 //!         users::table.count().get_result::<i64>(conn)
@@ -65,7 +65,7 @@
 
 // Without a back end there is nothing to run.
 #![cfg_attr(
-    not(any(feature = "postgres", feature = "sqlite")),
+    not(any(feature = "_postgres", feature = "sqlite")),
     allow(dead_code, unused_imports, unused_macros)
 )]
 
@@ -73,6 +73,8 @@
 #[allow(unused_extern_crates)]
 extern crate self as emitter_diesel;
 
+#[cfg(feature = "_async")]
+mod bound_async;
 mod buffer;
 pub mod engine;
 mod handle;
@@ -84,9 +86,11 @@ pub mod written;
 
 pub use emitter_core::*;
 
-#[cfg(feature = "postgres")]
+#[cfg(feature = "_postgres")]
 pub use crate::handle::TransactionBuilder;
-pub use crate::handle::{Bind, BindError, Bound, EmittingTransactionManager};
+#[cfg(feature = "_async")]
+pub use crate::bound_async::BoundAsync;
+pub use crate::handle::{Bind, BindError, Bindable, Bound, EmittingTransactionManager, marker};
 pub use crate::statements::Emit;
 pub use crate::update::{Update, UpdateTarget, update};
 

@@ -7,30 +7,33 @@ use diesel::query_builder::{AstPass, QueryFragment, QueryId};
 use diesel::result::{Error, QueryResult};
 use diesel::{Expression, QuerySource, RunQueryDsl};
 
-use crate::update::{Parts, Update};
+use crate::update::Parts;
 
-#[cfg(feature = "postgres")]
+#[cfg(feature = "_postgres")]
 mod both;
-#[cfg(feature = "postgres")]
+#[cfg(feature = "_postgres")]
 pub use both::Both;
-#[cfg(feature = "postgres")]
+#[cfg(feature = "_postgres")]
 mod upsert;
-#[cfg(feature = "postgres")]
+#[cfg(feature = "_postgres")]
 pub use upsert::AndWhetherInserted;
 
 /// A statement of an update's parts, in one of its forms.
 ///
+/// `P` is what holds the parts: shared by several statements, or owned by the only one.
+///
 /// Unlike Diesel's own updates it may be kept prepared: its text says all there is to it.
-pub struct Query<F, T: QuerySource, W, V, R> {
-    parts: Arc<Parts<T, W, V, R>>,
-    #[cfg_attr(not(feature = "postgres"), expect(dead_code, reason = "the form is all in its type"))]
+#[derive(Debug)]
+pub struct Query<F, P> {
+    parts: P,
+    #[cfg_attr(not(feature = "_postgres"), expect(dead_code, reason = "the form is all in its type"))]
     form: F,
 }
 
-impl<T: QuerySource, W, V, R> Update<T, W, V, R> {
+impl<F: Default, P> Query<F, P> {
     /// The statement in this form.
-    pub(crate) fn query<F: Default>(&self) -> Query<F, T, W, V, R> {
-        Query { parts: Arc::clone(&self.parts), form: F::default() }
+    pub(crate) fn of(parts: P) -> Self {
+        Self { parts, form: F::default() }
     }
 }
 
@@ -53,20 +56,20 @@ forms! {
     Lock
 }
 
-impl<F, T: QuerySource, W, V, R> QueryId for Query<F, T, W, V, R> {
+impl<F, P> QueryId for Query<F, P> {
     type QueryId = ();
 
     // A changeset of one type may set other columns each time.
     const HAS_STATIC_QUERY_ID: bool = false;
 }
 
-impl<F, T: QuerySource, W, V, R, C> RunQueryDsl<C> for Query<F, T, W, V, R> {}
+impl<F, P, C> RunQueryDsl<C> for Query<F, P> {}
 
-impl<T: QuerySource, W, V, R: Expression> diesel::query_builder::Query for Query<Returning, T, W, V, R> {
-    type SqlType = R::SqlType;
-}
-
-impl<T: QuerySource, W, V, R: Expression> diesel::query_builder::Query for Query<Select, T, W, V, R> {
+impl<T, W, V, R> diesel::query_builder::Query for Query<Select, Arc<Parts<T, W, V, R>>>
+where
+    T: QuerySource,
+    R: Expression,
+{
     type SqlType = R::SqlType;
 }
 
@@ -90,7 +93,7 @@ impl<T: QuerySource, W, V, R> Parts<T, W, V, R> {
 const NOTHING_SET: &str =
     "the update sets no column: every field of its changeset is `None`. Look before, or set one";
 
-impl<T, W, V, R, DB> QueryFragment<DB> for Query<Plain, T, W, V, R>
+impl<T, W, V, R, DB> QueryFragment<DB> for Query<Plain, Box<Parts<T, W, V, R>>>
 where
     DB: Backend,
     T: QuerySource<FromClause: QueryFragment<DB>>,
@@ -103,23 +106,37 @@ where
     }
 }
 
-impl<T, W, V, R, DB> QueryFragment<DB> for Query<Returning, T, W, V, R>
-where
-    DB: Backend,
-    T: QuerySource<FromClause: QueryFragment<DB>>,
-    W: QueryFragment<DB>,
-    V: QueryFragment<DB>,
-    R: QueryFragment<DB>,
-{
-    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, DB>) -> QueryResult<()> {
-        self.parts.update(&mut out)?;
-        self.parts.condition.walk_ast(out.reborrow())?;
-        out.push_sql(" RETURNING ");
-        self.parts.returning.walk_ast(out)
-    }
+macro_rules! returning {
+    ($($holder:ident)*) => { $(
+        impl<T, W, V, R> diesel::query_builder::Query for Query<Returning, $holder<Parts<T, W, V, R>>>
+        where
+            T: QuerySource,
+            R: Expression,
+        {
+            type SqlType = R::SqlType;
+        }
+
+        impl<T, W, V, R, DB> QueryFragment<DB> for Query<Returning, $holder<Parts<T, W, V, R>>>
+        where
+            DB: Backend,
+            T: QuerySource<FromClause: QueryFragment<DB>>,
+            W: QueryFragment<DB>,
+            V: QueryFragment<DB>,
+            R: QueryFragment<DB>,
+        {
+            fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, DB>) -> QueryResult<()> {
+                self.parts.update(&mut out)?;
+                self.parts.condition.walk_ast(out.reborrow())?;
+                out.push_sql(" RETURNING ");
+                self.parts.returning.walk_ast(out)
+            }
+        }
+    )* };
 }
 
-impl<T, W, V, R, DB> QueryFragment<DB> for Query<Select, T, W, V, R>
+returning! { Arc Box }
+
+impl<T, W, V, R, DB> QueryFragment<DB> for Query<Select, Arc<Parts<T, W, V, R>>>
 where
     DB: Backend,
     T: QuerySource<FromClause: QueryFragment<DB>>,
@@ -135,7 +152,7 @@ where
     }
 }
 
-impl<T, W, V, R, DB> QueryFragment<DB> for Query<Lock, T, W, V, R>
+impl<T, W, V, R, DB> QueryFragment<DB> for Query<Lock, Arc<Parts<T, W, V, R>>>
 where
     DB: Backend,
     T: QuerySource<FromClause: QueryFragment<DB>>,

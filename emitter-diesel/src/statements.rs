@@ -23,7 +23,7 @@ use crate::update::Update;
 
 /// `.emit()` on a statement: what it does to the database becomes an event.
 ///
-/// The model is inferred from the result's type; where there is none, name it:
+/// The model is inferred from the result's type; where nothing says that, name it here:
 /// `.emit::<User>().execute(conn)`. `Marker` tells kinds of statements apart and is always inferred.
 #[diagnostic::on_unimplemented(
     message = "this statement cannot emit",
@@ -246,34 +246,40 @@ impl<S, K, M> Emitting<S, K, M> {
 
 impl<S, K: Kind, M: Model> Emitting<S, K, M> {
     /// Runs the statement and returns its row. Several rows are several events, and the first is
-    /// returned, as Diesel does.
+    /// returned, as Diesel does. On an asynchronous handle it is a future, as with all of these.
     ///
     /// # Errors
     /// Diesel's; [`Error::NotFound`] when there was no row. Then nothing is emitted.
-    pub fn get_result<R: Same<M>>(self, conn: &mut impl Loads<S, M, K>) -> QueryResult<R>
+    pub fn get_result<'a, R, H>(self, conn: &'a mut H) -> H::Output<'a, R>
     where
+        R: Same<M> + Send + 'a,
+        H: Loads<'a, S, M, K> + ?Sized,
         M: Same<R> + Emits<K::One>,
     {
-        self.run::<K::One>(conn)?.into_first().map(M::same).ok_or(Error::NotFound)
+        conn.load::<K::One, R>(self, |rows| rows.into_first().map(M::same).ok_or(Error::NotFound))
     }
 
     /// Runs the statement and returns its rows.
     ///
     /// # Errors
     /// Diesel's. Then nothing is emitted.
-    pub fn get_results<R: Same<M>>(self, conn: &mut impl Loads<S, M, K>) -> QueryResult<Vec<R>>
+    pub fn get_results<'a, R, H>(self, conn: &'a mut H) -> H::Output<'a, Vec<R>>
     where
+        R: Same<M> + Send + 'a,
+        H: Loads<'a, S, M, K> + ?Sized,
         M: Same<R> + Emits<K::Many>,
     {
-        Ok(self.run::<K::Many>(conn)?.into_iter().map(M::same).collect())
+        conn.load::<K::Many, Vec<R>>(self, |rows| Ok(rows.into_iter().map(M::same).collect()))
     }
 
     /// The same as [`get_results`](Self::get_results).
     ///
     /// # Errors
     /// Diesel's. Then nothing is emitted.
-    pub fn load<R: Same<M>>(self, conn: &mut impl Loads<S, M, K>) -> QueryResult<Vec<R>>
+    pub fn load<'a, R, H>(self, conn: &'a mut H) -> H::Output<'a, Vec<R>>
     where
+        R: Same<M> + Send + 'a,
+        H: Loads<'a, S, M, K> + ?Sized,
         M: Same<R> + Emits<K::Many>,
     {
         self.get_results(conn)
@@ -284,44 +290,56 @@ impl<S, K: Kind, M: Model> Emitting<S, K, M> {
     ///
     /// # Errors
     /// Diesel's. Then nothing is emitted.
-    pub fn execute(self, conn: &mut impl Executes<S, M, K>) -> QueryResult<usize>
+    pub fn execute<'a, H>(self, conn: &'a mut H) -> H::Output<'a, usize>
     where
+        H: Executes<'a, S, M, K> + ?Sized,
         M: Emits<K::Many>,
     {
-        let Self { statement, options, unchanged, .. } = self;
-        match conn.emitter().route::<M>(<K::Many as OperationType>::OPERATION, options) {
-            None => conn.execute(statement),
-            Some(route) => Ok(emitting::<_, K, _, K::Many>(statement, unchanged, route, conn)?.count()),
-        }
+        conn.execute(self)
     }
 
-    fn run<Op: FromRows>(self, conn: &mut impl Loads<S, M, K>) -> QueryResult<Rows<M>>
+    /// Where the statement's events go, if anywhere, and what is to be known for that.
+    pub(crate) fn route<Op: FromRows>(self, emitter: &Emitter) -> (S, Option<(Events<M>, Ask)>)
     where
         M: Emits<Op>,
     {
         let Self { statement, options, unchanged, .. } = self;
-        match conn.emitter().route::<M>(Op::OPERATION, options) {
-            None => conn.load(statement, Ask::default()),
-            Some(route) => emitting::<_, K, _, Op>(statement, unchanged, route, conn),
-        }
+        let route = emitter.route::<M>(Op::OPERATION, options).map(|route| {
+            let hash_key = route.hash_key();
+            let ask = Ask { set: true, before: route.wants_before(), hash_key: hash_key.clone() };
+            (Events { route, hash_key, unchanged }, ask)
+        });
+        (statement, route)
     }
 }
 
-/// Runs the statement, and keeps its events for the commit.
-fn emitting<S, K: Kind, M: Emits<Op>, Op: FromRows>(
-    statement: S,
-    unchanged: bool,
+/// What is needed to make events of rows.
+pub(crate) struct Events<M> {
     route: Route<M>,
-    conn: &mut impl Loads<S, M, K>,
-) -> QueryResult<Rows<M>> {
-    let hash_key = route.hash_key();
-    let ask = Ask { set: true, before: route.wants_before(), hash_key: hash_key.clone() };
-    let mut rows = conn.load(statement, ask)?;
-    // No more events than rows; the last takes the route itself, which is most often the only one.
-    let routes = std::iter::repeat_n(route, rows.count());
-    let events = Op::events(&mut rows, hash_key.as_ref(), unchanged);
-    events.zip(routes).for_each(|(event, route)| conn.keep(route.event(event)));
-    Ok(rows)
+    hash_key: Option<HashKey>,
+    unchanged: bool,
+}
+
+impl<M: Model> Events<M> {
+    /// Calls `keep` with each of them.
+    pub(crate) fn of<Op: FromRows>(self, rows: &mut Rows<M>, keep: impl FnMut(Emission))
+    where
+        M: Emits<Op>,
+    {
+        let Self { route, hash_key, unchanged } = self;
+        // No more events than rows; the last takes the route itself, which is most often the only one.
+        let routes = std::iter::repeat_n(route, rows.count());
+        let events = Op::events(rows, hash_key.as_ref(), unchanged);
+        events.zip(routes).map(|(event, route)| route.event(event)).for_each(keep);
+    }
+}
+
+/// A bound handle: what its statements return.
+pub trait Handle {
+    /// A [`QueryResult`], or a future of one.
+    type Output<'a, T: Send + 'a>
+    where
+        Self: 'a;
 }
 
 /// A bound handle on which a statement `S` returns rows of a model `M`.
@@ -332,40 +350,39 @@ fn emitting<S, K: Kind, M: Emits<Op>, Op: FromRows>(
     note = "if it is bound: the model must be `Queryable` from all columns of the table, or the statement needs `.returning({M}::as_returning())`",
     note = "a list is inserted on SQLite only through the connection itself: `emitter.bind(&mut *pooled)`"
 )]
-pub trait Loads<S, M, K> {
-    /// The emitter that the handle is bound to.
-    fn emitter(&self) -> &Emitter;
-
-    /// Runs the statement.
-    ///
-    /// # Errors
-    /// Diesel's.
-    fn load(&mut self, statement: S, ask: Ask) -> QueryResult<Rows<M>>
+pub trait Loads<'a, S, M, K>: Handle {
+    /// Runs the statement, keeps its events for the commit, and returns what `then` makes of the rows.
+    fn load<Op: FromRows, T: Send + 'a>(
+        &'a mut self,
+        emitting: Emitting<S, K, M>,
+        then: fn(Rows<M>) -> QueryResult<T>,
+    ) -> Self::Output<'a, T>
     where
-        M: Model;
-
-    /// Takes an event of a statement that has just succeeded.
-    fn keep(&mut self, emission: Emission);
+        K: Kind,
+        M: Emits<Op>;
 }
 
 #[diagnostic::do_not_recommend]
-impl<C, S, M, K> Loads<S, M, K> for Bound<'_, C>
+impl<'a, C, S, M, K> Loads<'a, S, M, K> for Bound<'_, C>
 where
     C: Connection<Backend: Engine<C, S, M, K>>,
 {
-    fn emitter(&self) -> &Emitter {
-        Bound::emitter(self)
-    }
-
-    fn load(&mut self, statement: S, ask: Ask) -> QueryResult<Rows<M>>
+    fn load<Op: FromRows, T: Send + 'a>(
+        &'a mut self,
+        emitting: Emitting<S, K, M>,
+        then: fn(Rows<M>) -> QueryResult<T>,
+    ) -> QueryResult<T>
     where
-        M: Model,
+        K: Kind,
+        M: Emits<Op>,
     {
-        <C::Backend as Engine<C, S, M, K>>::load(self.inner(), statement, ask)
-    }
-
-    fn keep(&mut self, emission: Emission) {
-        Bound::keep(self, emission);
+        let (statement, events) = emitting.route::<Op>(self.emitter());
+        let Some((events, ask)) = events else {
+            return then(C::Backend::load(self.inner(), statement, Ask::default())?);
+        };
+        let mut rows = C::Backend::load(self.inner(), statement, ask)?;
+        events.of::<Op>(&mut rows, |event| self.keep(event));
+        then(rows)
     }
 }
 
@@ -377,22 +394,30 @@ where
     note = "if it is bound: the model must be `Queryable` from all columns of the table",
     note = "with `.returning(…)`, use `get_result` or `get_results`"
 )]
-pub trait Executes<S, M, K>: Loads<S, M, K> {
-    /// Runs the statement without reading its rows.
-    ///
-    /// # Errors
-    /// Diesel's.
-    fn execute(&mut self, statement: S) -> QueryResult<usize>;
+pub trait Executes<'a, S, M, K>: Loads<'a, S, M, K> {
+    /// Runs the statement, and keeps its events for the commit.
+    fn execute(&'a mut self, emitting: Emitting<S, K, M>) -> Self::Output<'a, usize>
+    where
+        K: Kind,
+        M: Emits<K::Many>;
 }
 
 #[diagnostic::do_not_recommend]
-impl<C, S, M, K> Executes<S, M, K> for Bound<'_, C>
+impl<'a, C, S, M, K> Executes<'a, S, M, K> for Bound<'_, C>
 where
     C: Connection<Backend: Engine<C, S, M, K>>,
     S: Counts<C>,
 {
-    fn execute(&mut self, statement: S) -> QueryResult<usize> {
-        statement.execute(self.inner())
+    fn execute(&'a mut self, emitting: Emitting<S, K, M>) -> QueryResult<usize>
+    where
+        K: Kind,
+        M: Emits<K::Many>,
+    {
+        let (statement, events) = emitting.route::<K::Many>(self.emitter());
+        let Some((events, ask)) = events else { return statement.execute(self.inner()) };
+        let mut rows = C::Backend::load(self.inner(), statement, ask)?;
+        events.of::<K::Many>(&mut rows, |event| self.keep(event));
+        Ok(rows.count())
     }
 }
 

@@ -4,7 +4,6 @@
 //! that it is about to change.
 
 use std::fmt;
-use std::sync::Arc;
 
 use diesel::query_builder::{AsChangeset, IntoUpdateTarget};
 use diesel::{Expression, QuerySource, SelectableExpression, Table};
@@ -46,7 +45,7 @@ impl<T: Table, W> UpdateTarget<T, W> {
     /// What becomes of the rows: anything that Diesel's `set` takes.
     pub fn set<V: AsChangeset<Target = T>>(self, changes: V) -> Update<T, W, V::Changeset, T::AllColumns> {
         Update {
-            parts: Arc::new(Parts {
+            parts: Box::new(Parts {
                 from: self.table.from_clause(),
                 table: self.table,
                 condition: self.condition,
@@ -60,11 +59,11 @@ impl<T: Table, W> UpdateTarget<T, W> {
 /// An update, made by [`update`].
 #[must_use = "a statement does nothing until it is executed"]
 pub struct Update<T: QuerySource, W, V, R> {
-    pub(crate) parts: Arc<Parts<T, W, V, R>>,
+    pub(crate) parts: Box<Parts<T, W, V, R>>,
 }
 
-/// What an update is made of; shared by the statements that do it.
-pub(crate) struct Parts<T: QuerySource, W, V, R> {
+/// What an update is made of.
+pub struct Parts<T: QuerySource, W, V, R> {
     pub(crate) table: T,
     pub(crate) from: T::FromClause,
     pub(crate) condition: W,
@@ -76,10 +75,14 @@ impl<T: QuerySource, W, V, R> Update<T, W, V, R> {
     /// What the rows are loaded from, before and after, instead of all columns of the table:
     /// `.returning(User::as_select())`.
     pub fn returning<E: Expression + SelectableExpression<T>>(self, returning: E) -> Update<T, W, V, E> {
-        let Some(Parts { table, from, condition, changes, .. }) = Arc::into_inner(self.parts) else {
-            unreachable!("a statement is shared only while it is executed")
-        };
-        Update { parts: Arc::new(Parts { table, from, condition, changes, returning }) }
+        let Parts { table, from, condition, changes, .. } = *self.parts;
+        Update { parts: Box::new(Parts { table, from, condition, changes, returning }) }
+    }
+}
+
+impl<T: QuerySource, W, V, R> fmt::Debug for Parts<T, W, V, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Parts").finish_non_exhaustive()
     }
 }
 

@@ -118,8 +118,8 @@ async fn each_statement_is_the_operation_that_it_does() {
         assert_eq!(count.emit::<User>().execute(conn).unwrap(), 2);
         let renamed = emitter_diesel::update(&alice)
             .set(users::name.eq("alicia"))
-            .emit()
-            .get_result::<User>(conn)
+            .emit::<User>()
+            .get_result(conn)
             .unwrap();
         assert_eq!(renamed.name, "alicia");
         let all = emitter_diesel::update(users::table.filter(users::id.gt(1)))
@@ -161,7 +161,7 @@ async fn a_statement_without_emit_or_without_rows_is_silent() {
         let nobody = emitter_diesel::update(users::table.find(9)).set(users::name.eq("x"));
         assert_eq!(nobody.emit::<User>().execute(conn).unwrap(), 0);
         let nobody = emitter_diesel::update(users::table.find(9)).set(users::name.eq("x"));
-        assert_eq!(nobody.emit().get_result::<User>(conn).unwrap_err(), Error::NotFound);
+        assert_eq!(nobody.emit::<User>().get_result(conn).unwrap_err(), Error::NotFound);
         let again = new(1, "alice");
         let known = diesel::insert_into(users::table).values(&again).on_conflict_do_nothing();
         assert_eq!(known.emit::<User>().execute(conn).unwrap(), 0);

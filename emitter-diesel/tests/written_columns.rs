@@ -92,8 +92,8 @@ async fn an_update_sets_the_columns_of_its_statement() {
         emitter_diesel::update(one())
             .set(change)
             .returning(Order::as_returning())
-            .emit()
-            .get_result::<Order>(conn)
+            .emit::<Order>()
+            .get_result(conn)
             .map(drop)
     };
     let status = |status| Change { status: Some(status), ..Change::default() };
@@ -107,7 +107,7 @@ async fn an_update_sets_the_columns_of_its_statement() {
         |conn| {
             let change = (orders::total.eq(orders::total + 1), orders::touched.eq(1));
             let statement = emitter_diesel::update(one()).set(change).returning(Order::as_returning());
-            statement.emit().get_result::<Order>(conn).map(drop)
+            statement.emit::<Order>().get_result(conn).map(drop)
         },
         &["amount"],
     )
@@ -120,7 +120,7 @@ async fn an_update_sets_the_columns_of_its_statement() {
         |conn| {
             let statement =
                 emitter_diesel::update(one()).set(orders::touched.eq(1)).returning(Order::as_returning());
-            statement.emit().get_result::<Order>(conn).map(drop)
+            statement.emit::<Order>().get_result(conn).map(drop)
         },
         &[],
     )
@@ -132,7 +132,7 @@ async fn a_bulk_update_sets_the_same_columns_of_all_its_rows() {
     check(
         |conn| {
             let statement = emitter_diesel::update(orders::table).set(orders::status.eq("PAID"));
-            statement.returning(Order::as_returning()).emit().get_results::<Order>(conn).map(drop)
+            statement.returning(Order::as_returning()).emit::<Order>().get_results(conn).map(drop)
         },
         &["paid", "status", "status"],
     )
@@ -146,8 +146,8 @@ async fn an_upsert_counts_as_an_insert_and_a_delete_sets_nothing() {
             let values = (orders::number.eq(1), orders::status.eq("PAID"));
             let upsert = diesel::insert_into(orders::table).values(values).on_conflict(orders::number);
             let upsert = upsert.do_update().set(orders::note.eq("again")).returning(Order::as_returning());
-            upsert.emit().get_result::<Order>(conn)?;
-            diesel::delete(one()).returning(Order::as_returning()).emit().get_result::<Order>(conn).map(drop)
+            upsert.emit::<Order>().get_result(conn)?;
+            diesel::delete(one()).returning(Order::as_returning()).emit::<Order>().get_result(conn).map(drop)
         },
         &["paid"],
     )

@@ -75,7 +75,7 @@ macro_rules! comparisons {
             |db| drop(diesel::insert_into(users::table).values(&ALICE).get_result::<User>(db).unwrap()),
             |conn| {
                 drop(
-                    diesel::insert_into(users::table).values(&ALICE).emit().get_result::<User>(conn).unwrap(),
+                    diesel::insert_into(users::table).values(&ALICE).emit::<User>().get_result(conn).unwrap(),
                 )
             },
         );
@@ -85,7 +85,7 @@ macro_rules! comparisons {
             |db| drop(diesel::insert_into(users::table).values(&list).get_results::<User>(db).unwrap()),
             |conn| {
                 drop(
-                    diesel::insert_into(users::table).values(&list).emit().get_results::<User>(conn).unwrap(),
+                    diesel::insert_into(users::table).values(&list).emit::<User>().get_results(conn).unwrap(),
                 )
             },
         );
@@ -93,26 +93,26 @@ macro_rules! comparisons {
             "update, after",
             400,
             |db| drop(diesel::update(users::table.find(1)).set(set()).get_result::<User>(db).unwrap()),
-            |conn| drop(update(users::table.find(1)).set(set()).emit().get_result::<User>(conn).unwrap()),
+            |conn| drop(update(users::table.find(1)).set(set()).emit::<User>().get_result(conn).unwrap()),
         );
         measured.compare(
             "update of 1,000 rows, after",
             1,
             |db| drop(diesel::update(thousand()).set(set()).get_results::<User>(db).unwrap()),
-            |conn| drop(update(thousand()).set(set()).emit().get_results::<User>(conn).unwrap()),
+            |conn| drop(update(thousand()).set(set()).emit::<User>().get_results(conn).unwrap()),
         );
         let measured = Measured { before: true, ..measured };
         measured.compare(
             "update, before and after",
             400,
             |db| drop(diesel::update(users::table.find(1)).set(set()).get_result::<User>(db).unwrap()),
-            |conn| drop(update(users::table.find(1)).set(set()).emit().get_result::<User>(conn).unwrap()),
+            |conn| drop(update(users::table.find(1)).set(set()).emit::<User>().get_result(conn).unwrap()),
         );
         measured.compare(
             "update of 1,000 rows, before and after",
             1,
             |db| drop(diesel::update(thousand()).set(set()).get_results::<User>(db).unwrap()),
-            |conn| drop(update(thousand()).set(set()).emit().get_results::<User>(conn).unwrap()),
+            |conn| drop(update(thousand()).set(set()).emit::<User>().get_results(conn).unwrap()),
         );
     }};
 }

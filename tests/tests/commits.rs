@@ -244,7 +244,7 @@ async fn an_update_does_not_hold_up_rows_that_refer_to_its_own() {
     let conn = &mut emitter.bind(&mut db).unwrap();
     insert(1, conn).unwrap();
     conn.transaction(|conn| {
-        update(counters::table.find(1)).set(counters::n.eq(5)).emit().get_result::<Counter>(conn)?;
+        update(counters::table.find(1)).set(counters::n.eq(5)).emit::<Counter>().get_result(conn)?;
         let mut other = connect(&server);
         other.batch_execute("SET lock_timeout = '2s'; INSERT INTO children VALUES (1)")
     })

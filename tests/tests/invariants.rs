@@ -596,7 +596,7 @@ const MANY_BY_MACRO: [(&str, &str); 8] = [
 ];
 
 /// Traits that are no abstraction over implementations.
-const NO_ABSTRACTION: [(&str, &str); 8] = [
+const NO_ABSTRACTION: [(&str, &str); 6] = [
     ("ComparedColumn", "has the compiler say in words of ours why a column has to be comparable"),
     ("IsModel", "has the compiler say in words of ours that an event belongs to another model"),
     ("Nullable", "has the compiler say that a column is never NULL, in words of ours"),
@@ -605,11 +605,6 @@ const NO_ABSTRACTION: [(&str, &str); 8] = [
         "type equality, to carry inference from a result to its statement: Rust has no other word for it",
     ),
     ("Bind", "an extension of `Emitter`, which lives in a crate that knows no connections"),
-    (
-        "Loads",
-        "tells what a handle can run in words of ours; the asynchronous handle is its second implementation",
-    ),
-    ("Executes", "as `Loads`"),
     ("Describe", "keeps the bounds of reading an update in one place, for each back end that does"),
 ];
 

@@ -83,8 +83,8 @@ async fn no_listener_and_no_message_has_the_value() {
     assert_eq!(stored.password, "byron", "the writer gets all of it back");
     emitter_diesel::update(accounts::table.find(1))
         .set(accounts::password.eq("king"))
-        .emit()
-        .get_result::<Account>(conn)
+        .emit::<Account>()
+        .get_result(conn)
         .unwrap();
     one.drain().await;
     other.drain().await;

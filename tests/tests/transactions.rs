@@ -217,7 +217,7 @@ impl Writer {
             return Ok(());
         }
         self.tally.statements_refused += 1;
-        diesel::insert_into(users::table).values(&taken).emit().get_result::<User>(conn).map(|_| ())
+        diesel::insert_into(users::table).values(&taken).emit::<User>().get_result(conn).map(|_| ())
     }
 
     /// A statement, which may be refused without harm to the rest.
@@ -244,7 +244,7 @@ impl Writer {
                 // Below zero the CHECK refuses it.
                 let n = if n % 4 == 0 { -1 } else { n };
                 let update = emitter_diesel::update(&known).set(users::n.eq(n)).emit();
-                match update.get_result::<User>(conn) {
+                match update.get_result::<User, _>(conn) {
                     Ok(row) => self.model.apply(Operation::Update, vec![row]),
                     Err(refused) => self.refusal(&refused, n < 0),
                 }
@@ -278,7 +278,7 @@ impl Writer {
 
     fn create(&mut self, conn: &mut Bound<'_, SqliteConnection>, user: &User) -> QueryResult<()> {
         let insert = diesel::insert_into(users::table).values(user).emit();
-        match insert.get_result::<User>(conn) {
+        match insert.get_result::<User, _>(conn) {
             Ok(row) => self.model.apply(Operation::Create, vec![row]),
             Err(refused) => self.refusal(&refused, self.model.rows.contains_key(&user.id)),
         }

@@ -11,7 +11,7 @@ use emitter_core::model::Model;
 use super::{Ask, Engine, Rows};
 use crate::queries::{AndWhetherInserted, Both, Query, Returning};
 use crate::statements::{Deleting, InsertMany, InsertOne, OnConflict, Updating};
-use crate::update::Update;
+use crate::update::{Parts, Update};
 use crate::written::Describe;
 
 returns_its_rows! { Pg: InsertOne InsertMany Deleting }
@@ -36,19 +36,21 @@ where
     C: Connection<Backend = Self>,
     T: QuerySource,
     Update<T, W, V, R>: Describe<Self>,
-    Query<Returning, T, W, V, R>: LoadQuery<'query, C, M>,
-    Query<Both, T, W, V, R>: LoadQuery<'query, C, (M, M)>,
+    Query<Returning, Box<Parts<T, W, V, R>>>: LoadQuery<'query, C, M>,
+    Query<Both, Box<Parts<T, W, V, R>>>: LoadQuery<'query, C, (M, M)>,
 {
     fn load(conn: &mut C, statement: Update<T, W, V, R>, ask: Ask) -> QueryResult<Rows<M>>
     where
         M: Model,
     {
+        let set = ask.set.then(|| statement.set::<M>());
         let rows = if ask.before {
-            let pairs = statement.with_rows_before().internal_load(conn)?.collect::<QueryResult<_>>()?;
-            Rows::of_pairs(pairs, ask.hash_key.as_ref())
+            let layout = statement.layout();
+            let both = Query::with_rows_before(statement.parts, layout);
+            Rows::of_pairs(both.internal_load(conn)?.collect::<QueryResult<_>>()?, ask.hash_key.as_ref())
         } else {
-            Rows::collect(statement.query::<Returning>().internal_load(conn)?)?
+            Rows::collect(Query::<Returning, _>::of(statement.parts).internal_load(conn)?)?
         };
-        Ok(if ask.set { rows.with_set(statement.set::<M>()) } else { rows })
+        Ok(rows.with_set(set))
     }
 }

@@ -1,5 +1,7 @@
 //! SQLite returns the rows that a statement wrote, and reads them before in a statement of its own.
 
+use std::sync::Arc;
+
 use diesel::QuerySource;
 use diesel::connection::Connection;
 use diesel::query_builder::UpdateStatement;
@@ -11,7 +13,7 @@ use emitter_core::model::Model;
 use super::{Ask, Engine, Rows, atomically};
 use crate::queries::{Lock, Query, Returning, Select};
 use crate::statements::{Deleting, InsertMany, InsertOne, OnConflict, Updating};
-use crate::update::Update;
+use crate::update::{Parts, Update};
 use crate::written::Describe;
 
 returns_its_rows! { Sqlite: InsertOne InsertMany OnConflict Deleting }
@@ -21,27 +23,29 @@ where
     C: Connection<Backend = Self>,
     T: QuerySource,
     Update<T, W, V, R>: Describe<Self>,
-    Query<Returning, T, W, V, R>: LoadQuery<'query, C, M>,
-    Query<Select, T, W, V, R>: LoadQuery<'query, C, M>,
-    Query<Lock, T, W, V, R>: ExecuteDsl<C>,
+    Query<Returning, Arc<Parts<T, W, V, R>>>: LoadQuery<'query, C, M>,
+    Query<Select, Arc<Parts<T, W, V, R>>>: LoadQuery<'query, C, M>,
+    Query<Lock, Arc<Parts<T, W, V, R>>>: ExecuteDsl<C>,
 {
     fn load(conn: &mut C, statement: Update<T, W, V, R>, ask: Ask) -> QueryResult<Rows<M>>
     where
         M: Model,
     {
-        let update = |conn: &mut C| Rows::collect(statement.query::<Returning>().internal_load(conn)?);
-        let rows = if ask.before {
-            atomically(conn, |conn| {
-                // One that reads first and writes later could not get the lock for writing any more
-                // if somebody else wrote in between, and would not wait for it either.
-                ExecuteDsl::execute(statement.query::<Lock>(), conn)?;
-                let before =
-                    statement.query::<Select>().internal_load(conn)?.collect::<QueryResult<Vec<M>>>()?;
-                Ok(update(conn)?.with_before(before, ask.hash_key.as_ref()))
-            })?
-        } else {
-            update(conn)?
-        };
-        Ok(if ask.set { rows.with_set(statement.set::<M>()) } else { rows })
+        let set = ask.set.then(|| statement.set::<M>());
+        if !ask.before {
+            let update = Query::<Returning, _>::of(Arc::new(*statement.parts));
+            return Ok(Rows::collect(update.internal_load(conn)?)?.with_set(set));
+        }
+        let parts = Arc::new(*statement.parts);
+        let rows = atomically(conn, |conn| {
+            // One that reads first and writes later could not get the lock for writing any more
+            // if somebody else wrote in between, and would not wait for it either.
+            ExecuteDsl::execute(Query::<Lock, _>::of(Arc::clone(&parts)), conn)?;
+            let before = Query::<Select, _>::of(Arc::clone(&parts));
+            let before = before.internal_load(conn)?.collect::<QueryResult<Vec<M>>>()?;
+            let after = Rows::collect(Query::<Returning, _>::of(parts).internal_load(conn)?)?;
+            Ok(after.with_before(before, ask.hash_key.as_ref()))
+        })?;
+        Ok(rows.with_set(set))
     }
 }

@@ -11,28 +11,29 @@ use diesel::result::QueryResult;
 use diesel::{Expression, QuerySource};
 
 use super::Query;
-use crate::update::{Parts, Update};
-use crate::written::{Describe, Layout};
+use crate::update::Parts;
+use crate::written::Layout;
 
 /// `UPDATE … SET … FROM (SELECT … FOR NO KEY UPDATE) … RETURNING …`: the row after, the row before.
 #[derive(Debug)]
 pub struct Both(Arc<Layout>);
 
-impl<T: QuerySource, W, V, R> Update<T, W, V, R> {
-    /// The statement that also returns the rows before.
-    pub(crate) fn with_rows_before(&self) -> Query<Both, T, W, V, R>
-    where
-        Self: Describe<Pg>,
-    {
-        Query { parts: Arc::clone(&self.parts), form: Both(self.layout()) }
+impl<T: QuerySource, W, V, R> Query<Both, Box<Parts<T, W, V, R>>> {
+    /// The statement, of parts that are laid out so.
+    pub(crate) fn with_rows_before(parts: Box<Parts<T, W, V, R>>, layout: Arc<Layout>) -> Self {
+        Self { parts, form: Both(layout) }
     }
 }
 
-impl<T: QuerySource, W, V, R: Expression> diesel::query_builder::Query for Query<Both, T, W, V, R> {
+impl<T, W, V, R> diesel::query_builder::Query for Query<Both, Box<Parts<T, W, V, R>>>
+where
+    T: QuerySource,
+    R: Expression,
+{
     type SqlType = (R::SqlType, R::SqlType);
 }
 
-impl<T, W, V, R> QueryFragment<Pg> for Query<Both, T, W, V, R>
+impl<T, W, V, R> QueryFragment<Pg> for Query<Both, Box<Parts<T, W, V, R>>>
 where
     T: QuerySource<FromClause: QueryFragment<Pg>>,
     W: QueryFragment<Pg>,

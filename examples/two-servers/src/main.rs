@@ -193,7 +193,7 @@ fn write(emitter: &Emitter, count: i32) -> Result<(), Box<dyn Error>> {
             let user: User = diesel::insert_into(users::table).values(values).emit().get_result(conn)?;
             for _ in 0..2 {
                 let login = emitter_diesel::update(&user).set(users::logins.eq(users::logins + 1));
-                login.emit().get_result::<User>(conn)?;
+                login.emit::<User>().get_result(conn)?;
             }
             QueryResult::Ok(())
         })?;

@@ -233,7 +233,7 @@ fn write(emitter: &Emitter, writing: Writing, written: &AtomicU64) {
         for _ in 0..writing.updates {
             pace.wait();
             let update = emitter_diesel::update(&user).set(users::n.eq(users::n + 1)).emit();
-            update.get_result::<User>(conn).expect("it is there");
+            update.get_result::<User, _>(conn).expect("it is there");
             written.fetch_add(1, Ordering::SeqCst);
         }
     }

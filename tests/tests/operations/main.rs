@@ -8,7 +8,7 @@ use std::fmt::Display;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use diesel::prelude::*;
+use diesel::{AsChangeset, Identifiable, Insertable, Queryable, Selectable};
 use emitter_diesel::{Emits, Emitter, Event};
 use serde::{Deserialize, Serialize};
 
@@ -179,7 +179,7 @@ mod sqlite {
         }
     }
 
-    suite!(super::Database, super::super::users::id, ["upsert 1 al NULL 0", "upsert 4 dora NULL 0"]);
+    suite!(super::Database, diesel::RunQueryDsl, super::super::users::id, ["upsert 1 al NULL 0", "upsert 4 dora NULL 0"]);
 }
 
 mod postgres {
@@ -203,7 +203,37 @@ mod postgres {
 
     suite!(
         super::Database,
+        diesel::RunQueryDsl,
         super::super::users::id,
         ["upsert updated 1 al NULL 0", "upsert inserted 4 dora NULL 0"]
+    );
+}
+
+mod postgres_async {
+    use diesel_async::{AsyncConnection, AsyncPgConnection, SimpleAsyncConnection};
+    use emitter_tests::servers::Postgres;
+
+    pub(crate) struct Database {
+        pub(crate) conn: AsyncPgConnection,
+        _server: Postgres,
+    }
+
+    impl Database {
+        pub(crate) async fn open() -> Self {
+            let server = Postgres::start();
+            let mut conn = AsyncPgConnection::establish(&server.url()).await.unwrap();
+            for table in super::TABLES {
+                conn.batch_execute(table).await.unwrap();
+            }
+            Self { conn, _server: server }
+        }
+    }
+
+    suite!(
+        super::Database,
+        diesel_async::RunQueryDsl,
+        super::super::users::id,
+        ["upsert updated 1 al NULL 0", "upsert inserted 4 dora NULL 0"],
+        await
     );
 }

@@ -1,11 +1,12 @@
-//! The suite, as a macro: of a database's type, what an upsert conflicts with, and `await` for an
-//! asynchronous connection.
+//! The suite, as a macro: of a database's type, where plain queries get their methods from, what an
+//! upsert conflicts with, what it becomes, and `await` for an asynchronous connection.
 
 macro_rules! suite {
-    ($database:ty, $conflict:path, $upserted:expr $(, $wait:tt)?) => {
+    ($database:ty, $dsl:path, $conflict:expr, $upserted:expr $(, $wait:tt)?) => {
         mod each {
-            use diesel::prelude::*;
             use diesel::result::Error;
+            use diesel::{ExpressionMethods, QueryDsl, SelectableHelper};
+            use $dsl as _;
             use emitter_diesel::{Bind, Emit, update};
 
             use super::super::*;
@@ -73,18 +74,18 @@ macro_rules! suite {
 
                 // Nobody is there.
                 let nobody = update(users::table.find(9)).set(users::name.eq("x")).emit();
-                assert_eq!(nobody.get_result::<User>(conn)$(.$wait)?.unwrap_err(), Error::NotFound);
+                assert_eq!(nobody.get_result::<User, _>(conn)$(.$wait)?.unwrap_err(), Error::NotFound);
                 assert_eq!(diesel::delete(users::table.find(9)).emit::<User>().execute(conn)$(.$wait)?.unwrap(), 0);
                 // It was so before.
                 let same: User = update(users::table.find(1)).set(users::name.eq("alice")).emit().get_result(conn)$(.$wait)?.unwrap();
                 assert_eq!(same.name, "alice");
                 // No column is named.
                 let nothing = UserChange { name: None, status: None };
-                let error = update(users::table.find(1)).set(nothing).emit().get_result::<User>(conn)$(.$wait)?.unwrap_err();
+                let error = update(users::table.find(1)).set(nothing).emit::<User>().get_result(conn)$(.$wait)?.unwrap_err();
                 assert!(error.to_string().contains("sets no column"), "{error}");
                 // It is refused.
                 let taken = update(users::table.find(1)).set(users::name.eq("bob")).emit();
-                assert!(matches!(taken.get_result::<User>(conn)$(.$wait)?.unwrap_err(), Error::DatabaseError(..)));
+                assert!(matches!(taken.get_result::<User, _>(conn)$(.$wait)?.unwrap_err(), Error::DatabaseError(..)));
 
                 // Of several rows, those that changed are told of, and all if that is asked for.
                 let some = update(users::table).set(users::name.eq("bob")).emit::<User>();
@@ -110,11 +111,11 @@ macro_rules! suite {
                 let conn = &mut emitter.bind(&mut db.conn).unwrap();
                 let alice: User =
                     diesel::insert_into(users::table).values(&user(1, "alice")).emit().get_result(conn)$(.$wait)?.unwrap();
-                update(&alice).set(users::name.eq("alicia")).emit().get_result::<User>(conn)$(.$wait)?.unwrap();
+                update(&alice).set(users::name.eq("alicia")).emit::<User>().get_result(conn)$(.$wait)?.unwrap();
                 let wants = emitter.on::<UserUpdated>().before().name("wants it").run(|_| std::future::ready(()));
-                update(&alice).set(users::name.eq("al")).emit().get_result::<User>(conn)$(.$wait)?.unwrap();
+                update(&alice).set(users::name.eq("al")).emit::<User>().get_result(conn)$(.$wait)?.unwrap();
                 wants.unsubscribe();
-                update(&alice).set(users::name.eq("ali")).emit().get_result::<User>(conn)$(.$wait)?.unwrap();
+                update(&alice).set(users::name.eq("ali")).emit::<User>().get_result(conn)$(.$wait)?.unwrap();
                 assert_eq!(
                     heard(&emitter, &log).await,
                     [
@@ -137,7 +138,7 @@ macro_rules! suite {
                 assert_eq!(one, member(1, "staff", "owner"));
                 let of_one = members::table.filter(members::user_id.eq(1));
                 assert_eq!(update(of_one).set(members::role.eq("guest")).emit::<Member>().execute(conn)$(.$wait)?.unwrap(), 2);
-                diesel::delete(members::table.find((2, "staff"))).emit().get_result::<Member>(conn)$(.$wait)?.unwrap();
+                diesel::delete(members::table.find((2, "staff"))).emit::<Member>().get_result(conn)$(.$wait)?.unwrap();
                 assert_eq!(
                     heard(&emitter, &log).await,
                     [
@@ -157,7 +158,7 @@ macro_rules! suite {
                 let alice: User =
                     diesel::insert_into(users::table).values(&user(1, "alice")).emit().get_result(conn)$(.$wait)?.unwrap();
                 let selected = update(&alice).set(users::logins.eq(7)).returning(User::as_select()).emit();
-                assert_eq!(selected.get_result::<User>(conn)$(.$wait)?.unwrap().logins, 7);
+                assert_eq!(selected.get_result::<User, _>(conn)$(.$wait)?.unwrap().logins, 7);
                 assert_eq!(
                     heard(&emitter, &log).await,
                     ["create 1 alice NULL 0", "update 1 alice NULL 0 -> 1 alice NULL 7 [logins]"]

@@ -1,0 +1,242 @@
+//! An asynchronous connection bound to an emitter.
+
+use std::fmt;
+
+use diesel::connection::{
+    CacheSize, Instrumentation, TransactionManagerStatus,
+};
+use diesel::query_builder::{AsQuery, QueryFragment, QueryId};
+use diesel::result::{ConnectionError, ConnectionResult, Error, QueryResult};
+use diesel_async::{AsyncConnection, AsyncConnectionCore, SimpleAsyncConnection, TransactionManager};
+use emitter_core::{Emission, Emitter};
+use futures_util::future::BoxFuture;
+use tracing::warn;
+
+use crate::buffer::Buffer;
+use crate::engine::{Ask, AsyncCounts, AsyncEngine, Rows};
+use crate::handle::{BindError, Depth, EmittingTransactionManager, NOTHING_COMMITTED, RAW_TRANSACTION};
+use crate::raw_sql;
+use crate::statements::{Emitting, Executes, FromRows, Handle, Kind, Loads};
+use emitter_core::model::Emits;
+
+/// An asynchronous connection of diesel-async that is bound to an emitter: what
+/// [`Bound`](crate::Bound) is for Diesel's own connections.
+///
+/// It is itself an [`AsyncConnection`]. Before the COMMIT of a transaction with events a `SELECT 1`
+/// asks the database whether the transaction still stands: PostgreSQL would answer the COMMIT of one
+/// in which a statement has failed with a silent rollback.
+///
+/// A transaction whose future is dropped in the middle leaves the connection within it, as
+/// diesel-async does; its events are never emitted, and the connection cannot be bound again until
+/// the transaction is rolled back. Pools drop such a connection.
+pub struct BoundAsync<'c, C: AsyncConnection> {
+    conn: &'c mut C,
+    emitter: Emitter,
+    buffer: Buffer<Emission>,
+}
+
+impl<'c, C: AsyncConnection> BoundAsync<'c, C> {
+    pub(crate) fn new(emitter: &Emitter, conn: &'c mut C) -> Result<Self, BindError> {
+        let depth = depth(conn).map_err(|_| BindError::Broken)?;
+        if depth.beyond_ground > 0 {
+            return Err(BindError::TransactionOpen);
+        }
+        Ok(Self { conn, emitter: emitter.clone(), buffer: Buffer::new() })
+    }
+
+    /// The emitter that it is bound to.
+    #[must_use]
+    pub fn emitter(&self) -> &Emitter {
+        &self.emitter
+    }
+
+    /// Takes an event of a statement that has just succeeded.
+    fn keep(&mut self, emission: Emission) {
+        // A broken connection keeps it: its transaction can only be rolled back.
+        if depth(self.conn).is_ok_and(|depth| depth.beyond_ground == 0) {
+            self.emitter.emit([emission]);
+        } else {
+            self.buffer.push(emission);
+        }
+    }
+
+    /// Brings the buffer in line after a transaction began or ended; `ended_well` says how.
+    fn follow(&mut self, ended_well: bool) {
+        let depth = depth(self.conn).map_or(0, |depth| depth.beyond_ground);
+        if ended_well {
+            self.emitter.emit(self.buffer.committed(depth));
+        } else {
+            self.buffer.rolled_back(depth);
+        }
+    }
+}
+
+fn depth<C: AsyncConnection>(conn: &mut C) -> QueryResult<Depth> {
+    Depth::from_status(C::TransactionManager::transaction_manager_status_mut(conn))
+}
+
+impl<C: AsyncConnection> fmt::Debug for BoundAsync<'_, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BoundAsync").field("waiting", &self.buffer.len()).finish_non_exhaustive()
+    }
+}
+
+impl<C: AsyncConnection> Drop for BoundAsync<'_, C> {
+    fn drop(&mut self) {
+        let events = self.buffer.len();
+        if events > 0 {
+            warn!(events, "a bound handle was dropped within a transaction: its events are dropped with it");
+        }
+    }
+}
+
+impl<C: AsyncConnection> Handle for BoundAsync<'_, C> {
+    type Output<'a, T: Send + 'a>
+        = BoxFuture<'a, QueryResult<T>>
+    where
+        Self: 'a;
+}
+
+#[diagnostic::do_not_recommend]
+impl<'a, C, S, M, K> Loads<'a, S, M, K> for BoundAsync<'_, C>
+where
+    C: AsyncConnection<Backend: AsyncEngine<'a, C, S, M, K>>,
+    S: Send + 'a,
+{
+    fn load<Op: FromRows, T: Send + 'a>(
+        &'a mut self,
+        emitting: Emitting<S, K, M>,
+        then: fn(Rows<M>) -> QueryResult<T>,
+    ) -> BoxFuture<'a, QueryResult<T>>
+    where
+        K: Kind,
+        M: Emits<Op>,
+    {
+        let (statement, events) = emitting.route::<Op>(&self.emitter);
+        Box::pin(async move {
+            let Some((events, ask)) = events else {
+                return then(C::Backend::load(self.conn, statement, Ask::default()).await?);
+            };
+            let mut rows = C::Backend::load(self.conn, statement, ask).await?;
+            events.of::<Op>(&mut rows, |event| self.keep(event));
+            then(rows)
+        })
+    }
+}
+
+#[diagnostic::do_not_recommend]
+impl<'a, C, S, M, K> Executes<'a, S, M, K> for BoundAsync<'_, C>
+where
+    C: AsyncConnection<Backend: AsyncEngine<'a, C, S, M, K>>,
+    S: AsyncCounts<C> + Send + 'a,
+{
+    fn execute(&'a mut self, emitting: Emitting<S, K, M>) -> BoxFuture<'a, QueryResult<usize>>
+    where
+        K: Kind,
+        M: Emits<K::Many>,
+    {
+        let (statement, events) = emitting.route::<K::Many>(&self.emitter);
+        Box::pin(async move {
+            let Some((events, ask)) = events else { return statement.execute(self.conn).await };
+            let mut rows = C::Backend::load(self.conn, statement, ask).await?;
+            events.of::<K::Many>(&mut rows, |event| self.keep(event));
+            Ok(rows.count())
+        })
+    }
+}
+
+impl<'c, C: AsyncConnection> TransactionManager<BoundAsync<'c, C>> for EmittingTransactionManager {
+    type TransactionStateData = <C::TransactionManager as TransactionManager<C>>::TransactionStateData;
+
+    async fn begin_transaction(conn: &mut BoundAsync<'c, C>) -> QueryResult<()> {
+        C::TransactionManager::begin_transaction(conn.conn).await?;
+        let depth = depth(conn.conn)?.beyond_ground;
+        conn.buffer.begun(depth);
+        Ok(())
+    }
+
+    async fn rollback_transaction(conn: &mut BoundAsync<'c, C>) -> QueryResult<()> {
+        let rolled_back = C::TransactionManager::rollback_transaction(conn.conn).await;
+        conn.follow(false);
+        rolled_back
+    }
+
+    async fn commit_transaction(conn: &mut BoundAsync<'c, C>) -> QueryResult<()> {
+        let outermost = depth(conn.conn)?.beyond_ground == 1;
+        if outermost && conn.buffer.len() > 0 && conn.conn.batch_execute("SELECT 1").await.is_err() {
+            Self::rollback_transaction(conn).await?;
+            return Err(Error::QueryBuilderError(NOTHING_COMMITTED.into()));
+        }
+        let committed = C::TransactionManager::commit_transaction(conn.conn).await;
+        conn.follow(committed.is_ok());
+        committed
+    }
+
+    fn transaction_manager_status_mut<'s>(conn: &'s mut BoundAsync<'c, C>) -> &'s mut TransactionManagerStatus {
+        C::TransactionManager::transaction_manager_status_mut(conn.conn)
+    }
+
+    fn is_broken_transaction_manager(conn: &mut BoundAsync<'c, C>) -> bool {
+        C::TransactionManager::is_broken_transaction_manager(conn.conn)
+    }
+}
+
+impl<C: AsyncConnection> SimpleAsyncConnection for BoundAsync<'_, C> {
+    async fn batch_execute(&mut self, query: &str) -> QueryResult<()> {
+        if raw_sql::controls_transactions(query) {
+            return Err(Error::QueryBuilderError(RAW_TRANSACTION.into()));
+        }
+        self.conn.batch_execute(query).await
+    }
+}
+
+impl<C: AsyncConnection> AsyncConnectionCore for BoundAsync<'_, C> {
+    type ExecuteFuture<'conn, 'query> = C::ExecuteFuture<'conn, 'query>;
+    type LoadFuture<'conn, 'query> = C::LoadFuture<'conn, 'query>;
+    type Stream<'conn, 'query> = C::Stream<'conn, 'query>;
+    type Row<'conn, 'query> = C::Row<'conn, 'query>;
+    type Backend = C::Backend;
+
+    fn load<'conn, 'query, T>(&'conn mut self, source: T) -> Self::LoadFuture<'conn, 'query>
+    where
+        T: AsQuery + 'query,
+        T::Query: QueryFragment<Self::Backend> + QueryId + 'query,
+    {
+        self.conn.load(source)
+    }
+
+    fn execute_returning_count<'conn, 'query, T>(&'conn mut self, source: T) -> Self::ExecuteFuture<'conn, 'query>
+    where
+        T: QueryFragment<Self::Backend> + QueryId + 'query,
+    {
+        self.conn.execute_returning_count(source)
+    }
+}
+
+impl<C: AsyncConnection> AsyncConnection for BoundAsync<'_, C> {
+    type TransactionManager = EmittingTransactionManager;
+
+    async fn establish(_: &str) -> ConnectionResult<Self> {
+        Err(ConnectionError::BadConnection(
+            "bind an established connection with `emitter.bind(&mut conn)`".to_owned(),
+        ))
+    }
+
+    fn transaction_state(
+        &mut self,
+    ) -> &mut <Self::TransactionManager as TransactionManager<Self>>::TransactionStateData {
+        self.conn.transaction_state()
+    }
+
+    fn instrumentation(&mut self) -> &mut dyn Instrumentation {
+        self.conn.instrumentation()
+    }
+
+    fn set_instrumentation(&mut self, instrumentation: impl Instrumentation) {
+        self.conn.set_instrumentation(instrumentation);
+    }
+
+    fn set_prepared_statement_cache_size(&mut self, size: CacheSize) {
+        self.conn.set_prepared_statement_cache_size(size);
+    }
+}

@@ -1,0 +1,70 @@
+//! SQLite returns the rows that a statement wrote, and reads them before in a statement of its own.
+
+use std::sync::Arc;
+
+use diesel::QuerySource;
+use diesel::result::QueryResult;
+use diesel::sqlite::Sqlite;
+use diesel_async::methods::{ExecuteDsl, LoadQuery};
+use diesel_async::{AsyncConnection, TransactionManager};
+use emitter_core::model::Model;
+
+use super::all;
+use crate::engine::{Ask, AsyncEngine, Rows};
+use crate::queries::{Lock, Query, Returning, Select};
+use crate::statements::Updating;
+use crate::update::{Parts, Update};
+use crate::written::Describe;
+
+impl<'query, C, M, T, W, V, R> AsyncEngine<'query, C, Update<T, W, V, R>, M, Updating> for Sqlite
+where
+    C: AsyncConnection<Backend = Self>,
+    T: QuerySource,
+    Update<T, W, V, R>: Describe<Self>,
+    Parts<T, W, V, R>: Send + Sync,
+    Query<Returning, Arc<Parts<T, W, V, R>>>: LoadQuery<'query, C, M>,
+    Query<Select, Arc<Parts<T, W, V, R>>>: LoadQuery<'query, C, M>,
+    Query<Lock, Arc<Parts<T, W, V, R>>>: ExecuteDsl<C>,
+    M: Send,
+{
+    async fn load(conn: &mut C, statement: Update<T, W, V, R>, ask: Ask) -> QueryResult<Rows<M>>
+    where
+        M: Model,
+    {
+        let set = ask.set.then(|| statement.set::<M>());
+        let parts = Arc::new(*statement.parts);
+        if !ask.before {
+            let rows = all(Query::<Returning, _>::of(parts), conn).await?;
+            return Ok(Rows::of(rows.into_iter()).with_set(set));
+        }
+        let status = C::TransactionManager::transaction_manager_status_mut(conn);
+        let open = status.transaction_depth()?.is_some();
+        if !open {
+            C::TransactionManager::begin_transaction(conn).await?;
+        }
+        let rows = before_and_after(conn, parts, &ask).await;
+        match (open, &rows) {
+            (true, _) => {}
+            (false, Ok(_)) => C::TransactionManager::commit_transaction(conn).await?,
+            // The first error says more than that of the clean-up after it.
+            (false, Err(_)) => drop(C::TransactionManager::rollback_transaction(conn).await),
+        }
+        Ok(rows?.with_set(set))
+    }
+}
+
+async fn before_and_after<'query, C, M, P>(conn: &mut C, parts: Arc<P>, ask: &Ask) -> QueryResult<Rows<M>>
+where
+    C: AsyncConnection<Backend = Sqlite>,
+    M: Model,
+    P: Send + Sync,
+    Query<Returning, Arc<P>>: LoadQuery<'query, C, M>,
+    Query<Select, Arc<P>>: LoadQuery<'query, C, M>,
+    Query<Lock, Arc<P>>: ExecuteDsl<C>,
+{
+    // As on a blocking connection: the lock for writing comes first.
+    ExecuteDsl::execute(Query::<Lock, _>::of(Arc::clone(&parts)), conn).await?;
+    let before = all(Query::<Select, _>::of(Arc::clone(&parts)), conn).await?;
+    let after: Vec<M> = all(Query::<Returning, _>::of(parts), conn).await?;
+    Ok(Rows::of(after.into_iter()).with_before(before, ask.hash_key.as_ref()))
+}
