@@ -2,22 +2,22 @@
 
 use std::fmt;
 
-use diesel::connection::{
-    CacheSize, Instrumentation, TransactionManagerStatus,
-};
+use diesel::connection::{CacheSize, Instrumentation, TransactionManagerStatus};
 use diesel::query_builder::{AsQuery, QueryFragment, QueryId};
 use diesel::result::{ConnectionError, ConnectionResult, Error, QueryResult};
 use diesel_async::{AsyncConnection, AsyncConnectionCore, SimpleAsyncConnection, TransactionManager};
+use emitter_core::model::Emits;
 use emitter_core::{Emission, Emitter};
 use futures_util::future::BoxFuture;
 use tracing::warn;
 
 use crate::buffer::Buffer;
 use crate::engine::{Ask, AsyncCounts, AsyncEngine, Rows};
+#[cfg(feature = "_postgres")]
+use crate::handle::TransactionBuilder;
 use crate::handle::{BindError, Depth, EmittingTransactionManager, NOTHING_COMMITTED, RAW_TRANSACTION};
 use crate::raw_sql;
 use crate::statements::{Emitting, Executes, FromRows, Handle, Kind, Loads};
-use emitter_core::model::Emits;
 
 /// An asynchronous connection of diesel-async that is bound to an emitter: what
 /// [`Bound`](crate::Bound) is for Diesel's own connections.
@@ -67,6 +67,47 @@ impl<'c, C: AsyncConnection> BoundAsync<'c, C> {
             self.emitter.emit(self.buffer.committed(depth));
         } else {
             self.buffer.rolled_back(depth);
+        }
+    }
+}
+
+#[cfg(feature = "_postgres")]
+impl<C> BoundAsync<'_, C>
+where
+    C: AsyncConnection<Backend = diesel::pg::Pg, TransactionManager = diesel_async::AnsiTransactionManager>,
+{
+    /// A transaction of PostgreSQL with an isolation level and other options:
+    /// `conn.build_transaction().serializable().run(async |conn| …).await`.
+    pub fn build_transaction(&mut self) -> TransactionBuilder<'_, Self> {
+        TransactionBuilder::new(self)
+    }
+}
+
+#[cfg(feature = "_postgres")]
+impl<'c, C> TransactionBuilder<'_, BoundAsync<'c, C>>
+where
+    C: AsyncConnection<Backend = diesel::pg::Pg, TransactionManager = diesel_async::AnsiTransactionManager>,
+{
+    /// Runs `f` in the transaction, and commits it if `f` succeeds.
+    ///
+    /// # Errors
+    /// [`Error::AlreadyInTransaction`] within a transaction; else as `transaction`.
+    pub async fn run<T, E: From<Error>>(
+        self,
+        f: impl AsyncFnOnce(&mut BoundAsync<'c, C>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let (conn, begin) = self.begin();
+        diesel_async::AnsiTransactionManager::begin_transaction_sql(conn.conn, &begin).await?;
+        conn.buffer.begun(1);
+        match f(conn).await {
+            Ok(value) => {
+                EmittingTransactionManager::commit_transaction(conn).await.map(|()| value).map_err(E::from)
+            }
+            Err(error) => match EmittingTransactionManager::rollback_transaction(conn).await {
+                // The first error says more than that of the clean-up after it.
+                Ok(()) | Err(Error::BrokenTransactionManager) => Err(error),
+                Err(rollback) => Err(rollback.into()),
+            },
         }
     }
 }
@@ -172,7 +213,9 @@ impl<'c, C: AsyncConnection> TransactionManager<BoundAsync<'c, C>> for EmittingT
         committed
     }
 
-    fn transaction_manager_status_mut<'s>(conn: &'s mut BoundAsync<'c, C>) -> &'s mut TransactionManagerStatus {
+    fn transaction_manager_status_mut<'s>(
+        conn: &'s mut BoundAsync<'c, C>,
+    ) -> &'s mut TransactionManagerStatus {
         C::TransactionManager::transaction_manager_status_mut(conn.conn)
     }
 
@@ -205,7 +248,10 @@ impl<C: AsyncConnection> AsyncConnectionCore for BoundAsync<'_, C> {
         self.conn.load(source)
     }
 
-    fn execute_returning_count<'conn, 'query, T>(&'conn mut self, source: T) -> Self::ExecuteFuture<'conn, 'query>
+    fn execute_returning_count<'conn, 'query, T>(
+        &'conn mut self,
+        source: T,
+    ) -> Self::ExecuteFuture<'conn, 'query>
     where
         T: QueryFragment<Self::Backend> + QueryId + 'query,
     {

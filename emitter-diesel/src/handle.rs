@@ -218,7 +218,7 @@ where
     /// A transaction of PostgreSQL with an isolation level and other options, as Diesel's
     /// `build_transaction` on the connection: `conn.build_transaction().serializable().run(|conn| …)`.
     pub fn build_transaction(&mut self) -> TransactionBuilder<'_, Self> {
-        TransactionBuilder { conn: self, isolation: "", access: "", deferrable: "" }
+        TransactionBuilder::new(self)
     }
 }
 
@@ -236,7 +236,17 @@ pub struct TransactionBuilder<'b, H> {
 }
 
 #[cfg(feature = "_postgres")]
-impl<H> TransactionBuilder<'_, H> {
+impl<'b, H> TransactionBuilder<'b, H> {
+    pub(crate) fn new(conn: &'b mut H) -> Self {
+        Self { conn, isolation: "", access: "", deferrable: "" }
+    }
+
+    /// The connection, and the SQL that begins the transaction.
+    pub(crate) fn begin(self) -> (&'b mut H, String) {
+        let Self { conn, isolation, access, deferrable } = self;
+        (conn, format!("BEGIN TRANSACTION{isolation}{access}{deferrable}"))
+    }
+
     /// `ISOLATION LEVEL READ COMMITTED`
     pub fn read_committed(self) -> Self {
         Self { isolation: " ISOLATION LEVEL READ COMMITTED", ..self }
@@ -283,8 +293,8 @@ where
     /// # Errors
     /// [`Error::AlreadyInTransaction`] within a transaction; else as `transaction`.
     pub fn run<T, E: From<Error>>(self, f: impl FnOnce(&mut Bound<'c, C>) -> Result<T, E>) -> Result<T, E> {
-        let Self { conn, isolation, access, deferrable } = self;
-        conn.transaction_by(&format!("BEGIN TRANSACTION{isolation}{access}{deferrable}"), f)
+        let (conn, begin) = self.begin();
+        conn.transaction_by(&begin, f)
     }
 }
 

@@ -86,10 +86,10 @@ pub mod written;
 
 pub use emitter_core::*;
 
-#[cfg(feature = "_postgres")]
-pub use crate::handle::TransactionBuilder;
 #[cfg(feature = "_async")]
 pub use crate::bound_async::BoundAsync;
+#[cfg(feature = "_postgres")]
+pub use crate::handle::TransactionBuilder;
 pub use crate::handle::{Bind, BindError, Bindable, Bound, EmittingTransactionManager, marker};
 pub use crate::statements::Emit;
 pub use crate::update::{Update, UpdateTarget, update};

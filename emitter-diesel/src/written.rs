@@ -32,7 +32,10 @@ pub struct Layout {
     /// In the order in which they are loaded.
     pub(crate) columns: Vec<Listed>,
     /// The columns of the table's key.
-    #[cfg_attr(not(feature = "_postgres"), expect(dead_code, reason = "others find rows by the model's key"))]
+    #[cfg_attr(
+        not(feature = "_postgres"),
+        expect(dead_code, reason = "others find rows by the model's key")
+    )]
     pub(crate) key: Vec<Listed>,
 }
 

@@ -179,7 +179,13 @@ mod sqlite {
         }
     }
 
-    suite!(super::Database, diesel::RunQueryDsl, super::super::users::id, ["upsert 1 al NULL 0", "upsert 4 dora NULL 0"]);
+    suite!(
+        super::Database,
+        diesel::RunQueryDsl,
+        super::super::users::id,
+        ["upsert 1 al NULL 0", "upsert 4 dora NULL 0"],
+        many
+    );
 }
 
 mod postgres {
@@ -205,7 +211,8 @@ mod postgres {
         super::Database,
         diesel::RunQueryDsl,
         super::super::users::id,
-        ["upsert updated 1 al NULL 0", "upsert inserted 4 dora NULL 0"]
+        ["upsert updated 1 al NULL 0", "upsert inserted 4 dora NULL 0"],
+        many
     );
 }
 
@@ -234,6 +241,36 @@ mod postgres_async {
         diesel_async::RunQueryDsl,
         super::super::users::id,
         ["upsert updated 1 al NULL 0", "upsert inserted 4 dora NULL 0"],
+        many,
+        await
+    );
+}
+
+mod sqlite_async {
+    use diesel::SqliteConnection;
+    use diesel_async::sync_connection_wrapper::SyncConnectionWrapper;
+    use diesel_async::{AsyncConnection, SimpleAsyncConnection};
+
+    pub(crate) struct Database {
+        pub(crate) conn: SyncConnectionWrapper<SqliteConnection>,
+    }
+
+    impl Database {
+        pub(crate) async fn open() -> Self {
+            let mut conn = SyncConnectionWrapper::establish(":memory:").await.unwrap();
+            for table in super::TABLES {
+                conn.batch_execute(table).await.unwrap();
+            }
+            Self { conn }
+        }
+    }
+
+    suite!(
+        super::Database,
+        diesel_async::RunQueryDsl,
+        super::super::users::id,
+        ["upsert 1 al NULL 0", "upsert 4 dora NULL 0"],
+        singly,
         await
     );
 }

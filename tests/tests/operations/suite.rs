@@ -1,8 +1,31 @@
 //! The suite, as a macro: of a database's type, where plain queries get their methods from, what an
 //! upsert conflicts with, what it becomes, and `await` for an asynchronous connection.
 
+/// Inserts a list by one statement, or one after the other where the connection knows no lists.
+macro_rules! insert {
+    (many $table:expr, $list:expr, $emit:ident $(::<$model:ty>)? () $(.$option:ident($argument:expr))?, $conn:expr $(, $wait:tt)?) => {
+        diesel::insert_into($table).values($list).$emit$(::<$model>)?()$(.$option($argument))?.execute($conn)$(.$wait)?.unwrap()
+    };
+    (singly $table:expr, $list:expr, $emit:ident $(::<$model:ty>)? () $(.$option:ident($argument:expr))?, $conn:expr $(, $wait:tt)?) => {
+        for row in $list {
+            let row = diesel::insert_into($table).values(row).$emit$(::<$model>)?()$(.$option($argument))?;
+            row.execute($conn)$(.$wait)?.unwrap();
+        }
+    };
+}
+
+/// What is heard of that.
+macro_rules! inserted {
+    (many $first:literal $(, $row:literal)*; $between:literal) => {
+        vec![concat!("createMany ", $first $(, $between, $row)*)]
+    };
+    (singly $($row:literal),*; $between:literal) => {
+        vec![$(concat!("create ", $row)),*]
+    };
+}
+
 macro_rules! suite {
-    ($database:ty, $dsl:path, $conflict:expr, $upserted:expr $(, $wait:tt)?) => {
+    ($database:ty, $dsl:path, $conflict:expr, $upserted:expr, $list:ident $(, $wait:tt)?) => {
         mod each {
             use diesel::result::Error;
             use diesel::{ExpressionMethods, QueryDsl, SelectableHelper};
@@ -23,8 +46,7 @@ macro_rules! suite {
                     diesel::insert_into(users::table).values(&user(1, "alice")).emit().get_result(conn)$(.$wait)?.unwrap();
                 assert_eq!(alice.name, "alice");
                 let list = vec![user(2, "bob"), user(3, "carol")];
-                let many = diesel::insert_into(users::table).values(&list).emit::<User>();
-                assert_eq!(many.execute(conn)$(.$wait)?.unwrap(), 2);
+                insert!($list users::table, &list, emit::<User>(), conn $(, $wait)?);
 
                 let alicia: User = update(&alice).set(users::name.eq("alicia")).emit().get_result(conn)$(.$wait)?.unwrap();
                 assert_eq!(alicia.name, "alicia");
@@ -50,17 +72,20 @@ macro_rules! suite {
                 assert_eq!(
                     heard(&emitter, &log).await,
                     [
-                        "create 1 alice NULL 0",
-                        "createMany 2 bob NULL 0; 3 carol NULL 0",
-                        "update 1 alice NULL 0 -> 1 alicia NULL 0 [name]",
-                        "updateMany 2 bob NULL 0 -> 2 bob ACTIVE 2 [status logins]; \
-                         3 carol NULL 0 -> 3 carol ACTIVE 3 [status logins]",
-                        "updateMany 2 bob ACTIVE 2 -> 2 bob NULL 2 [status]",
-                        $upserted[0],
-                        $upserted[1],
-                        "delete 1 al NULL 0",
-                        "deleteMany 2 bob NULL 2; 3 carol ACTIVE 3; 4 dora NULL 0",
+                        vec!["create 1 alice NULL 0"],
+                        inserted!($list "2 bob NULL 0", "3 carol NULL 0"; "; "),
+                        vec![
+                            "update 1 alice NULL 0 -> 1 alicia NULL 0 [name]",
+                            "updateMany 2 bob NULL 0 -> 2 bob ACTIVE 2 [status logins]; \
+                             3 carol NULL 0 -> 3 carol ACTIVE 3 [status logins]",
+                            "updateMany 2 bob ACTIVE 2 -> 2 bob NULL 2 [status]",
+                            $upserted[0],
+                            $upserted[1],
+                            "delete 1 al NULL 0",
+                            "deleteMany 2 bob NULL 2; 3 carol ACTIVE 3; 4 dora NULL 0",
+                        ],
                     ]
+                    .concat()
                 );
             }
 
@@ -70,7 +95,7 @@ macro_rules! suite {
                 let mut db = Database::open()$(.$wait)?;
                 let conn = &mut emitter.bind(&mut db.conn).unwrap();
                 let list = vec![user(1, "alice"), user(2, "bob")];
-                diesel::insert_into(users::table).values(&list).emit::<User>().emit_if(false).execute(conn)$(.$wait)?.unwrap();
+                insert!($list users::table, &list, emit::<User>().emit_if(false), conn $(, $wait)?);
 
                 // Nobody is there.
                 let nobody = update(users::table.find(9)).set(users::name.eq("x")).emit();
@@ -133,7 +158,7 @@ macro_rules! suite {
                 let mut db = Database::open()$(.$wait)?;
                 let conn = &mut emitter.bind(&mut db.conn).unwrap();
                 let list = vec![member(1, "admins", "reader"), member(1, "staff", "writer"), member(2, "staff", "reader")];
-                diesel::insert_into(members::table).values(&list).emit::<Member>().execute(conn)$(.$wait)?.unwrap();
+                insert!($list members::table, &list, emit::<Member>(), conn $(, $wait)?);
                 let one: Member = update(&list[1]).set(members::role.eq("owner")).emit().get_result(conn)$(.$wait)?.unwrap();
                 assert_eq!(one, member(1, "staff", "owner"));
                 let of_one = members::table.filter(members::user_id.eq(1));
@@ -142,11 +167,14 @@ macro_rules! suite {
                 assert_eq!(
                     heard(&emitter, &log).await,
                     [
-                        "createMany 1,admins 1,staff 2,staff",
-                        "update 1,staff: writer -> owner",
-                        "updateMany 1,admins 1,staff: owner reader",
-                        "delete 2,staff",
+                        inserted!($list "1,admins", "1,staff", "2,staff"; " "),
+                        vec![
+                            "update 1,staff: writer -> owner",
+                            "updateMany 1,admins 1,staff: owner reader",
+                            "delete 2,staff",
+                        ],
                     ]
+                    .concat()
                 );
             }
 
