@@ -1,16 +1,21 @@
 //! How each back end runs a statement so that its rows are known.
 
+#[cfg(feature = "sqlite")]
 use std::collections::HashMap;
 use std::fmt;
 
 use diesel::QuerySource;
-use diesel::connection::{Connection, TransactionManager};
+use diesel::connection::Connection;
+#[cfg(feature = "sqlite")]
+use diesel::connection::TransactionManager;
 use diesel::query_builder::{DeleteStatement, InsertStatement};
 use diesel::query_dsl::methods::ExecuteDsl;
 use diesel::result::QueryResult;
+use emitter_core::HashKey;
+#[cfg(feature = "sqlite")]
+use emitter_core::Key;
 use emitter_core::columns::Columns;
 use emitter_core::model::Model;
-use emitter_core::{HashKey, Key};
 
 use crate::queries::{Plain, Query};
 use crate::update::{Parts, Update};
@@ -181,6 +186,7 @@ impl<M: Model> Rows<M> {
     }
 
     /// Adds the rows as they were: each finds its own by the key.
+    #[cfg(feature = "sqlite")]
     fn with_before(mut self, before: Vec<M>, hash_key: Option<&HashKey>) -> Self {
         let mut before = before.into_iter().map(|row| row.into_row(hash_key));
         let after = self.iter().map(|row| row.to_row(hash_key));
@@ -247,6 +253,7 @@ impl<M: Model> Rows<M> {
 
 /// The row with this key: most often the next one, for they come in the same order twice. Those
 /// that are passed over on the way are kept.
+#[cfg(feature = "sqlite")]
 fn of_key<M: Model>(
     key: &Key,
     rows: &mut impl Iterator<Item = M::Row>,

@@ -1,4 +1,4 @@
-//! The SQL of an [`Update`], in the forms that the back ends need.
+//! The SQL of an [`Update`](crate::Update), in the forms that the back ends need.
 
 use std::sync::Arc;
 

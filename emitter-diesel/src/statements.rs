@@ -342,6 +342,22 @@ pub trait Handle {
         Self: 'a;
 }
 
+/// Connections that are not bound: that they run no statement that emits is said once.
+macro_rules! not_bound {
+    ($($feature:literal $connection:path;)*) => { $(
+        #[cfg(feature = $feature)]
+        impl Handle for $connection {
+            type Output<'a, T: Send + 'a> = QueryResult<T>;
+        }
+    )* };
+}
+
+not_bound! {
+    "sqlite" diesel::SqliteConnection;
+    "postgres" diesel::PgConnection;
+    "async-postgres" diesel_async::AsyncPgConnection;
+}
+
 /// A bound handle on which a statement `S` returns rows of a model `M`.
 #[diagnostic::on_unimplemented(
     message = "this is no bound connection on which the statement returns its model",
