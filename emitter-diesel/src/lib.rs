@@ -61,6 +61,35 @@
 //! it all the same. Rows before and after are paired by the model's key: an update that changes keys
 //! of several rows at once has no rows before on SQLite.
 //!
+//! With the features `async-postgres` and `async-sqlite` the same goes for the connections of
+//! diesel-async: [`bind`](Bind::bind) makes a `BoundAsync` of them, and the statements are awaited.
+//! `diesel_async::RunQueryDsl` is then imported instead of Diesel's.
+//!
+//! ```
+//! # #[cfg(feature = "async-postgres")]
+//! # mod example {
+//! # use diesel::prelude::{ExpressionMethods, Identifiable, QueryDsl, Queryable};
+//! # use diesel::result::QueryResult;
+//! # use diesel_async::{AsyncConnection, AsyncPgConnection};
+//! # use emitter_diesel::{Bind, Emit, Emits, Emitter, update};
+//! # use serde::{Deserialize, Serialize};
+//! # diesel::table! { users { id -> Integer, name -> Text, } }
+//! # #[derive(Debug, Clone, PartialEq, Queryable, Identifiable, Serialize, Deserialize, Emits)]
+//! # #[emits(create, update)]
+//! # struct User { id: i32, name: String }
+//! async fn rename(emitter: &Emitter, db: &mut AsyncPgConnection) -> Result<User, Box<dyn std::error::Error>> {
+//!     let conn = &mut emitter.bind(db)?;
+//!     let alicia = conn.transaction(async |conn| {
+//!         let alice: User =
+//!             diesel::insert_into(users::table).values(users::name.eq("alice")).emit().get_result(conn).await?;
+//!         update(&alice).set(users::name.eq("alicia")).emit::<User>().get_result(conn).await
+//!     });
+//!     let alicia: QueryResult<User> = alicia.await; // here both events leave
+//!     Ok(alicia?)
+//! }
+//! # }
+//! ```
+//!
 //! Everything of `emitter-core` is re-exported here.
 
 // Without a back end there is nothing to run.

@@ -344,18 +344,18 @@ pub trait Handle {
 
 /// Connections that are not bound: that they run no statement that emits is said once.
 macro_rules! not_bound {
-    ($($feature:literal $connection:path;)*) => { $(
+    ($($feature:literal $connection:path: $output:ty;)*) => { $(
         #[cfg(feature = $feature)]
         impl Handle for $connection {
-            type Output<'a, T: Send + 'a> = QueryResult<T>;
+            type Output<'a, T: Send + 'a> = $output;
         }
     )* };
 }
 
 not_bound! {
-    "sqlite" diesel::SqliteConnection;
-    "postgres" diesel::PgConnection;
-    "async-postgres" diesel_async::AsyncPgConnection;
+    "sqlite" diesel::SqliteConnection: QueryResult<T>;
+    "postgres" diesel::PgConnection: QueryResult<T>;
+    "async-postgres" diesel_async::AsyncPgConnection: futures_util::future::BoxFuture<'a, QueryResult<T>>;
 }
 
 /// A bound handle on which a statement `S` returns rows of a model `M`.
