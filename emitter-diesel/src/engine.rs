@@ -8,7 +8,7 @@ use diesel::QuerySource;
 use diesel::connection::Connection;
 #[cfg(feature = "sqlite")]
 use diesel::connection::TransactionManager;
-use diesel::query_builder::{DeleteStatement, InsertStatement};
+use diesel::query_builder::InsertStatement;
 use diesel::query_dsl::methods::ExecuteDsl;
 use diesel::result::QueryResult;
 use emitter_core::HashKey;
@@ -17,10 +17,10 @@ use emitter_core::Key;
 use emitter_core::columns::Columns;
 use emitter_core::model::Model;
 
-use crate::queries::{Plain, Query};
-use crate::update::{Parts, Update};
+use crate::queries::{Plain, PlainDelete, Query};
+use crate::update::{Delete, Parts, Update};
 
-/// Inserts and deletes, of which Diesel has the rows returned.
+/// Inserts, of which Diesel has the rows returned, and deletes.
 macro_rules! returns_its_rows {
     ($backend:ident: $($kind:ident)*) => { $(
         impl<'query, C, S, M> Engine<C, S, M, $kind> for $backend
@@ -37,7 +37,35 @@ macro_rules! returns_its_rows {
         }
     )*
 
-        // Diesel's own updates are refused before, and that is enough said.
+        impl<'query, C, M, T, W, R> Engine<C, Delete<T, W, R>, M, Deleting> for $backend
+        where
+            C: Connection<Backend = Self>,
+            T: QuerySource,
+            Query<DeleteReturning, Box<Parts<T, W, (), R>>>: LoadQuery<'query, C, M>,
+        {
+            fn load(conn: &mut C, statement: Delete<T, W, R>, _: Ask) -> QueryResult<Rows<M>>
+            where
+                M: Model,
+            {
+                Rows::collect(Query::<DeleteReturning, _>::of(statement.parts).internal_load(conn)?)
+            }
+        }
+
+        // Diesel's own deletes and updates are refused before, and that is enough said.
+        impl<'query, C, M, T, W, R> Engine<C, DeleteStatement<T, W, R>, M, Deleting> for $backend
+        where
+            C: Connection<Backend = Self>,
+            T: QuerySource,
+            DeleteStatement<T, W, R>: LoadQuery<'query, C, M>,
+        {
+            fn load(conn: &mut C, statement: DeleteStatement<T, W, R>, _: Ask) -> QueryResult<Rows<M>>
+            where
+                M: Model,
+            {
+                Rows::collect(statement.internal_load(conn)?)
+            }
+        }
+
         impl<'query, C, M, T, W, V, R> Engine<C, UpdateStatement<T, W, V, R>, M, Updating> for $backend
         where
             C: Connection<Backend = Self>,
@@ -89,12 +117,12 @@ where
     }
 }
 
-impl<C: Connection, T: QuerySource, W, Ret> Counts<C> for DeleteStatement<T, W, Ret>
+impl<C: Connection, T: QuerySource, W, R> Counts<C> for Delete<T, W, R>
 where
-    Self: ExecuteDsl<C>,
+    Query<PlainDelete, Box<Parts<T, W, (), R>>>: ExecuteDsl<C>,
 {
     fn execute(self, conn: &mut C) -> QueryResult<usize> {
-        ExecuteDsl::execute(self, conn)
+        ExecuteDsl::execute(Query::<PlainDelete, _>::of(self.parts), conn)
     }
 }
 

@@ -43,8 +43,8 @@
 //! | `diesel::insert_into(…).values(&one)` | any | `create` |
 //! | `diesel::insert_into(…).values(&list)` | any | `createMany`, with all rows |
 //! | … `.on_conflict(…)` | any | `upsert` for each row |
-//! | [`update(…)`](update), `diesel::delete(…)` | `get_result` | `update`, `delete`, for each row |
-//! | [`update(…)`](update), `diesel::delete(…)` | `get_results`, `load`, `execute` | `updateMany`, `deleteMany`, with all rows |
+//! | [`update(…)`](update), [`delete(…)`](delete) | `get_result` | `update`, `delete`, for each row |
+//! | [`update(…)`](update), [`delete(…)`](delete) | `get_results`, `load`, `execute` | `updateMany`, `deleteMany`, with all rows |
 //!
 //! What an event knows of its rows, and what that takes:
 //!
@@ -121,7 +121,7 @@ pub use crate::bound_async::BoundAsync;
 pub use crate::handle::TransactionBuilder;
 pub use crate::handle::{Bind, BindError, Bindable, Bound, EmittingTransactionManager, marker};
 pub use crate::statements::Emit;
-pub use crate::update::{Update, UpdateTarget, update};
+pub use crate::update::{Delete, Update, UpdateTarget, delete, update};
 
 /// Compiles and runs the code of the project's documents.
 #[cfg(all(doctest, feature = "sqlite"))]

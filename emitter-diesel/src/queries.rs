@@ -1,4 +1,5 @@
-//! The SQL of an [`Update`](crate::Update), in the forms that the back ends need.
+//! The SQL of an [`Update`](crate::Update) and of a [`Delete`](crate::Delete), in the forms that the
+//! back ends need.
 
 use std::sync::Arc;
 
@@ -18,7 +19,7 @@ mod upsert;
 #[cfg(feature = "_postgres")]
 pub use upsert::AndWhetherInserted;
 
-/// A statement of an update's parts, in one of its forms.
+/// A statement of the parts of an update or a delete, in one of its forms.
 ///
 /// `P` is what holds the parts: shared by several statements, or owned by the only one.
 ///
@@ -54,6 +55,10 @@ forms! {
     Select
     /// Writes nothing, but takes SQLite's lock for writing.
     Lock
+    /// `DELETE FROM … WHERE …`
+    PlainDelete
+    /// `DELETE FROM … WHERE … RETURNING …`
+    DeleteReturning
 }
 
 impl<F, P> QueryId for Query<F, P> {
@@ -144,10 +149,7 @@ where
     R: QueryFragment<DB>,
 {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, DB>) -> QueryResult<()> {
-        out.push_sql("SELECT ");
-        self.parts.returning.walk_ast(out.reborrow())?;
-        out.push_sql(" FROM ");
-        self.parts.from.walk_ast(out.reborrow())?;
+        select(&self.parts.from, &self.parts.returning, &mut out)?;
         self.parts.condition.walk_ast(out)
     }
 }
@@ -163,4 +165,60 @@ where
         out.push_sql(" WHERE 0");
         Ok(())
     }
+}
+
+impl<T, W, V, R, DB> QueryFragment<DB> for Query<PlainDelete, Box<Parts<T, W, V, R>>>
+where
+    DB: Backend,
+    T: QuerySource<FromClause: QueryFragment<DB>>,
+    W: QueryFragment<DB>,
+{
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, DB>) -> QueryResult<()> {
+        delete_from(&self.parts.from, &mut out)?;
+        self.parts.condition.walk_ast(out)
+    }
+}
+
+impl<T, W, V, R> diesel::query_builder::Query for Query<DeleteReturning, Box<Parts<T, W, V, R>>>
+where
+    T: QuerySource,
+    R: Expression,
+{
+    type SqlType = R::SqlType;
+}
+
+impl<T, W, V, R, DB> QueryFragment<DB> for Query<DeleteReturning, Box<Parts<T, W, V, R>>>
+where
+    DB: Backend,
+    T: QuerySource<FromClause: QueryFragment<DB>>,
+    W: QueryFragment<DB>,
+    R: QueryFragment<DB>,
+{
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, DB>) -> QueryResult<()> {
+        delete_from(&self.parts.from, &mut out)?;
+        self.parts.condition.walk_ast(out.reborrow())?;
+        out.push_sql(" RETURNING ");
+        self.parts.returning.walk_ast(out)
+    }
+}
+
+/// `DELETE FROM …`
+fn delete_from<'b, DB: Backend>(
+    from: &'b impl QueryFragment<DB>,
+    out: &mut AstPass<'_, 'b, DB>,
+) -> QueryResult<()> {
+    out.push_sql("DELETE FROM ");
+    from.walk_ast(out.reborrow())
+}
+
+/// `SELECT … FROM …`
+fn select<'b, DB: Backend>(
+    from: &'b impl QueryFragment<DB>,
+    what: &'b impl QueryFragment<DB>,
+    out: &mut AstPass<'_, 'b, DB>,
+) -> QueryResult<()> {
+    out.push_sql("SELECT ");
+    what.walk_ast(out.reborrow())?;
+    out.push_sql(" FROM ");
+    from.walk_ast(out.reborrow())
 }

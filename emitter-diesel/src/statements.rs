@@ -19,7 +19,7 @@ use emitter_core::{Emission, EmitOptions, Emitter, HashKey, QoS, Route, Scope, T
 
 use crate::engine::{Ask, Counts, Engine, Image, Rows};
 use crate::handle::Bound;
-use crate::update::Update;
+use crate::update::{Delete, Update};
 
 /// `.emit()` on a statement: what it does to the database becomes an event.
 ///
@@ -93,6 +93,10 @@ pub mod marker {
     #[derive(Debug)]
     pub enum DieselsOwnUpdate {}
 
+    /// Diesel's own `delete`, whose condition it keeps to itself.
+    #[derive(Debug)]
+    pub enum DieselsOwnDelete {}
+
     /// An insert that can be filtered is one with `on_conflict`.
     #[derive(Debug)]
     pub enum OnConflict {}
@@ -114,7 +118,7 @@ impl<T: QuerySource, V, Q, Op, Ret, const STABLE: bool> Emit<marker::Plain>
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot emit: its event would not tell all that it does",
     label = "emits less than it does",
-    note = "for `diesel::update(…)` write `emitter_diesel::update(…)`, which knows the rows before",
+    note = "for `diesel::update(…)` and `diesel::delete(…)` write `emitter_diesel::update(…)` and `emitter_diesel::delete(…)`",
     note = "for `replace_into(…)`, which deletes rows, write `insert_into(…).values(…).on_conflict(…).do_update().set(…)`"
 )]
 pub trait TellsAll {}
@@ -165,7 +169,13 @@ impl<T: QuerySource, W, V, R> Emit<marker::Plain> for Update<T, W, V, R> {
     type Verb = ();
 }
 
+// There for the message alone.
 impl<T: QuerySource, U, Ret> Emit<marker::Plain> for DeleteStatement<T, U, Ret> {
+    type Kind = Deleting;
+    type Verb = marker::DieselsOwnDelete;
+}
+
+impl<T: QuerySource, W, R> Emit<marker::Plain> for Delete<T, W, R> {
     type Kind = Deleting;
     type Verb = ();
 }

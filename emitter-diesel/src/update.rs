@@ -1,7 +1,7 @@
-//! An update of which events know the rows before.
+//! Updates and deletes of which events know the rows.
 //!
-//! Diesel's own `UpdateStatement` keeps its condition to itself, so that nobody can read the rows
-//! that it is about to change.
+//! Diesel's own statements keep their condition to themselves, so that nobody can read the rows that
+//! they are about to change.
 
 use std::fmt;
 
@@ -62,7 +62,65 @@ pub struct Update<T: QuerySource, W, V, R> {
     pub(crate) parts: Box<Parts<T, W, V, R>>,
 }
 
-/// What an update is made of.
+/// Begins a delete that emits: `delete(target).emit()`.
+///
+/// It takes what [`diesel::delete`] takes: a table, a table with a filter, a row.
+///
+/// ```
+/// # use diesel::prelude::*;
+/// # use emitter_diesel::{Bind, Emit, Emits, Emitter, delete};
+/// # use serde::{Deserialize, Serialize};
+/// # diesel::table! { users { id -> Integer, name -> Text, } }
+/// # #[derive(Debug, Clone, PartialEq, Queryable, Identifiable, Serialize, Deserialize, Emits)]
+/// # #[emits(delete, delete_many)]
+/// # struct User { id: i32, name: String }
+/// # fn remove(emitter: &Emitter, db: &mut SqliteConnection, alice: &User) -> Result<(), Box<dyn std::error::Error>> {
+/// let conn = &mut emitter.bind(db)?;
+/// let alice: User = delete(alice).emit().get_result(conn)?;
+/// let count = delete(users::table.filter(users::id.gt(10))).emit::<User>().execute(conn)?;
+/// # Ok(())
+/// # }
+/// ```
+pub fn delete<T: IntoUpdateTarget>(
+    target: T,
+) -> Delete<T::Table, T::WhereClause, <T::Table as Table>::AllColumns>
+where
+    T::Table: Table,
+{
+    let target = target.into_update_target();
+    Delete {
+        parts: Box::new(Parts {
+            from: target.table.from_clause(),
+            table: target.table,
+            condition: target.where_clause,
+            changes: (),
+            returning: <T::Table as Table>::all_columns(),
+        }),
+    }
+}
+
+/// A delete, made by [`delete`].
+#[must_use = "a statement does nothing until it is executed"]
+pub struct Delete<T: QuerySource, W, R> {
+    pub(crate) parts: Box<Parts<T, W, (), R>>,
+}
+
+impl<T: QuerySource, W, R> Delete<T, W, R> {
+    /// What the rows are loaded from, instead of all columns of the table:
+    /// `.returning(User::as_select())`.
+    pub fn returning<E: Expression + SelectableExpression<T>>(self, returning: E) -> Delete<T, W, E> {
+        let Parts { table, from, condition, changes, .. } = *self.parts;
+        Delete { parts: Box::new(Parts { table, from, condition, changes, returning }) }
+    }
+}
+
+impl<T: QuerySource, W, R> fmt::Debug for Delete<T, W, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Delete").finish_non_exhaustive()
+    }
+}
+
+/// What an update or a delete is made of.
 pub struct Parts<T: QuerySource, W, V, R> {
     pub(crate) table: T,
     pub(crate) from: T::FromClause,

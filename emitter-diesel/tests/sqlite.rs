@@ -134,8 +134,8 @@ async fn each_statement_is_the_operation_that_it_does() {
             .get_result(conn)
             .unwrap();
         assert_eq!(upserted.name, "al");
-        let _: User = diesel::delete(users::table.find(1)).emit().get_result(conn).unwrap();
-        let gone: Vec<User> = diesel::delete(users::table).emit().get_results(conn).unwrap();
+        let _: User = emitter_diesel::delete(users::table.find(1)).emit().get_result(conn).unwrap();
+        let gone: Vec<User> = emitter_diesel::delete(users::table).emit().get_results(conn).unwrap();
         assert_eq!(gone.len(), 2);
         assert_eq!(users::table.count().get_result::<i64>(conn).unwrap(), 0);
     })

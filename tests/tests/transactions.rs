@@ -261,13 +261,13 @@ impl Writer {
             }
             6 => {
                 let Some(known) = known else { return Ok(()) };
-                let gone: User = diesel::delete(&known).emit().get_result(conn)?;
+                let gone: User = emitter_diesel::delete(&known).emit().get_result(conn)?;
                 self.model.apply(Operation::Delete, vec![gone]);
                 Ok(())
             }
             _ => {
                 let some = users::table.filter(users::id.between(id, id + 1));
-                let count = diesel::delete(some).emit::<User>().execute(conn)?;
+                let count = emitter_diesel::delete(some).emit::<User>().execute(conn)?;
                 let gone = self.between(id, id + 1, |user| user);
                 assert_eq!(count, gone.len());
                 self.model.apply(Operation::DeleteMany, gone);

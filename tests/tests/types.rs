@@ -374,7 +374,7 @@ async fn rows_are_equal_on_both_ends() {
         }
         let change = (there::samples::text.eq("changed"), there::samples::missing.eq(Some("something")));
         update(there::samples::table.find(1)).set(change).emit::<Sample>().get_result(conn).unwrap();
-        diesel::delete(there::samples::table.find(5)).emit::<Sample>().get_result(conn).unwrap();
+        emitter_diesel::delete(there::samples::table.find(5)).emit::<Sample>().get_result(conn).unwrap();
     }
     let expected: Vec<Sample> = there::samples::table.order(there::samples::id).load(&mut there).unwrap();
     let copied = || {

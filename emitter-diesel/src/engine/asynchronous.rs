@@ -9,16 +9,16 @@ use emitter_core::model::Model;
 use futures_util::TryStreamExt;
 
 use super::{Ask, AsyncCounts, AsyncEngine, Rows};
-use crate::queries::{Plain, Query};
+use crate::queries::{DeleteReturning, Plain, PlainDelete, Query};
 use crate::statements::{Deleting, InsertMany, InsertOne, Updating};
-use crate::update::{Parts, Update};
+use crate::update::{Delete, Parts, Update};
 
 #[cfg(feature = "_postgres")]
 mod postgres;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 
-/// Inserts and deletes, of which Diesel has the rows returned.
+/// Inserts, of which Diesel has the rows returned, and deletes.
 macro_rules! returns_its_rows {
     ($backend:path: $($kind:ident)*) => { $(
         impl<'query, C, S, M> AsyncEngine<'query, C, S, M, $kind> for $backend
@@ -36,7 +36,39 @@ macro_rules! returns_its_rows {
         }
     )*
 
-        // Diesel's own updates are refused before, and that is enough said.
+        impl<'query, C, M, T, W, R> AsyncEngine<'query, C, Delete<T, W, R>, M, Deleting> for $backend
+        where
+            C: AsyncConnectionCore<Backend = Self>,
+            T: QuerySource,
+            Parts<T, W, (), R>: Send,
+            Query<DeleteReturning, Box<Parts<T, W, (), R>>>: LoadQuery<'query, C, M>,
+            M: Send,
+        {
+            async fn load(conn: &mut C, statement: Delete<T, W, R>, _: Ask) -> QueryResult<Rows<M>>
+            where
+                M: Model,
+            {
+                let rows: Vec<M> = all(Query::<DeleteReturning, _>::of(statement.parts), conn).await?;
+                Ok(Rows::of(rows.into_iter()))
+            }
+        }
+
+        // Diesel's own deletes and updates are refused before, and that is enough said.
+        impl<'query, C, M, T, W, R> AsyncEngine<'query, C, DeleteStatement<T, W, R>, M, Deleting> for $backend
+        where
+            C: AsyncConnectionCore<Backend = Self>,
+            T: QuerySource,
+            DeleteStatement<T, W, R>: LoadQuery<'query, C, M> + Send,
+            M: Send,
+        {
+            async fn load(conn: &mut C, statement: DeleteStatement<T, W, R>, _: Ask) -> QueryResult<Rows<M>>
+            where
+                M: Model,
+            {
+                all(statement, conn).await.map(|rows: Vec<M>| Rows::of(rows.into_iter()))
+            }
+        }
+
         impl<'query, C, M, T, W, V, R> AsyncEngine<'query, C, UpdateStatement<T, W, V, R>, M, Updating> for $backend
         where
             C: AsyncConnectionCore<Backend = Self>,
@@ -55,9 +87,9 @@ macro_rules! returns_its_rows {
 }
 
 #[cfg(feature = "_postgres")]
-returns_its_rows! { diesel::pg::Pg: InsertOne InsertMany Deleting }
+returns_its_rows! { diesel::pg::Pg: InsertOne InsertMany }
 #[cfg(feature = "sqlite")]
-returns_its_rows! { diesel::sqlite::Sqlite: InsertOne InsertMany OnConflict Deleting }
+returns_its_rows! { diesel::sqlite::Sqlite: InsertOne InsertMany OnConflict }
 #[cfg(feature = "sqlite")]
 use crate::statements::OnConflict;
 
@@ -80,14 +112,15 @@ where
     }
 }
 
-impl<C, T, W, Ret> AsyncCounts<C> for DeleteStatement<T, W, Ret>
+impl<C, T, W, R> AsyncCounts<C> for Delete<T, W, R>
 where
     C: AsyncConnectionCore,
     T: QuerySource,
-    Self: ExecuteDsl<C> + Send,
+    Self: Send,
+    Query<PlainDelete, Box<Parts<T, W, (), R>>>: ExecuteDsl<C>,
 {
     async fn execute(self, conn: &mut C) -> QueryResult<usize> {
-        ExecuteDsl::execute(self, conn).await
+        ExecuteDsl::execute(Query::<PlainDelete, _>::of(self.parts), conn).await
     }
 }
 

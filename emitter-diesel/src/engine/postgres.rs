@@ -3,18 +3,18 @@
 use diesel::QuerySource;
 use diesel::connection::Connection;
 use diesel::pg::Pg;
-use diesel::query_builder::{AsQuery, UpdateStatement};
+use diesel::query_builder::{AsQuery, DeleteStatement, UpdateStatement};
 use diesel::query_dsl::methods::LoadQuery;
 use diesel::result::QueryResult;
 use emitter_core::model::Model;
 
 use super::{Ask, Engine, Rows};
-use crate::queries::{AndWhetherInserted, Both, Query, Returning};
+use crate::queries::{AndWhetherInserted, Both, DeleteReturning, Query, Returning};
 use crate::statements::{Deleting, InsertMany, InsertOne, OnConflict, Updating};
-use crate::update::{Parts, Update};
+use crate::update::{Delete, Parts, Update};
 use crate::written::Describe;
 
-returns_its_rows! { Pg: InsertOne InsertMany Deleting }
+returns_its_rows! { Pg: InsertOne InsertMany }
 
 impl<'query, C, S, M> Engine<C, S, M, OnConflict> for Pg
 where

@@ -4,19 +4,19 @@ use std::sync::Arc;
 
 use diesel::QuerySource;
 use diesel::connection::Connection;
-use diesel::query_builder::UpdateStatement;
+use diesel::query_builder::{DeleteStatement, UpdateStatement};
 use diesel::query_dsl::methods::{ExecuteDsl, LoadQuery};
 use diesel::result::QueryResult;
 use diesel::sqlite::Sqlite;
 use emitter_core::model::Model;
 
 use super::{Ask, Engine, Rows, atomically};
-use crate::queries::{Lock, Query, Returning, Select};
+use crate::queries::{DeleteReturning, Lock, Query, Returning, Select};
 use crate::statements::{Deleting, InsertMany, InsertOne, OnConflict, Updating};
-use crate::update::{Parts, Update};
+use crate::update::{Delete, Parts, Update};
 use crate::written::Describe;
 
-returns_its_rows! { Sqlite: InsertOne InsertMany OnConflict Deleting }
+returns_its_rows! { Sqlite: InsertOne InsertMany OnConflict }
 
 impl<'query, C, M, T, W, V, R> Engine<C, Update<T, W, V, R>, M, Updating> for Sqlite
 where

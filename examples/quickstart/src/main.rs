@@ -90,7 +90,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     println!("server-1 deletes alice, in a transaction that rolls back:");
     let rolled_back: QueryResult<()> = conn.transaction(|conn| {
-        diesel::delete(&alice).emit::<User>().get_result(conn)?;
+        emitter_diesel::delete(&alice).emit::<User>().get_result(conn)?;
         Err(diesel::result::Error::RollbackTransaction)
     });
     assert!(rolled_back.is_err());
@@ -102,7 +102,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     println!("    nobody hears of it: it was not asked to\n");
 
     println!("server-1 deletes alice after all:");
-    diesel::delete(&alice).emit::<User>().get_result(conn)?;
+    emitter_diesel::delete(&alice).emit::<User>().get_result(conn)?;
     tell(2, &mut heard).await?;
 
     println!("In the end:");

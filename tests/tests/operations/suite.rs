@@ -64,9 +64,9 @@ macro_rules! suite {
                     assert_eq!(upsert.emit::<User>().execute(conn)$(.$wait)?.unwrap(), 1);
                 }
 
-                let gone: User = diesel::delete(users::table.find(1)).emit().get_result(conn)$(.$wait)?.unwrap();
+                let gone: User = emitter_diesel::delete(users::table.find(1)).emit().get_result(conn)$(.$wait)?.unwrap();
                 assert_eq!(gone.name, "al");
-                assert_eq!(diesel::delete(users::table).emit::<User>().execute(conn)$(.$wait)?.unwrap(), 3);
+                assert_eq!(emitter_diesel::delete(users::table).emit::<User>().execute(conn)$(.$wait)?.unwrap(), 3);
                 assert_eq!(users::table.count().get_result::<i64>(conn)$(.$wait)?.unwrap(), 0);
 
                 assert_eq!(
@@ -100,7 +100,7 @@ macro_rules! suite {
                 // Nobody is there.
                 let nobody = update(users::table.find(9)).set(users::name.eq("x")).emit();
                 assert_eq!(nobody.get_result::<User, _>(conn)$(.$wait)?.unwrap_err(), Error::NotFound);
-                assert_eq!(diesel::delete(users::table.find(9)).emit::<User>().execute(conn)$(.$wait)?.unwrap(), 0);
+                assert_eq!(emitter_diesel::delete(users::table.find(9)).emit::<User>().execute(conn)$(.$wait)?.unwrap(), 0);
                 // It was so before.
                 let same: User = update(users::table.find(1)).set(users::name.eq("alice")).emit().get_result(conn)$(.$wait)?.unwrap();
                 assert_eq!(same.name, "alice");
@@ -163,7 +163,7 @@ macro_rules! suite {
                 assert_eq!(one, member(1, "staff", "owner"));
                 let of_one = members::table.filter(members::user_id.eq(1));
                 assert_eq!(update(of_one).set(members::role.eq("guest")).emit::<Member>().execute(conn)$(.$wait)?.unwrap(), 2);
-                diesel::delete(members::table.find((2, "staff"))).emit::<Member>().get_result(conn)$(.$wait)?.unwrap();
+                emitter_diesel::delete(members::table.find((2, "staff"))).emit::<Member>().get_result(conn)$(.$wait)?.unwrap();
                 assert_eq!(
                     heard(&emitter, &log).await,
                     [

@@ -18,7 +18,7 @@ struct User {
 
 fn delete(emitter: &Emitter, conn: &mut SqliteConnection) -> QueryResult<User> {
     let conn = &mut emitter.bind(conn).unwrap();
-    diesel::delete(users::table.find(1)).emit().get_result(conn)
+    emitter_diesel::delete(users::table.find(1)).emit().get_result(conn)
 }
 
 fn main() {}
