@@ -1,18 +1,18 @@
 //! How each back end runs a statement so that its rows are known.
 
-#[cfg(feature = "sqlite")]
+#[cfg(any(feature = "mysql", feature = "sqlite"))]
 use std::collections::HashMap;
 use std::fmt;
 
 use diesel::QuerySource;
 use diesel::connection::Connection;
-#[cfg(feature = "sqlite")]
+#[cfg(any(feature = "mysql", feature = "sqlite"))]
 use diesel::connection::TransactionManager;
 use diesel::query_builder::InsertStatement;
 use diesel::query_dsl::methods::ExecuteDsl;
 use diesel::result::QueryResult;
 use emitter_core::HashKey;
-#[cfg(feature = "sqlite")]
+#[cfg(any(feature = "mysql", feature = "sqlite"))]
 use emitter_core::Key;
 use emitter_core::columns::Columns;
 use emitter_core::model::Model;
@@ -83,6 +83,8 @@ macro_rules! returns_its_rows {
 }
 #[cfg(feature = "_async")]
 mod asynchronous;
+#[cfg(feature = "mysql")]
+mod mysql;
 #[cfg(feature = "_postgres")]
 mod postgres;
 #[cfg(feature = "sqlite")]
@@ -214,7 +216,7 @@ impl<M: Model> Rows<M> {
     }
 
     /// Adds the rows as they were: each finds its own by the key.
-    #[cfg(feature = "sqlite")]
+    #[cfg(any(feature = "mysql", feature = "sqlite"))]
     fn with_before(mut self, before: Vec<M>, hash_key: Option<&HashKey>) -> Self {
         let mut before = before.into_iter().map(|row| row.into_row(hash_key));
         let after = self.iter().map(|row| row.to_row(hash_key));
@@ -281,7 +283,7 @@ impl<M: Model> Rows<M> {
 
 /// The row with this key: most often the next one, for they come in the same order twice. Those
 /// that are passed over on the way are kept.
-#[cfg(feature = "sqlite")]
+#[cfg(any(feature = "mysql", feature = "sqlite"))]
 fn of_key<M: Model>(
     key: &Key,
     rows: &mut impl Iterator<Item = M::Row>,
@@ -317,7 +319,7 @@ impl<M: Model> fmt::Debug for Rows<M> {
 }
 
 /// Runs `work` in a transaction: the open one, or one of its own.
-#[cfg(feature = "sqlite")]
+#[cfg(any(feature = "mysql", feature = "sqlite"))]
 fn atomically<C: Connection, T>(conn: &mut C, work: impl FnOnce(&mut C) -> QueryResult<T>) -> QueryResult<T> {
     let status = C::TransactionManager::transaction_manager_status_mut(conn);
     if status.transaction_depth()?.is_some() { work(conn) } else { conn.transaction(work) }

@@ -73,7 +73,7 @@ pub mod marker {
 }
 
 #[diagnostic::do_not_recommend]
-impl<C: Connection> Bindable<marker::Blocking> for C {
+impl<C: Connection<Backend: 'static>> Bindable<marker::Blocking> for C {
     type Bound<'c>
         = Bound<'c, C>
     where
@@ -84,7 +84,7 @@ impl<C: Connection> Bindable<marker::Blocking> for C {
         if depth.beyond_ground > 0 {
             return Err(BindError::TransactionOpen);
         }
-        Ok(Bound { conn: self, emitter: emitter.clone(), buffer: Buffer::new() })
+        Ok(Bound { conn: self, emitter: emitter.clone(), buffer: Buffer::new(), guarded: is_guarded::<C>() })
     }
 }
 
@@ -142,6 +142,8 @@ pub struct Bound<'c, C: Connection> {
     conn: &'c mut C,
     emitter: Emitter,
     buffer: Buffer<Emission>,
+    /// The database ends transactions behind Diesel's back: a savepoint tells whether it did.
+    guarded: bool,
 }
 
 impl<C: Connection> Handle for Bound<'_, C> {
@@ -375,6 +377,12 @@ impl<'c, C: Connection> TransactionManager<Bound<'c, C>> for EmittingTransaction
         C::TransactionManager::begin_transaction(conn.conn)?;
         let depth = Depth::of(conn.conn)?.beyond_ground;
         conn.buffer.begun(depth);
+        if depth == 1 && conn.guarded {
+            if let Err(error) = conn.conn.batch_execute("SAVEPOINT emitter_guard") {
+                Self::rollback_transaction(conn)?;
+                return Err(error);
+            }
+        }
         Ok(())
     }
 
@@ -391,6 +399,11 @@ impl<'c, C: Connection> TransactionManager<Bound<'c, C>> for EmittingTransaction
             Self::rollback_transaction(conn)?;
             return Err(Error::QueryBuilderError(NOTHING_COMMITTED.into()));
         }
+        let guarded = conn.guarded && depth.beyond_ground == 1 && conn.buffer.len() > 0;
+        if guarded && conn.conn.batch_execute("RELEASE SAVEPOINT emitter_guard").is_err() {
+            Self::rollback_transaction(conn)?;
+            return Err(Error::QueryBuilderError(ENDED_BEFORE.into()));
+        }
         let committed = C::TransactionManager::commit_transaction(conn.conn);
         conn.follow(committed.is_ok());
         committed
@@ -404,6 +417,19 @@ impl<'c, C: Connection> TransactionManager<Bound<'c, C>> for EmittingTransaction
 pub(crate) const NOTHING_COMMITTED: &str = "nothing was committed: a statement of this transaction failed and its error was ignored, \
                                  so the database rolls the transaction back. Return the error from the transaction, or run \
                                  the statement in a nested transaction";
+
+const ENDED_BEFORE: &str = "the database has ended the transaction before its COMMIT, as MySQL and MariaDB do at a CREATE, ALTER \
+                            or DROP TABLE: what was written before that may be committed, and no event tells of it. Keep such \
+                            statements out of transactions";
+
+/// Whether the database may end a transaction without an error: at statements that define data.
+fn is_guarded<C: Connection<Backend: 'static>>() -> bool {
+    #[cfg(feature = "mysql")]
+    if std::any::TypeId::of::<C::Backend>() == std::any::TypeId::of::<diesel::mysql::Mysql>() {
+        return true;
+    }
+    false
+}
 
 pub(crate) const RAW_TRANSACTION: &str = "a transaction begun or ended by raw SQL is invisible to the bound handle: use \
                                `conn.transaction(…)`, or begin and commit by the handle's transaction manager";

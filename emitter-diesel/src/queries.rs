@@ -10,6 +10,12 @@ use diesel::{Expression, QuerySource, RunQueryDsl};
 
 use crate::update::Parts;
 
+#[cfg(feature = "mysql")]
+mod keys;
+#[cfg(feature = "mysql")]
+pub use keys::{DeleteKeys, ForUpdate, GivenKey, NewKeys, OfKeys, WithKeys};
+#[cfg(feature = "mysql")]
+pub(crate) use keys::{Bytes, GivenColumn};
 #[cfg(feature = "_postgres")]
 mod both;
 #[cfg(feature = "_postgres")]
@@ -27,8 +33,16 @@ pub use upsert::AndWhetherInserted;
 #[derive(Debug)]
 pub struct Query<F, P> {
     parts: P,
-    #[cfg_attr(not(feature = "_postgres"), expect(dead_code, reason = "the form is all in its type"))]
+    #[cfg_attr(not(any(feature = "_postgres", feature = "mysql")), expect(dead_code, reason = "the form is all in its type"))]
     form: F,
+}
+
+impl<F, P> Query<F, P> {
+    /// The statement in this form.
+    #[cfg(feature = "mysql")]
+    pub(crate) fn with(parts: P, form: F) -> Self {
+        Self { parts, form }
+    }
 }
 
 impl<F: Default, P> Query<F, P> {

@@ -22,6 +22,9 @@ pub trait Describe<DB> {
     /// loaded, for fields may be called otherwise than columns.
     fn set<M: Model>(&self) -> Set;
 
+    /// Whether it sets a column of the table's key.
+    fn sets_key(&self) -> bool;
+
     /// The columns that it loads, and the table's key.
     fn layout(&self) -> Arc<Layout>;
 }
@@ -32,10 +35,7 @@ pub struct Layout {
     /// In the order in which they are loaded.
     pub(crate) columns: Vec<Listed>,
     /// The columns of the table's key.
-    #[cfg_attr(
-        not(feature = "_postgres"),
-        expect(dead_code, reason = "others find rows by the model's key")
-    )]
+    #[cfg_attr(not(any(feature = "_postgres", feature = "mysql")), expect(dead_code, reason = "SQLite pairs rows by the model's key"))]
     pub(crate) key: Vec<Listed>,
 }
 
@@ -60,6 +60,12 @@ where
         set_by(&changes, &Describe::<DB>::layout(self).columns, M::COLUMNS, M::FIELDS)
     }
 
+    fn sets_key(&self) -> bool {
+        let changes = sql::<DB>(&self.parts.changes).unwrap_or_default();
+        let (assigned, layout) = (assigned(&changes).unwrap_or_default(), Describe::<DB>::layout(self));
+        layout.key.iter().any(|column| column.name.as_ref().is_some_and(|name| assigned.contains(&&**name)))
+    }
+
     fn layout(&self) -> Arc<Layout> {
         static KNOWN: OnceLock<RwLock<HashMap<TypeId, Arc<Layout>>>> = OnceLock::new();
         let make = || Layout {
@@ -80,7 +86,7 @@ where
 }
 
 /// A fragment as the back end's SQL.
-fn sql<DB: Backend<QueryBuilder: Default> + Default>(fragment: &impl QueryFragment<DB>) -> Option<String> {
+pub(crate) fn sql<DB: Backend<QueryBuilder: Default> + Default>(fragment: &impl QueryFragment<DB>) -> Option<String> {
     let mut builder = DB::QueryBuilder::default();
     fragment.to_sql(&mut builder, &DB::default()).ok()?;
     Some(builder.finish())
@@ -117,7 +123,7 @@ fn assigned(changes: &str) -> Option<Vec<&str>> {
 }
 
 /// The columns of a list.
-fn listed(sql: &str) -> Vec<Listed> {
+pub(crate) fn listed(sql: &str) -> Vec<Listed> {
     let mut all = Vec::new();
     let mut name = None;
     let mut words = Words { rest: sql, depth: 0 };

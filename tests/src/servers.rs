@@ -13,11 +13,13 @@
 //! is missing, it never skips. The methods block for some milliseconds; that is fine in an async test.
 
 mod cluster;
+mod mariadb;
 mod mosquitto;
 mod port;
 mod postgres;
 mod process;
 
+pub use mariadb::MariaDb;
 pub use mosquitto::{Mosquitto, MosquittoBuilder};
 pub use postgres::Postgres;
 

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use diesel::pg::Pg;
 use diesel::prelude::*;
 use diesel::result::{DatabaseErrorKind, Error};
 use emitter_diesel::{Bind, BindError, Bound, Emit, Emits, Emitter, Event, update};
-use emitter_tests::servers::Postgres;
+use emitter_tests::servers::{MariaDb, Postgres};
 use serde::{Deserialize, Serialize};
 
 diesel::table! {
@@ -250,4 +250,177 @@ async fn an_update_does_not_hold_up_rows_that_refer_to_its_own() {
     })
     .unwrap();
     assert_eq!(heard(&emitter, &log).await, 2);
+}
+
+/// A MariaDB with `counters` from 1 to 100.
+fn mariadb() -> (MariaDb, MysqlConnection) {
+    let server = MariaDb::start();
+    let mut conn = MysqlConnection::establish(&server.url()).unwrap();
+    conn.batch_execute("CREATE TABLE counters (id INTEGER PRIMARY KEY, n INTEGER NOT NULL)").unwrap();
+    let rows: Vec<Counter> = (1..=100).map(|id| Counter { id, n: 0 }).collect();
+    diesel::insert_into(counters::table).values(&rows).execute(&mut conn).unwrap();
+    (server, conn)
+}
+
+/// Runs into a deadlock with a transaction that has written more, so that `second` is the one that
+/// fails. `first` takes row 1, `second` wants row 2.
+fn deadlock<C: Connection<Backend = diesel::mysql::Mysql>>(
+    server: &MariaDb,
+    conn: &mut C,
+    first: impl FnOnce(&mut C) -> QueryResult<()>,
+    second: impl FnOnce(&mut C) -> QueryResult<()>,
+) -> QueryResult<()> {
+    let (locked, is_locked) = mpsc::channel();
+    let (begun, has_begun) = mpsc::channel();
+    let mut other = MysqlConnection::establish(&server.url()).unwrap();
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            other
+                .transaction(|other| {
+                    let many = counters::table.filter(counters::id.gt(1));
+                    diesel::update(many).set(counters::n.eq(9)).execute(other)?;
+                    has_begun.recv().unwrap();
+                    locked.send(()).unwrap();
+                    diesel::update(counters::table.find(1)).set(counters::n.eq(9)).execute(other)
+                })
+                .unwrap();
+        });
+        conn.transaction(|conn| {
+            first(conn)?;
+            begun.send(()).unwrap();
+            is_locked.recv().unwrap();
+            let error = second(conn).unwrap_err();
+            assert!(error.to_string().contains("Deadlock"), "{error}");
+            Ok(())
+        })
+    })
+}
+
+#[tokio::test]
+async fn a_deadlock_that_is_ignored_commits_nothing() {
+    let set = |id, n| diesel::update(counters::table.find(id)).set(counters::n.eq(n));
+    let (server, mut db) = mariadb();
+    let lie = deadlock(&server, &mut db, |db| set(1, 1).execute(db).map(drop), |db| set(2, 1).execute(db).map(drop));
+    assert_eq!(lie, Ok(()), "Diesel says that it was committed");
+    let n: i32 = counters::table.find(1).select(counters::n).get_result(&mut db).unwrap();
+    assert_eq!(n, 9, "and it was not");
+
+    let (emitter, log) = node().await;
+    let conn = &mut emitter.bind(&mut db).unwrap();
+    let set = |id, n| update(counters::table.find(id)).set(counters::n.eq(n)).emit::<Counter>();
+    let error = deadlock(
+        &server,
+        conn,
+        |conn| set(1, 2).get_result(conn).map(drop),
+        |conn| set(2, 2).get_result(conn).map(drop),
+    );
+    assert!(error.unwrap_err().to_string().contains("nothing was committed"));
+    assert_eq!(heard(&emitter, &log).await, 0);
+}
+
+#[tokio::test]
+async fn a_statement_that_commits_by_itself_is_noticed() {
+    let (_server, mut db) = mariadb();
+    let set = |n| update(counters::table.find(1)).set(counters::n.eq(n)).emit::<Counter>();
+    let (emitter, log) = node().await;
+    let conn = &mut emitter.bind(&mut db).unwrap();
+    let create = |number: i32| format!("CREATE TABLE t{number} (id INTEGER PRIMARY KEY)");
+    let error = conn.transaction(|conn| {
+        set(1).get_result(conn)?;
+        conn.batch_execute(&create(1))
+    });
+    assert!(error.unwrap_err().to_string().contains("ended the transaction before its COMMIT"));
+    let n: i32 = counters::table.find(1).select(counters::n).get_result(conn).unwrap();
+    assert_eq!(n, 1, "it was committed in the middle");
+    // Nested and plain ones are as ever.
+    conn.transaction(|conn| {
+        conn.transaction(|conn| set(2).get_result(conn))?;
+        conn.transaction(|conn| {
+            set(3).get_result(conn)?;
+            QueryResult::<()>::Err(Error::RollbackTransaction)
+        })
+        .unwrap_err();
+        set(4).get_result(conn)
+    })
+    .unwrap();
+    assert_eq!(heard(&emitter, &log).await, 2);
+}
+
+#[tokio::test]
+async fn writers_of_one_row_of_mariadb_know_it_as_it_was() {
+    let (server, _db) = mariadb();
+    let one = || counters::table.find(1);
+    increments(
+        || MysqlConnection::establish(&server.url()).unwrap(),
+        |conn| update(one()).set(counters::n.eq(counters::n + 1)).emit().get_result(conn),
+        [3, 100],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn rows_inserted_into_mariadb_are_found_by_their_keys() {
+    let (_server, mut db) = mariadb();
+    db.batch_execute("CREATE TABLE notes (id INTEGER PRIMARY KEY AUTO_INCREMENT, text VARCHAR(40) NOT NULL UNIQUE)")
+        .unwrap();
+    let emitter = Emitter::builder().start().await.unwrap();
+    let log: Arc<Mutex<Vec<String>>> = Arc::default();
+    let heard = Arc::clone(&log);
+    emitter.on::<NoteEvent>().run(move |event: Event<NoteEvent>| {
+        let keys: Vec<String> = event.keys().iter().map(ToString::to_string).collect();
+        heard.lock().unwrap().push(format!("{} {}", event.operation(), keys.join(" ")));
+        std::future::ready(())
+    });
+    let conn = &mut emitter.bind(&mut db).unwrap();
+    let texts = |texts: &[&str]| texts.iter().map(|text| notes::text.eq((*text).to_owned())).collect::<Vec<_>>();
+    let insert = |rows: Vec<_>| diesel::insert_into(notes::table).values(rows).emit::<Note>();
+    let one: Note = diesel::insert_into(notes::table).values(notes::text.eq("a")).emit().get_result(conn).unwrap();
+    assert_eq!(one, Note { id: 1, text: "a".to_owned() });
+    let many: Vec<Note> = insert(texts(&["b", "c"])).get_results(conn).unwrap();
+    assert_eq!(many.iter().map(|note| note.id).collect::<Vec<_>>(), [2, 3]);
+    let given: Note = diesel::insert_into(notes::table)
+        .values((notes::text.eq("d"), notes::id.eq(40)))
+        .emit()
+        .get_result(conn)
+        .unwrap();
+    assert_eq!(given.id, 40);
+    let known = || diesel::insert_or_ignore_into(notes::table).values((notes::id.eq(40), notes::text.eq("e")));
+    assert_eq!(known().emit::<Note>().execute(conn).unwrap(), 0);
+    // What cannot be told is refused before it is done, or undone.
+    let upsert = diesel::insert_into(notes::table).values(notes::text.eq("a"));
+    let upsert = upsert.on_conflict(diesel::dsl::DuplicatedKeys).do_update().set(notes::text.eq("f"));
+    let error = upsert.emit::<Note>().execute(conn).unwrap_err();
+    assert!(error.to_string().contains("has to say the row's key"), "{error}");
+    let upsert = diesel::insert_into(notes::table).values((notes::id.eq(50), notes::text.eq("a")));
+    let upsert = upsert.on_conflict(diesel::dsl::DuplicatedKeys).do_update().set(notes::text.eq("g"));
+    let error = upsert.emit::<Note>().execute(conn).unwrap_err();
+    assert!(error.to_string().contains("not there under the key"), "{error}");
+    let key = diesel::insert_into(notes::table).values((notes::id.eq(notes_max() + 1), notes::text.eq("h")));
+    let error = key.emit::<Note>().execute(conn).unwrap_err();
+    assert!(error.to_string().contains("has to be a value"), "{error}");
+    let error = update(notes::table.find(40)).set(notes::id.eq(41)).emit::<Note>().get_result(conn).unwrap_err();
+    assert!(error.to_string().contains("cannot set the key"), "{error}");
+    let texts: Vec<String> = notes::table.select(notes::text).order(notes::id).load(conn).unwrap();
+    assert_eq!(texts, ["a", "b", "c", "d"]);
+    assert!(emitter.shutdown(Duration::from_secs(10)).await.is_clean());
+    assert_eq!(*log.lock().unwrap(), ["create 1", "createMany 2 3", "create 40"]);
+}
+
+diesel::table! {
+    notes {
+        id -> Integer,
+        text -> Text,
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Queryable, Identifiable, Serialize, Deserialize, Emits)]
+#[emits(create, create_many, update, upsert)]
+struct Note {
+    id: i32,
+    text: String,
+}
+
+/// An expression of the key's type.
+fn notes_max() -> diesel::expression::SqlLiteral<diesel::sql_types::Integer> {
+    diesel::dsl::sql("60")
 }

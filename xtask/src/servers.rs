@@ -16,8 +16,10 @@ struct Server {
 const SERVERS: &[Server] = &[
     Server { program: "mosquitto", package: "mosquitto" },
     Server { program: "postgres", package: "postgresql" },
+    Server { program: "mariadbd", package: "mariadb-server" },
     // Says where the library is; Diesel links with it.
     Server { program: "pg_config", package: "libpq-dev" },
+    Server { program: "mariadb_config", package: "libmariadb-dev" },
 ];
 
 /// Where Debian keeps servers, which is not in everybody's PATH.

@@ -274,3 +274,31 @@ mod sqlite_async {
         await
     );
 }
+
+mod mariadb {
+    use diesel::connection::SimpleConnection;
+    use diesel::prelude::*;
+    use emitter_tests::servers::MariaDb;
+
+    pub(crate) struct Database {
+        pub(crate) conn: MysqlConnection,
+        _server: MariaDb,
+    }
+
+    impl Database {
+        pub(crate) fn open() -> Self {
+            let server = MariaDb::start();
+            let mut conn = MysqlConnection::establish(&server.url()).unwrap();
+            super::TABLES.iter().for_each(|table| conn.batch_execute(table).unwrap());
+            Self { conn, _server: server }
+        }
+    }
+
+    suite!(
+        super::Database,
+        diesel::RunQueryDsl,
+        diesel::dsl::DuplicatedKeys,
+        ["upsert 1 al NULL 0", "upsert 4 dora NULL 0"],
+        many
+    );
+}
