@@ -13,9 +13,9 @@ use crate::update::Parts;
 #[cfg(feature = "mysql")]
 mod keys;
 #[cfg(feature = "mysql")]
-pub use keys::{DeleteKeys, ForUpdate, GivenKey, NewKeys, OfKeys, WithKeys};
-#[cfg(feature = "mysql")]
 pub(crate) use keys::{Bytes, GivenColumn};
+#[cfg(feature = "mysql")]
+pub use keys::{DeleteKeys, ForUpdate, GivenKey, NewKeys, OfKeys, WithKeys};
 #[cfg(feature = "_postgres")]
 mod both;
 #[cfg(feature = "_postgres")]
@@ -33,7 +33,10 @@ pub use upsert::AndWhetherInserted;
 #[derive(Debug)]
 pub struct Query<F, P> {
     parts: P,
-    #[cfg_attr(not(any(feature = "_postgres", feature = "mysql")), expect(dead_code, reason = "the form is all in its type"))]
+    #[cfg_attr(
+        not(any(feature = "_postgres", feature = "mysql")),
+        expect(dead_code, reason = "the form is all in its type")
+    )]
     form: F,
 }
 

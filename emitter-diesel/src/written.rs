@@ -35,7 +35,10 @@ pub struct Layout {
     /// In the order in which they are loaded.
     pub(crate) columns: Vec<Listed>,
     /// The columns of the table's key.
-    #[cfg_attr(not(any(feature = "_postgres", feature = "mysql")), expect(dead_code, reason = "SQLite pairs rows by the model's key"))]
+    #[cfg_attr(
+        not(any(feature = "_postgres", feature = "mysql")),
+        expect(dead_code, reason = "SQLite pairs rows by the model's key")
+    )]
     pub(crate) key: Vec<Listed>,
 }
 
@@ -86,7 +89,9 @@ where
 }
 
 /// A fragment as the back end's SQL.
-pub(crate) fn sql<DB: Backend<QueryBuilder: Default> + Default>(fragment: &impl QueryFragment<DB>) -> Option<String> {
+pub(crate) fn sql<DB: Backend<QueryBuilder: Default> + Default>(
+    fragment: &impl QueryFragment<DB>,
+) -> Option<String> {
     let mut builder = DB::QueryBuilder::default();
     fragment.to_sql(&mut builder, &DB::default()).ok()?;
     Some(builder.finish())

@@ -147,7 +147,11 @@ async fn an_upsert_counts_as_an_insert_and_a_delete_sets_nothing() {
             let upsert = diesel::insert_into(orders::table).values(values).on_conflict(orders::number);
             let upsert = upsert.do_update().set(orders::note.eq("again")).returning(Order::as_returning());
             upsert.emit::<Order>().get_result(conn)?;
-            emitter_diesel::delete(one()).returning(Order::as_returning()).emit::<Order>().get_result(conn).map(drop)
+            emitter_diesel::delete(one())
+                .returning(Order::as_returning())
+                .emit::<Order>()
+                .get_result(conn)
+                .map(drop)
         },
         &["paid"],
     )

@@ -278,7 +278,7 @@ fn deadlock<C: Connection<Backend = diesel::mysql::Mysql>>(
             other
                 .transaction(|other| {
                     let many = counters::table.filter(counters::id.gt(1));
-                    diesel::update(many).set(counters::n.eq(9)).execute(other)?;
+                    diesel::update(many).set(counters::n.eq(counters::n + 1)).execute(other)?;
                     has_begun.recv().unwrap();
                     locked.send(()).unwrap();
                     diesel::update(counters::table.find(1)).set(counters::n.eq(9)).execute(other)
@@ -300,7 +300,12 @@ fn deadlock<C: Connection<Backend = diesel::mysql::Mysql>>(
 async fn a_deadlock_that_is_ignored_commits_nothing() {
     let set = |id, n| diesel::update(counters::table.find(id)).set(counters::n.eq(n));
     let (server, mut db) = mariadb();
-    let lie = deadlock(&server, &mut db, |db| set(1, 1).execute(db).map(drop), |db| set(2, 1).execute(db).map(drop));
+    let lie = deadlock(
+        &server,
+        &mut db,
+        |db| set(1, 1).execute(db).map(drop),
+        |db| set(2, 1).execute(db).map(drop),
+    );
     assert_eq!(lie, Ok(()), "Diesel says that it was committed");
     let n: i32 = counters::table.find(1).select(counters::n).get_result(&mut db).unwrap();
     assert_eq!(n, 9, "and it was not");
@@ -361,8 +366,10 @@ async fn writers_of_one_row_of_mariadb_know_it_as_it_was() {
 #[tokio::test]
 async fn rows_inserted_into_mariadb_are_found_by_their_keys() {
     let (_server, mut db) = mariadb();
-    db.batch_execute("CREATE TABLE notes (id INTEGER PRIMARY KEY AUTO_INCREMENT, text VARCHAR(40) NOT NULL UNIQUE)")
-        .unwrap();
+    db.batch_execute(
+        "CREATE TABLE notes (id INTEGER PRIMARY KEY AUTO_INCREMENT, text VARCHAR(40) NOT NULL UNIQUE)",
+    )
+    .unwrap();
     let emitter = Emitter::builder().start().await.unwrap();
     let log: Arc<Mutex<Vec<String>>> = Arc::default();
     let heard = Arc::clone(&log);
@@ -372,9 +379,11 @@ async fn rows_inserted_into_mariadb_are_found_by_their_keys() {
         std::future::ready(())
     });
     let conn = &mut emitter.bind(&mut db).unwrap();
-    let texts = |texts: &[&str]| texts.iter().map(|text| notes::text.eq((*text).to_owned())).collect::<Vec<_>>();
+    let texts =
+        |texts: &[&str]| texts.iter().map(|text| notes::text.eq((*text).to_owned())).collect::<Vec<_>>();
     let insert = |rows: Vec<_>| diesel::insert_into(notes::table).values(rows).emit::<Note>();
-    let one: Note = diesel::insert_into(notes::table).values(notes::text.eq("a")).emit().get_result(conn).unwrap();
+    let one: Note =
+        diesel::insert_into(notes::table).values(notes::text.eq("a")).emit().get_result(conn).unwrap();
     assert_eq!(one, Note { id: 1, text: "a".to_owned() });
     let many: Vec<Note> = insert(texts(&["b", "c"])).get_results(conn).unwrap();
     assert_eq!(many.iter().map(|note| note.id).collect::<Vec<_>>(), [2, 3]);
@@ -384,7 +393,8 @@ async fn rows_inserted_into_mariadb_are_found_by_their_keys() {
         .get_result(conn)
         .unwrap();
     assert_eq!(given.id, 40);
-    let known = || diesel::insert_or_ignore_into(notes::table).values((notes::id.eq(40), notes::text.eq("e")));
+    let known =
+        || diesel::insert_or_ignore_into(notes::table).values((notes::id.eq(40), notes::text.eq("e")));
     assert_eq!(known().emit::<Note>().execute(conn).unwrap(), 0);
     // What cannot be told is refused before it is done, or undone.
     let upsert = diesel::insert_into(notes::table).values(notes::text.eq("a"));
@@ -398,7 +408,8 @@ async fn rows_inserted_into_mariadb_are_found_by_their_keys() {
     let key = diesel::insert_into(notes::table).values((notes::id.eq(notes_max() + 1), notes::text.eq("h")));
     let error = key.emit::<Note>().execute(conn).unwrap_err();
     assert!(error.to_string().contains("has to be a value"), "{error}");
-    let error = update(notes::table.find(40)).set(notes::id.eq(41)).emit::<Note>().get_result(conn).unwrap_err();
+    let error =
+        update(notes::table.find(40)).set(notes::id.eq(41)).emit::<Note>().get_result(conn).unwrap_err();
     assert!(error.to_string().contains("cannot set the key"), "{error}");
     let texts: Vec<String> = notes::table.select(notes::text).order(notes::id).load(conn).unwrap();
     assert_eq!(texts, ["a", "b", "c", "d"]);

@@ -16,9 +16,7 @@ use diesel::{QuerySource, Table};
 use emitter_core::model::Model;
 
 use super::{Ask, Engine, Rows, atomically};
-use crate::queries::{
-    Bytes, DeleteKeys, ForUpdate, GivenColumn, GivenKey, NewKeys, OfKeys, Query, WithKeys,
-};
+use crate::queries::{Bytes, DeleteKeys, ForUpdate, GivenColumn, GivenKey, NewKeys, OfKeys, Query, WithKeys};
 use crate::statements::{Deleting, InsertMany, InsertOne, OnConflict, Updating};
 use crate::update::{Delete, Parts, Update};
 use crate::written::{Describe, Listed, listed, sql};
@@ -203,15 +201,24 @@ impl Inserted {
             if upserts {
                 return Err(refused(UPSERT_WITHOUT_KEY));
             }
-            return Ok(Self { keys: Keys::New(NewKeys { column: column.clone(), count: rows }), rows, ignores });
+            return Ok(Self {
+                keys: Keys::New(NewKeys { column: column.clone(), count: rows }),
+                rows,
+                ignores,
+            });
         }
         let mut given = |column: &Listed, value: &Value| {
             let Value::Bind(place) = *value else { return Err(refused(KEY_NOT_GIVEN)) };
-            let value = binds.binds.get_mut(place).and_then(Option::take).ok_or_else(|| refused(KEY_NOT_GIVEN))?;
+            let value =
+                binds.binds.get_mut(place).and_then(Option::take).ok_or_else(|| refused(KEY_NOT_GIVEN))?;
             Ok(GivenColumn { column: column.sql.clone(), kind: binds.metadata[place], value: Bytes(value) })
         };
         let keys = values.rows.iter().map(|row| {
-            key.iter().zip(row).map(|(column, value)| given(column, value)).collect::<QueryResult<_>>().map(GivenKey)
+            key.iter()
+                .zip(row)
+                .map(|(column, value)| given(column, value))
+                .collect::<QueryResult<_>>()
+                .map(GivenKey)
         });
         Ok(Self { keys: Keys::Given(keys.collect::<QueryResult<_>>()?), rows, ignores })
     }
@@ -230,8 +237,10 @@ const NOT_UNDERSTOOD: &str = "an insert that emits has to name its columns and v
                               the rows that it wrote";
 const KEY_NOT_GIVEN: &str = "the key of an inserted row has to be a value, or be left to the database for all rows of the \
                              statement: this database does not return the rows that it wrote";
-const UPSERT_WITHOUT_KEY: &str = "an upsert that emits has to say the row's key: this database does not tell which row it was";
-const SOME_IGNORED: &str = "some rows of the list were there already, and this database does not say which: insert them one by one";
+const UPSERT_WITHOUT_KEY: &str =
+    "an upsert that emits has to say the row's key: this database does not tell which row it was";
+const SOME_IGNORED: &str =
+    "some rows of the list were there already, and this database does not say which: insert them one by one";
 
 impl<C, M, T, W, V, R> Engine<C, UpdateStatement<T, W, V, R>, M, Updating> for Mysql
 where

@@ -31,7 +31,11 @@ impl MariaDb {
     pub fn start() -> Self {
         let files = template(&PROGRAM, |folder| {
             let mut install = Command::new(INSTALL.name);
-            install.args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-name-resolve"]);
+            install.args([
+                "--no-defaults",
+                "--auth-root-authentication-method=normal",
+                "--skip-name-resolve",
+            ]);
             install.arg(format!("--datadir={}", folder.join("data").display()));
             install.args(["--innodb-log-file-size=8M", "--innodb-data-file-path=ibdata1:4M:autoextend"]);
             install.arg("--user=root").current_dir(folder).env("PATH", search_path());

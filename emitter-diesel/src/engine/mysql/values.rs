@@ -138,7 +138,10 @@ mod tests {
     use super::*;
 
     fn key(names: &[&str]) -> Vec<Listed> {
-        names.iter().map(|name| Listed { sql: format!("`t`.`{name}`"), name: Some((*name).to_owned()) }).collect()
+        names
+            .iter()
+            .map(|name| Listed { sql: format!("`t`.`{name}`"), name: Some((*name).to_owned()) })
+            .collect()
     }
 
     fn check(sql: &str, names: &[&str], expected: &[&[Value]]) {
@@ -150,11 +153,19 @@ mod tests {
     fn keys_are_found_among_the_values() {
         use Value::{Bind, Default, Expression};
         check("INSERT INTO `t` (`id`, `name`) VALUES (?, ?)", &["id"], &[&[Bind(0)]]);
-        check("INSERT INTO `t` (`name`, `id`) VALUES (?, ?), (lower(?), ?)", &["id"], &[&[Bind(1)], &[Bind(3)]]);
+        check(
+            "INSERT INTO `t` (`name`, `id`) VALUES (?, ?), (lower(?), ?)",
+            &["id"],
+            &[&[Bind(1)], &[Bind(3)]],
+        );
         check("INSERT INTO `t` (`name`) VALUES (?), (?)", &["id"], &[&[Default], &[Default]]);
         check("INSERT INTO `t` (`id`, `name`) VALUES (DEFAULT, ?)", &["id"], &[&[Default]]);
         check("INSERT INTO `t` () VALUES ()", &["id"], &[&[Default]]);
-        check("INSERT INTO `a(b` (`x,y`, `b`) VALUES (concat('(?', ?), ?)", &["b", "x,y"], &[&[Bind(1), Expression]]);
+        check(
+            "INSERT INTO `a(b` (`x,y`, `b`) VALUES (concat('(?', ?), ?)",
+            &["b", "x,y"],
+            &[&[Bind(1), Expression]],
+        );
     }
 
     #[test]
@@ -166,7 +177,9 @@ mod tests {
             of("INSERT INTO `t` (`id`) VALUES (?) ON DUPLICATE KEY UPDATE `id` = (?)"),
             Some((false, true))
         );
-        for other in ["", "INSERT", "INSERT INTO `t` (`id`) SELECT `id` FROM `u` WHERE (1)", "INSERT INTO `t` (`id`"] {
+        for other in
+            ["", "INSERT", "INSERT INTO `t` (`id`) SELECT `id` FROM `u` WHERE (1)", "INSERT INTO `t` (`id`"]
+        {
             assert_eq!(of(other), None, "{other}");
         }
     }
