@@ -21,6 +21,7 @@ use crate::queries::{Plain, PlainDelete, Query};
 use crate::update::{Delete, Parts, Update};
 
 /// Inserts, of which Diesel has the rows returned, and deletes.
+#[cfg(any(feature = "_postgres", feature = "sqlite"))]
 macro_rules! returns_its_rows {
     ($backend:ident: $($kind:ident)*) => { $(
         impl<'query, C, S, M> Engine<C, S, M, $kind> for $backend

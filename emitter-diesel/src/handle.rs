@@ -377,11 +377,12 @@ impl<'c, C: Connection> TransactionManager<Bound<'c, C>> for EmittingTransaction
         C::TransactionManager::begin_transaction(conn.conn)?;
         let depth = Depth::of(conn.conn)?.beyond_ground;
         conn.buffer.begun(depth);
-        if depth == 1 && conn.guarded {
-            if let Err(error) = conn.conn.batch_execute("SAVEPOINT emitter_guard") {
-                Self::rollback_transaction(conn)?;
-                return Err(error);
-            }
+        if depth == 1
+            && conn.guarded
+            && let Err(error) = conn.conn.batch_execute("SAVEPOINT emitter_guard")
+        {
+            Self::rollback_transaction(conn)?;
+            return Err(error);
         }
         Ok(())
     }

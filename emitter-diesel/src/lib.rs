@@ -48,13 +48,20 @@
 //!
 //! What an event knows of its rows, and what that takes:
 //!
-//! | | SQLite | PostgreSQL |
-//! |---|---|---|
-//! | inserted, updated and deleted rows | `RETURNING`, in the statement itself | the same |
-//! | rows before an update, where a listener of this node wants them or the model says `before` | a `SELECT` in the same transaction, under the lock for writing; one of its own if none is open | the same statement, which locks them where it reads them (`FOR NO KEY UPDATE`) |
-//! | the columns that an update set | read from the statement, without the database | the same |
-//! | the columns that changed | the rows before and after, compared column by column | the same |
-//! | whether an upsert inserted | not known | the same statement (`xmax = 0`) |
+//! | | SQLite | PostgreSQL | MySQL, MariaDB |
+//! |---|---|---|---|
+//! | inserted rows | `RETURNING`, in the statement itself | the same | a `SELECT` after it, by the keys in the statement or those that the database gave |
+//! | updated rows | `RETURNING` | `RETURNING` | a `SELECT` by key after it |
+//! | deleted rows | `RETURNING` | `RETURNING` | a `SELECT … FOR UPDATE` before it |
+//! | rows before an update, where a listener of this node wants them or the model says `before` | a `SELECT` in the same transaction, under the lock for writing; one of its own if none is open | the same statement, which locks them where it reads them (`FOR NO KEY UPDATE`) | a `SELECT … FOR UPDATE` before it, which is made in any case |
+//! | the columns that an update set | read from the statement, without the database | the same | the same |
+//! | the columns that changed | the rows before and after, compared column by column | the same | the same |
+//! | whether an upsert inserted | not known | the same statement (`xmax = 0`) | not known |
+//!
+//! On MySQL and MariaDB the statements of one write share a transaction. The key of an inserted row
+//! has to be a value, or be left to the database for all rows of the statement; an upsert has to say
+//! it; an update cannot set it; and `.returning(…)` on an insert is not there. Each transaction sets a
+//! savepoint, which tells at the end whether a `CREATE TABLE` or the like has committed it in between.
 //!
 //! An update that left a row as it was is not told of, where the row before is known and listeners
 //! see every column that was set; [`emit_unchanged`](statements::Emitting::emit_unchanged) tells of
@@ -90,11 +97,22 @@
 //! # }
 //! ```
 //!
+//! What else works on a handle, and what to write instead:
+//!
+//! | Diesel | on a handle |
+//! |---|---|
+//! | `transaction`, `test_transaction`, nested ones, begin and commit by the transaction manager | the same |
+//! | `immediate_transaction`, `exclusive_transaction` | the same, on a blocking connection of SQLite |
+//! | `build_transaction()` | the same, on PostgreSQL |
+//! | `save_changes` | `update(&user).set(&user).emit::<User>().get_result(conn)` |
+//! | `INSERT … SELECT`, `replace_into`, `COPY` | load the rows and insert them |
+//! | `MultiConnection` | bind the connection within: `match conn { Any::Sqlite(conn) => emitter.bind(conn), … }` |
+//!
 //! Everything of `emitter-core` is re-exported here.
 
 // Without a back end there is nothing to run.
 #![cfg_attr(
-    not(any(feature = "_postgres", feature = "sqlite")),
+    not(any(feature = "_postgres", feature = "mysql", feature = "sqlite")),
     allow(dead_code, unused_imports, unused_macros)
 )]
 

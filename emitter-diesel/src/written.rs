@@ -35,10 +35,6 @@ pub struct Layout {
     /// In the order in which they are loaded.
     pub(crate) columns: Vec<Listed>,
     /// The columns of the table's key.
-    #[cfg_attr(
-        not(any(feature = "_postgres", feature = "mysql")),
-        expect(dead_code, reason = "SQLite pairs rows by the model's key")
-    )]
     pub(crate) key: Vec<Listed>,
 }
 

@@ -167,7 +167,7 @@ struct Measured<'w, F> {
 
 impl<C, F> Measured<'_, F>
 where
-    C: Connection,
+    C: Connection<Backend: 'static>,
     F: Fn() -> C,
 {
     fn compare(

@@ -168,7 +168,7 @@ impl QueryFragment<Mysql> for GivenKey {
                 MysqlType::Timestamp => out.push_bind_param::<Timestamp, _>(value)?,
                 MysqlType::Blob => out.push_bind_param::<Binary, _>(value)?,
                 MysqlType::String | MysqlType::Enum | MysqlType::Set => {
-                    out.push_bind_param::<Text, _>(value)?
+                    out.push_bind_param::<Text, _>(value)?;
                 }
                 _ => return Err(Error::QueryBuilderError(format!("{kind:?} cannot be a key here").into())),
             }
