@@ -279,31 +279,30 @@ fn sample(id: i64) -> Sample {
 fn extremes() -> Vec<Sample> {
     let early = NaiveDateTime::from_str("0001-01-01T00:00:00").unwrap();
     let late = NaiveDateTime::from_str("9999-12-31T23:59:59.999999").unwrap();
-    let extreme =
-        |id, [small, int]: [i32; 2], [big, real, double]: [f64; 3], timestamp: NaiveDateTime| Sample {
-            small: if small < 0 { i16::MIN } else { i16::MAX },
-            int,
-            big: if big < 0.0 { i64::MIN } else { i64::MAX },
-            real: real as f32,
-            double,
-            text: String::new(),
-            missing: Some(String::new()),
-            yes: false,
-            bytes: Vec::new(),
-            date: timestamp.date(),
-            time: timestamp.time(),
-            timestamp,
-            instant: timestamp.and_utc(),
-            uuid: Uuid::nil(),
-            json: Value::Null,
-            status: Status::Draft,
-            tags: Vec::new(),
-            numbers: Vec::new(),
-            ..sample(id)
-        };
+    let extreme = |id, [small, int]: [i32; 2], real: f32, double: f64, timestamp: NaiveDateTime| Sample {
+        small: if small < 0 { i16::MIN } else { i16::MAX },
+        int,
+        big: id,
+        real,
+        double,
+        text: String::new(),
+        missing: Some(String::new()),
+        yes: false,
+        bytes: Vec::new(),
+        date: timestamp.date(),
+        time: timestamp.time(),
+        timestamp,
+        instant: timestamp.and_utc(),
+        uuid: Uuid::nil(),
+        json: Value::Null,
+        status: Status::Draft,
+        tags: Vec::new(),
+        numbers: Vec::new(),
+        ..sample(id)
+    };
     vec![
-        extreme(i64::MIN, [-1, i32::MIN], [-1.0, f64::from(f32::MIN), f64::MIN], early),
-        extreme(i64::MAX, [1, i32::MAX], [1.0, f64::from(f32::MAX), f64::MAX], late),
+        extreme(i64::MIN, [-1, i32::MIN], f32::MIN, f64::MIN, early),
+        extreme(i64::MAX, [1, i32::MAX], f32::MAX, f64::MAX, late),
         Sample { real: f32::MIN_POSITIVE, double: f64::MIN_POSITIVE, ..sample(9_007_199_254_740_993) },
         Sample { decimal: BigDecimal::from_str("-0.10").unwrap(), ..sample(5) },
     ]
