@@ -12,7 +12,7 @@ use futures_util::future::BoxFuture;
 use tracing::warn;
 
 use crate::buffer::Buffer;
-use crate::engine::{Ask, AsyncCounts, AsyncEngine, Rows};
+use crate::engine::{AsyncCounts, AsyncEngine, Rows};
 #[cfg(feature = "_postgres")]
 use crate::handle::TransactionBuilder;
 use crate::handle::{BindError, Depth, EmittingTransactionManager, NOTHING_COMMITTED, RAW_TRANSACTION};
@@ -26,13 +26,21 @@ use crate::statements::{Emitting, Executes, FromRows, Handle, Kind, Loads};
 /// asks the database whether the transaction still stands: PostgreSQL would answer the COMMIT of one
 /// in which a statement has failed with a silent rollback.
 ///
+/// In tests, begin the test transaction on the connection (`db.begin_test_transaction().await`) and
+/// bind it then: what is committed in it is emitted. `test_transaction` on the handle is one that is
+/// rolled back, of which nothing is.
+///
 /// A transaction whose future is dropped in the middle leaves the connection within it, as
 /// diesel-async does; its events are never emitted, and the connection cannot be bound again until
-/// the transaction is rolled back. Pools drop such a connection.
+/// the transaction is rolled back. One that is dropped while the database works at its BEGIN, COMMIT
+/// or ROLLBACK leaves a connection of which nobody knows where it is: it is refused, and has to be
+/// dropped. Pools drop both.
 pub struct BoundAsync<'c, C: AsyncConnection> {
     conn: &'c mut C,
     emitter: Emitter,
     buffer: Buffer<Emission>,
+    /// A statement outside of transactions has begun and not ended: it may have one of its own.
+    alone: bool,
 }
 
 impl<'c, C: AsyncConnection> BoundAsync<'c, C> {
@@ -41,7 +49,34 @@ impl<'c, C: AsyncConnection> BoundAsync<'c, C> {
         if depth.beyond_ground > 0 {
             return Err(BindError::TransactionOpen);
         }
-        Ok(Self { conn, emitter: emitter.clone(), buffer: Buffer::new() })
+        if is_broken(conn) {
+            return Err(BindError::Broken);
+        }
+        Ok(Self { conn, emitter: emitter.clone(), buffer: Buffer::new(), alone: false })
+    }
+
+    /// Before anything is done: ends what a statement left behind whose future was dropped, and
+    /// refuses a connection of which nobody knows whether it is within a transaction.
+    async fn ready(&mut self) -> QueryResult<()> {
+        if is_broken(self.conn) {
+            return Err(Error::BrokenTransactionManager);
+        }
+        if std::mem::take(&mut self.alone) && depth(self.conn)?.beyond_ground > 0 {
+            C::TransactionManager::rollback_transaction(self.conn).await?;
+        }
+        Ok(())
+    }
+
+    /// Begins a statement, which [ends](Self::ended) by itself or is dropped.
+    async fn begin_statement(&mut self) -> QueryResult<()> {
+        self.ready().await?;
+        self.alone = depth(self.conn)?.beyond_ground == 0;
+        Ok(())
+    }
+
+    /// The statement has ended, well or not.
+    fn ended(&mut self) {
+        self.alone = false;
     }
 
     /// The emitter that it is bound to.
@@ -83,33 +118,91 @@ where
     }
 }
 
+/// A handle that begins transactions in words of its own, for [`TransactionBuilder::run`].
+///
+/// A trait, for only what is generic over the handle can promise that the future may be sent.
 #[cfg(feature = "_postgres")]
-impl<'c, C> TransactionBuilder<'_, BoundAsync<'c, C>>
+pub trait BeginsBy: AsyncConnection<TransactionManager = EmittingTransactionManager> {
+    /// Begins one by this SQL.
+    ///
+    /// # Errors
+    /// [`Error::AlreadyInTransaction`] within a transaction; else the database's.
+    fn begin_by(&mut self, sql: &str) -> impl Future<Output = QueryResult<()>> + Send;
+}
+
+#[cfg(feature = "_postgres")]
+impl<C> BeginsBy for BoundAsync<'_, C>
 where
     C: AsyncConnection<Backend = diesel::pg::Pg, TransactionManager = diesel_async::AnsiTransactionManager>,
+{
+    async fn begin_by(&mut self, sql: &str) -> QueryResult<()> {
+        self.ready().await?;
+        diesel_async::AnsiTransactionManager::begin_transaction_sql(self.conn, sql).await?;
+        self.buffer.begun(1);
+        Ok(())
+    }
+}
+
+/// An asynchronous closure whose future can be named, as in diesel-async, which keeps its own to
+/// itself.
+#[cfg(feature = "_postgres")]
+pub trait AsyncFunc<T, R>: AsyncFnOnce(T) -> R + FnOnce(T) -> <Self as AsyncFunc<T, R>>::Fut {
+    /// The future.
+    type Fut: Future<Output = R>;
+}
+
+#[cfg(feature = "_postgres")]
+impl<F, T, Fut, R> AsyncFunc<T, R> for F
+where
+    F: AsyncFnOnce(T) -> R + FnOnce(T) -> Fut,
+    Fut: Future<Output = R>,
+{
+    type Fut = Fut;
+}
+
+#[cfg(feature = "_postgres")]
+impl<'b, H> TransactionBuilder<'b, H>
+where
+    H: BeginsBy,
+    EmittingTransactionManager: TransactionManager<H>,
 {
     /// Runs `f` in the transaction, and commits it if `f` succeeds.
     ///
     /// # Errors
     /// [`Error::AlreadyInTransaction`] within a transaction; else as `transaction`.
-    pub async fn run<T, E: From<Error>>(
-        self,
-        f: impl AsyncFnOnce(&mut BoundAsync<'c, C>) -> Result<T, E>,
-    ) -> Result<T, E> {
-        let (conn, begin) = self.begin();
-        diesel_async::AnsiTransactionManager::begin_transaction_sql(conn.conn, &begin).await?;
-        conn.buffer.begun(1);
-        match f(conn).await {
-            Ok(value) => {
-                EmittingTransactionManager::commit_transaction(conn).await.map(|()| value).map_err(E::from)
+    #[expect(clippy::manual_async_fn, reason = "says that the future can be sent")]
+    pub fn run<'a, T, E, F>(self, f: F) -> impl Future<Output = Result<T, E>> + Send + 'b
+    where
+        for<'r> F: AsyncFnOnce(&'r mut H) -> Result<T, E>
+            + AsyncFunc<&'r mut H, Result<T, E>, Fut: Send>
+            + Send
+            + 'a,
+        T: Send + 'a,
+        E: From<Error> + Send + 'a,
+        'a: 'b,
+    {
+        async move {
+            let (conn, begin) = self.begin();
+            conn.begin_by(&begin).await?;
+            match f(&mut *conn).await {
+                Ok(value) => EmittingTransactionManager::commit_transaction(conn)
+                    .await
+                    .map(|()| value)
+                    .map_err(E::from),
+                Err(error) => match EmittingTransactionManager::rollback_transaction(conn).await {
+                    // The first error says more than that of the clean-up after it.
+                    Ok(()) | Err(Error::BrokenTransactionManager) => Err(error),
+                    Err(rollback) => Err(rollback.into()),
+                },
             }
-            Err(error) => match EmittingTransactionManager::rollback_transaction(conn).await {
-                // The first error says more than that of the clean-up after it.
-                Ok(()) | Err(Error::BrokenTransactionManager) => Err(error),
-                Err(rollback) => Err(rollback.into()),
-            },
         }
     }
+}
+
+/// Whether a BEGIN, COMMIT or ROLLBACK was dropped while the database worked at it.
+fn is_broken<C: AsyncConnection>(conn: &mut C) -> bool {
+    let at_ground = depth(conn).is_ok_and(|depth| depth.beyond_ground == 0 && !depth.within_test);
+    at_ground && C::TransactionManager::is_broken_transaction_manager(conn)
 }
 
 fn depth<C: AsyncConnection>(conn: &mut C) -> QueryResult<Depth> {
@@ -155,11 +248,14 @@ where
     {
         let (statement, events) = emitting.route::<Op>(&self.emitter);
         Box::pin(async move {
-            let Some((events, ask)) = events else {
-                return then(C::Backend::load(self.conn, statement, Ask::default()).await?);
-            };
-            let mut rows = C::Backend::load(self.conn, statement, ask).await?;
-            events.of::<Op>(&mut rows, |event| self.keep(event));
+            self.begin_statement().await?;
+            let (events, ask) = events.unzip();
+            let rows = C::Backend::load(self.conn, statement, ask.unwrap_or_default()).await;
+            self.ended();
+            let mut rows = rows?;
+            if let Some(events) = events {
+                events.of::<Op>(&mut rows, |event| self.keep(event));
+            }
             then(rows)
         })
     }
@@ -178,8 +274,15 @@ where
     {
         let (statement, events) = emitting.route::<K::Many>(&self.emitter);
         Box::pin(async move {
-            let Some((events, ask)) = events else { return statement.execute(self.conn).await };
-            let mut rows = C::Backend::load(self.conn, statement, ask).await?;
+            self.begin_statement().await?;
+            let Some((events, ask)) = events else {
+                let count = statement.execute(self.conn).await;
+                self.ended();
+                return count;
+            };
+            let rows = C::Backend::load(self.conn, statement, ask).await;
+            self.ended();
+            let mut rows = rows?;
             events.of::<K::Many>(&mut rows, |event| self.keep(event));
             Ok(rows.count())
         })
@@ -190,6 +293,7 @@ impl<'c, C: AsyncConnection> TransactionManager<BoundAsync<'c, C>> for EmittingT
     type TransactionStateData = <C::TransactionManager as TransactionManager<C>>::TransactionStateData;
 
     async fn begin_transaction(conn: &mut BoundAsync<'c, C>) -> QueryResult<()> {
+        conn.ready().await?;
         C::TransactionManager::begin_transaction(conn.conn).await?;
         let depth = depth(conn.conn)?.beyond_ground;
         conn.buffer.begun(depth);

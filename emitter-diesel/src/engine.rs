@@ -193,6 +193,9 @@ pub struct Set {
     pub(crate) columns: Option<Columns>,
     /// Whether listeners see every one of them.
     pub(crate) seen: bool,
+    /// Whether one of them is of the table's key.
+    #[cfg_attr(not(feature = "sqlite"), expect(dead_code, reason = "others know which row is which"))]
+    pub(crate) key: bool,
 }
 
 impl<M: Model> Rows<M> {
@@ -218,11 +221,14 @@ impl<M: Model> Rows<M> {
 
     /// Adds the rows as they were: each finds its own by the key.
     #[cfg(any(feature = "mysql", feature = "sqlite"))]
-    fn with_before(mut self, before: Vec<M>, hash_key: Option<&HashKey>) -> Self {
+    fn with_before(mut self, before: Vec<M>, sets_key: bool, hash_key: Option<&HashKey>) -> Self {
         let mut before = before.into_iter().map(|row| row.into_row(hash_key));
         let after = self.iter().map(|row| row.to_row(hash_key));
-        self.images = if before.len() == 1 && self.count() == 1 {
+        self.images = if sets_key && before.len() == 1 && self.count() == 1 {
             before.map(Some).zip(after).collect()
+        } else if sets_key {
+            // A key may be that of another row by now.
+            after.map(|row| (None, row)).collect()
         } else {
             let mut passed = HashMap::new();
             after.map(|row| (of_key::<M>(&M::key(&row), &mut before, &mut passed), row)).collect()

@@ -343,6 +343,12 @@ pub(crate) struct Depth {
     pub(crate) beyond_ground: usize,
     /// The innermost will be rolled back by the database whatever is asked of it.
     doomed: bool,
+    /// The ground is a test transaction.
+    #[cfg_attr(
+        not(feature = "_async"),
+        expect(dead_code, reason = "blocking connections cannot be cancelled")
+    )]
+    pub(crate) within_test: bool,
 }
 
 impl Depth {
@@ -353,15 +359,14 @@ impl Depth {
     pub(crate) fn from_status(status: &TransactionManagerStatus) -> QueryResult<Self> {
         match status {
             TransactionManagerStatus::InError => Err(Error::BrokenTransactionManager),
-            TransactionManagerStatus::Valid(status) => {
-                Ok(status.in_transaction.as_ref().map_or(Self { beyond_ground: 0, doomed: false }, |open| {
-                    Self {
-                        beyond_ground: open.transaction_depth.get() as usize
-                            - usize::from(open.test_transaction),
-                        doomed: open.requires_rollback_maybe_up_to_top_level,
-                    }
-                }))
-            }
+            TransactionManagerStatus::Valid(status) => Ok(status.in_transaction.as_ref().map_or(
+                Self { beyond_ground: 0, doomed: false, within_test: false },
+                |open| Self {
+                    beyond_ground: open.transaction_depth.get() as usize - usize::from(open.test_transaction),
+                    doomed: open.requires_rollback_maybe_up_to_top_level,
+                    within_test: open.test_transaction,
+                },
+            )),
         }
     }
 }

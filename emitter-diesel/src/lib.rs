@@ -58,6 +58,13 @@
 //! | the columns that changed | the rows before and after, compared column by column | the same | the same |
 //! | whether an upsert inserted | not known | the same statement (`xmax = 0`) | not known |
 //!
+//! On PostgreSQL, updates with rows before need a key in `table!` that is unique and never NULL, as
+//! the rows are joined by it; and upserts that emit need a table that is neither partitioned nor a
+//! view, which have no `xmax`.
+//!
+//! An update is kept prepared by its connection, once for each set of columns that its changeset
+//! names; `set_prepared_statement_cache_size` of the connection switches that off.
+//!
 //! On MySQL and MariaDB the statements of one write share a transaction. The key of an inserted row
 //! has to be a value, or be left to the database for all rows of the statement; an upsert has to say
 //! it; an update cannot set it; and `.returning(…)` on an insert is not there. Each transaction sets a
@@ -65,8 +72,8 @@
 //!
 //! An update that left a row as it was is not told of, where the row before is known and listeners
 //! see every column that was set; [`emit_unchanged`](statements::Emitting::emit_unchanged) tells of
-//! it all the same. Rows before and after are paired by the model's key: an update that changes keys
-//! of several rows at once has no rows before on SQLite.
+//! it all the same. Rows before and after are paired by the model's key: an update that sets the key
+//! has rows before on PostgreSQL, and on SQLite where it is of one row.
 //!
 //! With the features `async-postgres` and `async-sqlite` the same goes for the connections of
 //! diesel-async: [`bind`](Bind::bind) makes a `BoundAsync` of them, and the statements are awaited.
@@ -101,7 +108,8 @@
 //!
 //! | Diesel | on a handle |
 //! |---|---|
-//! | `transaction`, `test_transaction`, nested ones, begin and commit by the transaction manager | the same |
+//! | `transaction`, nested ones, begin and commit by the transaction manager | the same |
+//! | `test_transaction` | the same, on a blocking connection; else `begin_test_transaction` on the connection, and bind it then |
 //! | `immediate_transaction`, `exclusive_transaction` | the same, on a blocking connection of SQLite |
 //! | `build_transaction()` | the same, on PostgreSQL |
 //! | `save_changes` | `update(&user).set(&user).emit::<User>().get_result(conn)` |

@@ -9,6 +9,7 @@ use diesel::result::{Error, QueryResult};
 use diesel::{Expression, QuerySource, RunQueryDsl};
 
 use crate::update::Parts;
+use crate::written::Layout;
 
 #[cfg(feature = "mysql")]
 mod keys;
@@ -34,15 +35,19 @@ pub use upsert::AndWhetherInserted;
 pub struct Query<F, P> {
     parts: P,
     #[cfg_attr(
-        not(any(feature = "_postgres", feature = "mysql")),
+        not(any(feature = "_postgres", feature = "mysql", feature = "sqlite")),
         expect(dead_code, reason = "the form is all in its type")
     )]
     form: F,
 }
 
+/// Writes nothing, but takes SQLite's lock for writing.
+#[derive(Debug)]
+pub struct Lock(pub(crate) Arc<Layout>);
+
 impl<F, P> Query<F, P> {
     /// The statement in this form.
-    #[cfg(feature = "mysql")]
+    #[cfg(any(feature = "mysql", feature = "sqlite"))]
     pub(crate) fn with(parts: P, form: F) -> Self {
         Self { parts, form }
     }
@@ -70,8 +75,6 @@ forms! {
     Returning
     /// `SELECT … FROM … WHERE …`: the rows before.
     Select
-    /// Writes nothing, but takes SQLite's lock for writing.
-    Lock
     /// `DELETE FROM … WHERE …`
     PlainDelete
     /// `DELETE FROM … WHERE … RETURNING …`
@@ -177,8 +180,13 @@ where
     T: QuerySource<FromClause: QueryFragment<DB>>,
 {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, DB>) -> QueryResult<()> {
-        out.push_sql("DELETE FROM ");
+        out.push_sql("UPDATE ");
         self.parts.from.walk_ast(out.reborrow())?;
+        let name = self.form.0.key.first().and_then(|column| column.name.as_deref()).unwrap_or("rowid");
+        out.push_sql(" SET ");
+        out.push_identifier(name)?;
+        out.push_sql(" = ");
+        out.push_identifier(name)?;
         out.push_sql(" WHERE 0");
         Ok(())
     }

@@ -11,8 +11,11 @@ pub(crate) fn controls_transactions(batch: &str) -> bool {
         let mut words =
             statement.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').filter(|word| !word.is_empty());
         let first = words.next().unwrap_or_default().to_ascii_lowercase();
-        if first == "create" && words.any(|word| is_body(&word.to_ascii_lowercase())) {
+        if first == "create" && has_body(&statement) {
             return false;
+        }
+        if first == "prepare" && words.next().is_some_and(|word| word.eq_ignore_ascii_case("transaction")) {
+            return true;
         }
         if matches!(
             first.as_str(),
@@ -24,8 +27,11 @@ pub(crate) fn controls_transactions(batch: &str) -> bool {
     false
 }
 
-fn is_body(word: &str) -> bool {
-    matches!(word, "trigger" | "function" | "procedure")
+/// Whether a `CREATE` is one of a trigger or a procedure, which says so before its first parenthesis.
+fn has_body(statement: &str) -> bool {
+    let head = statement.split('(').next().unwrap_or_default();
+    head.split_whitespace()
+        .any(|word| ["trigger", "function", "procedure"].iter().any(|body| word.eq_ignore_ascii_case(body)))
 }
 
 /// The statements of a batch, without comments, and with every quoted part replaced by a space.
@@ -56,12 +62,22 @@ fn after_comment_or_quote(text: &str) -> Option<&str> {
         (inside, "\n")
     } else if let Some(inside) = text.strip_prefix("/*") {
         (inside, "*/")
+    } else if let Some(tag) = dollar_quote(text) {
+        (&text[tag.len()..], tag)
     } else {
         ["'", "\"", "`"]
             .into_iter()
             .find_map(|quote| text.strip_prefix(quote).map(|inside| (inside, quote)))?
     };
     Some(inside.split_once(end).map_or("", |(_, after)| after))
+}
+
+/// PostgreSQL's `$$` or `$tag$` with which `text` begins, if it begins with one.
+fn dollar_quote(text: &str) -> Option<&str> {
+    let tag = text.strip_prefix('$')?.split_once('$')?.0;
+    let is_tag = tag.chars().all(|c| c.is_alphanumeric() || c == '_')
+        && !tag.starts_with(|c: char| c.is_ascii_digit());
+    is_tag.then(|| &text[..tag.len() + 2])
 }
 
 #[cfg(test)]
@@ -78,6 +94,9 @@ mod tests {
     fn transactions_are_found_wherever_a_statement_begins() {
         for batch in [
             "BEGIN",
+            "PREPARE TRANSACTION 'x'",
+            "CREATE TABLE t (trigger TEXT); BEGIN",
+            "SELECT $1; COMMIT",
             "  begin immediate;",
             "-- now\nBEGIN IMMEDIATE",
             "/* now */ COMMIT",
@@ -100,6 +119,8 @@ mod tests {
             "INSERT INTO beginners VALUES (1)",
             "CREATE TABLE commits (begin INTEGER)",
             "CREATE TRIGGER t AFTER INSERT ON a BEGIN DELETE FROM b; END;",
+            "DO $$ BEGIN PERFORM 1; END $$",
+            "CREATE FUNCTION f() RETURNS void AS $body$ BEGIN; COMMIT; $$ END $body$ LANGUAGE plpgsql",
             "-- BEGIN",
             "/* COMMIT",
             "PRAGMA foreign_keys = ON; UPDATE a SET b = \"; ROLLBACK\"",

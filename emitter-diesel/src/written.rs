@@ -38,6 +38,12 @@ pub struct Layout {
     pub(crate) key: Vec<Listed>,
 }
 
+impl Layout {
+    fn is_key_among(&self, assigned: &[&str]) -> bool {
+        self.key.iter().any(|column| column.name.as_ref().is_some_and(|name| assigned.contains(&&**name)))
+    }
+}
+
 /// A column in a list such as `"users"."id", "users"."name"`.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Listed {
@@ -56,13 +62,14 @@ where
 {
     fn set<M: Model>(&self) -> Set {
         let changes = sql::<DB>(&self.parts.changes).unwrap_or_default();
-        set_by(&changes, &Describe::<DB>::layout(self).columns, M::COLUMNS, M::FIELDS)
+        let layout = Describe::<DB>::layout(self);
+        let key = layout.is_key_among(&assigned(&changes).unwrap_or_default());
+        Set { key, ..set_by(&changes, &layout.columns, M::COLUMNS, M::FIELDS) }
     }
 
     fn sets_key(&self) -> bool {
         let changes = sql::<DB>(&self.parts.changes).unwrap_or_default();
-        let (assigned, layout) = (assigned(&changes).unwrap_or_default(), Describe::<DB>::layout(self));
-        layout.key.iter().any(|column| column.name.as_ref().is_some_and(|name| assigned.contains(&&**name)))
+        Describe::<DB>::layout(self).is_key_among(&assigned(&changes).unwrap_or_default())
     }
 
     fn layout(&self) -> Arc<Layout> {
@@ -107,7 +114,7 @@ fn set_by(changes: &str, loaded: &[Listed], columns: &[Column], fields: usize) -
             seen += usize::from(!column.is_redacted());
         }
     }
-    Set { columns: Some(set), seen: seen == assigned.len() }
+    Set { columns: Some(set), seen: seen == assigned.len(), key: false }
 }
 
 /// The names on the left of assignments.

@@ -26,7 +26,7 @@ diesel::table! {
 }
 
 #[derive(Debug, Clone, PartialEq, Queryable, Identifiable, Insertable, Serialize, Deserialize, Emits)]
-#[emits(create, update, update_many, before)]
+#[emits(create, update, update_many, upsert, before)]
 struct Counter {
     id: i32,
     n: i32,
@@ -250,6 +250,51 @@ async fn an_update_does_not_hold_up_rows_that_refer_to_its_own() {
     })
     .unwrap();
     assert_eq!(heard(&emitter, &log).await, 2);
+}
+
+#[tokio::test]
+async fn rows_before_are_never_those_of_others() {
+    let mut db = SqliteConnection::establish(":memory:").unwrap();
+    db.batch_execute("CREATE TABLE counters (id INTEGER PRIMARY KEY, n INTEGER NOT NULL)").unwrap();
+    let emitter = Emitter::builder().start().await.unwrap();
+    let log: Arc<Mutex<Vec<String>>> = Arc::default();
+    let heard = Arc::clone(&log);
+    emitter.on::<CounterEvent>().run(move |event: Event<CounterEvent>| {
+        let line = |before: Option<&Counter>, after: &Counter| {
+            format!("{} -> {}", before.map_or("?".to_owned(), |before| before.id.to_string()), after.id)
+        };
+        heard.lock().unwrap().extend(match &*event {
+            CounterEvent::Updated(body) => vec![line(body.before.as_ref(), &body.after)],
+            CounterEvent::UpdatedMany(body) => {
+                body.rows.iter().flatten().map(|row| line(row.before.as_ref(), &row.after)).collect()
+            }
+            CounterEvent::Created(_) | CounterEvent::Upserted(_) => vec![],
+        });
+        std::future::ready(())
+    });
+    let conn = &mut emitter.bind(&mut db).unwrap();
+    let list: Vec<Counter> = (2..=4).map(|id| Counter { id, n: 0 }).collect();
+    for counter in &list {
+        let insert = diesel::insert_into(counters::table).values(counter).on_conflict_do_nothing();
+        insert.emit::<Counter>().emit_if(false).execute(conn).unwrap();
+    }
+    // One key is another row's by now.
+    update(counters::table).set(counters::id.eq(counters::id - 1)).emit::<Counter>().execute(conn).unwrap();
+    // One row with a new key is known.
+    update(counters::table.find(1)).set(counters::id.eq(9)).emit::<Counter>().get_result(conn).unwrap();
+    assert!(emitter.shutdown(Duration::from_secs(10)).await.is_clean());
+    assert_eq!(*log.lock().unwrap(), ["? -> 1", "? -> 2", "? -> 3", "1 -> 9"]);
+}
+
+#[tokio::test]
+async fn an_upsert_of_an_empty_list_is_nothing() {
+    let (_server, mut db) = postgres();
+    let (emitter, log) = node().await;
+    let conn = &mut emitter.bind(&mut db).unwrap();
+    let none: Vec<Counter> = Vec::new();
+    let upsert = diesel::insert_into(counters::table).values(&none).on_conflict_do_nothing();
+    assert_eq!(upsert.emit::<Counter>().execute(conn).unwrap(), 0);
+    assert_eq!(heard(&emitter, &log).await, 0);
 }
 
 /// A MariaDB with `counters` from 1 to 100.

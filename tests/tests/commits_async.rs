@@ -2,13 +2,19 @@
 
 #![allow(missing_docs, reason = "diesel's `table!` documents nothing")]
 
-use std::future::pending;
+use std::future::{pending, poll_fn};
+use std::pin::pin;
 use std::sync::{Arc, Mutex};
+use std::task::Poll;
 use std::time::Duration;
 
 use diesel::result::{DatabaseErrorKind, Error};
-use diesel::{ExpressionMethods, Identifiable, Insertable, QueryDsl, QueryResult, Queryable};
+use diesel::{
+    Connection, ExpressionMethods, Identifiable, Insertable, QueryDsl, QueryResult, Queryable,
+    SqliteConnection,
+};
 use diesel_async::pooled_connection::AsyncDieselConnectionManager;
+use diesel_async::sync_connection_wrapper::SyncConnectionWrapper;
 use diesel_async::{
     AsyncConnection, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection, TransactionManager,
 };
@@ -157,6 +163,56 @@ async fn a_transaction_that_is_cancelled_emits_nothing() {
     assert_eq!(heard(&emitter, &log).await, [2]);
 }
 
+/// Polls a future once, and drops it where it stands.
+async fn begin_and_drop(future: impl Future) {
+    let mut future = pin!(future);
+    let waits = poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx).is_pending())).await;
+    assert!(waits, "there is nothing to be dropped");
+}
+
+#[tokio::test]
+async fn a_begin_that_is_cancelled_is_no_autocommit() {
+    let (server, mut db) = postgres().await;
+    let (emitter, log) = node().await;
+    let mut bound = emitter.bind(&mut db).unwrap();
+    begin_and_drop(bound.transaction(async |conn| insert(1, conn).await)).await;
+    assert!(matches!(insert(2, &mut bound).await, Err(Error::BrokenTransactionManager)));
+    let refused = bound.transaction(async |conn| insert(3, conn).await).await;
+    assert!(matches!(refused, Err(Error::BrokenTransactionManager)));
+    drop(bound);
+    assert_eq!(emitter.bind(&mut db).unwrap_err(), BindError::Broken);
+    drop(db);
+    let mut other = AsyncPgConnection::establish(&server.url()).await.unwrap();
+    assert!(rows(&mut other).await.is_empty());
+    assert!(heard(&emitter, &log).await.is_empty());
+}
+
+/// On SQLite an update that reads the row before has a transaction of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_update_that_is_cancelled_leaves_no_transaction_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("counters.db").display().to_string();
+    let mut other = SqliteConnection::establish(&file).unwrap();
+    diesel::connection::SimpleConnection::batch_execute(
+        &mut other,
+        "CREATE TABLE counters (id INTEGER PRIMARY KEY, n INTEGER NOT NULL); INSERT INTO counters VALUES (1, 0)",
+    )
+    .unwrap();
+    let mut db = SyncConnectionWrapper::<SqliteConnection>::establish(&file).await.unwrap();
+    db.batch_execute("PRAGMA busy_timeout = 1000").await.unwrap();
+    let (emitter, log) = node().await;
+    let conn = &mut emitter.bind(&mut db).unwrap();
+    let set = |n| update(counters::table.find(1)).set(counters::n.eq(n)).emit::<Counter>();
+    diesel::connection::SimpleConnection::batch_execute(&mut other, "BEGIN IMMEDIATE").unwrap();
+    timeout(Duration::from_millis(300), set(1).get_result(conn)).await.unwrap_err();
+    diesel::connection::SimpleConnection::batch_execute(&mut other, "COMMIT").unwrap();
+    assert_eq!(set(2).get_result(conn).await.unwrap().n, 2);
+    let n: i32 =
+        diesel::RunQueryDsl::get_result(counters::table.find(1).select(counters::n), &mut other).unwrap();
+    assert_eq!(n, 2, "it is there for others");
+    assert_eq!(heard(&emitter, &log).await, [1]);
+}
+
 #[tokio::test]
 async fn of_two_transactions_that_cannot_be_serialized_one_emits() {
     let (server, mut db) = postgres().await;
@@ -196,6 +252,34 @@ async fn pooled_connections_are_bound_like_others() {
     let conn = &mut emitter.bind(&mut *pooled).unwrap();
     conn.transaction(async |conn| insert(2, conn).await).await.unwrap();
 
+    assert_eq!(heard(&emitter, &log).await, [1, 2]);
+}
+
+/// As a web server's handlers are spawned.
+#[tokio::test]
+async fn isolated_transactions_can_be_spawned() {
+    let (_server, mut db) = postgres().await;
+    let (emitter, log) = node().await;
+    let node = emitter.clone();
+    let spawned = tokio::spawn(async move {
+        let conn = &mut node.bind(&mut db).unwrap();
+        let transaction = conn.build_transaction().repeatable_read();
+        transaction.run(async |conn| insert(1, conn).await).await
+    });
+    assert_eq!(spawned.await.unwrap().unwrap().id, 1);
+    assert_eq!(heard(&emitter, &log).await, [1]);
+}
+
+#[tokio::test]
+async fn a_test_transaction_is_the_ground() {
+    let (server, mut db) = postgres().await;
+    db.begin_test_transaction().await.unwrap();
+    let (emitter, log) = node().await;
+    let conn = &mut emitter.bind(&mut db).unwrap();
+    insert(1, conn).await.unwrap();
+    conn.transaction(async |conn| insert(2, conn).await).await.unwrap();
+    let mut other = AsyncPgConnection::establish(&server.url()).await.unwrap();
+    assert!(rows(&mut other).await.is_empty());
     assert_eq!(heard(&emitter, &log).await, [1, 2]);
 }
 

@@ -596,7 +596,7 @@ const MANY_BY_MACRO: [(&str, &str); 8] = [
 ];
 
 /// Traits that are no abstraction over implementations.
-const NO_ABSTRACTION: [(&str, &str); 6] = [
+const NO_ABSTRACTION: [(&str, &str); 9] = [
     ("ComparedColumn", "has the compiler say in words of ours why a column has to be comparable"),
     ("IsModel", "has the compiler say in words of ours that an event belongs to another model"),
     ("Nullable", "has the compiler say that a column is never NULL, in words of ours"),
@@ -605,6 +605,12 @@ const NO_ABSTRACTION: [(&str, &str); 6] = [
         "type equality, to carry inference from a result to its statement: Rust has no other word for it",
     ),
     ("Bind", "an extension of `Emitter`, which lives in a crate that knows no connections"),
+    ("Keyed", "keeps bounds for every lifetime out of reach of inference, which they would mislead"),
+    (
+        "BeginsBy",
+        "makes a future generic over its handle, which is what lets the compiler see that it can be sent",
+    ),
+    ("AsyncFunc", "names an asynchronous closure's future, as diesel-async's own does, which is private"),
     ("Describe", "keeps the bounds of reading an update in one place, for each back end that does"),
 ];
 

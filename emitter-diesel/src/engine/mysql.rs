@@ -88,7 +88,7 @@ where
             }
             let rows = Rows::of(after.into_iter());
             // Back ends that need not read it tell of it only where somebody wants it.
-            Ok(if ask.before { rows.with_before(before, ask.hash_key.as_ref()) } else { rows })
+            Ok(if ask.before { rows.with_before(before, false, ask.hash_key.as_ref()) } else { rows })
         })?;
         Ok(rows.with_set(set))
     }

@@ -3,7 +3,7 @@
 use diesel::QuerySource;
 use diesel::connection::Connection;
 use diesel::pg::Pg;
-use diesel::query_builder::{AsQuery, DeleteStatement, UpdateStatement};
+use diesel::query_builder::{AsQuery, DeleteStatement, QueryFragment, UpdateStatement};
 use diesel::query_dsl::methods::LoadQuery;
 use diesel::result::QueryResult;
 use emitter_core::model::Model;
@@ -19,14 +19,19 @@ returns_its_rows! { Pg: InsertOne InsertMany }
 impl<'query, C, S, M> Engine<C, S, M, OnConflict> for Pg
 where
     C: Connection<Backend = Self>,
-    S: AsQuery,
+    S: LoadQuery<'query, C, M> + AsQuery<Query: QueryFragment<Self>>,
     AndWhetherInserted<S::Query>: LoadQuery<'query, C, (M, bool)>,
 {
-    fn load(conn: &mut C, statement: S, _: Ask) -> QueryResult<Rows<M>>
+    fn load(conn: &mut C, statement: S, ask: Ask) -> QueryResult<Rows<M>>
     where
         M: Model,
     {
-        let statement = AndWhetherInserted(statement.as_query());
+        if !ask.set {
+            return Rows::collect(statement.internal_load(conn)?);
+        }
+        let Some(statement) = AndWhetherInserted::of(statement.as_query()) else {
+            return Ok(Rows::of(std::iter::empty()));
+        };
         Ok(Rows::of_upserted(statement.internal_load(conn)?.collect::<QueryResult<_>>()?))
     }
 }

@@ -36,15 +36,16 @@ where
             let update = Query::<Returning, _>::of(Arc::new(*statement.parts));
             return Ok(Rows::collect(update.internal_load(conn)?)?.with_set(set));
         }
+        let (sets_key, lock) = (set.is_some_and(|set| set.key), Lock(statement.layout()));
         let parts = Arc::new(*statement.parts);
         let rows = atomically(conn, |conn| {
             // One that reads first and writes later could not get the lock for writing any more
             // if somebody else wrote in between, and would not wait for it either.
-            ExecuteDsl::execute(Query::<Lock, _>::of(Arc::clone(&parts)), conn)?;
+            ExecuteDsl::execute(Query::with(Arc::clone(&parts), lock), conn)?;
             let before = Query::<Select, _>::of(Arc::clone(&parts));
             let before = before.internal_load(conn)?.collect::<QueryResult<Vec<M>>>()?;
             let after = Rows::collect(Query::<Returning, _>::of(parts).internal_load(conn)?)?;
-            Ok(after.with_before(before, ask.hash_key.as_ref()))
+            Ok(after.with_before(before, sets_key, ask.hash_key.as_ref()))
         })?;
         Ok(rows.with_set(set))
     }

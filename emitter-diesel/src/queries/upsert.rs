@@ -6,12 +6,22 @@ use diesel::result::QueryResult;
 use diesel::sql_types::Bool;
 use diesel::{RunQueryDsl, query_builder};
 
+use crate::written::sql;
+
 /// An `INSERT … ON CONFLICT … RETURNING …` which also returns for each row whether it was inserted.
 ///
 /// The version of a row that an update has locked carries the locking transaction in `xmax`; one
 /// that was inserted carries none.
 #[derive(Debug)]
-pub struct AndWhetherInserted<S>(pub(crate) S);
+pub struct AndWhetherInserted<S>(S);
+
+impl<S: QueryFragment<Pg>> AndWhetherInserted<S> {
+    /// `None` for an empty list, which inserts nothing: Diesel writes a `SELECT` in its place.
+    pub(crate) fn of(statement: S) -> Option<Self> {
+        let is_insert = sql::<Pg>(&statement).is_none_or(|sql| sql.starts_with("INSERT"));
+        is_insert.then_some(Self(statement))
+    }
+}
 
 impl<S: QueryId> QueryId for AndWhetherInserted<S> {
     type QueryId = AndWhetherInserted<S::QueryId>;

@@ -2,7 +2,7 @@
 
 use diesel::QuerySource;
 use diesel::pg::Pg;
-use diesel::query_builder::AsQuery;
+use diesel::query_builder::{AsQuery, QueryFragment};
 use diesel::result::QueryResult;
 use diesel_async::AsyncConnectionCore;
 use diesel_async::methods::LoadQuery;
@@ -18,15 +18,22 @@ use crate::written::Describe;
 impl<'query, C, S, M> AsyncEngine<'query, C, S, M, OnConflict> for Pg
 where
     C: AsyncConnectionCore<Backend = Self>,
-    S: AsQuery<Query: Send> + Send,
+    S: LoadQuery<'query, C, M> + AsQuery<Query: QueryFragment<Self> + Send> + Send,
     AndWhetherInserted<S::Query>: LoadQuery<'query, C, (M, bool)>,
     M: Send,
 {
-    async fn load(conn: &mut C, statement: S, _: Ask) -> QueryResult<Rows<M>>
+    async fn load(conn: &mut C, statement: S, ask: Ask) -> QueryResult<Rows<M>>
     where
         M: Model,
     {
-        all(AndWhetherInserted(statement.as_query()), conn).await.map(Rows::of_upserted)
+        if !ask.set {
+            let rows: Vec<M> = all(statement, conn).await?;
+            return Ok(Rows::of(rows.into_iter()));
+        }
+        let Some(statement) = AndWhetherInserted::of(statement.as_query()) else {
+            return Ok(Rows::of(std::iter::empty()));
+        };
+        all(statement, conn).await.map(Rows::of_upserted)
     }
 }
 

@@ -32,6 +32,7 @@ where
         M: Model,
     {
         let set = ask.set.then(|| statement.set::<M>());
+        let (sets_key, lock) = (set.is_some_and(|set| set.key), Lock(statement.layout()));
         let parts = Arc::new(*statement.parts);
         if !ask.before {
             let rows = all(Query::<Returning, _>::of(parts), conn).await?;
@@ -42,7 +43,7 @@ where
         if !open {
             C::TransactionManager::begin_transaction(conn).await?;
         }
-        let rows = before_and_after(conn, parts, &ask).await;
+        let rows = before_and_after(conn, lock, parts, sets_key, &ask).await;
         match (open, &rows) {
             (true, _) => {}
             (false, Ok(_)) => C::TransactionManager::commit_transaction(conn).await?,
@@ -53,7 +54,13 @@ where
     }
 }
 
-async fn before_and_after<'query, C, M, P>(conn: &mut C, parts: Arc<P>, ask: &Ask) -> QueryResult<Rows<M>>
+async fn before_and_after<'query, C, M, P>(
+    conn: &mut C,
+    lock: Lock,
+    parts: Arc<P>,
+    sets_key: bool,
+    ask: &Ask,
+) -> QueryResult<Rows<M>>
 where
     C: AsyncConnection<Backend = Sqlite>,
     M: Model,
@@ -63,8 +70,8 @@ where
     Query<Lock, Arc<P>>: ExecuteDsl<C>,
 {
     // As on a blocking connection: the lock for writing comes first.
-    ExecuteDsl::execute(Query::<Lock, _>::of(Arc::clone(&parts)), conn).await?;
+    ExecuteDsl::execute(Query::with(Arc::clone(&parts), lock), conn).await?;
     let before = all(Query::<Select, _>::of(Arc::clone(&parts)), conn).await?;
     let after: Vec<M> = all(Query::<Returning, _>::of(parts), conn).await?;
-    Ok(Rows::of(after.into_iter()).with_before(before, ask.hash_key.as_ref()))
+    Ok(Rows::of(after.into_iter()).with_before(before, sets_key, ask.hash_key.as_ref()))
 }
