@@ -333,6 +333,7 @@ impl<C: AsyncConnection> SimpleAsyncConnection for BoundAsync<'_, C> {
         if raw_sql::controls_transactions(query) {
             return Err(Error::QueryBuilderError(RAW_TRANSACTION.into()));
         }
+        self.ready().await?;
         self.conn.batch_execute(query).await
     }
 }

@@ -82,6 +82,7 @@ macro_rules! returns_its_rows {
         }
     };
 }
+
 #[cfg(feature = "_async")]
 mod asynchronous;
 #[cfg(feature = "mysql")]

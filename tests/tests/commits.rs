@@ -287,6 +287,27 @@ async fn rows_before_are_never_those_of_others() {
 }
 
 #[tokio::test]
+async fn rows_before_are_known_on_postgresql_though_their_keys_change() {
+    let (_server, mut db) = postgres();
+    db.batch_execute("INSERT INTO counters VALUES (2, 2), (3, 3), (4, 4)").unwrap();
+    let emitter = Emitter::builder().start().await.unwrap();
+    let log: Arc<Mutex<BTreeSet<_>>> = Arc::default();
+    let heard = Arc::clone(&log);
+    emitter.on::<CounterUpdatedMany>().run(move |event: Event<CounterUpdatedMany>| {
+        let rows = event.rows.iter().flatten();
+        heard
+            .lock()
+            .unwrap()
+            .extend(rows.map(|row| (row.before.as_ref().map(|before| before.id), row.after.n)));
+        std::future::ready(())
+    });
+    let conn = &mut emitter.bind(&mut db).unwrap();
+    update(counters::table).set(counters::id.eq(counters::id + 10)).emit::<Counter>().execute(conn).unwrap();
+    assert!(emitter.shutdown(Duration::from_secs(10)).await.is_clean());
+    assert!(log.lock().unwrap().iter().copied().eq((2..=4).map(|n| (Some(n), n))));
+}
+
+#[tokio::test]
 async fn an_upsert_of_an_empty_list_is_nothing() {
     let (_server, mut db) = postgres();
     let (emitter, log) = node().await;
