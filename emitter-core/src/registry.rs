@@ -72,14 +72,17 @@ pub struct RegisteredModel {
     pub hashes: bool,
     /// The module in which it is defined.
     pub module: &'static str,
+    /// The name of the table that its rows are kept in, if they are: as Diesel's attribute says, else
+    /// by Diesel's rule (`user_roles` of `UserRole`).
+    pub table: &'static str,
 }
 
 inventory::collect!(RegisteredModel);
 
 impl RegisteredModel {
-    /// A model that is defined in this module.
+    /// A model that is defined in this module, with rows in this table.
     #[must_use]
-    pub const fn of<M: Model>(module: &'static str) -> Self {
+    pub const fn of<M: Model>(module: &'static str, table: &'static str) -> Self {
         Self {
             name: M::NAME,
             version: M::VERSION,
@@ -90,6 +93,7 @@ impl RegisteredModel {
             scope: M::SCOPE,
             hashes: M::HASHES,
             module,
+            table,
         }
     }
 

@@ -16,8 +16,8 @@ use crate::engine::{AsyncCounts, AsyncEngine, Rows};
 #[cfg(feature = "_postgres")]
 use crate::handle::TransactionBuilder;
 use crate::handle::{BindError, Depth, EmittingTransactionManager, NOTHING_COMMITTED, RAW_TRANSACTION};
-use crate::raw_sql;
 use crate::statements::{Emitting, Executes, FromRows, Handle, Kind, Loads};
+use crate::{bypass, raw_sql};
 
 /// An asynchronous connection of diesel-async that is bound to an emitter: what
 /// [`Bound`](crate::Bound) is for Diesel's own connections.
@@ -71,12 +71,14 @@ impl<'c, C: AsyncConnection> BoundAsync<'c, C> {
     async fn begin_statement(&mut self) -> QueryResult<()> {
         self.ready().await?;
         self.alone = depth(self.conn)?.beyond_ground == 0;
+        bypass::meant(|| self.conn.instrumentation(), true);
         Ok(())
     }
 
     /// The statement has ended, well or not.
     fn ended(&mut self) {
         self.alone = false;
+        bypass::meant(|| self.conn.instrumentation(), false);
     }
 
     /// The emitter that it is bound to.

@@ -8,7 +8,7 @@ use diesel::QuerySource;
 use diesel::connection::Connection;
 #[cfg(any(feature = "mysql", feature = "sqlite"))]
 use diesel::connection::TransactionManager;
-use diesel::query_builder::InsertStatement;
+use diesel::query_builder::QueryId;
 use diesel::query_dsl::methods::ExecuteDsl;
 use diesel::result::QueryResult;
 use emitter_core::HashKey;
@@ -85,6 +85,8 @@ macro_rules! returns_its_rows {
 
 #[cfg(feature = "_async")]
 mod asynchronous;
+#[cfg(feature = "_async")]
+pub(crate) use asynchronous::all;
 #[cfg(feature = "mysql")]
 mod mysql;
 #[cfg(feature = "_postgres")]
@@ -112,10 +114,8 @@ pub trait Counts<C>: Sized {
     fn execute(self, conn: &mut C) -> QueryResult<usize>;
 }
 
-impl<C: Connection, T: QuerySource, V, Op, Ret> Counts<C> for InsertStatement<T, V, Op, Ret>
-where
-    Self: ExecuteDsl<C>,
-{
+#[diagnostic::do_not_recommend]
+impl<C: Connection, S: QueryId + ExecuteDsl<C>> Counts<C> for S {
     fn execute(self, conn: &mut C) -> QueryResult<usize> {
         ExecuteDsl::execute(self, conn)
     }

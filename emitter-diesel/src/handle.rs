@@ -16,8 +16,8 @@ use emitter_core::{Emission, Emitter};
 use tracing::warn;
 
 use crate::buffer::Buffer;
-use crate::raw_sql;
 use crate::statements::Handle;
+use crate::{bypass, raw_sql};
 
 /// Binds connections to an emitter.
 pub trait Bind {
@@ -160,9 +160,12 @@ impl<C: Connection> Bound<'_, C> {
         &self.emitter
     }
 
-    /// The connection itself, for statements of this crate, which know what they emit.
-    pub(crate) fn inner(&mut self) -> &mut C {
-        self.conn
+    /// Runs a statement that knows what it emits on the connection itself.
+    pub(crate) fn run<T>(&mut self, statement: impl FnOnce(&mut C) -> QueryResult<T>) -> QueryResult<T> {
+        bypass::meant(|| self.conn.instrumentation(), true);
+        let result = statement(self.conn);
+        bypass::meant(|| self.conn.instrumentation(), false);
+        result
     }
 
     /// Takes an event of a statement that has just succeeded.

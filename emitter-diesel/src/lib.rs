@@ -131,6 +131,7 @@ extern crate self as emitter_diesel;
 #[cfg(feature = "_async")]
 mod bound_async;
 mod buffer;
+pub mod bypass;
 pub mod engine;
 mod handle;
 pub mod queries;
@@ -143,6 +144,7 @@ pub use emitter_core::*;
 
 #[cfg(feature = "_async")]
 pub use crate::bound_async::BoundAsync;
+pub use crate::bypass::EmitNone;
 #[cfg(feature = "_postgres")]
 pub use crate::handle::TransactionBuilder;
 pub use crate::handle::{Bind, BindError, Bindable, Bound, EmittingTransactionManager, marker};

@@ -1,4 +1,4 @@
-//! Finds statements that begin or end transactions in raw SQL.
+//! Finds in SQL the statements that begin or end transactions, and the tables that are written to.
 //!
 //! Pure. It knows just enough of SQL for that: comments, quotes, and where a statement begins.
 
@@ -32,6 +32,113 @@ fn has_body(statement: &str) -> bool {
     let head = statement.split('(').next().unwrap_or_default();
     head.split_whitespace()
         .any(|word| ["trigger", "function", "procedure"].iter().any(|body| word.eq_ignore_ascii_case(body)))
+}
+
+/// What a statement does to a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verb {
+    Insert,
+    Update,
+    Delete,
+}
+
+/// A write that a statement asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Write {
+    pub(crate) verb: Verb,
+    /// The table's name, without its schema and without quotes.
+    pub(crate) table: String,
+}
+
+/// The writes of a batch, also those in a `WITH`. What a procedure or a trigger does is not among
+/// them.
+pub(crate) fn writes(batch: &str) -> Vec<Write> {
+    let mut found = Vec::new();
+    let words = words(batch);
+    // What stands before a word, for `FOR UPDATE`, `ON DELETE`, `DO UPDATE` and their like.
+    for (place, word) in words.iter().enumerate() {
+        let before = place.checked_sub(1).map_or("", |place| &words[place]);
+        let after = &words[place + 1..];
+        if word == "create" && matches!(before, "" | ";") && makes_code(after) {
+            break;
+        }
+        let verb = match (before, &**word) {
+            ("for" | "key" | "do" | "on" | ".", _) => continue,
+            (_, "insert" | "replace" | "merge") => Verb::Insert,
+            ("" | ";", "copy") => Verb::Insert,
+            (_, "update") => Verb::Update,
+            (_, "delete") | ("" | ";", "truncate") => Verb::Delete,
+            _ => continue,
+        };
+        // `INSERT OR IGNORE INTO`, `UPDATE ONLY`, `TRUNCATE TABLE IF EXISTS` …
+        let noise = |word: &&String| {
+            matches!(
+                &***word,
+                "or" | "ignore"
+                    | "replace"
+                    | "abort"
+                    | "rollback"
+                    | "fail"
+                    | "into"
+                    | "only"
+                    | "from"
+                    | "low_priority"
+                    | "high_priority"
+                    | "delayed"
+                    | "quick"
+                    | "table"
+                    | "if"
+                    | "exists"
+            )
+        };
+        let skipped = after.iter().take_while(noise).count();
+        if matches!(&**word, "insert" | "replace" | "merge" | "delete") && skipped == 0 {
+            // The function `replace(…)` and the like.
+            continue;
+        }
+        if let Some(table) = last_of_path(&after[skipped..]) {
+            found.push(Write { verb, table: table.to_owned() });
+        }
+    }
+    found
+}
+
+/// The last name of `schema.table`.
+fn last_of_path(words: &[String]) -> Option<&str> {
+    let dots = words.iter().skip(1).step_by(2).take_while(|word| *word == ".").count();
+    let name = words.get(dots * 2).filter(|name| !matches!(&***name, ";" | "(" | "."))?;
+    Some(name.strip_prefix('"').unwrap_or(name))
+}
+
+fn makes_code(words: &[String]) -> bool {
+    let head = words.iter().take_while(|word| *word != "(" && *word != ";");
+    head.into_iter().any(|word| matches!(&**word, "trigger" | "function" | "procedure"))
+}
+
+/// The words of a batch in lower case, and its quoted names as they are behind one `"`, with `;`, `.`
+/// and `(` between them; of literals and everything else there is nothing.
+fn words(batch: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    let mut rest = batch;
+    while let Some(c) = rest.chars().next() {
+        let quoted = matches!(c, '"' | '`').then(|| rest[1..].split_once(c)).flatten();
+        if let Some((name, after)) = quoted {
+            words.push(format!("\"{name}"));
+            rest = after;
+        } else if let Some(after) = after_comment_or_quote(rest) {
+            rest = after;
+        } else if c.is_alphanumeric() || c == '_' {
+            let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
+            words.push(rest[..end].to_lowercase());
+            rest = &rest[end..];
+        } else {
+            if matches!(c, ';' | '.' | '(') {
+                words.push(c.to_string());
+            }
+            rest = &rest[c.len_utf8()..];
+        }
+    }
+    words
 }
 
 /// The statements of a batch, without comments, and with every quoted part replaced by a space.
@@ -129,10 +236,67 @@ mod tests {
         }
     }
 
+    fn written(batch: &str) -> String {
+        let writes = writes(batch);
+        let lines: Vec<_> = writes.iter().map(|Write { verb, table }| format!("{verb:?} {table}")).collect();
+        lines.join(", ")
+    }
+
+    #[test]
+    fn tables_that_are_written_to_are_found() {
+        for (batch, expected) in [
+            (r#"INSERT INTO "users" ("id") VALUES ($1)"#, "Insert users"),
+            (r#"INSERT INTO "app"."users" DEFAULT VALUES"#, "Insert users"),
+            ("insert or ignore into users values (1)", "Insert users"),
+            ("INSERT IGNORE INTO `users` VALUES (1)", "Insert users"),
+            ("REPLACE INTO users VALUES (1)", "Insert users"),
+            (r#"UPDATE "users" SET "name" = $1 WHERE "id" = $2"#, "Update users"),
+            ("UPDATE ONLY app.users u SET name = 'x'", "Update users"),
+            ("UPDATE OR REPLACE users SET name = 'x'", "Update users"),
+            ("-- now\nDELETE /* all */ FROM users", "Delete users"),
+            ("TRUNCATE TABLE users", "Delete users"),
+            ("COPY users (id) FROM STDIN", "Insert users"),
+            ("SELECT 1; delete from a; UPDATE b SET c = 1", "Delete a, Update b"),
+            (
+                "WITH gone AS (DELETE FROM a RETURNING *) INSERT INTO b SELECT * FROM gone",
+                "Delete a, Insert b",
+            ),
+            ("INSERT INTO a VALUES (1) ON CONFLICT (id) DO UPDATE SET b = 1", "Insert a"),
+            ("INSERT INTO a (b) SELECT \"update\" FROM c", "Insert a"),
+        ] {
+            assert_eq!(written(batch), expected, "{batch}");
+        }
+    }
+
+    #[test]
+    fn what_writes_nothing_is_no_write() {
+        for batch in [
+            "",
+            "SELECT * FROM users FOR UPDATE",
+            "SELECT * FROM users FOR NO KEY UPDATE",
+            "SELECT 'DELETE FROM users'",
+            "SELECT replace(name, 'a', 'b') FROM users",
+            "CREATE TABLE a (b INTEGER REFERENCES c ON DELETE CASCADE ON UPDATE CASCADE)",
+            "CREATE TRIGGER t AFTER INSERT ON a BEGIN DELETE FROM b; END;",
+            "DO $$ BEGIN DELETE FROM b; END $$",
+            "SELECT t.update FROM t",
+            "-- UPDATE a SET b = 1",
+        ] {
+            assert_eq!(written(batch), "", "{batch}");
+        }
+    }
+
     proptest! {
         #[test]
         fn nothing_makes_it_panic(batch in ".*") {
-            let _ = controls_transactions(&batch);
+            let _ = (controls_transactions(&batch), writes(&batch));
+        }
+
+        #[test]
+        fn no_order_of_words_makes_it_panic(words in prop::collection::vec(
+            prop::sample::select(vec!["insert", "into", "update", "delete", "from", "create", "trigger", ".", "(", ";", "\"", "`", "a", "$1", "'"]), 0..12)
+        ) {
+            let _ = writes(&words.join(" "));
         }
     }
 }

@@ -404,9 +404,9 @@ where
     {
         let (statement, events) = emitting.route::<Op>(self.emitter());
         let Some((events, ask)) = events else {
-            return then(C::Backend::load(self.inner(), statement, Ask::default())?);
+            return then(self.run(|conn| C::Backend::load(conn, statement, Ask::default()))?);
         };
-        let mut rows = C::Backend::load(self.inner(), statement, ask)?;
+        let mut rows = self.run(|conn| C::Backend::load(conn, statement, ask))?;
         events.of::<Op>(&mut rows, |event| self.keep(event));
         then(rows)
     }
@@ -440,8 +440,8 @@ where
         M: Emits<K::Many>,
     {
         let (statement, events) = emitting.route::<K::Many>(self.emitter());
-        let Some((events, ask)) = events else { return statement.execute(self.inner()) };
-        let mut rows = C::Backend::load(self.inner(), statement, ask)?;
+        let Some((events, ask)) = events else { return self.run(|conn| statement.execute(conn)) };
+        let mut rows = self.run(|conn| C::Backend::load(conn, statement, ask))?;
         events.of::<K::Many>(&mut rows, |event| self.keep(event));
         Ok(rows.count())
     }

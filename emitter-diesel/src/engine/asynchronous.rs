@@ -1,7 +1,7 @@
 //! The same on the connections of diesel-async.
 
 use diesel::QuerySource;
-use diesel::query_builder::{DeleteStatement, InsertStatement, UpdateStatement};
+use diesel::query_builder::{DeleteStatement, QueryId, UpdateStatement};
 use diesel::result::QueryResult;
 use diesel_async::AsyncConnectionCore;
 use diesel_async::methods::{ExecuteDsl, LoadQuery};
@@ -94,18 +94,18 @@ returns_its_rows! { diesel::sqlite::Sqlite: InsertOne InsertMany OnConflict }
 use crate::statements::OnConflict;
 
 /// All rows of a query.
-async fn all<'query, C: AsyncConnectionCore, U: Send>(
+pub(crate) async fn all<'query, C: AsyncConnectionCore, U: Send>(
     query: impl LoadQuery<'query, C, U>,
     conn: &mut C,
 ) -> QueryResult<Vec<U>> {
     query.internal_load(conn).await?.try_collect().await
 }
 
-impl<C, T, V, Op, Ret> AsyncCounts<C> for InsertStatement<T, V, Op, Ret>
+#[diagnostic::do_not_recommend]
+impl<C, S> AsyncCounts<C> for S
 where
     C: AsyncConnectionCore,
-    T: QuerySource,
-    Self: ExecuteDsl<C> + Send,
+    S: QueryId + ExecuteDsl<C> + Send,
 {
     async fn execute(self, conn: &mut C) -> QueryResult<usize> {
         ExecuteDsl::execute(self, conn).await

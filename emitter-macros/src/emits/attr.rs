@@ -227,6 +227,21 @@ pub(crate) fn diesel_primary_key(attributes: &[Attribute]) -> Option<Vec<Ident>>
     key
 }
 
+/// The table of `#[diesel(table_name = schema::users)]`, without its module.
+pub(crate) fn diesel_table_name(attributes: &[Attribute]) -> Option<String> {
+    let mut table = None;
+    lenient(attributes, "diesel", |meta| {
+        if meta.path.is_ident("table_name") {
+            let path: Path = meta.value()?.parse()?;
+            table = path.segments.last().map(|last| last.ident.unraw().to_string());
+        } else {
+            skip_value(meta)?;
+        }
+        Ok(())
+    });
+    table
+}
+
 /// Whether a field is `#[diesel(embed)]`, hence several columns.
 pub(crate) fn diesel_embeds(attributes: &[Attribute]) -> bool {
     has(attributes, "diesel", &["embed"])

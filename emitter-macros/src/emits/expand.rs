@@ -450,11 +450,11 @@ fn emits(model: &Model, operation: Operation) -> TokenStream {
 
 /// Its entry among the program's models; a generic one is as many models as it has types.
 fn registration(model: &Model) -> Option<TokenStream> {
-    let Model { krate, ident, generics, .. } = model;
+    let Model { krate, ident, generics, table, .. } = model;
     generics.params.is_empty().then(|| {
         quote! {
             #krate::__private::inventory::submit! {
-                #krate::__private::RegisteredModel::of::<#ident>(::core::module_path!())
+                #krate::__private::RegisteredModel::of::<#ident>(::core::module_path!(), #table)
             }
         }
     })

@@ -10,7 +10,8 @@ use syn::{
 };
 
 use super::attr::{
-    FieldAttr, Mask, StructAttr, diesel_embeds, diesel_primary_key, serde_has, serde_rename, serde_rename_all,
+    FieldAttr, Mask, StructAttr, diesel_embeds, diesel_primary_key, diesel_table_name, serde_has,
+    serde_rename, serde_rename_all,
 };
 use crate::crate_path;
 use crate::errors::Errors;
@@ -109,6 +110,8 @@ pub(crate) struct Model {
     /// The user's alone.
     pub(crate) own_bounds: Option<WhereClause>,
     pub(crate) name: String,
+    /// The name of its table, as far as Diesel's attribute and Diesel's rule tell.
+    pub(crate) table: String,
     pub(crate) version: u32,
     /// The types of the versions right before, oldest first.
     pub(crate) earlier: Vec<Path>,
@@ -222,6 +225,7 @@ impl Model {
             vis: input.vis.clone(),
             ident: input.ident.clone(),
             name: name(input, &attr, &errors),
+            table: diesel_table_name(&input.attrs).unwrap_or_else(|| diesel_table(&input.ident)),
             generics: generics(input, &krate, &operations, &key),
             own_bounds: input.generics.where_clause.clone(),
             topic: topic(&attr, &errors),
@@ -304,6 +308,18 @@ fn type_name(ty: &Type, mask: Option<Mask>) -> String {
         }
     }
     text
+}
+
+/// The table of a struct that names none, by Diesel's rule: `user_roles` of `UserRole`.
+fn diesel_table(ident: &Ident) -> String {
+    let mut table = String::new();
+    for c in ident.unraw().to_string().chars() {
+        if c.is_uppercase() && !table.is_empty() {
+            table.push('_');
+        }
+        table.extend(c.to_lowercase());
+    }
+    table + "s"
 }
 
 /// `None` when it has no named fields, which is an error.

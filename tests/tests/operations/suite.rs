@@ -24,13 +24,26 @@ macro_rules! inserted {
     };
 }
 
+/// Whether the connection panics or fails at this statement.
+macro_rules! denied {
+    ($statement:expr, $conn:expr) => {
+        !matches!(catch_unwind(AssertUnwindSafe(|| $statement.execute($conn))), Ok(Ok(_)))
+    };
+    ($statement:expr, $conn:expr, await) => {
+        !matches!(
+            FutureExt::catch_unwind(AssertUnwindSafe(async { $statement.execute($conn).await })).await,
+            Ok(Ok(_))
+        )
+    };
+}
+
 macro_rules! suite {
     ($database:ty, $dsl:path, $conflict:expr, $upserted:expr, $list:ident $(, $wait:tt)?) => {
         mod each {
             use diesel::result::Error;
             use diesel::{ExpressionMethods, QueryDsl, SelectableHelper};
             use $dsl as _;
-            use emitter_diesel::{Bind, Emit, update};
+            use emitter_diesel::{Bind, Emit, EmitNone, update};
 
             use super::super::*;
 
@@ -190,6 +203,32 @@ macro_rules! suite {
                 assert_eq!(
                     heard(&emitter, &log).await,
                     ["create 1 alice NULL 0", "update 1 alice NULL 0 -> 1 alice NULL 7 [logins]"]
+                );
+            }
+
+            #[tokio::test]
+            async fn write_past_emit_is_denied_unless_it_says_that_it_is_meant() {
+                let (emitter, log) = node(true).await;
+                let mut db = Database::open()$(.$wait)?;
+                let conn = &mut emitter.bind(&mut db.conn).unwrap();
+                diesel::insert_into(users::table).values(&user(1, "alice")).emit_none().execute(conn)$(.$wait)?.unwrap();
+                update(users::table.find(1)).set(users::logins.eq(1)).emit_none().execute(conn)$(.$wait)?.unwrap();
+                diesel::update(users::table).set(users::logins.eq(2)).emit_none().execute(conn)$(.$wait)?.unwrap();
+                let names = diesel::sql_query("UPDATE users SET name = 'al'").emit_none();
+                assert_eq!(names.execute(conn)$(.$wait)?.unwrap(), 1);
+
+                assert!(denied!(diesel::insert_into(users::table).values(&user(2, "bob")), conn $(, $wait)?));
+                assert!(denied!(diesel::update(users::table).set(users::name.eq("x")), conn $(, $wait)?));
+                assert!(denied!(diesel::delete(users::table), conn $(, $wait)?));
+                assert!(denied!(diesel::sql_query("DELETE FROM users"), conn $(, $wait)?));
+
+                let left: Vec<User> = users::table.load(conn)$(.$wait)?.unwrap();
+                assert_eq!(left.iter().map(shown).collect::<Vec<_>>(), ["1 al NULL 2"]);
+                // The connection is as good as before.
+                update(users::table).set(users::name.eq("ally")).emit::<User>().execute(conn)$(.$wait)?.unwrap();
+                assert_eq!(
+                    heard(&emitter, &log).await,
+                    ["updateMany 1 al NULL 2 -> 1 ally NULL 2 [name]"]
                 );
             }
         }
