@@ -100,6 +100,12 @@ impl Columns {
         place < Self::MAX && self.0[place / 64] & (1 << (place % 64)) != 0
     }
 
+    /// The columns of both.
+    #[must_use]
+    pub const fn union(self, other: Self) -> Self {
+        Self([self.0[0] | other.0[0], self.0[1] | other.0[1]])
+    }
+
     /// Whether no column is in the set.
     #[must_use]
     pub const fn is_empty(self) -> bool {
@@ -177,6 +183,9 @@ mod tests {
             places.iter().for_each(|place| columns.insert(*place));
             let back: BTreeSet<usize> = (0..200).filter(|place| columns.contains(*place)).collect();
             prop_assert_eq!(columns.is_empty(), places.is_empty());
+            let (low, high): (Vec<usize>, Vec<usize>) = places.iter().partition(|place| **place < 70);
+            let of = |places: Vec<usize>| Columns::from_flags(std::array::from_fn::<_, 128, _>(|place| places.contains(&place)));
+            prop_assert_eq!(of(low).union(of(high)), columns);
             prop_assert_eq!(columns, Columns::from_flags(std::array::from_fn::<_, 128, _>(|place| places.contains(&place))));
             prop_assert_eq!(back, places);
         }

@@ -16,27 +16,33 @@ use tracing::{error, warn};
 use crate::dedup::DedupConfig;
 use crate::dispatcher::lanes::AlreadyHashed;
 use crate::dispatcher::{DispatchLimits, Job, Listener, Message, Worker};
-use crate::emit::{EmitConfig, EmitOptions, Notes, QoS, Scope};
+use crate::emit::{EmitConfig, EmitOptions, QoS, Scope};
 use crate::envelope::WireLimits;
-use crate::event::{EventId, Meta, Operation, Origin, Source, Stored, Timestamp};
-use crate::listener::{Handler, Hears, ListenerInfo, ListenerOptions, Outcome};
+use crate::event::{EventId, Operation, Origin, Source};
+use crate::listener::{Handler, ListenerInfo};
 use crate::masked::HashKey;
 use crate::metrics::{Counters, OnceInAWhile, Stats};
 use crate::model::{EventBody, Model, ModelEvent};
-use crate::model_info::{AnyEvent, ModelInfo, keys};
+use crate::model_info::{AnyEvent, ModelInfo};
 use crate::queue::{Queue, Refused};
 use crate::topic::{ModelTopic, TopicPrefix};
 use crate::transport::{Transport, TransportStatus};
 
 mod builder;
+mod emission;
 mod intake;
+mod net;
+mod on;
 mod publishing;
 mod replay;
 mod shutdown;
 
 use builder::check_name;
 pub use builder::{Builder, StartError};
+pub use emission::{Emission, Route};
 use intake::Intake;
+use on::On;
+pub use on::Subscription;
 pub use replay::ReplayError;
 pub use shutdown::ShutdownReport;
 use shutdown::{Ending, after};
@@ -154,95 +160,6 @@ struct ModelState {
     worker: OnceCell<()>,
 }
 
-/// An event that has been born and waits for its transaction to commit.
-pub struct Emission {
-    event: Arc<dyn AnyEvent>,
-    model: Arc<ModelState>,
-    scope: Scope,
-    /// Where it might go if somebody listened.
-    allowed: Scope,
-    qos: Option<QoS>,
-}
-
-impl fmt::Debug for Emission {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Emission").field("model", &self.model.info.name).field("scope", &self.scope).finish()
-    }
-}
-
-/// Where an event goes; cloned for each event of a statement. See [`Emitter::route`].
-pub struct Route<M> {
-    state: Arc<ModelState>,
-    scope: Scope,
-    allowed: Scope,
-    qos: Option<QoS>,
-    notes: Option<Arc<Notes>>,
-    model: std::marker::PhantomData<fn() -> M>,
-}
-
-impl<M: Model> Route<M> {
-    /// Makes an event of something that this node did. It goes nowhere until [`Emitter::emit`].
-    #[must_use]
-    pub fn event(self, event: M::Event) -> Emission {
-        let body = event.body();
-        // One look at the clock is enough for both.
-        let time = Timestamp::now();
-        let meta = Meta {
-            id: EventId::at(time),
-            operation: body.operation(),
-            source: Source::Local,
-            origin: Some(Arc::clone(&self.state.origin)),
-            time,
-            sequence: None,
-            keys: keys(&body),
-            notes: self.notes,
-        };
-        let event = Arc::new(Stored::<M> { meta, event });
-        Emission { event, model: self.state, scope: self.scope, allowed: self.allowed, qos: self.qos }
-    }
-
-    /// Whether updates should carry the row as it was before: the model says so, or a listener here
-    /// wants it.
-    #[must_use]
-    pub fn wants_before(&self) -> bool {
-        M::BEFORE || self.state.before.load(Ordering::Relaxed) > 0
-    }
-
-    /// The key of the model's hashed columns, for [`Model::to_row`]; `None` where it hashes none.
-    #[must_use]
-    pub fn hash_key(&self) -> Option<HashKey> {
-        if M::HASHES { self.state.hash_key.clone() } else { None }
-    }
-}
-
-impl<M> Clone for Route<M> {
-    fn clone(&self) -> Self {
-        let (state, model) = (Arc::clone(&self.state), std::marker::PhantomData);
-        let notes = self.notes.clone();
-        Self { state, scope: self.scope, allowed: self.allowed, qos: self.qos, notes, model }
-    }
-}
-
-impl<M> fmt::Debug for Route<M> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Route").field("model", &self.state.info.name).field("scope", &self.scope).finish()
-    }
-}
-
-impl Emission {
-    /// The event's id.
-    #[must_use]
-    pub fn id(&self) -> EventId {
-        self.event.meta().id
-    }
-
-    /// What was done.
-    #[must_use]
-    pub fn operation(&self) -> Operation {
-        self.event.meta().operation
-    }
-}
-
 impl Emitter {
     /// A builder with the defaults.
     pub fn builder() -> Builder {
@@ -337,14 +254,7 @@ impl Emitter {
     /// The listener stays until [`Subscription::unsubscribe`], not longer than the emitter.
     #[must_use = "nothing listens until `.run(…)`"]
     pub fn on<T: EventBody>(&self) -> On<'_, T> {
-        On {
-            emitter: self,
-            hears: Hears::Local,
-            group: None,
-            name: None,
-            filters: Vec::new(),
-            options: ListenerOptions::default(),
-        }
+        On::new(self)
     }
 
     /// The listeners that are registered now.
@@ -440,165 +350,6 @@ pub struct NotConnected {
     pub within: Duration,
     /// How the transport stands.
     pub status: Box<TransportStatus>,
-}
-
-/// A listener that is about to be added at run time. See [`Emitter::on`].
-pub struct On<'e, T: EventBody> {
-    emitter: &'e Emitter,
-    hears: Hears,
-    group: Option<String>,
-    name: Option<String>,
-    filters: Vec<EventFilter<T>>,
-    options: ListenerOptions,
-}
-
-/// Whether a listener is handed an event.
-type EventFilter<T> = Box<dyn Fn(&crate::Event<T>) -> bool + Send + Sync>;
-
-impl<T: EventBody> On<'_, T> {
-    /// Hears what other nodes wrote too.
-    #[must_use]
-    pub fn allow_remote(mut self) -> Self {
-        if self.hears == Hears::Local {
-            self.hears = Hears::Everything;
-        }
-        self
-    }
-
-    /// Hears only what other nodes wrote.
-    #[must_use]
-    pub fn remote_only(mut self) -> Self {
-        self.hears = Hears::Remote;
-        self
-    }
-
-    /// One of the service's nodes that have a listener of this group hears an event, whichever node
-    /// wrote; the group's name is of letters, digits, `-`, `_` and `.`.
-    #[must_use]
-    pub fn group(mut self, group: impl Into<String>) -> Self {
-        self.group = Some(group.into());
-        self
-    }
-
-    /// Hears only events for which `filter` says `true`; of several filters, all have to. A filter
-    /// runs on the model's dispatcher task, so it must not block; one that panics counts as a call
-    /// that panicked.
-    ///
-    /// ```
-    /// # use emitter_core::{Emits, Emitter, Event};
-    /// # #[derive(Clone, serde::Serialize, serde::Deserialize, Emits)]
-    /// # #[emits(update)]
-    /// # struct Order { id: i64, total: u32 }
-    /// # fn add(emitter: &Emitter) {
-    /// let raised = |event: &Event<OrderUpdated>| event.changed().total().is_some();
-    /// let subscription = emitter.on::<OrderUpdated>().filter(raised).run(|event| async move {
-    ///     println!("{} now", event.after.total);
-    /// });
-    /// # }
-    /// ```
-    #[must_use]
-    pub fn filter(mut self, filter: impl Fn(&crate::Event<T>) -> bool + Send + Sync + 'static) -> Self {
-        self.filters.push(Box::new(filter));
-        self
-    }
-
-    /// How it is called: its concurrency, time-out, order and retries, where they differ from what
-    /// the builder says.
-    #[must_use]
-    pub fn options(mut self, options: ListenerOptions) -> Self {
-        self.options = ListenerOptions { before: self.options.before || options.before, ..options };
-        self
-    }
-
-    /// Wants the row as it was before an update: `event.before`, and the old values and exact
-    /// columns of `event.changed()`. See [`ListenerOptions::before`].
-    #[must_use]
-    pub fn before(mut self) -> Self {
-        self.options.before = true;
-        self
-    }
-
-    /// A name for logs. Default: the name of the event type.
-    #[must_use]
-    pub fn name(mut self, name: impl Into<String>) -> Self {
-        self.name = Some(name.into());
-        self
-    }
-
-    /// Adds an async function or closure as the listener.
-    pub fn run<F, R>(self, function: F) -> Subscription
-    where
-        F: Fn(crate::Event<T>) -> R + Send + Sync + 'static,
-        R: Future<Output: Outcome> + Send + 'static,
-    {
-        self.add(Handler::from_async(move |event, _| function(event)))
-    }
-
-    /// Adds a plain function or closure, which may block, as the listener.
-    pub fn run_blocking<F, R>(self, function: F) -> Subscription
-    where
-        F: Fn(crate::Event<T>) -> R + Send + Sync + 'static,
-        R: Outcome,
-    {
-        self.add(Handler::from_blocking(move |event, _| function(event)))
-    }
-
-    fn add(self, handler: Handler) -> Subscription {
-        let handler = handler.with(self.options);
-        let handler = self.filters.into_iter().fold(handler, |handler, filter| handler.filtered::<T>(filter));
-        let name = self.name.unwrap_or_else(|| std::any::type_name::<T>().to_owned());
-        let info = ListenerInfo {
-            name: name.into(),
-            model: handler.model().name,
-            operation: handler.operation(),
-            // In a group it does not matter which node wrote.
-            hears: if self.group.is_some() { Hears::Everything } else { self.hears },
-            group: self.group.map(Into::into),
-            defined_at: "run time".into(),
-        };
-        let node = Arc::downgrade(&self.emitter.node);
-        match self.emitter.node.add_listener(info, handler) {
-            Ok((model, id)) => Subscription { node, model: Some(model), id },
-            Err(refusal) => {
-                error!("a listener was not added: {refusal}");
-                Subscription { node, model: None, id: 0 }
-            }
-        }
-    }
-}
-
-/// A listener that was added at run time.
-///
-/// Dropping it leaves the listener where it is.
-pub struct Subscription {
-    node: std::sync::Weak<Node>,
-    model: Option<Arc<ModelState>>,
-    id: u64,
-}
-
-impl Subscription {
-    /// Removes the listener: it is given no event after this, not even those that wait for it, which
-    /// of a group's share no other node will be given either. A
-    /// call that is running ends in peace. With the last remote listener of a model goes the
-    /// subscription at the broker.
-    pub fn unsubscribe(self) {
-        if let (Some(node), Some(model)) = (self.node.upgrade(), &self.model) {
-            node.shared.remove_listener(model, self.id);
-        }
-    }
-
-    /// Whether the listener was added; it is not when the emitter was shut down before, when its
-    /// group's name is none, or the model's name or topic is another's. The log says which.
-    #[must_use]
-    pub fn is_active(&self) -> bool {
-        self.model.is_some()
-    }
-}
-
-impl fmt::Debug for Subscription {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Subscription").field("id", &self.id).finish_non_exhaustive()
-    }
 }
 
 impl Node {

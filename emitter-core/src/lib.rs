@@ -62,6 +62,7 @@ pub mod masked;
 pub mod metrics;
 pub mod model;
 mod model_info;
+mod net;
 mod queue;
 pub mod registry;
 pub mod retry;

@@ -19,6 +19,7 @@ use crate::model::{
     Body, BodyRef, Created, CreatedMany, Deleted, DeletedMany, Model, ModelEvent, RowChange, Updated,
     UpdatedMany, Upserted,
 };
+use crate::net::{Net, Place};
 
 /// What is known of a model at run time.
 pub(crate) struct ModelInfo {
@@ -31,8 +32,13 @@ pub(crate) struct ModelInfo {
     pub(crate) topic: &'static str,
     pub(crate) qos: fn(Operation) -> QoS,
     pub(crate) expires: Option<Duration>,
+    pub(crate) operations: &'static [Operation],
     pub(crate) decode: fn(Incoming<'_>, Received) -> Result<Arc<dyn AnyEvent>, DecodeError>,
+    pub(crate) merge: Merge,
 }
+
+/// Makes one event of rows of several. `None` where no row changed in the end.
+pub(crate) type Merge = fn(&Net, &[Arc<dyn AnyEvent>]) -> Option<Arc<dyn AnyEvent>>;
 
 impl ModelInfo {
     pub(crate) fn of<M: Model>() -> &'static Self {
@@ -46,7 +52,9 @@ impl ModelInfo {
                 topic: M::TOPIC,
                 qos: M::qos,
                 expires: M::EXPIRES,
+                operations: M::OPERATIONS,
                 decode: decode::<M>,
+                merge: merge::<M>,
             }
         }
     }
@@ -185,6 +193,60 @@ fn decode<M: Model>(incoming: Incoming<'_>, received: Received) -> Result<Arc<dy
         Some(event) => Ok(Arc::new(Stored::<M> { meta: surrounding.meta(keys), event })),
         None => Err(DecodeError::NotEmitted(surrounding.operation)),
     }
+}
+
+fn merge<M: Model>(net: &Net, events: &[Arc<dyn AnyEvent>]) -> Option<Arc<dyn AnyEvent>> {
+    // Hidden columns may have changed where listeners see no difference.
+    let sees_all = M::FIELDS == M::COLUMNS.len() && !M::COLUMNS.iter().any(Column::is_redacted);
+    let mut rows = Vec::with_capacity(net.rows.len());
+    for row in &net.rows {
+        let (first, last) = (stored::<M>(events, row.first)?, stored::<M>(events, row.last)?);
+        let (first, last) = (first.event.body(), last.event.body());
+        let (first, last) = (first.images(row.first.row), last.images(row.last.row));
+        let same = |(before, after)| M::differing(before, after).is_empty();
+        if sees_all && row.is_merged() && first.before.zip(last.after).is_some_and(same) {
+            continue;
+        }
+        rows.push((first.before.or(last.before).cloned(), last.after.cloned()));
+    }
+    let body = merged_body::<M>(net, rows)?;
+    let template = events[net.of].meta();
+    let time = net.rows.iter().map(|row| events[row.last.event].meta().time).max()?;
+    let keys = keys(&body.as_ref());
+    let meta = Meta { id: EventId::at(time), operation: net.operation, time, keys, ..template.clone() };
+    M::Event::from_body(body).map(|event| Arc::new(Stored::<M> { meta, event }) as _)
+}
+
+/// The event of which a row is one. It is held as long as the row is looked at.
+fn stored<M: Model>(events: &[Arc<dyn AnyEvent>], place: Place) -> Option<Arc<Stored<M>>> {
+    Arc::clone(events.get(place.event)?).as_any().downcast().ok()
+}
+
+/// A row before and after.
+type Pair<M> = (Option<<M as Model>::Row>, Option<<M as Model>::Row>);
+
+fn merged_body<M: Model>(net: &Net, rows: Vec<Pair<M>>) -> Option<Body<M>> {
+    let count = rows.len() as u64;
+    let (set, mut rows) = (net.set, rows.into_iter());
+    Some(match net.operation {
+        Operation::CreateMany => {
+            Body::CreateMany(CreatedMany::new(count, rows.map(|(_, after)| after).collect()))
+        }
+        Operation::DeleteMany => {
+            Body::DeleteMany(DeletedMany::new(count, rows.map(|(before, _)| before).collect()))
+        }
+        Operation::UpdateMany => {
+            let changes = rows.map(|(before, after)| Some(RowChange::new(before, after?)));
+            Body::UpdateMany(UpdatedMany::new(count, changes.collect(), set))
+        }
+        Operation::Create => Body::Create(Created::new(rows.next()?.1?)),
+        Operation::Update => {
+            let (before, after) = rows.next()?;
+            Body::Update(Updated::new(before, after?, set))
+        }
+        Operation::Upsert => Body::Upsert(Upserted::new(rows.next()?.1?, set, net.inserted)),
+        Operation::Delete => Body::Delete(Deleted::new(rows.next()?.0?)),
+    })
 }
 
 /// Everything of an event but its rows.

@@ -39,6 +39,8 @@ pub struct BoundAsync<'c, C: AsyncConnection> {
     conn: &'c mut C,
     emitter: Emitter,
     buffer: Buffer<Emission>,
+    /// The outermost transaction emits its net changes.
+    net: bool,
     /// A statement outside of transactions has begun and not ended: it may have one of its own.
     alone: bool,
 }
@@ -52,7 +54,7 @@ impl<'c, C: AsyncConnection> BoundAsync<'c, C> {
         if is_broken(conn) {
             return Err(BindError::Broken);
         }
-        Ok(Self { conn, emitter: emitter.clone(), buffer: Buffer::new(), alone: false })
+        Ok(Self { conn, emitter: emitter.clone(), buffer: Buffer::new(), net: false, alone: false })
     }
 
     /// Before anything is done: ends what a statement left behind whose future was dropped, and
@@ -97,14 +99,27 @@ impl<'c, C: AsyncConnection> BoundAsync<'c, C> {
         }
     }
 
+    /// Emits what the outermost transaction that is open, or else the next one, does in the end, and
+    /// not all that it does on the way: of each row one event, with the row as it was first, as it
+    /// is at the end, and the columns of all its updates; of one that was inserted and deleted again,
+    /// none. See [`Emitter::emit_net`].
+    ///
+    /// The row as it was first is known where the first change of it knew the row before.
+    pub fn net_changes(&mut self) {
+        self.net = true;
+    }
+
     /// Brings the buffer in line after a transaction began or ended; `ended_well` says how.
     fn follow(&mut self, ended_well: bool) {
         let depth = depth(self.conn).map_or(0, |depth| depth.beyond_ground);
-        if ended_well {
-            self.emitter.emit(self.buffer.committed(depth));
-        } else {
+        if !ended_well {
             self.buffer.rolled_back(depth);
+        } else if self.net {
+            self.emitter.emit_net(self.buffer.committed(depth));
+        } else {
+            self.emitter.emit(self.buffer.committed(depth));
         }
+        self.net &= depth > 0;
     }
 }
 

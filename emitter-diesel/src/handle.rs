@@ -84,7 +84,13 @@ impl<C: Connection<Backend: 'static>> Bindable<marker::Blocking> for C {
         if depth.beyond_ground > 0 {
             return Err(BindError::TransactionOpen);
         }
-        Ok(Bound { conn: self, emitter: emitter.clone(), buffer: Buffer::new(), guarded: is_guarded::<C>() })
+        Ok(Bound {
+            conn: self,
+            emitter: emitter.clone(),
+            buffer: Buffer::new(),
+            net: false,
+            guarded: is_guarded::<C>(),
+        })
     }
 }
 
@@ -142,6 +148,8 @@ pub struct Bound<'c, C: Connection> {
     conn: &'c mut C,
     emitter: Emitter,
     buffer: Buffer<Emission>,
+    /// The outermost transaction emits its net changes.
+    net: bool,
     /// The database ends transactions behind Diesel's back: a savepoint tells whether it did.
     guarded: bool,
 }
@@ -178,14 +186,44 @@ impl<C: Connection> Bound<'_, C> {
         }
     }
 
+    /// Emits what the outermost transaction that is open, or else the next one, does in the end, and
+    /// not all that it does on the way: of each row one event, with the row as it was first, as it
+    /// is at the end, and the columns of all its updates; of one that was inserted and deleted again,
+    /// none. See [`Emitter::emit_net`].
+    ///
+    /// The row as it was first is known where the first change of it knew the row before.
+    ///
+    /// ```
+    /// # use diesel::prelude::*;
+    /// # use emitter_diesel::{Bound, Emit, Emits, update};
+    /// # use serde::{Deserialize, Serialize};
+    /// # diesel::table! { users { id -> Integer, name -> Text, } }
+    /// # #[derive(Debug, Clone, Queryable, Identifiable, Serialize, Deserialize, Emits)]
+    /// # #[emits(update)]
+    /// # struct User { id: i32, name: String }
+    /// # fn rename(conn: &mut Bound<'_, SqliteConnection>, alice: &User) -> QueryResult<User> {
+    /// conn.transaction(|conn| {
+    ///     conn.net_changes();
+    ///     update(alice).set(users::name.eq("al")).emit::<User>().get_result(conn)?;
+    ///     update(alice).set(users::name.eq("alicia")).emit::<User>().get_result(conn)
+    /// }) // one event: from alice to alicia
+    /// # }
+    /// ```
+    pub fn net_changes(&mut self) {
+        self.net = true;
+    }
+
     /// Brings the buffer in line after a transaction began or ended; `ended_well` says how.
     fn follow(&mut self, ended_well: bool) {
         let depth = Depth::of(self.conn).map_or(0, |depth| depth.beyond_ground);
-        if ended_well {
-            self.emitter.emit(self.buffer.committed(depth));
-        } else {
+        if !ended_well {
             self.buffer.rolled_back(depth);
+        } else if self.net {
+            self.emitter.emit_net(self.buffer.committed(depth));
+        } else {
+            self.emitter.emit(self.buffer.committed(depth));
         }
+        self.net &= depth > 0;
     }
 }
 

@@ -64,8 +64,7 @@ pub(crate) fn writes(batch: &str) -> Vec<Write> {
         }
         let verb = match (before, &**word) {
             ("for" | "key" | "do" | "on" | ".", _) => continue,
-            (_, "insert" | "replace" | "merge") => Verb::Insert,
-            ("" | ";", "copy") => Verb::Insert,
+            (_, "insert" | "replace" | "merge") | ("" | ";", "copy") => Verb::Insert,
             (_, "update") => Verb::Update,
             (_, "delete") | ("" | ";", "truncate") => Verb::Delete,
             _ => continue,

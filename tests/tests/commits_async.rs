@@ -112,6 +112,30 @@ async fn an_error_that_is_ignored_commits_nothing() {
 }
 
 #[tokio::test]
+async fn a_transaction_may_tell_what_it_did_in_the_end() {
+    let (_server, mut db) = postgres().await;
+    let (emitter, log) = node().await;
+    let conn = &mut emitter.bind(&mut db).unwrap();
+    for net in [true, false] {
+        let first = if net { 1 } else { 11 };
+        conn.build_transaction()
+            .serializable()
+            .run(async |conn| {
+                if net {
+                    conn.net_changes();
+                }
+                insert(first, conn).await?;
+                insert(first + 1, conn).await?;
+                let counters = counters::table.find(first);
+                update(counters).set(counters::n.eq(2)).emit::<Counter>().get_result(conn).await
+            })
+            .await
+            .unwrap();
+    }
+    assert_eq!(heard(&emitter, &log).await, [1, 2, 11, 12, 11]);
+}
+
+#[tokio::test]
 async fn a_savepoint_drops_only_its_own_events() {
     let (_server, mut db) = postgres().await;
     let (emitter, log) = node().await;

@@ -1,0 +1,114 @@
+//! Events between the write that caused them and the queues.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::ModelState;
+use crate::emit::{Notes, QoS, Scope};
+use crate::event::{EventId, Meta, Operation, Source, Stored, Timestamp};
+use crate::masked::HashKey;
+use crate::model::{Model, ModelEvent};
+use crate::model_info::{AnyEvent, keys};
+
+/// An event that has been born and waits for its transaction to commit.
+pub struct Emission {
+    pub(super) event: Arc<dyn AnyEvent>,
+    pub(super) model: Arc<ModelState>,
+    pub(super) scope: Scope,
+    /// Where it might go if somebody listened.
+    pub(super) allowed: Scope,
+    pub(super) qos: Option<QoS>,
+}
+
+impl fmt::Debug for Emission {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Emission").field("model", &self.model.info.name).field("scope", &self.scope).finish()
+    }
+}
+
+/// Where an event goes; cloned for each event of a statement. See [`Emitter::route`].
+pub struct Route<M> {
+    pub(super) state: Arc<ModelState>,
+    pub(super) scope: Scope,
+    pub(super) allowed: Scope,
+    pub(super) qos: Option<QoS>,
+    pub(super) notes: Option<Arc<Notes>>,
+    pub(super) model: PhantomData<fn() -> M>,
+}
+
+impl<M: Model> Route<M> {
+    /// Makes an event of something that this node did. It goes nowhere until [`Emitter::emit`].
+    #[must_use]
+    pub fn event(self, event: M::Event) -> Emission {
+        let body = event.body();
+        // One look at the clock is enough for both.
+        let time = Timestamp::now();
+        let meta = Meta {
+            id: EventId::at(time),
+            operation: body.operation(),
+            source: Source::Local,
+            origin: Some(Arc::clone(&self.state.origin)),
+            time,
+            sequence: None,
+            keys: keys(&body),
+            notes: self.notes,
+        };
+        let event = Arc::new(Stored::<M> { meta, event });
+        Emission { event, model: self.state, scope: self.scope, allowed: self.allowed, qos: self.qos }
+    }
+
+    /// Whether updates should carry the row as it was before: the model says so, or a listener here
+    /// wants it.
+    #[must_use]
+    pub fn wants_before(&self) -> bool {
+        M::BEFORE || self.state.before.load(Ordering::Relaxed) > 0
+    }
+
+    /// The key of the model's hashed columns, for [`Model::to_row`]; `None` where it hashes none.
+    #[must_use]
+    pub fn hash_key(&self) -> Option<HashKey> {
+        if M::HASHES { self.state.hash_key.clone() } else { None }
+    }
+}
+
+impl<M> Clone for Route<M> {
+    fn clone(&self) -> Self {
+        let (state, model) = (Arc::clone(&self.state), PhantomData);
+        let notes = self.notes.clone();
+        Self { state, scope: self.scope, allowed: self.allowed, qos: self.qos, notes, model }
+    }
+}
+
+impl<M> fmt::Debug for Route<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Route").field("model", &self.state.info.name).field("scope", &self.scope).finish()
+    }
+}
+
+impl Emission {
+    /// The event's id.
+    #[must_use]
+    pub fn id(&self) -> EventId {
+        self.event.meta().id
+    }
+
+    /// What was done.
+    #[must_use]
+    pub fn operation(&self) -> Operation {
+        self.event.meta().operation
+    }
+
+    /// Another event that goes the same way.
+    pub(super) fn with(&self, event: Arc<dyn AnyEvent>) -> Self {
+        let Self { model, scope, allowed, qos, .. } = self;
+        Self { event, model: Arc::clone(model), scope: *scope, allowed: *allowed, qos: *qos }
+    }
+
+    /// Whether all who hear the one hear the other, and are told the same beside it.
+    pub(super) fn goes_with(&self, other: &Self) -> bool {
+        (self.scope, self.allowed, self.qos) == (other.scope, other.allowed, other.qos)
+            && self.event.meta().notes == other.event.meta().notes
+    }
+}

@@ -1,0 +1,455 @@
+//! What a transaction did to each row in the end, instead of all that it did on the way.
+//!
+//! Pure: it is shown what the events did to which keys, and says which of them are to be one.
+
+use std::any::TypeId;
+use std::collections::HashMap;
+
+use crate::columns::Columns;
+use crate::event::Operation;
+use crate::key::Key;
+
+/// An event of a transaction, as far as it counts here.
+#[derive(Debug)]
+pub(crate) struct Change<'e> {
+    pub(crate) model: TypeId,
+    /// Events that do not go the same way stay apart: whoever hears one may not hear the other.
+    pub(crate) way: usize,
+    pub(crate) operation: Operation,
+    /// The key of each row; `None` when it only carries their count.
+    pub(crate) keys: Option<&'e [Key]>,
+    pub(crate) set: Option<Columns>,
+    pub(crate) inserted: Option<bool>,
+    /// It may have given a row another key.
+    pub(crate) moves: bool,
+    /// What a row of it becomes that was deleted and is there again; `None` where the model has no
+    /// event for that.
+    pub(crate) replaced: Option<Operation>,
+}
+
+/// What to emit.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Planned {
+    /// This event, as it is.
+    Same(usize),
+    /// An event made of several.
+    Net(Net),
+}
+
+/// An event that is made of the rows of others.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Net {
+    /// The event in whose place it stands, and whose way it goes.
+    pub(crate) of: usize,
+    pub(crate) operation: Operation,
+    pub(crate) rows: Vec<NetRow>,
+    pub(crate) set: Option<Columns>,
+    pub(crate) inserted: Option<bool>,
+}
+
+/// Where the images of a row are taken from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct NetRow {
+    /// Has the row before, if any has.
+    pub(crate) first: Place,
+    /// Has the row after; of a delete, the row before if nothing else has it.
+    pub(crate) last: Place,
+}
+
+impl NetRow {
+    /// Whether it is made of more than one.
+    pub(crate) fn is_merged(self) -> bool {
+        self.first != self.last
+    }
+}
+
+/// A row of an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) event: usize,
+    pub(crate) row: usize,
+}
+
+/// What became of one row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Created,
+    Updated,
+    /// Inserted or updated; which of both, where that is known.
+    Upserted(Option<bool>),
+    Deleted,
+    /// Was deleted, and is there again.
+    Replaced,
+    /// Was not there before, and is not there now.
+    Vanished,
+}
+
+impl Fate {
+    fn of(change: &Change<'_>) -> Self {
+        match change.operation {
+            Operation::Create | Operation::CreateMany => Self::Created,
+            Operation::Update | Operation::UpdateMany => Self::Updated,
+            Operation::Upsert => Self::Upserted(change.inserted),
+            Operation::Delete | Operation::DeleteMany => Self::Deleted,
+        }
+    }
+
+    /// Both, one after the other; `None` where the second cannot follow the first, so that something
+    /// must have happened in between that nobody was told of.
+    fn then(self, next: Self) -> Option<Self> {
+        match (self, next) {
+            (Self::Created, Self::Updated | Self::Upserted(_)) => Some(Self::Created),
+            (Self::Created | Self::Upserted(Some(true)), Self::Deleted) => Some(Self::Vanished),
+            (Self::Updated, Self::Updated | Self::Upserted(_)) => Some(Self::Updated),
+            (Self::Upserted(how), Self::Updated | Self::Upserted(_)) => Some(Self::Upserted(how)),
+            (Self::Updated | Self::Upserted(_) | Self::Replaced, Self::Deleted) => Some(Self::Deleted),
+            (Self::Deleted, Self::Created | Self::Upserted(_))
+            | (Self::Replaced, Self::Updated | Self::Upserted(_)) => Some(Self::Replaced),
+            _ => None,
+        }
+    }
+}
+
+/// A row of which a net change is made.
+#[derive(Debug)]
+struct Row {
+    way: usize,
+    fate: Fate,
+    set: Option<Columns>,
+    /// Where its event stands: where the row was touched first or, if it is gone, where it went.
+    stands: usize,
+    images: NetRow,
+}
+
+impl Row {
+    /// Takes up what came later; `false` where it cannot.
+    fn take(&mut self, change: &Change<'_>, place: Place, changes: &[Change<'_>]) -> bool {
+        let first = &changes[self.images.first.event];
+        let fate = match (self.fate.then(Fate::of(change)), Fate::of(first)) {
+            // Whether the row was there before is as unknown as ever.
+            (Some(Fate::Replaced), how @ Fate::Upserted(_)) => Some(how),
+            (Some(Fate::Replaced), _) if operation(Fate::Replaced, first).is_none() => None,
+            (fate, _) => fate,
+        };
+        let Some(fate) = fate.filter(|_| self.way == change.way) else { return false };
+        self.set = match self.fate {
+            Fate::Deleted => Some(Columns::ALL),
+            _ => self.set.zip(change.set).map(|(one, other)| one.union(other)),
+        };
+        self.stands = if fate == Fate::Deleted { place.event } else { self.images.first.event };
+        self.images.last = place;
+        self.fate = fate;
+        true
+    }
+}
+
+/// The operation of a row with this fate whose event stands in the place of this one.
+fn operation(fate: Fate, stands: &Change<'_>) -> Option<Operation> {
+    match fate {
+        Fate::Replaced if Fate::of(stands) != Fate::Updated => stands.replaced,
+        Fate::Vanished => None,
+        _ => Some(stands.operation),
+    }
+}
+
+/// Which events of a transaction, given in order, are to be emitted, and which are to be made of
+/// them. Of each row there is one, unless its key was set, or its changes go different ways.
+///
+/// A net change stands where its row was touched first, a delete where the row went: so a row is
+/// there before another refers to it, and goes after.
+pub(crate) fn plan(changes: &[Change<'_>]) -> Vec<Planned> {
+    let mut rows: Vec<Row> = Vec::new();
+    let mut open: HashMap<(TypeId, &Key), usize> = HashMap::new();
+    for (event, change) in changes.iter().enumerate() {
+        let Some(keys) = change.keys.filter(|_| !change.moves) else {
+            // Nobody knows which rows it touched: what was is closed.
+            open.retain(|(model, _), _| *model != change.model);
+            continue;
+        };
+        for (row, key) in keys.iter().enumerate() {
+            let place = Place { event, row };
+            let known = open.get(&(change.model, key)).copied();
+            if let Some(known) = known
+                && rows[known].take(change, place, changes)
+            {
+                if rows[known].fate == Fate::Vanished {
+                    open.remove(&(change.model, key));
+                }
+                continue;
+            }
+            open.insert((change.model, key), rows.len());
+            rows.push(Row {
+                way: change.way,
+                fate: Fate::of(change),
+                set: change.set,
+                stands: event,
+                images: NetRow { first: place, last: place },
+            });
+        }
+    }
+    in_order(changes, &rows)
+}
+
+/// The events in whose places these rows stand.
+fn in_order(changes: &[Change<'_>], rows: &[Row]) -> Vec<Planned> {
+    let mut standing: Vec<Vec<&Row>> = changes.iter().map(|_| Vec::new()).collect();
+    rows.iter().for_each(|row| standing[row.stands].push(row));
+    let mut planned = Vec::new();
+    for (event, rows) in standing.into_iter().enumerate() {
+        let change = &changes[event];
+        let all = change.keys.filter(|_| !change.moves).map(<[Key]>::len);
+        let untouched = |row: &&Row| !row.images.is_merged() && row.images.first.event == event;
+        if all.is_none_or(|all| all == rows.len() && rows.iter().all(untouched)) {
+            planned.push(Planned::Same(event));
+            continue;
+        }
+        let mut nets: Vec<Net> = Vec::new();
+        for row in rows {
+            let Some(operation) = operation(row.fate, change) else { continue };
+            let inserted = match row.fate {
+                Fate::Upserted(how) => how,
+                // By an upsert, where the model has no update.
+                Fate::Replaced => Some(false),
+                _ => None,
+            };
+            let alike =
+                |net: &&mut Net| is_bulk(operation) && (net.operation, net.set) == (operation, row.set);
+            match nets.iter_mut().find(alike) {
+                Some(net) => net.rows.push(row.images),
+                None => {
+                    nets.push(Net { of: event, operation, rows: vec![row.images], set: row.set, inserted });
+                }
+            }
+        }
+        planned.extend(nets.into_iter().map(Planned::Net));
+    }
+    planned
+}
+
+const fn is_bulk(operation: Operation) -> bool {
+    matches!(operation, Operation::CreateMany | Operation::UpdateMany | Operation::DeleteMany)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What one statement of a random transaction does, to rows 0 to 5.
+    #[derive(Debug, Clone)]
+    enum Write {
+        Put { rows: Vec<i64>, many: bool, upsert: bool, tells: bool },
+        Update { rows: Vec<i64>, many: bool },
+        Delete { rows: Vec<i64>, many: bool },
+    }
+
+    fn write() -> impl Strategy<Value = (Write, usize)> {
+        let rows = || prop::collection::btree_set(0..6_i64, 1..4).prop_map(|rows| rows.into_iter().collect());
+        let write = prop_oneof![
+            4 => (rows(), any::<bool>(), any::<bool>(), any::<bool>())
+                .prop_map(|(rows, many, upsert, tells)| Write::Put { rows, many, upsert, tells }),
+            4 => (rows(), any::<bool>()).prop_map(|(rows, many)| Write::Update { rows, many }),
+            3 => (rows(), any::<bool>()).prop_map(|(rows, many)| Write::Delete { rows, many }),
+        ];
+        (write, prop::sample::select(vec![0, 0, 0, 1]))
+    }
+
+    /// A row's content: the event and the place that wrote it.
+    type Table = BTreeMap<i64, Place>;
+
+    struct Event {
+        operation: Operation,
+        keys: Vec<Key>,
+        inserted: Option<bool>,
+        way: usize,
+    }
+
+    /// Does to a table what a database would, and returns the events of it.
+    fn run(table: &mut Table, writes: Vec<(Write, usize)>) -> Vec<Event> {
+        let mut events: Vec<Event> = Vec::new();
+        for (write, way) in writes {
+            let (mut rows, many, operations) = match &write {
+                Write::Put { rows, upsert: true, .. } => (rows.clone(), false, [Operation::Upsert; 2]),
+                Write::Put { rows, many, .. } => {
+                    (rows.clone(), *many, [Operation::Create, Operation::CreateMany])
+                }
+                Write::Update { rows, many } => {
+                    (rows.clone(), *many, [Operation::Update, Operation::UpdateMany])
+                }
+                Write::Delete { rows, many } => {
+                    (rows.clone(), *many, [Operation::Delete, Operation::DeleteMany])
+                }
+            };
+            match &write {
+                Write::Put { upsert: false, .. } => rows.retain(|row| !table.contains_key(row)),
+                Write::Update { .. } | Write::Delete { .. } => rows.retain(|row| table.contains_key(row)),
+                Write::Put { .. } => {}
+            }
+            let groups: Vec<Vec<i64>> =
+                if many { vec![rows] } else { rows.into_iter().map(|row| vec![row]).collect() };
+            for rows in groups.into_iter().filter(|rows| !rows.is_empty()) {
+                let tells = matches!(write, Write::Put { tells: true, .. });
+                let inserted = tells.then(|| !table.contains_key(&rows[0]));
+                let event = events.len();
+                for (place, row) in rows.iter().enumerate() {
+                    if matches!(write, Write::Delete { .. }) {
+                        table.remove(row);
+                    } else {
+                        table.insert(*row, Place { event, row: place });
+                    }
+                }
+                let keys = rows.into_iter().map(Key::Int).collect();
+                events.push(Event { operation: operations[usize::from(many)], keys, inserted, way });
+            }
+        }
+        events
+    }
+
+    fn changes(events: &[Event], replaced: Option<Operation>) -> Vec<Change<'_>> {
+        let change = |event: &'_ Event| Change {
+            model: TypeId::of::<()>(),
+            way: event.way,
+            operation: event.operation,
+            keys: None,
+            set: Some(Columns::NONE),
+            inserted: event.inserted,
+            moves: false,
+            replaced,
+        };
+        events.iter().map(|event| Change { keys: Some(&event.keys), ..change(event) }).collect()
+    }
+
+    fn key(events: &[Event], place: Place) -> i64 {
+        match &events[place.event].keys[place.row] {
+            Key::Int(key) => *key,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Each row of what was planned: which operation, which key, and which content it has then.
+    fn rows(events: &[Event], planned: &[Planned]) -> Vec<(Operation, i64, Place)> {
+        let mut rows = Vec::new();
+        for planned in planned {
+            match planned {
+                Planned::Same(event) => rows.extend((0..events[*event].keys.len()).map(|row| {
+                    let place = Place { event: *event, row };
+                    (events[*event].operation, key(events, place), place)
+                })),
+                Planned::Net(net) => {
+                    assert!(!net.rows.is_empty());
+                    assert!(net.rows.len() == 1 || is_bulk(net.operation), "{net:?}");
+                    rows.extend(net.rows.iter().map(|row| {
+                        assert_eq!(key(events, row.first), key(events, row.last));
+                        (net.operation, key(events, row.last), row.last)
+                    }));
+                }
+            }
+        }
+        rows
+    }
+
+    proptest! {
+        /// The judge: whoever applies the net changes has the same table as whoever applies all.
+        #[test]
+        fn net_changes_lead_where_all_changes_lead(
+            there in prop::collection::btree_set(0..6_i64, 0..6),
+            writes in prop::collection::vec(write(), 0..12),
+            replaced in prop::sample::select(vec![None, Some(Operation::Update), Some(Operation::Upsert)]),
+        ) {
+            let nobody = Place { event: usize::MAX, row: 0 };
+            let before: Table = there.into_iter().map(|row| (row, nobody)).collect();
+            let mut after = before.clone();
+            let events = run(&mut after, writes);
+            let planned = plan(&changes(&events, replaced));
+            let mut replica = before.clone();
+            let mut told: BTreeMap<i64, Vec<Operation>> = BTreeMap::new();
+            for (operation, row, content) in rows(&events, &planned) {
+                told.entry(row).or_default().push(operation);
+                match operation {
+                    Operation::Create | Operation::CreateMany => {
+                        prop_assert_eq!(replica.insert(row, content), None);
+                    }
+                    Operation::Update | Operation::UpdateMany => {
+                        prop_assert!(replica.insert(row, content).is_some());
+                    }
+                    Operation::Upsert => {
+                        replica.insert(row, content);
+                    }
+                    Operation::Delete | Operation::DeleteMany => {
+                        replica.remove(&row);
+                    }
+                }
+            }
+            prop_assert_eq!(&replica, &after);
+            if events.iter().any(|event| event.way == 1) {
+                return Ok(());
+            }
+            // One of each row, but for a row that is gone and there again and has no word for it.
+            let most = if replaced.is_none() { 2 } else { 1 };
+            for (row, operations) in told {
+                let twice = operations.len() == most && matches!(operations[0], Operation::Delete | Operation::DeleteMany);
+                prop_assert!(operations.len() == 1 || twice, "{row}: {operations:?}");
+            }
+        }
+    }
+
+    fn event(operation: Operation, keys: &[i64]) -> Event {
+        let keys = keys.iter().copied().map(Key::Int).collect();
+        Event { operation, keys, inserted: None, way: 0 }
+    }
+
+    #[test]
+    fn what_cannot_follow_stays_apart() {
+        // Somebody else deleted the row in between, and nobody was told.
+        let events = [event(Operation::Create, &[1]), event(Operation::Create, &[1])];
+        assert_eq!(plan(&changes(&events, None)), [Planned::Same(0), Planned::Same(1)]);
+    }
+
+    #[test]
+    fn nothing_is_taken_across_a_change_of_keys() {
+        let events = [Operation::Create, Operation::Update, Operation::Update, Operation::Delete]
+            .map(|operation| event(operation, &[1]));
+        let mut changes = changes(&events, None);
+        changes[1].moves = true;
+        let last = |first: usize, last: usize| NetRow {
+            first: Place { event: first, row: 0 },
+            last: Place { event: last, row: 0 },
+        };
+        let gone = Net {
+            of: 3,
+            operation: Operation::Delete,
+            rows: vec![last(2, 3)],
+            set: Some(Columns::NONE),
+            inserted: None,
+        };
+        assert_eq!(plan(&changes), [Planned::Same(0), Planned::Same(1), Planned::Net(gone)]);
+        // Nor across an event whose rows nobody knows.
+        changes[1].moves = false;
+        changes[1].keys = None;
+        assert_eq!(plan(&changes).len(), 3);
+    }
+
+    #[test]
+    fn rows_of_a_bulk_event_stay_together_where_the_same_became_of_them() {
+        let events = [
+            event(Operation::CreateMany, &[1, 2, 3]),
+            event(Operation::Update, &[2]),
+            event(Operation::Delete, &[3]),
+            event(Operation::UpdateMany, &[4, 5]),
+            event(Operation::Update, &[5]),
+        ];
+        let mut changes = changes(&events, None);
+        changes[4].set = Some(Columns::ALL);
+        let shown: Vec<String> = plan(&changes)
+            .into_iter()
+            .map(|planned| match planned {
+                Planned::Same(event) => format!("same {event}"),
+                Planned::Net(net) => format!("{} {}", net.operation, net.rows.len()),
+            })
+            .collect();
+        assert_eq!(shown, ["createMany 2", "updateMany 1", "updateMany 1"]);
+    }
+}
