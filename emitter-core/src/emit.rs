@@ -9,6 +9,7 @@
 use std::sync::Arc;
 
 use crate::event::Operation;
+use crate::receipt::Receipt;
 use crate::trace::Trace;
 
 /// Where an event may go.
@@ -70,6 +71,7 @@ pub struct EmitOptions {
     pub(crate) scope: Scope,
     pub(crate) qos: Option<QoS>,
     pub(crate) notes: Option<Arc<Notes>>,
+    pub(crate) receipt: Option<Receipt>,
 }
 
 /// What an event carries besides its rows, where its writer said so.
@@ -114,6 +116,13 @@ impl EmitOptions {
         self
     }
 
+    /// Tells what becomes of the events.
+    #[must_use]
+    pub fn receipt(mut self, receipt: &Receipt) -> Self {
+        self.receipt = Some(receipt.clone());
+        self
+    }
+
     fn notes(&mut self) -> &mut Notes {
         Arc::make_mut(self.notes.get_or_insert_default())
     }
@@ -121,7 +130,7 @@ impl EmitOptions {
 
 impl From<Scope> for EmitOptions {
     fn from(scope: Scope) -> Self {
-        Self { scope, qos: None, notes: None }
+        Self { scope, qos: None, notes: None, receipt: None }
     }
 }
 

@@ -25,6 +25,7 @@ use crate::metrics::{Counters, OnceInAWhile, Stats};
 use crate::model::{EventBody, Model, ModelEvent};
 use crate::model_info::{AnyEvent, ModelInfo};
 use crate::queue::{Queue, Refused};
+use crate::receipt::{Ticket, Way};
 use crate::topic::{ModelTopic, TopicPrefix};
 use crate::transport::{Transport, TransportStatus};
 
@@ -138,6 +139,7 @@ struct Models {
 struct Outbound {
     event: Arc<dyn AnyEvent>,
     qos: Option<QoS>,
+    ticket: Option<Box<Ticket>>,
 }
 
 /// A model at this node.
@@ -178,7 +180,7 @@ impl Emitter {
     #[must_use]
     pub fn route<M: Model>(&self, operation: Operation, asked: impl Into<EmitOptions>) -> Option<Route<M>> {
         let shared = &self.node.shared;
-        let EmitOptions { scope, qos, notes } = asked.into();
+        let EmitOptions { scope, qos, notes, receipt } = asked.into();
         let allowed = scope.and(M::SCOPE).and(shared.emit.scope(operation));
         if allowed.is_none() {
             return None;
@@ -198,6 +200,7 @@ impl Emitter {
             allowed,
             qos,
             notes,
+            receipt,
             model: std::marker::PhantomData,
         })
     }
@@ -497,15 +500,19 @@ impl Shared {
     }
 
     fn emit(&self, emission: Emission) {
-        let Emission { event, model, scope, allowed, qos } = emission;
+        let Emission { event, model, scope, allowed, qos, mut ticket } = emission;
         if let Some(tap) = &self.tap {
             tap(&event, allowed);
         }
+        let asked = ticket.as_mut().map(|ticket| ticket.emitted(scope.remote));
         let mut published = scope.remote;
         if scope.remote {
             self.counters.emitted_remote.add_one();
-            if let Err(reason) = self.to_publish.push(Outbound { event: Arc::clone(&event), qos }) {
+            if let Err(reason) = self.to_publish.push(Outbound { event: Arc::clone(&event), qos, ticket }) {
                 published = false;
+                if let Some(asked) = &asked {
+                    asked.remote(Way::Lost(reason.into()));
+                }
                 self.counters.publish_refused.add_one();
                 self.overflows.log(|more| match reason {
                     Refused::Full => {
@@ -519,9 +526,12 @@ impl Shared {
         }
         // What could not be published would never come back to this node's members of groups.
         let refused = scope.remote && !published && allowed.local && model.hears_local(false);
+        let mut local = Way::NotMeant;
         if scope.local || refused {
             self.counters.emitted_local.add_one();
+            local = Way::Taken;
             if let Err(reason) = model.queue.push(Message::Event(Job::local(event, published))) {
+                local = Way::Lost(reason.into());
                 self.counters.overflowed.add_one();
                 self.overflows.log(|more| match reason {
                     Refused::Full => error!(
@@ -534,6 +544,9 @@ impl Shared {
                     ),
                 });
             }
+        }
+        if let Some(asked) = asked {
+            asked.local(local);
         }
     }
 

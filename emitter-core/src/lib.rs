@@ -64,6 +64,7 @@ pub mod model;
 mod model_info;
 mod net;
 mod queue;
+pub mod receipt;
 pub mod registry;
 pub mod retry;
 #[cfg(any(test, feature = "testing"))]

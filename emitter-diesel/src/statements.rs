@@ -15,6 +15,7 @@ use emitter_core::model::{
     Created, CreatedMany, Deleted, DeletedMany, Emits, EmitsLocally, EmitsRemotely, Model, OperationType,
     RowChange, Updated, UpdatedMany, Upserted, operation,
 };
+use emitter_core::receipt::Receipt;
 use emitter_core::{Emission, EmitOptions, Emitter, HashKey, QoS, Route, Scope, Trace};
 
 use crate::engine::{Ask, Counts, Engine, Image, Rows};
@@ -243,6 +244,12 @@ impl<S, K, M> Emitting<S, K, M> {
     /// statement carry it.
     pub fn idempotency_key(mut self, key: impl Into<String>) -> Self {
         self.options = self.options.idempotency_key(key);
+        self
+    }
+
+    /// Tells what becomes of the statement's events. See [`Receipt`].
+    pub fn receipt(mut self, receipt: &Receipt) -> Self {
+        self.options = self.options.receipt(receipt);
         self
     }
 

@@ -11,6 +11,7 @@ use crate::event::{EventId, Meta, Operation, Source, Stored, Timestamp};
 use crate::masked::HashKey;
 use crate::model::{Model, ModelEvent};
 use crate::model_info::{AnyEvent, keys};
+use crate::receipt::{Receipt, Ticket};
 
 /// An event that has been born and waits for its transaction to commit.
 pub struct Emission {
@@ -20,6 +21,8 @@ pub struct Emission {
     /// Where it might go if somebody listened.
     pub(super) allowed: Scope,
     pub(super) qos: Option<QoS>,
+    /// Somebody asked what becomes of it.
+    pub(super) ticket: Option<Box<Ticket>>,
 }
 
 impl fmt::Debug for Emission {
@@ -35,6 +38,7 @@ pub struct Route<M> {
     pub(super) allowed: Scope,
     pub(super) qos: Option<QoS>,
     pub(super) notes: Option<Arc<Notes>>,
+    pub(super) receipt: Option<Receipt>,
     pub(super) model: PhantomData<fn() -> M>,
 }
 
@@ -55,8 +59,9 @@ impl<M: Model> Route<M> {
             keys: keys(&body),
             notes: self.notes,
         };
+        let ticket = self.receipt.map(|receipt| Box::new(receipt.ticket(meta.id, meta.operation)));
         let event = Arc::new(Stored::<M> { meta, event });
-        Emission { event, model: self.state, scope: self.scope, allowed: self.allowed, qos: self.qos }
+        Emission { event, model: self.state, scope: self.scope, allowed: self.allowed, qos: self.qos, ticket }
     }
 
     /// Whether updates should carry the row as it was before: the model says so, or a listener here
@@ -76,8 +81,8 @@ impl<M: Model> Route<M> {
 impl<M> Clone for Route<M> {
     fn clone(&self) -> Self {
         let (state, model) = (Arc::clone(&self.state), PhantomData);
-        let notes = self.notes.clone();
-        Self { state, scope: self.scope, allowed: self.allowed, qos: self.qos, notes, model }
+        let (notes, receipt) = (self.notes.clone(), self.receipt.clone());
+        Self { state, scope: self.scope, allowed: self.allowed, qos: self.qos, notes, receipt, model }
     }
 }
 
@@ -103,12 +108,20 @@ impl Emission {
     /// Another event that goes the same way.
     pub(super) fn with(&self, event: Arc<dyn AnyEvent>) -> Self {
         let Self { model, scope, allowed, qos, .. } = self;
-        Self { event, model: Arc::clone(model), scope: *scope, allowed: *allowed, qos: *qos }
+        let ticket = self.ticket.as_ref().map(|ticket| {
+            let meta = event.meta();
+            Box::new(ticket.receipt().ticket(meta.id, meta.operation))
+        });
+        Self { event, model: Arc::clone(model), scope: *scope, allowed: *allowed, qos: *qos, ticket }
     }
 
     /// Whether all who hear the one hear the other, and are told the same beside it.
     pub(super) fn goes_with(&self, other: &Self) -> bool {
         (self.scope, self.allowed, self.qos) == (other.scope, other.allowed, other.qos)
             && self.event.meta().notes == other.event.meta().notes
+            && match (&self.ticket, &other.ticket) {
+                (Some(one), Some(other)) => one.receipt().is(other.receipt()),
+                (one, other) => one.is_none() && other.is_none(),
+            }
     }
 }

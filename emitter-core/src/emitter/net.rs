@@ -34,14 +34,14 @@ impl Emitter {
         }
         let events: Vec<Arc<dyn AnyEvent>> =
             emissions.iter().map(|emission| Arc::clone(&emission.event)).collect();
-        let net = planned.into_iter().filter_map(|planned| match planned {
-            Planned::Same(event) => Some(emissions[event].with(Arc::clone(&events[event]))),
+        let mut emissions: Vec<Option<Emission>> = emissions.into_iter().map(Some).collect();
+        self.emit(planned.into_iter().filter_map(|planned| match planned {
+            Planned::Same(event) => emissions[event].take(),
             Planned::Net(net) => {
-                let emission = &emissions[net.of];
-                Some(emission.with((emission.model.info.merge)(&net, &events)?))
+                let of = emissions[net.of].as_ref()?;
+                Some(of.with((of.model.info.merge)(&net, &events)?))
             }
-        });
-        self.emit(net);
+        }));
     }
 }
 

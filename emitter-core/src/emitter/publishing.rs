@@ -2,8 +2,9 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -16,6 +17,7 @@ use crate::envelope::{self, EncodeError, Outgoing, WireLimits};
 use crate::metrics::OnceInAWhile;
 use crate::model_info::AnyEvent;
 use crate::queue::Linger;
+use crate::receipt::{Loss, Ticket};
 use crate::topic::{ModelTopic, Topic, TopicError};
 use crate::transport::{Confirmation, Confirmed, Message, PublishError};
 
@@ -28,7 +30,7 @@ pub(super) struct Publishing {
     limits: WireLimits,
     /// The last number given, for each model.
     sequences: HashMap<&'static str, u64>,
-    unconfirmed: FuturesUnordered<Confirmation>,
+    unconfirmed: FuturesUnordered<Settling>,
     failures: OnceInAWhile,
 }
 
@@ -51,12 +53,14 @@ impl Publishing {
         let mut work: VecDeque<Outbound> = VecDeque::new();
         std::future::poll_fn(|cx| {
             loop {
-                for event in work.drain(..work.len().min(TURN)) {
-                    self.publish(&event);
+                for mut event in work.drain(..work.len().min(TURN)) {
+                    // What is spent is dropped at some later time.
+                    let ticket = event.ticket.take();
+                    self.publish(&event, ticket);
                     spent.push(event);
                 }
-                while let Poll::Ready(Some(settled)) = self.unconfirmed.poll_next_unpin(cx) {
-                    self.settled(settled);
+                while let Poll::Ready(Some((settled, ticket))) = self.unconfirmed.poll_next_unpin(cx) {
+                    self.settled(settled, ticket);
                 }
                 // What waits for its confirmation is counted by the transport.
                 shared.to_publish.report(work.len());
@@ -74,7 +78,7 @@ impl Publishing {
         .await;
     }
 
-    fn publish(&mut self, outbound: &Outbound) {
+    fn publish(&mut self, outbound: &Outbound, ticket: Option<Box<Ticket>>) {
         // The number is used up even when the event fails from here on: receivers shall see a gap.
         let sequence = self.sequences.entry(outbound.event.model().name).or_default();
         *sequence += 1;
@@ -86,18 +90,19 @@ impl Publishing {
             Ok(transport.publish(message)?)
         });
         match outcome {
-            Ok(confirmation) => self.unconfirmed.push(confirmation),
-            Err(Failure::Publish(PublishError::QueueFull { .. })) => {
+            Ok(confirmation) => self.unconfirmed.push(Settling { confirmation, ticket }),
+            Err(failure @ Failure::Publish(PublishError::QueueFull { .. })) => {
+                told(ticket, Err(&failure));
                 self.shared.counters.publish_refused.add_one();
                 self.failures
                     .log(|more| warn!(more, "the transport's queue is full: events are lost to other nodes"));
             }
-            Err(failure) => self.failed(&failure),
+            Err(failure) => self.failed(&failure, ticket),
         }
     }
 
     fn encode(&self, outbound: &Outbound, sequence: u64) -> Result<Message, Failure> {
-        let Outbound { event, qos } = outbound;
+        let Outbound { event, qos, .. } = outbound;
         let info = event.model();
         let meta = event.meta();
         let payload = envelope::encode(
@@ -133,21 +138,49 @@ impl Publishing {
         Ok(self.shared.prefix.topic(&model, event.meta().operation))
     }
 
-    fn settled(&self, settled: Result<Confirmed, PublishError>) {
+    fn settled(&self, settled: Result<Confirmed, PublishError>, ticket: Option<Box<Ticket>>) {
         match settled {
             Ok(Confirmed { had_subscribers }) => {
+                told(ticket, Ok(()));
                 self.shared.counters.published.add_one();
                 if !had_subscribers {
                     self.shared.counters.published_to_nobody.add_one();
                 }
             }
-            Err(error) => self.failed(&Failure::Publish(error)),
+            Err(error) => self.failed(&Failure::Publish(error), ticket),
         }
     }
 
-    fn failed(&self, failure: &Failure) {
+    fn failed(&self, failure: &Failure, ticket: Option<Box<Ticket>>) {
+        told(ticket, Err(failure));
         self.shared.counters.publish_failed.add_one();
         self.failures.log(|more| warn!(more, "an event was not published: {failure}"));
+    }
+}
+
+/// An event that waits for its confirmation.
+struct Settling {
+    confirmation: Confirmation,
+    ticket: Option<Box<Ticket>>,
+}
+
+impl Future for Settling {
+    type Output = (Result<Confirmed, PublishError>, Option<Box<Ticket>>);
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.confirmation).poll(cx).map(|settled| (settled, self.ticket.take()))
+    }
+}
+
+/// Tells whoever asked.
+fn told(ticket: Option<Box<Ticket>>, outcome: Result<(), &Failure>) {
+    if let Some(ticket) = ticket {
+        ticket.settled(outcome.map_err(|failure| match failure {
+            Failure::Publish(PublishError::QueueFull { .. }) => Loss::QueueFull,
+            Failure::Publish(PublishError::Closed) => Loss::ShutDown,
+            Failure::Publish(error) => Loss::Publish(error.clone()),
+            other => Loss::Encode(other.to_string()),
+        }));
     }
 }
 

@@ -1,0 +1,271 @@
+//! What became of events, told to whoever asks.
+//!
+//! Nobody has to: a write never waits for its events and never fails because of them, and what is lost
+//! is counted. Where a caller wants to know it of the very events of a call, it hands that a
+//! [`Receipt`].
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use crate::event::{EventId, Operation};
+use crate::queue::Refused;
+use crate::transport::PublishError;
+
+/// Learns what becomes of events: `.emit().receipt(&receipt)` on a statement, or
+/// [`EmitOptions::receipt`](crate::EmitOptions::receipt).
+///
+/// ```
+/// # use emitter_core::{Emits, Emitter, EmitOptions};
+/// # use emitter_core::receipt::{Receipt, Way};
+/// # #[derive(Clone, serde::Serialize, serde::Deserialize, Emits)]
+/// # #[emits(create)]
+/// # struct Order { id: i64 }
+/// # async fn placed(emitter: &Emitter) {
+/// let receipt = Receipt::new();
+/// emitter.publish_with(OrderCreated::new(Order { id: 1 }), EmitOptions::default().receipt(&receipt));
+/// for fate in receipt.settled().await {
+///     if let Way::Lost(loss) = fate.remote {
+///         eprintln!("other nodes miss {}: {loss}", fate.id);
+///     }
+/// }
+/// # }
+/// ```
+///
+/// Cloning it clones a pointer. One receipt may be handed to several calls.
+#[derive(Clone, Default)]
+pub struct Receipt {
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    fates: Mutex<Vec<Fate>>,
+    changed: Notify,
+}
+
+/// What became of one event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Fate {
+    /// The event's id.
+    pub id: EventId,
+    /// What was done.
+    pub operation: Operation,
+    /// On its way to the listeners of this node.
+    pub local: Way,
+    /// On its way to the other nodes.
+    pub remote: Way,
+}
+
+/// How far an event came on one of its ways.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Way {
+    /// Nothing is decided: its transaction is open, or the broker has not confirmed it.
+    Open,
+    /// It does not go there: nobody listens there, there is no transport, or somebody narrowed it.
+    NotMeant,
+    /// It was never emitted: its transaction was rolled back, or it became part of a net change.
+    Withdrawn,
+    /// It is there: with the dispatcher, which calls the listeners, or with the broker, which has
+    /// confirmed it. (With QoS 0, it was written to the socket.)
+    Taken,
+    /// It is lost to those there.
+    Lost(Loss),
+}
+
+/// Why an event was lost.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Loss {
+    /// The queue was at its bound.
+    #[error("the queue was full")]
+    QueueFull,
+    /// The emitter was shut down, or dropped, before it got there.
+    #[error("the emitter was shut down")]
+    ShutDown,
+    /// It could not be encoded.
+    #[error("{0}")]
+    Encode(String),
+    /// The transport did not bring it to the broker.
+    #[error(transparent)]
+    Publish(PublishError),
+}
+
+impl Receipt {
+    /// One that was handed to nobody yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// What became of the events so far, in the order in which they were made. An event that would
+    /// go nowhere is not made.
+    #[must_use]
+    pub fn fates(&self) -> Vec<Fate> {
+        self.shared.lock().clone()
+    }
+
+    /// Waits until nothing is open of the events that were made so far; at once if there are none.
+    ///
+    /// While the broker is away this takes until it comes back: set a time-out. It takes for ever
+    /// within the transaction of the events.
+    pub async fn settled(&self) -> Vec<Fate> {
+        loop {
+            let changed = self.shared.changed.notified();
+            let fates = self.fates();
+            if fates.iter().all(|fate| fate.local != Way::Open && fate.remote != Way::Open) {
+                return fates;
+            }
+            changed.await;
+        }
+    }
+
+    /// The part of one event.
+    pub(crate) fn ticket(&self, id: EventId, operation: Operation) -> Ticket {
+        let mut fates = self.shared.lock();
+        let place = fates.len();
+        fates.push(Fate { id, operation, local: Way::Open, remote: Way::Open });
+        Ticket { asked: Asked { receipt: self.clone(), place }, emitted: false }
+    }
+
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Vec<Fate>> {
+        self.fates.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Receipt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Receipt").field(&*self.shared.lock()).finish()
+    }
+}
+
+impl From<Refused> for Loss {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Full => Self::QueueFull,
+            Refused::Closed => Self::ShutDown,
+        }
+    }
+}
+
+/// Goes with an event until it has left, and then to the broker, and says where it ended.
+#[derive(Debug)]
+pub(crate) struct Ticket {
+    asked: Asked,
+    emitted: bool,
+}
+
+/// An event of which somebody asked what becomes of it.
+#[derive(Debug, Clone)]
+pub(crate) struct Asked {
+    receipt: Receipt,
+    place: usize,
+}
+
+impl Ticket {
+    /// The event leaves, to other nodes or not.
+    pub(crate) fn emitted(&mut self, to_others: bool) -> Asked {
+        self.emitted = true;
+        if !to_others {
+            self.asked.remote(Way::NotMeant);
+        }
+        self.asked.clone()
+    }
+
+    /// The broker has it, or will never have it.
+    pub(crate) fn settled(self, outcome: Result<(), Loss>) {
+        self.asked.remote(outcome.map_or_else(Way::Lost, |()| Way::Taken));
+    }
+
+    pub(crate) fn receipt(&self) -> &Receipt {
+        &self.asked.receipt
+    }
+}
+
+impl Asked {
+    pub(crate) fn local(&self, way: Way) {
+        self.tell(|fate| fate.local = way);
+    }
+
+    pub(crate) fn remote(&self, way: Way) {
+        self.tell(|fate| fate.remote = way);
+    }
+
+    fn tell(&self, what: impl FnOnce(&mut Fate)) {
+        if let Some(fate) = self.receipt.shared.lock().get_mut(self.place) {
+            what(fate);
+        }
+        self.receipt.shared.changed.notify_waiters();
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let emitted = self.emitted;
+        self.asked.tell(|fate| {
+            if !emitted {
+                (fate.local, fate.remote) = (Way::Withdrawn, Way::Withdrawn);
+            } else if fate.remote == Way::Open {
+                fate.remote = Way::Lost(Loss::ShutDown);
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ticket(receipt: &Receipt) -> Ticket {
+        receipt.ticket(EventId::now(), Operation::Create)
+    }
+
+    fn ways(receipt: &Receipt) -> Vec<(Way, Way)> {
+        receipt.fates().into_iter().map(|fate| (fate.local, fate.remote)).collect()
+    }
+
+    #[tokio::test]
+    async fn a_ticket_that_is_dropped_says_where() {
+        let receipt = Receipt::new();
+        assert!(receipt.settled().await.is_empty());
+        drop(ticket(&receipt));
+        let mut left = ticket(&receipt);
+        left.emitted(true).local(Way::Taken);
+        drop(left);
+        let mut done = ticket(&receipt);
+        done.emitted(true).local(Way::NotMeant);
+        done.settled(Ok(()));
+        let expected = [
+            (Way::Withdrawn, Way::Withdrawn),
+            (Way::Taken, Way::Lost(Loss::ShutDown)),
+            (Way::NotMeant, Way::Taken),
+        ];
+        assert_eq!(ways(&receipt), expected);
+        assert_eq!(receipt.settled().await.len(), 3);
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_is_told() {
+        let receipt = Receipt::new();
+        let mut ticket = ticket(&receipt);
+        let waiting = tokio::spawn({
+            let receipt = receipt.clone();
+            async move { receipt.settled().await }
+        });
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        let asked = ticket.emitted(false);
+        assert!(!waiting.is_finished());
+        asked.local(Way::Taken);
+        assert_eq!(waiting.await.unwrap()[0].local, Way::Taken);
+    }
+}
