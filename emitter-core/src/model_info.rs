@@ -19,7 +19,7 @@ use crate::model::{
     Body, BodyRef, Created, CreatedMany, Deleted, DeletedMany, Model, ModelEvent, RowChange, Updated,
     UpdatedMany, Upserted,
 };
-use crate::net::{Net, Place};
+use crate::net::{Net, NetRow, Place};
 
 /// What is known of a model at run time.
 pub(crate) struct ModelInfo {
@@ -35,6 +35,7 @@ pub(crate) struct ModelInfo {
     pub(crate) operations: &'static [Operation],
     pub(crate) decode: fn(Incoming<'_>, Received) -> Result<Arc<dyn AnyEvent>, DecodeError>,
     pub(crate) merge: Merge,
+    pub(crate) same: fn(NetRow, &[Arc<dyn AnyEvent>]) -> bool,
 }
 
 /// Makes one event of rows of several. `None` where no row changed in the end.
@@ -55,6 +56,7 @@ impl ModelInfo {
                 operations: M::OPERATIONS,
                 decode: decode::<M>,
                 merge: merge::<M>,
+                same: same::<M>,
             }
         }
     }
@@ -196,17 +198,14 @@ fn decode<M: Model>(incoming: Incoming<'_>, received: Received) -> Result<Arc<dy
 }
 
 fn merge<M: Model>(net: &Net, events: &[Arc<dyn AnyEvent>]) -> Option<Arc<dyn AnyEvent>> {
-    // Hidden columns may have changed where listeners see no difference.
-    let sees_all = M::FIELDS == M::COLUMNS.len() && !M::COLUMNS.iter().any(Column::is_redacted);
     let mut rows = Vec::with_capacity(net.rows.len());
     for row in &net.rows {
+        if row.is_merged() && same::<M>(*row, events) {
+            continue;
+        }
         let (first, last) = (stored::<M>(events, row.first)?, stored::<M>(events, row.last)?);
         let (first, last) = (first.event.body(), last.event.body());
         let (first, last) = (first.images(row.first.row), last.images(row.last.row));
-        let same = |(before, after)| M::differing(before, after).is_empty();
-        if sees_all && row.is_merged() && first.before.zip(last.after).is_some_and(same) {
-            continue;
-        }
         rows.push((first.before.or(last.before).cloned(), last.after.cloned()));
     }
     let body = merged_body::<M>(net, rows)?;
@@ -215,6 +214,23 @@ fn merge<M: Model>(net: &Net, events: &[Arc<dyn AnyEvent>]) -> Option<Arc<dyn An
     let keys = keys(&body.as_ref());
     let meta = Meta { id: EventId::at(time), operation: net.operation, time, keys, ..template.clone() };
     M::Event::from_body(body).map(|event| Arc::new(Stored::<M> { meta, event }) as _)
+}
+
+/// Whether a row is as it was.
+fn same<M: Model>(row: NetRow, events: &[Arc<dyn AnyEvent>]) -> bool {
+    // Hidden columns may have changed where listeners see no difference.
+    let sees_all = M::FIELDS == M::COLUMNS.len() && !M::COLUMNS.iter().any(Column::is_redacted);
+    // A model without updates does not compare its rows: then they have to be keys and nothing else.
+    let is_key = M::KEY_COLUMNS.len() == M::COLUMNS.len();
+    let updates = [Operation::Update, Operation::UpdateMany];
+    let compares = updates.iter().any(|update| M::OPERATIONS.contains(update));
+    let (Some(first), Some(last)) = (stored::<M>(events, row.first), stored::<M>(events, row.last)) else {
+        return false;
+    };
+    let (first, last) = (first.event.body(), last.event.body());
+    let (before, after) = (first.images(row.first.row).before, last.images(row.last.row).after);
+    let unchanged = |(before, after)| is_key || compares && M::differing(before, after).is_empty();
+    sees_all && before.zip(after).is_some_and(unchanged)
 }
 
 /// The event of which a row is one. It is held as long as the row is looked at.

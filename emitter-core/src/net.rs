@@ -80,7 +80,7 @@ enum Fate {
     Deleted,
     /// Was deleted, and is there again.
     Replaced,
-    /// Was not there before, and is not there now.
+    /// Is now what it was before.
     Vanished,
 }
 
@@ -123,12 +123,16 @@ struct Row {
 
 impl Row {
     /// Takes up what came later; `false` where it cannot.
-    fn take(&mut self, change: &Change<'_>, place: Place, changes: &[Change<'_>]) -> bool {
+    fn take(&mut self, place: Place, changes: &[Change<'_>], same: &dyn Fn(NetRow) -> bool) -> bool {
+        let change = &changes[place.event];
+        let images = NetRow { last: place, ..self.images };
         let first = &changes[self.images.first.event];
         let fate = match (self.fate.then(Fate::of(change)), Fate::of(first)) {
             // Whether the row was there before is as unknown as ever.
             (Some(Fate::Replaced), how @ Fate::Upserted(_)) => Some(how),
-            (Some(Fate::Replaced), _) if operation(Fate::Replaced, first).is_none() => None,
+            (Some(Fate::Replaced), _) if operation(Fate::Replaced, first).is_none() => {
+                same(images).then_some(Fate::Vanished)
+            }
             (fate, _) => fate,
         };
         let Some(fate) = fate.filter(|_| self.way == change.way) else { return false };
@@ -137,7 +141,7 @@ impl Row {
             _ => self.set.zip(change.set).map(|(one, other)| one.union(other)),
         };
         self.stands = if fate == Fate::Deleted { place.event } else { self.images.first.event };
-        self.images.last = place;
+        self.images = images;
         self.fate = fate;
         true
     }
@@ -156,8 +160,9 @@ fn operation(fate: Fate, stands: &Change<'_>) -> Option<Operation> {
 /// them. Of each row there is one, unless its key was set, or its changes go different ways.
 ///
 /// A net change stands where its row was touched first, a delete where the row went: so a row is
-/// there before another refers to it, and goes after.
-pub(crate) fn plan(changes: &[Change<'_>]) -> Vec<Planned> {
+/// there before another refers to it, and goes after. `same` says of a row that was deleted and is
+/// there again whether it is as it was.
+pub(crate) fn plan(changes: &[Change<'_>], same: &dyn Fn(NetRow) -> bool) -> Vec<Planned> {
     let mut rows: Vec<Row> = Vec::new();
     let mut open: HashMap<(TypeId, &Key), usize> = HashMap::new();
     for (event, change) in changes.iter().enumerate() {
@@ -170,7 +175,7 @@ pub(crate) fn plan(changes: &[Change<'_>]) -> Vec<Planned> {
             let place = Place { event, row };
             let known = open.get(&(change.model, key)).copied();
             if let Some(known) = known
-                && rows[known].take(change, place, changes)
+                && rows[known].take(place, changes, same)
             {
                 if rows[known].fate == Fate::Vanished {
                     open.remove(&(change.model, key));
@@ -363,7 +368,7 @@ mod tests {
             let before: Table = there.into_iter().map(|row| (row, nobody)).collect();
             let mut after = before.clone();
             let events = run(&mut after, writes);
-            let planned = plan(&changes(&events, replaced));
+            let planned = plan(&changes(&events, replaced), &|_| false);
             let mut replica = before.clone();
             let mut told: BTreeMap<i64, Vec<Operation>> = BTreeMap::new();
             for (operation, row, content) in rows(&events, &planned) {
@@ -405,7 +410,24 @@ mod tests {
     fn what_cannot_follow_stays_apart() {
         // Somebody else deleted the row in between, and nobody was told.
         let events = [event(Operation::Create, &[1]), event(Operation::Create, &[1])];
-        assert_eq!(plan(&changes(&events, None)), [Planned::Same(0), Planned::Same(1)]);
+        assert_eq!(plan(&changes(&events, None), &|_| false), [Planned::Same(0), Planned::Same(1)]);
+    }
+
+    #[test]
+    fn a_row_that_is_there_again_as_it_was_is_nothing() {
+        let events = [
+            event(Operation::DeleteMany, &[1, 2]),
+            event(Operation::CreateMany, &[2, 3]),
+            event(Operation::Delete, &[2]),
+        ];
+        let changes = changes(&events, None);
+        let rows = |plan: &[Planned]| {
+            rows(&events, plan).into_iter().map(|(o, key, _)| (o, key)).collect::<Vec<_>>()
+        };
+        let (gone, there) = (Operation::DeleteMany, Operation::CreateMany);
+        assert_eq!(rows(&plan(&changes[..2], &|_| true)), [(gone, 1), (there, 3)]);
+        assert_eq!(rows(&plan(&changes[..2], &|_| false)), [(gone, 1), (gone, 2), (there, 2), (there, 3)]);
+        assert_eq!(rows(&plan(&changes, &|_| true)), [(gone, 1), (there, 3), (Operation::Delete, 2)]);
     }
 
     #[test]
@@ -425,11 +447,11 @@ mod tests {
             set: Some(Columns::NONE),
             inserted: None,
         };
-        assert_eq!(plan(&changes), [Planned::Same(0), Planned::Same(1), Planned::Net(gone)]);
+        assert_eq!(plan(&changes, &|_| false), [Planned::Same(0), Planned::Same(1), Planned::Net(gone)]);
         // Nor across an event whose rows nobody knows.
         changes[1].moves = false;
         changes[1].keys = None;
-        assert_eq!(plan(&changes).len(), 3);
+        assert_eq!(plan(&changes, &|_| false).len(), 3);
     }
 
     #[test]
@@ -443,7 +465,7 @@ mod tests {
         ];
         let mut changes = changes(&events, None);
         changes[4].set = Some(Columns::ALL);
-        let shown: Vec<String> = plan(&changes)
+        let shown: Vec<String> = plan(&changes, &|_| false)
             .into_iter()
             .map(|planned| match planned {
                 Planned::Same(event) => format!("same {event}"),

@@ -87,7 +87,7 @@ fn main() {
         (turns, inserts),
         |db| drop(diesel::insert_into(users::table).values(&ALICE).get_result::<User>(db).unwrap()),
         |conn| {
-            drop(diesel::insert_into(users::table).values(&ALICE).emit::<User>().get_result(conn).unwrap())
+            drop(diesel::insert_into(users::table).values(&ALICE).emit::<User>().get_result(conn).unwrap());
         },
     );
 
@@ -103,7 +103,7 @@ fn main() {
         (turns, inserts),
         |db| drop(diesel::insert_into(users::table).values(&ALICE).get_result::<User>(db).unwrap()),
         |conn| {
-            drop(diesel::insert_into(users::table).values(&ALICE).emit::<User>().get_result(conn).unwrap())
+            drop(diesel::insert_into(users::table).values(&ALICE).emit::<User>().get_result(conn).unwrap());
         },
     );
 }

@@ -6,14 +6,15 @@ use super::{Emission, Emitter};
 use crate::emit::EmitConfig;
 use crate::event::Operation;
 use crate::model_info::{AnyEvent, ModelInfo};
-use crate::net::{Change, Planned, plan};
+use crate::net::{Change, NetRow, Planned, plan};
 
 impl Emitter {
     /// Emits what a transaction did in the end, instead of all that it did on the way: of each row
     /// one event, with the row as it was first, as it is now, and the columns of all its updates.
     /// What was inserted and deleted again is no event, nor is an update back to what was. A row
     /// that was deleted and inserted again was updated; where its model has no event for that, it
-    /// was upserted, and else it stays two events.
+    /// was upserted, and else it stays two events; but if it is as it was, as the row of a join table
+    /// is that has no other columns, it is none.
     ///
     /// The rows of a bulk write stay in one event where the same became of them. An event that
     /// several were merged to has an id of its own.
@@ -26,14 +27,10 @@ impl Emitter {
         let ways = ways(&emissions);
         let changes: Vec<_> =
             emissions.iter().zip(ways).map(|(emission, way)| change(emission, way, config)).collect();
-        let planned = plan(&changes);
-        if planned.len() == emissions.len()
-            && planned.iter().all(|planned| matches!(planned, Planned::Same(_)))
-        {
-            return self.emit(emissions);
-        }
         let events: Vec<Arc<dyn AnyEvent>> =
             emissions.iter().map(|emission| Arc::clone(&emission.event)).collect();
+        let same = |row: NetRow| (emissions[row.first.event].model.info.same)(row, &events);
+        let planned = plan(&changes, &same);
         let mut emissions: Vec<Option<Emission>> = emissions.into_iter().map(Some).collect();
         self.emit(planned.into_iter().filter_map(|planned| match planned {
             Planned::Same(event) => emissions[event].take(),
