@@ -74,6 +74,7 @@ fn test(mode: Mode) -> Result<(), Failure> {
 
     steps.run("quickstart", cargo("run -p quickstart"))?;
     steps.run("order-desk", cargo("run -p order-desk"))?;
+    steps.run("tags", cargo("run -p tags"))?;
     if installed("cargo-deny") {
         steps.run("licences and advisories", cargo("deny check"))?;
     } else {

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use diesel::prelude::*;
 use embedded_broker::EmbeddedBroker;
-use emitter_diesel::{Bind, Emitter, Event, HashKey};
+use emitter_diesel::bypass::{self, Reaction};
+use emitter_diesel::{Bind, EmitNone, Emitter, Event, HashKey};
 use order_desk::{Order, OrderCreated, Post, Prices, Product, products};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -17,6 +18,10 @@ const HASH_KEY: &[u8] = b"an example needs no secret key...";
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
+    // A write that forgot its `.emit()` is named in the log of a development build.
+    if cfg!(debug_assertions) {
+        bypass::watch(Reaction::Warn)?;
+    }
     let broker = EmbeddedBroker::start().await?;
     let (post, mut letters) = mpsc::unbounded_channel();
     let (prices_of_a, prices_of_b) = (Prices::default(), Prices::default());
@@ -56,8 +61,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     println!("All prices rise; what each instance knew of them is forgotten on both:");
     let tea = (products::name.eq("tea"), products::cents.eq(350));
-    // Without `.emit()`: of a new product nobody remembers a price.
-    let tea: Product = diesel::insert_into(products::table).values(tea).get_result(conn)?;
+    // Of a new product nobody remembers a price.
+    let tea: Product = diesel::insert_into(products::table).values(tea).emit_none().get_result(conn)?;
     for prices in [&prices_of_a, &prices_of_b] {
         prices.known().insert(tea.id.into(), tea.cents);
     }
