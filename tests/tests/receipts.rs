@@ -124,7 +124,7 @@ async fn a_write_succeeds_though_its_event_is_lost_and_the_receipt_says_why() {
     emitter_tests::eventually::eventually(second_is_settled).await;
     assert_eq!(ways(&receipt), [(Way::NotMeant, Way::Open), (Way::NotMeant, Way::Lost(Loss::QueueFull))]);
     // It waits until the end.
-    emitter.shutdown(Duration::from_millis(10)).await;
+    let _ = emitter.shutdown(Duration::from_millis(10)).await;
     assert_eq!(settled(&receipt).await[0], (Way::NotMeant, Way::Lost(Loss::ShutDown)));
 }
 
