@@ -15,8 +15,12 @@ use crate::buffer::Buffer;
 use crate::engine::{AsyncCounts, AsyncEngine, Rows};
 #[cfg(feature = "_postgres")]
 use crate::handle::TransactionBuilder;
-use crate::handle::{BindError, Depth, EmittingTransactionManager, NOTHING_COMMITTED, RAW_TRANSACTION};
+use crate::handle::{
+    BindError, Depth, ENDED_BEFORE, EmittingTransactionManager, GUARD, NOTHING_COMMITTED, RAW_TRANSACTION,
+    RELEASE_GUARD, is_guarded,
+};
 use crate::statements::{Emitting, Executes, FromRows, Handle, Kind, Loads};
+use crate::watched::Watched;
 use crate::{bypass, raw_sql};
 
 /// An asynchronous connection of diesel-async that is bound to an emitter: what
@@ -24,7 +28,8 @@ use crate::{bypass, raw_sql};
 ///
 /// It is itself an [`AsyncConnection`]. Before the COMMIT of a transaction with events a `SELECT 1`
 /// asks the database whether the transaction still stands: PostgreSQL would answer the COMMIT of one
-/// in which a statement has failed with a silent rollback.
+/// in which a statement has failed with a silent rollback. On MySQL and MariaDB a savepoint tells
+/// it, which is set when the transaction begins: they end it at a deadlock, or at a `CREATE TABLE`.
 ///
 /// In tests, begin the test transaction on the connection (`db.begin_test_transaction().await`) and
 /// bind it then: what is committed in it is emitted. `test_transaction` on the handle is one that is
@@ -34,7 +39,9 @@ use crate::{bypass, raw_sql};
 /// diesel-async does; its events are never emitted, and the connection cannot be bound again until
 /// the transaction is rolled back. One that is dropped while the database works at its BEGIN, COMMIT
 /// or ROLLBACK leaves a connection of which nobody knows where it is: it is refused, and has to be
-/// dropped. Pools drop both.
+/// dropped. On MySQL and MariaDB that goes for every statement on the handle, plain ones as well:
+/// mysql_async would take the answer, when it comes, for that to the next statement. Pools drop all
+/// of these.
 pub struct BoundAsync<'c, C: AsyncConnection> {
     conn: &'c mut C,
     emitter: Emitter,
@@ -43,10 +50,18 @@ pub struct BoundAsync<'c, C: AsyncConnection> {
     net: bool,
     /// A statement outside of transactions has begun and not ended: it may have one of its own.
     alone: bool,
+    /// The back end is MySQL, which ends transactions behind Diesel's back: a savepoint tells. Its
+    /// connection cannot go on where an answer is owed.
+    guarded: bool,
+    /// What was asked last had no answer: its future was dropped.
+    unanswered: bool,
 }
 
 impl<'c, C: AsyncConnection> BoundAsync<'c, C> {
-    pub(crate) fn new(emitter: &Emitter, conn: &'c mut C) -> Result<Self, BindError> {
+    pub(crate) fn new(emitter: &Emitter, conn: &'c mut C) -> Result<Self, BindError>
+    where
+        C::Backend: 'static,
+    {
         let depth = depth(conn).map_err(|_| BindError::Broken)?;
         if depth.beyond_ground > 0 {
             return Err(BindError::TransactionOpen);
@@ -54,13 +69,35 @@ impl<'c, C: AsyncConnection> BoundAsync<'c, C> {
         if is_broken(conn) {
             return Err(BindError::Broken);
         }
-        Ok(Self { conn, emitter: emitter.clone(), buffer: Buffer::new(), net: false, alone: false })
+        Ok(Self {
+            conn,
+            emitter: emitter.clone(),
+            buffer: Buffer::new(),
+            net: false,
+            alone: false,
+            guarded: is_guarded::<C::Backend>(),
+            unanswered: false,
+        })
+    }
+
+    /// Gives up a connection that owes an answer: mysql_async would take it, when it comes, for that
+    /// to the next question, be it a COMMIT. Diesel's own status says so to later handles and pools.
+    fn settle(&mut self) {
+        if std::mem::take(&mut self.unanswered) && self.guarded {
+            C::TransactionManager::transaction_manager_status_mut(self.conn).set_in_error();
+        }
+    }
+
+    /// Whether an answer of the connection may be that to another question.
+    fn is_given_up(&mut self) -> bool {
+        self.settle();
+        self.guarded && depth(self.conn).is_err()
     }
 
     /// Before anything is done: ends what a statement left behind whose future was dropped, and
     /// refuses a connection of which nobody knows whether it is within a transaction.
     async fn ready(&mut self) -> QueryResult<()> {
-        if is_broken(self.conn) {
+        if self.is_given_up() || is_broken(self.conn) {
             return Err(Error::BrokenTransactionManager);
         }
         if std::mem::take(&mut self.alone) && depth(self.conn)?.beyond_ground > 0 {
@@ -81,6 +118,11 @@ impl<'c, C: AsyncConnection> BoundAsync<'c, C> {
     fn ended(&mut self) {
         self.alone = false;
         bypass::meant(|| self.conn.instrumentation(), false);
+    }
+
+    /// Sends SQL of ours, or such as was looked at.
+    fn ask(&mut self, sql: &str) -> impl Future<Output = QueryResult<()>> + Send {
+        Watched::new(&mut self.unanswered, self.conn.batch_execute(sql))
     }
 
     /// The emitter that it is bound to.
@@ -234,6 +276,7 @@ impl<C: AsyncConnection> fmt::Debug for BoundAsync<'_, C> {
 
 impl<C: AsyncConnection> Drop for BoundAsync<'_, C> {
     fn drop(&mut self) {
+        self.settle();
         let events = self.buffer.len();
         if events > 0 {
             warn!(events, "a bound handle was dropped within a transaction: its events are dropped with it");
@@ -267,7 +310,8 @@ where
         Box::pin(async move {
             self.begin_statement().await?;
             let (events, ask) = events.unzip();
-            let rows = C::Backend::load(self.conn, statement, ask.unwrap_or_default()).await;
+            let load = C::Backend::load(self.conn, statement, ask.unwrap_or_default());
+            let rows = Watched::new(&mut self.unanswered, load).await;
             self.ended();
             let mut rows = rows?;
             if let Some(events) = events {
@@ -293,11 +337,11 @@ where
         Box::pin(async move {
             self.begin_statement().await?;
             let Some((events, ask)) = events else {
-                let count = statement.execute(self.conn).await;
+                let count = Watched::new(&mut self.unanswered, statement.execute(self.conn)).await;
                 self.ended();
                 return count;
             };
-            let rows = C::Backend::load(self.conn, statement, ask).await;
+            let rows = Watched::new(&mut self.unanswered, C::Backend::load(self.conn, statement, ask)).await;
             self.ended();
             let mut rows = rows?;
             events.of::<K::Many>(&mut rows, |event| self.keep(event));
@@ -311,25 +355,41 @@ impl<'c, C: AsyncConnection> TransactionManager<BoundAsync<'c, C>> for EmittingT
 
     async fn begin_transaction(conn: &mut BoundAsync<'c, C>) -> QueryResult<()> {
         conn.ready().await?;
-        C::TransactionManager::begin_transaction(conn.conn).await?;
+        let begin = C::TransactionManager::begin_transaction(conn.conn);
+        Watched::new(&mut conn.unanswered, begin).await?;
         let depth = depth(conn.conn)?.beyond_ground;
         conn.buffer.begun(depth);
+        if depth == 1
+            && conn.guarded
+            && let Err(error) = conn.ask(GUARD).await
+        {
+            Self::rollback_transaction(conn).await?;
+            return Err(error);
+        }
         Ok(())
     }
 
     async fn rollback_transaction(conn: &mut BoundAsync<'c, C>) -> QueryResult<()> {
-        let rolled_back = C::TransactionManager::rollback_transaction(conn.conn).await;
+        conn.settle();
+        let rollback = C::TransactionManager::rollback_transaction(conn.conn);
+        let rolled_back = Watched::new(&mut conn.unanswered, rollback).await;
         conn.follow(false);
         rolled_back
     }
 
     async fn commit_transaction(conn: &mut BoundAsync<'c, C>) -> QueryResult<()> {
+        conn.settle();
         let outermost = depth(conn.conn)?.beyond_ground == 1;
-        if outermost && conn.buffer.len() > 0 && conn.conn.batch_execute("SELECT 1").await.is_err() {
-            Self::rollback_transaction(conn).await?;
-            return Err(Error::QueryBuilderError(NOTHING_COMMITTED.into()));
+        if outermost && conn.buffer.len() > 0 {
+            let (probe, otherwise) =
+                if conn.guarded { (RELEASE_GUARD, ENDED_BEFORE) } else { ("SELECT 1", NOTHING_COMMITTED) };
+            if conn.ask(probe).await.is_err() {
+                Self::rollback_transaction(conn).await?;
+                return Err(Error::QueryBuilderError(otherwise.into()));
+            }
         }
-        let committed = C::TransactionManager::commit_transaction(conn.conn).await;
+        let commit = C::TransactionManager::commit_transaction(conn.conn);
+        let committed = Watched::new(&mut conn.unanswered, commit).await;
         conn.follow(committed.is_ok());
         committed
     }
@@ -351,13 +411,13 @@ impl<C: AsyncConnection> SimpleAsyncConnection for BoundAsync<'_, C> {
             return Err(Error::QueryBuilderError(RAW_TRANSACTION.into()));
         }
         self.ready().await?;
-        self.conn.batch_execute(query).await
+        self.ask(query).await
     }
 }
 
 impl<C: AsyncConnection> AsyncConnectionCore for BoundAsync<'_, C> {
-    type ExecuteFuture<'conn, 'query> = C::ExecuteFuture<'conn, 'query>;
-    type LoadFuture<'conn, 'query> = C::LoadFuture<'conn, 'query>;
+    type ExecuteFuture<'conn, 'query> = Watched<'conn, C::ExecuteFuture<'conn, 'query>>;
+    type LoadFuture<'conn, 'query> = Watched<'conn, C::LoadFuture<'conn, 'query>>;
     type Stream<'conn, 'query> = C::Stream<'conn, 'query>;
     type Row<'conn, 'query> = C::Row<'conn, 'query>;
     type Backend = C::Backend;
@@ -367,7 +427,10 @@ impl<C: AsyncConnection> AsyncConnectionCore for BoundAsync<'_, C> {
         T: AsQuery + 'query,
         T::Query: QueryFragment<Self::Backend> + QueryId + 'query,
     {
-        self.conn.load(source)
+        if self.is_given_up() {
+            return Watched::refused(&mut self.unanswered);
+        }
+        Watched::new(&mut self.unanswered, self.conn.load(source))
     }
 
     fn execute_returning_count<'conn, 'query, T>(
@@ -377,7 +440,10 @@ impl<C: AsyncConnection> AsyncConnectionCore for BoundAsync<'_, C> {
     where
         T: QueryFragment<Self::Backend> + QueryId + 'query,
     {
-        self.conn.execute_returning_count(source)
+        if self.is_given_up() {
+            return Watched::refused(&mut self.unanswered);
+        }
+        Watched::new(&mut self.unanswered, self.conn.execute_returning_count(source))
     }
 }
 

@@ -1,18 +1,18 @@
 //! How each back end runs a statement so that its rows are known.
 
-#[cfg(any(feature = "mysql", feature = "sqlite"))]
+#[cfg(any(feature = "_mysql", feature = "sqlite"))]
 use std::collections::HashMap;
 use std::fmt;
 
 use diesel::QuerySource;
 use diesel::connection::Connection;
-#[cfg(any(feature = "mysql", feature = "sqlite"))]
+#[cfg(any(feature = "_mysql", feature = "sqlite"))]
 use diesel::connection::TransactionManager;
 use diesel::query_builder::QueryId;
 use diesel::query_dsl::methods::ExecuteDsl;
 use diesel::result::QueryResult;
 use emitter_core::HashKey;
-#[cfg(any(feature = "mysql", feature = "sqlite"))]
+#[cfg(any(feature = "_mysql", feature = "sqlite"))]
 use emitter_core::Key;
 use emitter_core::columns::Columns;
 use emitter_core::model::Model;
@@ -87,7 +87,7 @@ macro_rules! returns_its_rows {
 mod asynchronous;
 #[cfg(feature = "_async")]
 pub(crate) use asynchronous::all;
-#[cfg(feature = "mysql")]
+#[cfg(feature = "_mysql")]
 mod mysql;
 #[cfg(feature = "_postgres")]
 mod postgres;
@@ -221,7 +221,7 @@ impl<M: Model> Rows<M> {
     }
 
     /// Adds the rows as they were: each finds its own by the key.
-    #[cfg(any(feature = "mysql", feature = "sqlite"))]
+    #[cfg(any(feature = "_mysql", feature = "sqlite"))]
     fn with_before(mut self, before: Vec<M>, sets_key: bool, hash_key: Option<&HashKey>) -> Self {
         let mut before = before.into_iter().map(|row| row.into_row(hash_key));
         let after = self.iter().map(|row| row.to_row(hash_key));
@@ -291,7 +291,7 @@ impl<M: Model> Rows<M> {
 
 /// The row with this key: most often the next one, for they come in the same order twice. Those
 /// that are passed over on the way are kept.
-#[cfg(any(feature = "mysql", feature = "sqlite"))]
+#[cfg(any(feature = "_mysql", feature = "sqlite"))]
 fn of_key<M: Model>(
     key: &Key,
     rows: &mut impl Iterator<Item = M::Row>,
@@ -327,7 +327,7 @@ impl<M: Model> fmt::Debug for Rows<M> {
 }
 
 /// Runs `work` in a transaction: the open one, or one of its own.
-#[cfg(any(feature = "mysql", feature = "sqlite"))]
+#[cfg(any(feature = "_mysql", feature = "sqlite"))]
 fn atomically<C: Connection, T>(conn: &mut C, work: impl FnOnce(&mut C) -> QueryResult<T>) -> QueryResult<T> {
     let status = C::TransactionManager::transaction_manager_status_mut(conn);
     if status.transaction_depth()?.is_some() { work(conn) } else { conn.transaction(work) }

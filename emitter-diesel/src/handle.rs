@@ -46,7 +46,7 @@ impl Bind for Emitter {
     message = "`{Self}` is no connection that can be bound",
     label = "no connection of Diesel or of diesel-async",
     note = "of one from a pool, bind what it holds: `emitter.bind(&mut *pooled)`",
-    note = "for asynchronous connections, `emitter-diesel` needs the feature `async-postgres` or `async-sqlite`"
+    note = "for asynchronous connections, `emitter-diesel` needs the feature `async-postgres`, `async-sqlite` or `async-mysql`"
 )]
 pub trait Bindable<Marker> {
     /// The handle.
@@ -89,14 +89,14 @@ impl<C: Connection<Backend: 'static>> Bindable<marker::Blocking> for C {
             emitter: emitter.clone(),
             buffer: Buffer::new(),
             net: false,
-            guarded: is_guarded::<C>(),
+            guarded: is_guarded::<C::Backend>(),
         })
     }
 }
 
 #[cfg(feature = "_async")]
 #[diagnostic::do_not_recommend]
-impl<C: diesel_async::AsyncConnection> Bindable<marker::Async> for C {
+impl<C: diesel_async::AsyncConnection<Backend: 'static>> Bindable<marker::Async> for C {
     type Bound<'c>
         = crate::BoundAsync<'c, C>
     where
@@ -425,7 +425,7 @@ impl<'c, C: Connection> TransactionManager<Bound<'c, C>> for EmittingTransaction
         conn.buffer.begun(depth);
         if depth == 1
             && conn.guarded
-            && let Err(error) = conn.conn.batch_execute("SAVEPOINT emitter_guard")
+            && let Err(error) = conn.conn.batch_execute(GUARD)
         {
             Self::rollback_transaction(conn)?;
             return Err(error);
@@ -447,7 +447,7 @@ impl<'c, C: Connection> TransactionManager<Bound<'c, C>> for EmittingTransaction
             return Err(Error::QueryBuilderError(NOTHING_COMMITTED.into()));
         }
         let guarded = conn.guarded && depth.beyond_ground == 1 && conn.buffer.len() > 0;
-        if guarded && conn.conn.batch_execute("RELEASE SAVEPOINT emitter_guard").is_err() {
+        if guarded && conn.conn.batch_execute(RELEASE_GUARD).is_err() {
             Self::rollback_transaction(conn)?;
             return Err(Error::QueryBuilderError(ENDED_BEFORE.into()));
         }
@@ -465,14 +465,19 @@ pub(crate) const NOTHING_COMMITTED: &str = "nothing was committed: a statement o
                                  so the database rolls the transaction back. Return the error from the transaction, or run \
                                  the statement in a nested transaction";
 
-const ENDED_BEFORE: &str = "the database has ended the transaction before its COMMIT, as MySQL and MariaDB do at a CREATE, ALTER \
-                            or DROP TABLE: what was written before that may be committed, and no event tells of it. Keep such \
-                            statements out of transactions";
+pub(crate) const GUARD: &str = "SAVEPOINT emitter_guard";
+
+pub(crate) const RELEASE_GUARD: &str = "RELEASE SAVEPOINT emitter_guard";
+
+pub(crate) const ENDED_BEFORE: &str = "the database has ended the transaction before its COMMIT: MySQL and MariaDB commit it at a CREATE, \
+                            ALTER or DROP TABLE, and roll it back at a deadlock. Some of what was written in it may be \
+                            committed, and no event tells of it. Keep such statements out of transactions, and return the \
+                            error of a deadlock from the transaction";
 
 /// Whether the database may end a transaction without an error: at statements that define data.
-fn is_guarded<C: Connection<Backend: 'static>>() -> bool {
-    #[cfg(feature = "mysql")]
-    if std::any::TypeId::of::<C::Backend>() == std::any::TypeId::of::<diesel::mysql::Mysql>() {
+pub(crate) fn is_guarded<DB: 'static>() -> bool {
+    #[cfg(feature = "_mysql")]
+    if std::any::TypeId::of::<DB>() == std::any::TypeId::of::<diesel::mysql::Mysql>() {
         return true;
     }
     false

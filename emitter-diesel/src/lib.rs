@@ -68,15 +68,17 @@
 //! On MySQL and MariaDB the statements of one write share a transaction. The key of an inserted row
 //! has to be a value, or be left to the database for all rows of the statement; an upsert has to say
 //! it; an update cannot set it; and `.returning(…)` on an insert is not there. Each transaction sets a
-//! savepoint, which tells at the end whether a `CREATE TABLE` or the like has committed it in between.
+//! savepoint, which tells at the end whether a `CREATE TABLE` or the like has committed it in
+//! between, or a deadlock has rolled it back.
 //!
 //! An update that left a row as it was is not told of, where the row before is known and listeners
 //! see every column that was set; [`emit_unchanged`](statements::Emitting::emit_unchanged) tells of
 //! it all the same. Rows before and after are paired by the model's key: an update that sets the key
 //! has rows before on PostgreSQL, and on SQLite where it is of one row.
 //!
-//! With the features `async-postgres` and `async-sqlite` the same goes for the connections of
-//! diesel-async: [`bind`](Bind::bind) makes a `BoundAsync` of them, and the statements are awaited.
+//! With the features `async-postgres`, `async-sqlite` and `async-mysql` the same goes for the
+//! connections of diesel-async: [`bind`](Bind::bind) makes a `BoundAsync` of them, and the statements
+//! are awaited. A statement that is dropped while MySQL or MariaDB works at it ends its connection.
 //! `diesel_async::RunQueryDsl` is then imported instead of Diesel's.
 //!
 //! ```
@@ -120,7 +122,7 @@
 
 // Without a back end there is nothing to run.
 #![cfg_attr(
-    not(any(feature = "_postgres", feature = "mysql", feature = "sqlite")),
+    not(any(feature = "_postgres", feature = "_mysql", feature = "sqlite")),
     allow(dead_code, unused_imports, unused_macros)
 )]
 
@@ -138,6 +140,8 @@ pub mod queries;
 mod raw_sql;
 pub mod statements;
 mod update;
+#[cfg(feature = "_async")]
+mod watched;
 pub mod written;
 
 pub use emitter_core::*;

@@ -11,12 +11,12 @@ use diesel::{Expression, QuerySource, RunQueryDsl};
 use crate::update::Parts;
 use crate::written::Layout;
 
-#[cfg(feature = "mysql")]
+#[cfg(feature = "_mysql")]
 mod keys;
-#[cfg(feature = "mysql")]
-pub(crate) use keys::{Bytes, GivenColumn};
-#[cfg(feature = "mysql")]
-pub use keys::{DeleteKeys, ForUpdate, GivenKey, NewKeys, OfKeys, WithKeys};
+#[cfg(feature = "_mysql")]
+pub(crate) use keys::Bytes;
+#[cfg(feature = "_mysql")]
+pub use keys::{DeleteKeys, ForUpdate, GivenColumn, InsertedKey, OfKeys, WithKeys};
 #[cfg(feature = "_postgres")]
 mod both;
 #[cfg(feature = "_postgres")]
@@ -34,10 +34,6 @@ pub use upsert::AndWhetherInserted;
 #[derive(Debug)]
 pub struct Query<F, P> {
     parts: P,
-    #[cfg_attr(
-        not(any(feature = "_postgres", feature = "mysql", feature = "sqlite")),
-        expect(dead_code, reason = "the form is all in its type")
-    )]
     form: F,
 }
 
@@ -47,7 +43,7 @@ pub struct Lock(pub(crate) Arc<Layout>);
 
 impl<F, P> Query<F, P> {
     /// The statement in this form.
-    #[cfg(any(feature = "mysql", feature = "sqlite"))]
+    #[cfg(any(feature = "_mysql", feature = "sqlite"))]
     pub(crate) fn with(parts: P, form: F) -> Self {
         Self { parts, form }
     }

@@ -1,26 +1,22 @@
 //! The same on the connections of diesel-async.
 
 use diesel::QuerySource;
-use diesel::query_builder::{DeleteStatement, QueryId, UpdateStatement};
+use diesel::query_builder::QueryId;
 use diesel::result::QueryResult;
 use diesel_async::AsyncConnectionCore;
 use diesel_async::methods::{ExecuteDsl, LoadQuery};
-use emitter_core::model::Model;
+#[cfg(any(feature = "_mysql", feature = "sqlite"))]
+use diesel_async::{AsyncConnection, TransactionManager};
 use futures_util::TryStreamExt;
 
-use super::{Ask, AsyncCounts, AsyncEngine, Rows};
-use crate::queries::{DeleteReturning, Plain, PlainDelete, Query};
-use crate::statements::{Deleting, InsertMany, InsertOne, Updating};
+use super::AsyncCounts;
+use crate::queries::{Plain, PlainDelete, Query};
 use crate::update::{Delete, Parts, Update};
 
-#[cfg(feature = "_postgres")]
-mod postgres;
-#[cfg(feature = "sqlite")]
-mod sqlite;
-
 /// Inserts, of which Diesel has the rows returned, and deletes.
+#[cfg(any(feature = "_postgres", feature = "sqlite"))]
 macro_rules! returns_its_rows {
-    ($backend:path: $($kind:ident)*) => { $(
+    ($backend:ident: $($kind:ident)*) => { $(
         impl<'query, C, S, M> AsyncEngine<'query, C, S, M, $kind> for $backend
         where
             C: AsyncConnectionCore<Backend = Self>,
@@ -86,12 +82,12 @@ macro_rules! returns_its_rows {
     };
 }
 
+#[cfg(feature = "_mysql")]
+mod mysql;
 #[cfg(feature = "_postgres")]
-returns_its_rows! { diesel::pg::Pg: InsertOne InsertMany }
+mod postgres;
 #[cfg(feature = "sqlite")]
-returns_its_rows! { diesel::sqlite::Sqlite: InsertOne InsertMany OnConflict }
-#[cfg(feature = "sqlite")]
-use crate::statements::OnConflict;
+mod sqlite;
 
 /// All rows of a query.
 pub(crate) async fn all<'query, C: AsyncConnectionCore, U: Send>(
@@ -99,6 +95,29 @@ pub(crate) async fn all<'query, C: AsyncConnectionCore, U: Send>(
     conn: &mut C,
 ) -> QueryResult<Vec<U>> {
     query.internal_load(conn).await?.try_collect().await
+}
+
+/// Begins a transaction if none is open; says whether it did, for [`end`].
+#[cfg(any(feature = "_mysql", feature = "sqlite"))]
+async fn begin<C: AsyncConnection>(conn: &mut C) -> QueryResult<bool> {
+    let status = C::TransactionManager::transaction_manager_status_mut(conn);
+    let alone = status.transaction_depth()?.is_none();
+    if alone {
+        C::TransactionManager::begin_transaction(conn).await?;
+    }
+    Ok(alone)
+}
+
+/// Ends what was begun: well or not, as the work in it did.
+#[cfg(any(feature = "_mysql", feature = "sqlite"))]
+async fn end<C: AsyncConnection, T>(alone: bool, conn: &mut C, worked: QueryResult<T>) -> QueryResult<T> {
+    match (alone, &worked) {
+        (false, _) => {}
+        (true, Ok(_)) => C::TransactionManager::commit_transaction(conn).await?,
+        // The first error says more than that of the clean-up after it.
+        (true, Err(_)) => drop(C::TransactionManager::rollback_transaction(conn).await),
+    }
+    worked
 }
 
 #[diagnostic::do_not_recommend]

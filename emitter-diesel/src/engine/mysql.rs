@@ -16,7 +16,7 @@ use diesel::{QuerySource, Table};
 use emitter_core::model::Model;
 
 use super::{Ask, Engine, Rows, atomically};
-use crate::queries::{Bytes, DeleteKeys, ForUpdate, GivenColumn, GivenKey, NewKeys, OfKeys, Query, WithKeys};
+use crate::queries::{Bytes, DeleteKeys, ForUpdate, GivenColumn, InsertedKey, OfKeys, Query, WithKeys};
 use crate::statements::{Deleting, InsertMany, InsertOne, OnConflict, Updating};
 use crate::update::{Delete, Parts, Update};
 use crate::written::{Describe, Listed, listed, sql};
@@ -50,7 +50,7 @@ where
 }
 
 /// How many keys a statement may name; the protocol allows 65,535 parameters.
-const KEYS: usize = 1_000;
+pub(super) const KEYS: usize = 1_000;
 
 impl<'query, C, M, T, W, V, R> Engine<C, Update<T, W, V, R>, M, Updating> for Mysql
 where
@@ -94,7 +94,7 @@ where
     }
 }
 
-const KEY_IS_SET: &str = "an update that emits cannot set the key on this database, which does not return the rows that it \
+pub(super) const KEY_IS_SET: &str = "an update that emits cannot set the key on this database, which does not return the rows that it \
                           wrote: delete the row and insert it under its new key";
 
 impl<'query, C, M, T, W, R> Engine<C, Delete<T, W, R>, M, Deleting> for Mysql
@@ -129,32 +129,20 @@ macro_rules! inserts {
             C: Connection<Backend = Self>,
             T: Table<PrimaryKey: QueryFragment<Self>> + HasTable<Table = T>,
             InsertStatement<T, V, Op>: ExecuteDsl<C> + QueryFragment<Self>,
-            OfKeys<T, GivenKey, T::AllColumns>: LoadQuery<'query, C, M>,
-            OfKeys<T, NewKeys, T::AllColumns>: LoadQuery<'query, C, M>,
+            OfKeys<T, InsertedKey, T::AllColumns>: LoadQuery<'query, C, M>,
         {
             fn load(conn: &mut C, statement: InsertStatement<T, V, Op>, _: Ask) -> QueryResult<Rows<M>>
             where
                 M: Model,
             {
                 let inserted = Inserted::by::<T>(&statement)?;
+                let rows = inserted.rows;
                 atomically(conn, |conn| {
                     let count = ExecuteDsl::execute(statement, conn)?;
-                    let Some(inserted) = inserted.told(count)? else { return Ok(Rows::of(std::iter::empty())) };
-                    let (from, returning) = (T::table().from_clause(), T::all_columns());
-                    let (rows, expected) = match inserted {
-                        Keys::Given(keys) => {
-                            let (expected, keys) = (keys.len(), Arc::new(keys));
-                            (Rows::collect((OfKeys { from, keys, returning }).internal_load(conn)?)?, expected)
-                        }
-                        Keys::New(keys) => {
-                            let (expected, keys) = (keys.count, Arc::new(vec![keys]));
-                            (Rows::collect((OfKeys { from, keys, returning }).internal_load(conn)?)?, expected)
-                        }
+                    let Some(query) = inserted.told::<T>(count)? else {
+                        return Ok(Rows::of(std::iter::empty()));
                     };
-                    if rows.count() == expected {
-                        return Ok(rows);
-                    }
-                    Err(Error::QueryBuilderError(OTHER_KEY.into()))
+                    Rows::collect(query.internal_load(conn)?)?.all_found(rows)
                 })
             }
         }
@@ -163,26 +151,29 @@ macro_rules! inserts {
 
 inserts! { InsertOne InsertMany OnConflict }
 
+impl<M: Model> Rows<M> {
+    /// These rows, if they are all that were inserted.
+    pub(super) fn all_found(self, inserted: usize) -> QueryResult<Self> {
+        if self.count() == inserted {
+            return Ok(self);
+        }
+        Err(Error::QueryBuilderError(OTHER_KEY.into()))
+    }
+}
+
 const OTHER_KEY: &str = "a row is not there under the key with which it was inserted: an upsert has updated one with another \
                          key, or a trigger has changed it. No event could tell of it, so return this error from the transaction";
 
 /// How the rows of an insert are found.
-struct Inserted {
-    keys: Keys,
-    rows: usize,
+pub(super) struct Inserted {
+    keys: Vec<InsertedKey>,
+    pub(super) rows: usize,
     /// `INSERT IGNORE`: rows that are there already are left out.
     ignores: bool,
 }
 
-enum Keys {
-    /// The statement says them.
-    Given(Vec<GivenKey>),
-    /// The database gives them.
-    New(NewKeys),
-}
-
 impl Inserted {
-    fn by<T>(statement: &impl QueryFragment<Mysql>) -> QueryResult<Self>
+    pub(super) fn by<T>(statement: &impl QueryFragment<Mysql>) -> QueryResult<Self>
     where
         T: Table<PrimaryKey: QueryFragment<Mysql>> + HasTable<Table = T>,
     {
@@ -202,7 +193,7 @@ impl Inserted {
                 return Err(refused(UPSERT_WITHOUT_KEY));
             }
             return Ok(Self {
-                keys: Keys::New(NewKeys { column: column.clone(), count: rows }),
+                keys: vec![InsertedKey::New { column: column.clone(), count: rows }],
                 rows,
                 ignores,
             });
@@ -218,18 +209,24 @@ impl Inserted {
                 .zip(row)
                 .map(|(column, value)| given(column, value))
                 .collect::<QueryResult<_>>()
-                .map(GivenKey)
+                .map(InsertedKey::Given)
         });
-        Ok(Self { keys: Keys::Given(keys.collect::<QueryResult<_>>()?), rows, ignores })
+        Ok(Self { keys: keys.collect::<QueryResult<_>>()?, rows, ignores })
     }
 
-    /// The keys of what was inserted, if anything, from the number of rows that the database says.
-    fn told(self, count: usize) -> QueryResult<Option<Keys>> {
-        match count {
-            0 if self.ignores => Ok(None),
-            count if self.ignores && count < self.rows => Err(Error::QueryBuilderError(SOME_IGNORED.into())),
-            _ => Ok(Some(self.keys)),
+    /// The query of what was inserted, if anything, from the number of rows that the database says.
+    pub(super) fn told<T>(self, count: usize) -> QueryResult<Option<OfKeys<T, InsertedKey, T::AllColumns>>>
+    where
+        T: Table + HasTable<Table = T>,
+    {
+        if self.ignores && count == 0 {
+            return Ok(None);
         }
+        if self.ignores && count < self.rows {
+            return Err(Error::QueryBuilderError(SOME_IGNORED.into()));
+        }
+        let (from, returning) = (T::table().from_clause(), T::all_columns());
+        Ok(Some(OfKeys { from, keys: Arc::new(self.keys), returning }))
     }
 }
 

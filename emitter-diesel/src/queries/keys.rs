@@ -122,13 +122,23 @@ fn any_of<'b>(keys: &'b [impl QueryFragment<Mysql>], mut out: AstPass<'_, 'b, My
     Ok(())
 }
 
-/// The key of a row that was inserted with it.
+/// The keys of rows that were just inserted.
 #[derive(Debug)]
-pub struct GivenKey(pub(crate) Vec<GivenColumn>);
+pub enum InsertedKey {
+    /// That of one row, as the statement said it.
+    Given(Vec<GivenColumn>),
+    /// Those that the database has just given, of a table with one column of the key.
+    New {
+        /// As SQL.
+        column: String,
+        /// Of how many rows.
+        count: usize,
+    },
+}
 
-/// A column of a [`GivenKey`].
+/// A column of a key that is given.
 #[derive(Debug)]
-pub(crate) struct GivenColumn {
+pub struct GivenColumn {
     /// As SQL.
     pub(crate) column: String,
     pub(crate) kind: MysqlType,
@@ -146,57 +156,55 @@ impl<ST> ToSql<ST, Mysql> for Bytes {
     }
 }
 
-impl QueryFragment<Mysql> for GivenKey {
-    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Mysql>) -> QueryResult<()> {
-        for (index, GivenColumn { column, kind, value }) in self.0.iter().enumerate() {
-            out.push_sql(if index == 0 { "" } else { " AND " });
-            out.push_sql(column);
-            out.push_sql(" = ");
-            match kind {
-                MysqlType::Tiny => out.push_bind_param::<TinyInt, _>(value)?,
-                MysqlType::UnsignedTiny => out.push_bind_param::<Unsigned<TinyInt>, _>(value)?,
-                MysqlType::Short => out.push_bind_param::<SmallInt, _>(value)?,
-                MysqlType::UnsignedShort => out.push_bind_param::<Unsigned<SmallInt>, _>(value)?,
-                MysqlType::Long => out.push_bind_param::<Integer, _>(value)?,
-                MysqlType::UnsignedLong => out.push_bind_param::<Unsigned<Integer>, _>(value)?,
-                MysqlType::LongLong => out.push_bind_param::<BigInt, _>(value)?,
-                MysqlType::UnsignedLongLong => out.push_bind_param::<Unsigned<BigInt>, _>(value)?,
-                MysqlType::Numeric => out.push_bind_param::<Numeric, _>(value)?,
-                MysqlType::Time => out.push_bind_param::<Time, _>(value)?,
-                MysqlType::Date => out.push_bind_param::<Date, _>(value)?,
-                MysqlType::DateTime => out.push_bind_param::<Datetime, _>(value)?,
-                MysqlType::Timestamp => out.push_bind_param::<Timestamp, _>(value)?,
-                MysqlType::Blob => out.push_bind_param::<Binary, _>(value)?,
-                MysqlType::String | MysqlType::Enum | MysqlType::Set => {
-                    out.push_bind_param::<Text, _>(value)?;
-                }
-                _ => return Err(Error::QueryBuilderError(format!("{kind:?} cannot be a key here").into())),
+impl QueryFragment<Mysql> for InsertedKey {
+    fn walk_ast<'b>(&'b self, out: AstPass<'_, 'b, Mysql>) -> QueryResult<()> {
+        match self {
+            Self::Given(columns) => given(columns, out),
+            Self::New { column, count } => {
+                new(column, *count, out);
+                Ok(())
             }
         }
-        Ok(())
     }
 }
 
-/// The keys of rows to which the database has just given them.
-#[derive(Debug)]
-pub struct NewKeys {
-    /// As SQL.
-    pub(crate) column: String,
-    pub(crate) count: usize,
-}
-
-impl QueryFragment<Mysql> for NewKeys {
-    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Mysql>) -> QueryResult<()> {
-        let Self { column, count } = self;
-        if *count == 1 {
-            out.push_sql(&format!("{column} = LAST_INSERT_ID()"));
-            return Ok(());
+fn given<'b>(columns: &'b [GivenColumn], mut out: AstPass<'_, 'b, Mysql>) -> QueryResult<()> {
+    for (index, GivenColumn { column, kind, value }) in columns.iter().enumerate() {
+        out.push_sql(if index == 0 { "" } else { " AND " });
+        out.push_sql(column);
+        out.push_sql(" = ");
+        match kind {
+            MysqlType::Tiny => out.push_bind_param::<TinyInt, _>(value)?,
+            MysqlType::UnsignedTiny => out.push_bind_param::<Unsigned<TinyInt>, _>(value)?,
+            MysqlType::Short => out.push_bind_param::<SmallInt, _>(value)?,
+            MysqlType::UnsignedShort => out.push_bind_param::<Unsigned<SmallInt>, _>(value)?,
+            MysqlType::Long => out.push_bind_param::<Integer, _>(value)?,
+            MysqlType::UnsignedLong => out.push_bind_param::<Unsigned<Integer>, _>(value)?,
+            MysqlType::LongLong => out.push_bind_param::<BigInt, _>(value)?,
+            MysqlType::UnsignedLongLong => out.push_bind_param::<Unsigned<BigInt>, _>(value)?,
+            MysqlType::Numeric => out.push_bind_param::<Numeric, _>(value)?,
+            MysqlType::Time => out.push_bind_param::<Time, _>(value)?,
+            MysqlType::Date => out.push_bind_param::<Date, _>(value)?,
+            MysqlType::DateTime => out.push_bind_param::<Datetime, _>(value)?,
+            MysqlType::Timestamp => out.push_bind_param::<Timestamp, _>(value)?,
+            MysqlType::Blob => out.push_bind_param::<Binary, _>(value)?,
+            MysqlType::String | MysqlType::Enum | MysqlType::Set => {
+                out.push_bind_param::<Text, _>(value)?;
+            }
+            _ => return Err(Error::QueryBuilderError(format!("{kind:?} cannot be a key here").into())),
         }
-        out.unsafe_to_cache_prepared();
-        out.push_sql(&format!(
-            "{column} >= LAST_INSERT_ID() AND {column} <= LAST_INSERT_ID() + {} * @@auto_increment_increment",
-            count - 1
-        ));
-        Ok(())
     }
+    Ok(())
+}
+
+fn new(column: &str, count: usize, mut out: AstPass<'_, '_, Mysql>) {
+    if count == 1 {
+        out.push_sql(&format!("{column} = LAST_INSERT_ID()"));
+        return;
+    }
+    out.unsafe_to_cache_prepared();
+    out.push_sql(&format!(
+        "{column} >= LAST_INSERT_ID() AND {column} <= LAST_INSERT_ID() + {} * @@auto_increment_increment",
+        count - 1
+    ));
 }

@@ -315,3 +315,34 @@ mod mariadb {
         many
     );
 }
+
+mod mariadb_async {
+    use diesel_async::{AsyncConnection, AsyncMysqlConnection, SimpleAsyncConnection};
+    use emitter_tests::servers::MariaDb;
+
+    pub(crate) struct Database {
+        pub(crate) conn: AsyncMysqlConnection,
+        _server: MariaDb,
+    }
+
+    impl Database {
+        pub(crate) async fn open() -> Self {
+            let server = MariaDb::start();
+            let mut conn = AsyncMysqlConnection::establish(&server.url()).await.unwrap();
+            for table in super::TABLES {
+                conn.batch_execute(table).await.unwrap();
+            }
+            conn.set_instrumentation(super::watch());
+            Self { conn, _server: server }
+        }
+    }
+
+    suite!(
+        super::Database,
+        diesel_async::RunQueryDsl,
+        diesel::dsl::DuplicatedKeys,
+        ["upsert 1 al NULL 0", "upsert 4 dora NULL 0"],
+        many,
+        await
+    );
+}

@@ -2,7 +2,7 @@
 
 use diesel::QuerySource;
 use diesel::pg::Pg;
-use diesel::query_builder::{AsQuery, QueryFragment};
+use diesel::query_builder::{AsQuery, DeleteStatement, QueryFragment, UpdateStatement};
 use diesel::result::QueryResult;
 use diesel_async::AsyncConnectionCore;
 use diesel_async::methods::LoadQuery;
@@ -10,10 +10,12 @@ use emitter_core::model::Model;
 
 use super::all;
 use crate::engine::{Ask, AsyncEngine, Rows};
-use crate::queries::{AndWhetherInserted, Both, Query, Returning};
-use crate::statements::{OnConflict, Updating};
-use crate::update::{Parts, Update};
+use crate::queries::{AndWhetherInserted, Both, DeleteReturning, Query, Returning};
+use crate::statements::{Deleting, InsertMany, InsertOne, OnConflict, Updating};
+use crate::update::{Delete, Parts, Update};
 use crate::written::Describe;
+
+returns_its_rows! { Pg: InsertOne InsertMany }
 
 impl<'query, C, S, M> AsyncEngine<'query, C, S, M, OnConflict> for Pg
 where

@@ -3,18 +3,21 @@
 use std::sync::Arc;
 
 use diesel::QuerySource;
+use diesel::query_builder::{DeleteStatement, UpdateStatement};
 use diesel::result::QueryResult;
 use diesel::sqlite::Sqlite;
 use diesel_async::methods::{ExecuteDsl, LoadQuery};
-use diesel_async::{AsyncConnection, TransactionManager};
+use diesel_async::{AsyncConnection, AsyncConnectionCore};
 use emitter_core::model::Model;
 
-use super::all;
+use super::{all, begin, end};
 use crate::engine::{Ask, AsyncEngine, Rows};
-use crate::queries::{Lock, Query, Returning, Select};
-use crate::statements::Updating;
-use crate::update::{Parts, Update};
+use crate::queries::{DeleteReturning, Lock, Query, Returning, Select};
+use crate::statements::{Deleting, InsertMany, InsertOne, OnConflict, Updating};
+use crate::update::{Delete, Parts, Update};
 use crate::written::Describe;
+
+returns_its_rows! { Sqlite: InsertOne InsertMany OnConflict }
 
 impl<'query, C, M, T, W, V, R> AsyncEngine<'query, C, Update<T, W, V, R>, M, Updating> for Sqlite
 where
@@ -38,19 +41,10 @@ where
             let rows = all(Query::<Returning, _>::of(parts), conn).await?;
             return Ok(Rows::of(rows.into_iter()).with_set(set));
         }
-        let status = C::TransactionManager::transaction_manager_status_mut(conn);
-        let open = status.transaction_depth()?.is_some();
-        if !open {
-            C::TransactionManager::begin_transaction(conn).await?;
-        }
+        let alone = begin(conn).await?;
         let rows = before_and_after(conn, lock, parts, sets_key, &ask).await;
-        match (open, &rows) {
-            (true, _) => {}
-            (false, Ok(_)) => C::TransactionManager::commit_transaction(conn).await?,
-            // The first error says more than that of the clean-up after it.
-            (false, Err(_)) => drop(C::TransactionManager::rollback_transaction(conn).await),
-        }
-        Ok(rows?.with_set(set))
+        let rows = end(alone, conn, rows).await?;
+        Ok(rows.with_set(set))
     }
 }
 
