@@ -67,7 +67,8 @@ pub fn watch(reaction: Reaction) -> QueryResult<()> {
 /// `conn.set_instrumentation(Watch::new(Reaction::Deny))`.
 ///
 /// It has to be the connection's instrumentation itself, not a part of another: statements with
-/// `.emit()` tell it that they are none.
+/// `.emit()` tell it that they are none. (Where the future of such a statement was dropped, plain ones
+/// pass until the next.)
 pub struct Watch {
     reaction: Reaction,
     then: Option<Box<dyn Instrumentation>>,
