@@ -5,12 +5,13 @@ use std::collections::HashMap;
 use std::fmt;
 
 use diesel::QuerySource;
+use diesel::backend::Backend;
 use diesel::connection::Connection;
 #[cfg(any(feature = "_mysql", feature = "sqlite"))]
 use diesel::connection::TransactionManager;
 use diesel::query_builder::QueryId;
 use diesel::query_dsl::methods::ExecuteDsl;
-use diesel::result::QueryResult;
+use diesel::result::{Error, QueryResult};
 use emitter_core::HashKey;
 #[cfg(any(feature = "_mysql", feature = "sqlite"))]
 use emitter_core::Key;
@@ -18,6 +19,7 @@ use emitter_core::columns::Columns;
 use emitter_core::model::Model;
 
 use crate::queries::{Plain, PlainDelete, Query};
+use crate::statements::Refused;
 use crate::update::{Delete, Parts, Update};
 
 /// Inserts, of which Diesel has the rows returned, and deletes.
@@ -51,35 +53,6 @@ macro_rules! returns_its_rows {
                 Rows::collect(Query::<DeleteReturning, _>::of(statement.parts).internal_load(conn)?)
             }
         }
-
-        // Diesel's own deletes and updates are refused before, and that is enough said.
-        impl<'query, C, M, T, W, R> Engine<C, DeleteStatement<T, W, R>, M, Deleting> for $backend
-        where
-            C: Connection<Backend = Self>,
-            T: QuerySource,
-            DeleteStatement<T, W, R>: LoadQuery<'query, C, M>,
-        {
-            fn load(conn: &mut C, statement: DeleteStatement<T, W, R>, _: Ask) -> QueryResult<Rows<M>>
-            where
-                M: Model,
-            {
-                Rows::collect(statement.internal_load(conn)?)
-            }
-        }
-
-        impl<'query, C, M, T, W, V, R> Engine<C, UpdateStatement<T, W, V, R>, M, Updating> for $backend
-        where
-            C: Connection<Backend = Self>,
-            T: QuerySource,
-            UpdateStatement<T, W, V, R>: LoadQuery<'query, C, M>,
-        {
-            fn load(conn: &mut C, statement: UpdateStatement<T, W, V, R>, _: Ask) -> QueryResult<Rows<M>>
-            where
-                M: Model,
-            {
-                Rows::collect(statement.internal_load(conn)?)
-            }
-        }
     };
 }
 
@@ -104,6 +77,18 @@ pub trait Engine<C, S, M, K> {
     where
         M: Model;
 }
+
+// What does not compile is never run: one impl for all, so that it is refused in one error.
+impl<DB: Backend, C, S, M, K> Engine<C, S, M, Refused<K>> for DB {
+    fn load(_: &mut C, _: S, _: Ask) -> QueryResult<Rows<M>>
+    where
+        M: Model,
+    {
+        Err(Error::QueryBuilderError(REFUSED.into()))
+    }
+}
+
+const REFUSED: &str = "this statement cannot emit";
 
 /// A statement that can be run for the number of its rows alone.
 pub trait Counts<C>: Sized {

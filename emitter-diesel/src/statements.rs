@@ -84,6 +84,15 @@ kinds! {
     Deleting: Delete, DeleteMany;
 }
 
+/// What would be of a kind, but cannot emit: [`TellsAll`] refuses it.
+#[derive(Debug)]
+pub struct Refused<K>(PhantomData<K>);
+
+impl<K: Kind> Kind for Refused<K> {
+    type One = K::One;
+    type Many = K::Many;
+}
+
 /// Markers of [`Emit`].
 pub mod marker {
     /// The statement's type says what it is.
@@ -161,7 +170,7 @@ where
 
 // There for the message alone.
 impl<T: QuerySource, U, V, Ret> Emit<marker::Plain> for UpdateStatement<T, U, V, Ret> {
-    type Kind = Updating;
+    type Kind = Refused<Updating>;
     type Verb = marker::DieselsOwnUpdate;
 }
 
@@ -172,7 +181,7 @@ impl<T: QuerySource, W, V, R> Emit<marker::Plain> for Update<T, W, V, R> {
 
 // There for the message alone.
 impl<T: QuerySource, U, Ret> Emit<marker::Plain> for DeleteStatement<T, U, Ret> {
-    type Kind = Deleting;
+    type Kind = Refused<Deleting>;
     type Verb = marker::DieselsOwnDelete;
 }
 

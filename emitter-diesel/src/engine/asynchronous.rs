@@ -1,16 +1,19 @@
 //! The same on the connections of diesel-async.
 
 use diesel::QuerySource;
+use diesel::backend::Backend;
 use diesel::query_builder::QueryId;
-use diesel::result::QueryResult;
+use diesel::result::{Error, QueryResult};
 use diesel_async::AsyncConnectionCore;
 use diesel_async::methods::{ExecuteDsl, LoadQuery};
 #[cfg(any(feature = "_mysql", feature = "sqlite"))]
 use diesel_async::{AsyncConnection, TransactionManager};
+use emitter_core::model::Model;
 use futures_util::TryStreamExt;
 
-use super::AsyncCounts;
+use super::{Ask, AsyncCounts, AsyncEngine, REFUSED, Rows};
 use crate::queries::{Plain, PlainDelete, Query};
+use crate::statements::Refused;
 use crate::update::{Delete, Parts, Update};
 
 /// Inserts, of which Diesel has the rows returned, and deletes.
@@ -48,37 +51,6 @@ macro_rules! returns_its_rows {
                 Ok(Rows::of(rows.into_iter()))
             }
         }
-
-        // Diesel's own deletes and updates are refused before, and that is enough said.
-        impl<'query, C, M, T, W, R> AsyncEngine<'query, C, DeleteStatement<T, W, R>, M, Deleting> for $backend
-        where
-            C: AsyncConnectionCore<Backend = Self>,
-            T: QuerySource,
-            DeleteStatement<T, W, R>: LoadQuery<'query, C, M> + Send,
-            M: Send,
-        {
-            async fn load(conn: &mut C, statement: DeleteStatement<T, W, R>, _: Ask) -> QueryResult<Rows<M>>
-            where
-                M: Model,
-            {
-                all(statement, conn).await.map(|rows: Vec<M>| Rows::of(rows.into_iter()))
-            }
-        }
-
-        impl<'query, C, M, T, W, V, R> AsyncEngine<'query, C, UpdateStatement<T, W, V, R>, M, Updating> for $backend
-        where
-            C: AsyncConnectionCore<Backend = Self>,
-            T: QuerySource,
-            UpdateStatement<T, W, V, R>: LoadQuery<'query, C, M> + Send,
-            M: Send,
-        {
-            async fn load(conn: &mut C, statement: UpdateStatement<T, W, V, R>, _: Ask) -> QueryResult<Rows<M>>
-            where
-                M: Model,
-            {
-                all(statement, conn).await.map(|rows: Vec<M>| Rows::of(rows.into_iter()))
-            }
-        }
     };
 }
 
@@ -88,6 +60,20 @@ mod mysql;
 mod postgres;
 #[cfg(feature = "sqlite")]
 mod sqlite;
+
+impl<DB, C, S, M, K> AsyncEngine<'_, C, S, M, Refused<K>> for DB
+where
+    DB: Backend,
+    C: Send,
+    S: Send,
+{
+    async fn load(_: &mut C, _: S, _: Ask) -> QueryResult<Rows<M>>
+    where
+        M: Model,
+    {
+        Err(Error::QueryBuilderError(REFUSED.into()))
+    }
+}
 
 /// All rows of a query.
 pub(crate) async fn all<'query, C: AsyncConnectionCore, U: Send>(

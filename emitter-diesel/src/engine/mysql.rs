@@ -4,15 +4,15 @@
 
 use std::sync::Arc;
 
+use diesel::Table;
 use diesel::associations::{HasTable, Identifiable};
 use diesel::connection::Connection;
 use diesel::expression_methods::EqAll;
 use diesel::mysql::Mysql;
 use diesel::query_builder::bind_collector::RawBytesBindCollector;
-use diesel::query_builder::{DeleteStatement, InsertStatement, QueryFragment, UpdateStatement};
+use diesel::query_builder::{InsertStatement, QueryFragment};
 use diesel::query_dsl::methods::{ExecuteDsl, LoadQuery};
 use diesel::result::{Error, QueryResult};
-use diesel::{QuerySource, Table};
 use emitter_core::model::Model;
 
 use super::{Ask, Engine, Rows, atomically};
@@ -238,29 +238,3 @@ const UPSERT_WITHOUT_KEY: &str =
     "an upsert that emits has to say the row's key: this database does not tell which row it was";
 const SOME_IGNORED: &str =
     "some rows of the list were there already, and this database does not say which: insert them one by one";
-
-impl<C, M, T, W, V, R> Engine<C, UpdateStatement<T, W, V, R>, M, Updating> for Mysql
-where
-    C: Connection<Backend = Self>,
-    T: QuerySource,
-{
-    fn load(_: &mut C, _: UpdateStatement<T, W, V, R>, _: Ask) -> QueryResult<Rows<M>>
-    where
-        M: Model,
-    {
-        unreachable!("`.emit()` on it does not compile")
-    }
-}
-
-impl<C, M, T, W, R> Engine<C, DeleteStatement<T, W, R>, M, Deleting> for Mysql
-where
-    C: Connection<Backend = Self>,
-    T: QuerySource,
-{
-    fn load(_: &mut C, _: DeleteStatement<T, W, R>, _: Ask) -> QueryResult<Rows<M>>
-    where
-        M: Model,
-    {
-        unreachable!("`.emit()` on it does not compile")
-    }
-}

@@ -3,7 +3,7 @@
 use diesel::QuerySource;
 use diesel::connection::Connection;
 use diesel::pg::Pg;
-use diesel::query_builder::{AsQuery, DeleteStatement, QueryFragment, UpdateStatement};
+use diesel::query_builder::{AsQuery, QueryFragment};
 use diesel::query_dsl::methods::LoadQuery;
 use diesel::result::QueryResult;
 use emitter_core::model::Model;

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use diesel::QuerySource;
 use diesel::connection::Connection;
-use diesel::query_builder::{DeleteStatement, UpdateStatement};
 use diesel::query_dsl::methods::{ExecuteDsl, LoadQuery};
 use diesel::result::QueryResult;
 use diesel::sqlite::Sqlite;

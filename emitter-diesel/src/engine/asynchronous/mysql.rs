@@ -3,11 +3,11 @@
 
 use std::sync::Arc;
 
+use diesel::Table;
 use diesel::associations::HasTable;
 use diesel::mysql::Mysql;
-use diesel::query_builder::{DeleteStatement, InsertStatement, QueryFragment, UpdateStatement};
+use diesel::query_builder::{InsertStatement, QueryFragment};
 use diesel::result::{Error, QueryResult};
-use diesel::{QuerySource, Table};
 use diesel_async::AsyncConnection;
 use diesel_async::methods::{ExecuteDsl, LoadQuery};
 use emitter_core::model::Model;
@@ -156,33 +156,4 @@ where
     let Some(query) = inserted.told::<T>(count)? else { return Ok(Rows::of(std::iter::empty())) };
     let found: Vec<M> = all(query, conn).await?;
     Rows::of(found.into_iter()).all_found(rows)
-}
-
-// Diesel's own deletes and updates are refused before, and that is enough said.
-impl<C, M, T, W, V, R> AsyncEngine<'_, C, UpdateStatement<T, W, V, R>, M, Updating> for Mysql
-where
-    C: AsyncConnection<Backend = Self>,
-    T: QuerySource,
-    UpdateStatement<T, W, V, R>: Send,
-{
-    async fn load(_: &mut C, _: UpdateStatement<T, W, V, R>, _: Ask) -> QueryResult<Rows<M>>
-    where
-        M: Model,
-    {
-        unreachable!("`.emit()` on it does not compile")
-    }
-}
-
-impl<C, M, T, W, R> AsyncEngine<'_, C, DeleteStatement<T, W, R>, M, Deleting> for Mysql
-where
-    C: AsyncConnection<Backend = Self>,
-    T: QuerySource,
-    DeleteStatement<T, W, R>: Send,
-{
-    async fn load(_: &mut C, _: DeleteStatement<T, W, R>, _: Ask) -> QueryResult<Rows<M>>
-    where
-        M: Model,
-    {
-        unreachable!("`.emit()` on it does not compile")
-    }
 }

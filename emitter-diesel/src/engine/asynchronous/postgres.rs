@@ -2,7 +2,7 @@
 
 use diesel::QuerySource;
 use diesel::pg::Pg;
-use diesel::query_builder::{AsQuery, DeleteStatement, QueryFragment, UpdateStatement};
+use diesel::query_builder::{AsQuery, QueryFragment};
 use diesel::result::QueryResult;
 use diesel_async::AsyncConnectionCore;
 use diesel_async::methods::LoadQuery;

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use diesel::QuerySource;
-use diesel::query_builder::{DeleteStatement, UpdateStatement};
 use diesel::result::QueryResult;
 use diesel::sqlite::Sqlite;
 use diesel_async::methods::{ExecuteDsl, LoadQuery};
