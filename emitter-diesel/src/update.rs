@@ -5,8 +5,11 @@
 
 use std::fmt;
 
-use diesel::query_builder::{AsChangeset, IntoUpdateTarget};
-use diesel::{Expression, QuerySource, SelectableExpression, Table};
+use diesel::backend::Backend;
+use diesel::query_builder::{AsChangeset, AstPass, IntoUpdateTarget, QueryFragment};
+use diesel::result::QueryResult;
+use diesel::sql_types::BoolOrNullableBool;
+use diesel::{AppearsOnTable, Expression, QuerySource, SelectableExpression, Table};
 
 /// Begins an update that emits: `update(target).set(changes).emit()`.
 ///
@@ -42,6 +45,11 @@ pub struct UpdateTarget<T, W> {
 }
 
 impl<T: Table, W> UpdateTarget<T, W> {
+    /// Only rows of which this is true, too: as in `update(users::table).filter(…)`.
+    pub fn filter<P: Condition<T>>(self, predicate: P) -> UpdateTarget<T, AndAlso<W, P>> {
+        UpdateTarget { table: self.table, condition: AndAlso { first: self.condition, then: predicate } }
+    }
+
     /// What becomes of the rows: anything that Diesel's `set` takes.
     pub fn set<V: AsChangeset<Target = T>>(self, changes: V) -> Update<T, W, V::Changeset, T::AllColumns> {
         Update {
@@ -53,6 +61,28 @@ impl<T: Table, W> UpdateTarget<T, W> {
                 returning: T::all_columns(),
             }),
         }
+    }
+}
+
+/// What rows can be filtered by: an expression of columns of the table that is true or not.
+pub trait Condition<T>: AppearsOnTable<T> {}
+
+#[diagnostic::do_not_recommend]
+impl<T, P: AppearsOnTable<T, SqlType: BoolOrNullableBool>> Condition<T> for P {}
+
+/// A condition, which may be none, and another one.
+#[derive(Debug, Clone, Copy)]
+pub struct AndAlso<W, P> {
+    first: W,
+    then: P,
+}
+
+impl<DB: Backend, W: QueryFragment<DB>, P: QueryFragment<DB>> QueryFragment<DB> for AndAlso<W, P> {
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, DB>) -> QueryResult<()> {
+        let Self { first, then } = self;
+        first.walk_ast(out.reborrow())?;
+        out.push_sql(if first.is_noop(out.backend())? { " WHERE " } else { " AND " });
+        then.walk_ast(out)
     }
 }
 
@@ -106,6 +136,13 @@ pub struct Delete<T: QuerySource, W, R> {
 }
 
 impl<T: QuerySource, W, R> Delete<T, W, R> {
+    /// Only rows of which this is true, too: as in `delete(users::table).filter(…)`.
+    pub fn filter<P: Condition<T>>(self, predicate: P) -> Delete<T, AndAlso<W, P>, R> {
+        let Parts { table, from, condition, changes, returning } = *self.parts;
+        let condition = AndAlso { first: condition, then: predicate };
+        Delete { parts: Box::new(Parts { table, from, condition, changes, returning }) }
+    }
+
     /// What the rows are loaded from, instead of all columns of the table:
     /// `.returning(User::as_select())`.
     pub fn returning<E: Expression + SelectableExpression<T>>(self, returning: E) -> Delete<T, W, E> {
@@ -130,6 +167,13 @@ pub struct Parts<T: QuerySource, W, V, R> {
 }
 
 impl<T: QuerySource, W, V, R> Update<T, W, V, R> {
+    /// Only rows of which this is true, too: as in `update(users::table).set(…).filter(…)`.
+    pub fn filter<P: Condition<T>>(self, predicate: P) -> Update<T, AndAlso<W, P>, V, R> {
+        let Parts { table, from, condition, changes, returning } = *self.parts;
+        let condition = AndAlso { first: condition, then: predicate };
+        Update { parts: Box::new(Parts { table, from, condition, changes, returning }) }
+    }
+
     /// What the rows are loaded from, before and after, instead of all columns of the table:
     /// `.returning(User::as_select())`.
     pub fn returning<E: Expression + SelectableExpression<T>>(self, returning: E) -> Update<T, W, V, E> {

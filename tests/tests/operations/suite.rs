@@ -41,7 +41,7 @@ macro_rules! suite {
     ($database:ty, $dsl:path, $conflict:expr, $upserted:expr, $list:ident $(, $wait:tt)?) => {
         mod each {
             use diesel::result::Error;
-            use diesel::{ExpressionMethods, QueryDsl, SelectableHelper};
+            use diesel::{BoolExpressionMethods, ExpressionMethods, QueryDsl, SelectableHelper};
             use $dsl as _;
             use emitter_diesel::{Bind, Emit, EmitNone, update};
 
@@ -64,7 +64,8 @@ macro_rules! suite {
                 let alicia: User = update(&alice).set(users::name.eq("alicia")).emit().get_result(conn)$(.$wait)?.unwrap();
                 assert_eq!(alicia.name, "alicia");
                 let both = (users::status.eq("ACTIVE"), users::logins.eq(users::logins + users::id));
-                let many = update(users::table.filter(users::id.gt(1))).set(both).emit();
+                let many = update(users::table).filter(users::id.gt(1).or(users::id.is_null())).set(both);
+                let many = many.filter(users::id.lt(100)).emit();
                 let mut many: Vec<User> = many.get_results(conn)$(.$wait)?.unwrap();
                 many.sort_by_key(|user| user.id);
                 assert_eq!(many.iter().map(|user| user.logins).collect::<Vec<_>>(), [2, 3]);
@@ -79,7 +80,8 @@ macro_rules! suite {
 
                 let gone: User = emitter_diesel::delete(users::table.find(1)).emit().get_result(conn)$(.$wait)?.unwrap();
                 assert_eq!(gone.name, "al");
-                assert_eq!(emitter_diesel::delete(users::table).emit::<User>().execute(conn)$(.$wait)?.unwrap(), 3);
+                let rest = emitter_diesel::delete(users::table.filter(users::id.gt(0))).filter(users::id.lt(9));
+                assert_eq!(rest.emit::<User>().execute(conn)$(.$wait)?.unwrap(), 3);
                 assert_eq!(users::table.count().get_result::<i64>(conn)$(.$wait)?.unwrap(), 0);
 
                 assert_eq!(
