@@ -76,6 +76,11 @@
 //! it all the same. Rows before and after are paired by the model's key: an update that sets the key
 //! has rows before on PostgreSQL, and on SQLite where it is of one row.
 //!
+//! A transaction tells of every change in it, or, after [`net_changes`](Bound::net_changes), of what
+//! became of each row in the end. A write never waits for its events and never fails because of them;
+//! a [`Receipt`](receipt::Receipt) tells what became of them. A write that is to have none says
+//! [`emit_none`](EmitNone::emit_none), and one that forgot is found by [`bypass::watch`].
+//!
 //! With the features `async-postgres`, `async-sqlite` and `async-mysql` the same goes for the
 //! connections of diesel-async: [`bind`](Bind::bind) makes a `BoundAsync` of them, and the statements
 //! are awaited. A statement that is dropped while MySQL or MariaDB works at it ends its connection.
