@@ -31,7 +31,7 @@ impl fmt::Debug for Emission {
     }
 }
 
-/// Where an event goes; cloned for each event of a statement. See [`Emitter::route`].
+/// Where an event goes; cloned for each event of a statement. See [`Emitter::route`](crate::Emitter::route).
 pub struct Route<M> {
     pub(super) state: Arc<ModelState>,
     pub(super) scope: Scope,
@@ -43,7 +43,7 @@ pub struct Route<M> {
 }
 
 impl<M: Model> Route<M> {
-    /// Makes an event of something that this node did. It goes nowhere until [`Emitter::emit`].
+    /// Makes an event of something that this node did. It goes nowhere until [`Emitter::emit`](crate::Emitter::emit).
     #[must_use]
     pub fn event(self, event: M::Event) -> Emission {
         let body = event.body();
