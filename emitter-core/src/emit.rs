@@ -75,7 +75,7 @@ pub struct EmitOptions {
 }
 
 /// What an event carries besides its rows, where its writer said so.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Notes {
     pub(crate) trace: Option<Trace>,
     pub(crate) idempotency_key: Option<Box<str>>,

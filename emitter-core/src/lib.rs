@@ -86,6 +86,7 @@ pub use crate::key::Key;
 pub use crate::listener::{ListenerOptions, State};
 pub use crate::masked::{HashKey, Hashed, Redacted};
 pub use crate::model::Model;
+pub use crate::receipt::Receipt;
 pub use crate::trace::Trace;
 
 /// What the macros' expansions name, and nobody else should.

@@ -159,7 +159,7 @@ pub trait OperationType: 'static {
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not emit `{Op}`",
     label = "`{Op}` is not among the operations of `{Self}`",
-    note = "add the operation to its attribute, as in `#[emits(create, update)]`, and derive `Emits`"
+    note = "add the operation to its attribute, as in `#[emits(create, update_many)]`: `create`, `create_many`, `update`, `update_many`, `upsert`, `delete`, `delete_many`"
 )]
 pub trait Emits<Op: OperationType>: Model {
     /// The body as the model's event.

@@ -206,7 +206,12 @@ fn merge<M: Model>(net: &Net, events: &[Arc<dyn AnyEvent>]) -> Option<Arc<dyn An
         let (first, last) = (stored::<M>(events, row.first)?, stored::<M>(events, row.last)?);
         let (first, last) = (first.event.body(), last.event.body());
         let (first, last) = (first.images(row.first.row), last.images(row.last.row));
-        rows.push((first.before.or(last.before).cloned(), last.after.cloned()));
+        // Only what is gone may be told as it was in the middle, where nothing earlier is known.
+        let gone = last.after.is_none();
+        rows.push((first.before.or(last.before.filter(|_| gone)).cloned(), last.after.cloned()));
+    }
+    if rows.is_empty() {
+        return None;
     }
     let body = merged_body::<M>(net, rows)?;
     let template = events[net.of].meta();

@@ -129,6 +129,12 @@ impl<T> Queue<T> {
         self.wake(state);
     }
 
+    /// Drops what nobody will take any more.
+    pub(crate) fn clear(&self) {
+        let items = std::mem::take(&mut self.lock().items);
+        drop_guarded(items);
+    }
+
     /// Wakes the task if it waits for what has just been added, without holding the lock.
     fn wake(&self, mut state: MutexGuard<'_, State<T>>) {
         let wakes = match &state.task {

@@ -33,7 +33,18 @@ use crate::transport::PublishError;
 /// # }
 /// ```
 ///
-/// Cloning it clones a pointer. One receipt may be handed to several calls.
+/// | what happened | `local` | `remote` |
+/// |---|---|---|
+/// | the transaction is open, or the broker has not answered | [`Open`](Way::Open) | `Open` |
+/// | the transaction was rolled back | [`Withdrawn`](Way::Withdrawn) | `Withdrawn` |
+/// | it became part of a net change, which has a fate of its own further on in the list | `Withdrawn` | `Withdrawn` |
+/// | no listener here, no transport, `.local_only()`, `.remote_only()` | [`NotMeant`](Way::NotMeant) there | |
+/// | the dispatcher has it; the broker has confirmed it | [`Taken`](Way::Taken) | `Taken` |
+/// | a full queue, a shutdown, a refusal | [`Lost`](Way::Lost) | `Lost` |
+///
+/// A statement that touched no row has no event, and one that goes nowhere is not made: then there is
+/// no fate. Cloning a receipt clones a pointer. One may be handed to several calls; it keeps the fate
+/// of each of their events, so take a new one for each piece of work.
 #[derive(Clone, Default)]
 pub struct Receipt {
     shared: Arc<Shared>,
@@ -69,10 +80,11 @@ pub enum Way {
     NotMeant,
     /// It was never emitted: its transaction was rolled back, or it became part of a net change.
     Withdrawn,
-    /// It is there: with the dispatcher, which calls the listeners, or with the broker, which has
-    /// confirmed it. (With QoS 0, it was written to the socket.)
+    /// It is there: with the dispatcher, which calls the listeners (what these make of it is counted,
+    /// not told here), or with the broker, which has confirmed it. (With QoS 0, it was written to the
+    /// socket.)
     Taken,
-    /// It is lost to those there.
+    /// It is lost to those there, or nobody knows that it is not.
     Lost(Loss),
 }
 
@@ -83,8 +95,9 @@ pub enum Loss {
     /// The queue was at its bound.
     #[error("the queue was full")]
     QueueFull,
-    /// The emitter was shut down, or dropped, before it got there.
-    #[error("the emitter was shut down")]
+    /// The emitter was shut down, or dropped, before it got there or was confirmed. The broker may
+    /// have it all the same.
+    #[error("the emitter was shut down before it was confirmed")]
     ShutDown,
     /// It could not be encoded.
     #[error("{0}")]
@@ -131,8 +144,9 @@ impl Receipt {
         Ticket { asked: Asked { receipt: self.clone(), place }, emitted: false }
     }
 
-    pub(crate) fn is(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.shared, &other.shared)
+    /// What tells it from others.
+    pub(crate) fn address(&self) -> usize {
+        Arc::as_ptr(&self.shared).addr()
     }
 }
 

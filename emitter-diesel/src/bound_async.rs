@@ -37,7 +37,8 @@ use crate::{bypass, raw_sql};
 ///
 /// A transaction whose future is dropped in the middle leaves the connection within it, as
 /// diesel-async does; its events are never emitted, and the connection cannot be bound again until
-/// the transaction is rolled back. One that is dropped while the database works at its BEGIN, COMMIT
+/// the transaction is rolled back. Drop the handle with it: what it writes afterwards says `Ok` and is
+/// part of the transaction that nobody will commit. One that is dropped while the database works at its BEGIN, COMMIT
 /// or ROLLBACK leaves a connection of which nobody knows where it is: it is refused, and has to be
 /// dropped. On MySQL and MariaDB that goes for every statement on the handle, plain ones as well:
 /// mysql_async would take the answer, when it comes, for that to the next statement. Pools drop all
@@ -146,7 +147,10 @@ impl<'c, C: AsyncConnection> BoundAsync<'c, C> {
     /// is at the end, and the columns of all its updates; of one that was inserted and deleted again,
     /// none. See [`Emitter::emit_net`].
     ///
-    /// The row as it was first is known where the first change of it knew the row before.
+    /// It holds for that transaction as a whole, also where it is asked for within a savepoint, and
+    /// until it ends: a rolled-back savepoint does not take it back, and single statements before the
+    /// next transaction do not use it up. The row as it was first is known where the first change of
+    /// it knew the row before.
     pub fn net_changes(&mut self) {
         self.net = true;
     }

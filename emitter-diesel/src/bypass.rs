@@ -15,11 +15,31 @@
 //! # }
 //! ```
 //!
-//! A write that is meant so says it, with [`emit_none`](EmitNone::emit_none).
+//! A write that is meant so says it, with [`emit_none`](EmitNone::emit_none); in raw SQL, as that of
+//! `batch_execute`, the comment `/* emit_none */` does.
 //!
-//! It is a tool of development, not a promise: it reads the SQL of each statement that Diesel sends,
-//! and knows tables by their names alone. What a stored procedure, a trigger or another program
-//! writes, it does not see.
+//! A connection has one instrumentation. Where the program has one of its own, put it behind the watch;
+//! a connection that is given another one later is not watched any more:
+//!
+//! ```
+//! # fn main() -> diesel::QueryResult<()> {
+//! use diesel::connection::{InstrumentationEvent, set_default_instrumentation};
+//! use emitter_diesel::bypass::{Reaction, Watch};
+//!
+//! fn log(event: InstrumentationEvent<'_>) {
+//!     println!("{event:?}");
+//! }
+//!
+//! set_default_instrumentation(|| Some(Box::new(Watch::new(Reaction::Warn).and(log))))?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! It is a tool of development, not a promise: it reads the first 16 KiB of each statement that Diesel
+//! sends, and knows tables by their names alone: those of `#[diesel(table_name = …)]`, else of Diesel's
+//! rule for the struct's name. It does not see what a stored procedure, a trigger or another program
+//! writes, nor writes to tables of generic models, or of those that `table!` calls otherwise than the
+//! database does (`#[sql_name]`). PostgreSQL's `copy_from` cannot say that it is meant.
 
 use std::collections::HashSet;
 use std::fmt::{self, Write as _};
@@ -42,10 +62,12 @@ use crate::update::{Delete, Update};
 /// What is done about a write that went past `.emit()`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reaction {
-    /// A line in the log, once for each statement and connection.
+    /// A line in the log, once for each statement and connection, of 100 statements at most. It names
+    /// the table and the model; for the place in the code, take [`Deny`](Self::Deny).
     Warn,
-    /// A panic before the statement is sent, with the place of the write in its backtrace. On an
-    /// asynchronous SQLite connection the panic becomes the statement's error.
+    /// A panic before the statement is sent, with the place of the write in its backtrace
+    /// (`RUST_BACKTRACE=1`). On an asynchronous SQLite connection, which works on another thread, the
+    /// panic becomes the statement's error, and the backtrace is that thread's.
     Deny,
 }
 
@@ -66,8 +88,9 @@ pub fn watch(reaction: Reaction) -> QueryResult<()> {
 /// Looks for writes that go past `.emit()` on one connection:
 /// `conn.set_instrumentation(Watch::new(Reaction::Deny))`.
 ///
-/// It has to be the connection's instrumentation itself, not a part of another: statements with
-/// `.emit()` tell it that they are none. (Where the future of such a statement was dropped, plain ones
+/// It has to be the connection's instrumentation itself. Within another, such as a closure that calls
+/// it, it is not found by statements with `.emit()`, which tell it that they are none, and it takes
+/// them for such. (Where the future of such a statement was dropped, plain ones
 /// pass until the next.)
 pub struct Watch {
     reaction: Reaction,
@@ -107,6 +130,9 @@ impl Watch {
         // Its only error is that it has enough.
         let _ = write!(text, "{query}");
         let sql = text.0.rsplit_once(" -- binds: ").map_or(&*text.0, |(sql, _)| sql);
+        if sql.contains("/* emit_none */") {
+            return;
+        }
         let Some(missed) = raw_sql::writes(sql).into_iter().find_map(Missed::of) else {
             return;
         };
@@ -180,7 +206,7 @@ impl fmt::Display for Missed {
         write!(
             f,
             "{verb} `{table}` went past `.emit()`, so nobody hears of it, though `{model}` has events for it. \
-             Write `.emit()` on a bound handle, or `.emit_none()` where none is meant"
+             Write `.emit()` on a bound handle, or `.emit_none()` where none is meant (in raw SQL, `/* emit_none */`)"
         )
     }
 }
@@ -287,6 +313,12 @@ pub trait Runs<'a, S, Marker>: Connected<Marker> {
 }
 
 /// A connection on which a statement returns rows.
+#[diagnostic::on_unimplemented(
+    message = "without an event, this statement does not return a `{U}` on this connection",
+    label = "does not return it",
+    note = "for `emitter_diesel::update(…)` and `delete(…)`, which emit, write `diesel::update(…)` and `diesel::delete(…)`",
+    note = "else it is as without `.emit_none()`: see the statement's own errors"
+)]
 pub trait Returns<'a, S, U, Marker>: Connected<Marker> {
     /// Runs it, and returns what `then` makes of its rows.
     fn rows<T: Send + 'a>(

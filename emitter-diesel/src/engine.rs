@@ -79,6 +79,7 @@ pub trait Engine<C, S, M, K> {
 }
 
 // What does not compile is never run: one impl for all, so that it is refused in one error.
+#[diagnostic::do_not_recommend]
 impl<DB: Backend, C, S, M, K> Engine<C, S, M, Refused<K>> for DB {
     fn load(_: &mut C, _: S, _: Ask) -> QueryResult<Rows<M>>
     where

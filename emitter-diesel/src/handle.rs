@@ -130,6 +130,13 @@ impl fmt::Display for BindError {
 
 impl std::error::Error for BindError {}
 
+/// So that `?` takes it where Diesel's errors are returned.
+impl From<BindError> for Error {
+    fn from(error: BindError) -> Self {
+        Self::QueryBuilderError(Box::new(error))
+    }
+}
+
 /// A Diesel connection that is bound to an emitter.
 ///
 /// It is itself a [`Connection`]: plain queries, `transaction`, nested and manual transactions
@@ -191,7 +198,10 @@ impl<C: Connection> Bound<'_, C> {
     /// is at the end, and the columns of all its updates; of one that was inserted and deleted again,
     /// none. See [`Emitter::emit_net`].
     ///
-    /// The row as it was first is known where the first change of it knew the row before.
+    /// It holds for that transaction as a whole, also where it is asked for within a savepoint, and
+    /// until it ends: a rolled-back savepoint does not take it back, and single statements before the
+    /// next transaction do not use it up. The row as it was first is known where the first change of
+    /// it knew the row before.
     ///
     /// ```
     /// # use diesel::prelude::*;

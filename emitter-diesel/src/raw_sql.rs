@@ -55,15 +55,28 @@ pub(crate) struct Write {
 pub(crate) fn writes(batch: &str) -> Vec<Write> {
     let mut found = Vec::new();
     let words = words(batch);
+    let mut explained = false;
     // What stands before a word, for `FOR UPDATE`, `ON DELETE`, `DO UPDATE` and their like.
     for (place, word) in words.iter().enumerate() {
         let before = place.checked_sub(1).map_or("", |place| &words[place]);
         let after = &words[place + 1..];
-        if word == "create" && matches!(before, "" | ";") && makes_code(after) {
-            break;
+        if matches!(before, "" | ";") {
+            if word == "create" && makes_code(after) {
+                break;
+            }
+            // It says how it would be done. With ANALYZE it is.
+            explained = matches!(&**word, "explain" | "describe" | "desc")
+                && !after.iter().take_while(|word| *word != ";").take(8).any(|word| word == "analyze");
+        }
+        if explained {
+            continue;
         }
         let verb = match (before, &**word) {
             ("for" | "key" | "do" | "on" | ".", _) => continue,
+            // To a file.
+            ("" | ";", "copy") if after.iter().take_while(|word| *word != ";").any(|word| word == "to") => {
+                continue;
+            }
             (_, "insert" | "replace" | "merge") | ("" | ";", "copy") => Verb::Insert,
             (_, "update") => Verb::Update,
             (_, "delete") | ("" | ";", "truncate") => Verb::Delete,
@@ -255,6 +268,8 @@ mod tests {
             ("-- now\nDELETE /* all */ FROM users", "Delete users"),
             ("TRUNCATE TABLE users", "Delete users"),
             ("COPY users (id) FROM STDIN", "Insert users"),
+            ("EXPLAIN ANALYZE DELETE FROM users", "Delete users"),
+            ("EXPLAIN SELECT 1; DELETE FROM users", "Delete users"),
             ("SELECT 1; delete from a; UPDATE b SET c = 1", "Delete a, Update b"),
             (
                 "WITH gone AS (DELETE FROM a RETURNING *) INSERT INTO b SELECT * FROM gone",
@@ -280,6 +295,10 @@ mod tests {
             "DO $$ BEGIN DELETE FROM b; END $$",
             "SELECT t.update FROM t",
             "-- UPDATE a SET b = 1",
+            "COPY users TO STDOUT",
+            "COPY (SELECT * FROM users) TO STDOUT",
+            "EXPLAIN DELETE FROM users",
+            "EXPLAIN QUERY PLAN UPDATE users SET name = 'x'",
         ] {
             assert_eq!(written(batch), "", "{batch}");
         }

@@ -390,7 +390,7 @@ not_bound! {
     label = "not bound to an emitter, or the statement does not return `{M}`",
     note = "bind the connection first: `let conn = &mut emitter.bind(&mut conn)?;`",
     note = "if it is bound: the model must be `Queryable` from all columns of the table, or the statement needs `.returning({M}::as_returning())`",
-    note = "a list is inserted on SQLite only through the connection itself: `emitter.bind(&mut *pooled)`"
+    note = "a list is inserted on SQLite only through the connection itself: `emitter.bind(&mut *pooled)`; and on asynchronous SQLite row by row"
 )]
 pub trait Loads<'a, S, M, K>: Handle {
     /// Runs the statement, keeps its events for the commit, and returns what `then` makes of the rows.
@@ -434,7 +434,8 @@ where
     label = "not bound to an emitter, or the statement does not return `{M}`",
     note = "bind the connection first: `let conn = &mut emitter.bind(&mut conn)?;`",
     note = "if it is bound: the model must be `Queryable` from all columns of the table",
-    note = "with `.returning(…)`, use `get_result` or `get_results`"
+    note = "with `.returning(…)`, use `get_result` or `get_results`",
+    note = "a list is inserted on SQLite only through the connection itself: `emitter.bind(&mut *pooled)`; and on asynchronous SQLite row by row"
 )]
 pub trait Executes<'a, S, M, K>: Loads<'a, S, M, K> {
     /// Runs the statement, and keeps its events for the commit.

@@ -7,9 +7,12 @@ use std::fmt;
 
 use diesel::backend::Backend;
 use diesel::query_builder::{AsChangeset, AstPass, IntoUpdateTarget, QueryFragment};
-use diesel::result::QueryResult;
+use diesel::result::{Error, QueryResult};
 use diesel::sql_types::BoolOrNullableBool;
 use diesel::{AppearsOnTable, Expression, QuerySource, SelectableExpression, Table};
+
+use crate::bypass::Silent;
+use crate::statements::Emitting;
 
 /// Begins an update that emits: `update(target).set(changes).emit()`.
 ///
@@ -46,7 +49,10 @@ pub struct UpdateTarget<T, W> {
 
 impl<T: Table, W> UpdateTarget<T, W> {
     /// Only rows of which this is true, too: as in `update(users::table).filter(…)`.
-    pub fn filter<P: Condition<T>>(self, predicate: P) -> UpdateTarget<T, AndAlso<W, P>> {
+    pub fn filter<P: AppearsOnTable<T, SqlType: BoolOrNullableBool>>(
+        self,
+        predicate: P,
+    ) -> UpdateTarget<T, AndAlso<W, P>> {
         UpdateTarget { table: self.table, condition: AndAlso { first: self.condition, then: predicate } }
     }
 
@@ -63,12 +69,6 @@ impl<T: Table, W> UpdateTarget<T, W> {
         }
     }
 }
-
-/// What rows can be filtered by: an expression of columns of the table that is true or not.
-pub trait Condition<T>: AppearsOnTable<T> {}
-
-#[diagnostic::do_not_recommend]
-impl<T, P: AppearsOnTable<T, SqlType: BoolOrNullableBool>> Condition<T> for P {}
 
 /// A condition, which may be none, and another one.
 #[derive(Debug, Clone, Copy)]
@@ -137,7 +137,10 @@ pub struct Delete<T: QuerySource, W, R> {
 
 impl<T: QuerySource, W, R> Delete<T, W, R> {
     /// Only rows of which this is true, too: as in `delete(users::table).filter(…)`.
-    pub fn filter<P: Condition<T>>(self, predicate: P) -> Delete<T, AndAlso<W, P>, R> {
+    pub fn filter<P: AppearsOnTable<T, SqlType: BoolOrNullableBool>>(
+        self,
+        predicate: P,
+    ) -> Delete<T, AndAlso<W, P>, R> {
         let Parts { table, from, condition, changes, returning } = *self.parts;
         let condition = AndAlso { first: condition, then: predicate };
         Delete { parts: Box::new(Parts { table, from, condition, changes, returning }) }
@@ -157,6 +160,56 @@ impl<T: QuerySource, W, R> fmt::Debug for Delete<T, W, R> {
     }
 }
 
+/// A statement that says whether it emits.
+#[diagnostic::on_unimplemented(
+    message = "this statement does not say whether it emits",
+    label = "neither `.emit()` nor `.emit_none()`",
+    note = "write `.emit()` in front of it and run it on a bound handle, or `.emit_none()` where no event is meant"
+)]
+pub trait Decided {}
+
+impl<S, K, M> Decided for Emitting<S, K, M> {}
+impl<S> Decided for Silent<S> {}
+
+/// Methods that are there for their message alone: else Diesel's would be looked for.
+macro_rules! undecided {
+    ($statement:ident<$($parameter:ident),*>) => {
+        #[doc(hidden)]
+        impl<T: QuerySource, $($parameter),*> $statement<T, $($parameter),*> {
+            pub fn execute<C>(self, _: &mut C) -> QueryResult<usize>
+            where
+                Self: Decided,
+            {
+                Ok(0)
+            }
+
+            pub fn get_result<U, C>(self, _: &mut C) -> QueryResult<U>
+            where
+                Self: Decided,
+            {
+                Err(Error::NotFound)
+            }
+
+            pub fn get_results<U, C>(self, _: &mut C) -> QueryResult<Vec<U>>
+            where
+                Self: Decided,
+            {
+                Ok(Vec::new())
+            }
+
+            pub fn load<U, C>(self, _: &mut C) -> QueryResult<Vec<U>>
+            where
+                Self: Decided,
+            {
+                Ok(Vec::new())
+            }
+        }
+    };
+}
+
+undecided! { Update<W, V, R> }
+undecided! { Delete<W, R> }
+
 /// What an update or a delete is made of.
 pub struct Parts<T: QuerySource, W, V, R> {
     pub(crate) table: T,
@@ -168,7 +221,10 @@ pub struct Parts<T: QuerySource, W, V, R> {
 
 impl<T: QuerySource, W, V, R> Update<T, W, V, R> {
     /// Only rows of which this is true, too: as in `update(users::table).set(…).filter(…)`.
-    pub fn filter<P: Condition<T>>(self, predicate: P) -> Update<T, AndAlso<W, P>, V, R> {
+    pub fn filter<P: AppearsOnTable<T, SqlType: BoolOrNullableBool>>(
+        self,
+        predicate: P,
+    ) -> Update<T, AndAlso<W, P>, V, R> {
         let Parts { table, from, condition, changes, returning } = *self.parts;
         let condition = AndAlso { first: condition, then: predicate };
         Update { parts: Box::new(Parts { table, from, condition, changes, returning }) }

@@ -71,7 +71,7 @@ fn a_denied_write_names_its_table_and_its_model_and_never_happens() {
     assert_eq!(
         insert,
         "an insert into `users` went past `.emit()`, so nobody hears of it, though `user` has events for it. \
-         Write `.emit()` on a bound handle, or `.emit_none()` where none is meant"
+         Write `.emit()` on a bound handle, or `.emit_none()` where none is meant (in raw SQL, `/* emit_none */`)"
     );
     let list = [user(1, "a"), user(2, "b")];
     assert!(denied(db, |db| diesel::insert_into(users::table).values(&list).execute(db)).is_some());
@@ -121,6 +121,8 @@ fn what_is_meant_passes_with_all_that_diesel_returns() {
     assert_eq!(gone, [user(3, "x")]);
     let nobody = diesel::delete(users::table.find(9)).emit_none().get_result::<User, _, _>(db);
     assert_eq!(nobody, Err(diesel::NotFound));
+    db.batch_execute("/* emit_none */ INSERT INTO users VALUES (4, 'd'); DELETE FROM users WHERE id = 4")
+        .unwrap();
     // The next one is looked at again, also after a failure.
     diesel::insert_into(users::table).values(user(1, "twice")).emit_none().execute(db).unwrap_err();
     assert!(denied(db, |db| diesel::delete(users::table).execute(db)).is_some());

@@ -36,7 +36,7 @@ struct Note {
 
 #[derive(Debug, Clone, PartialEq, Queryable, Identifiable, Insertable, Serialize, Deserialize, Emits)]
 #[diesel(table_name = notes)]
-#[emits(model = "line", create, update, delete)]
+#[emits(model = "line", create, update, update_many, delete)]
 struct Line {
     id: i32,
     line: String,
@@ -225,7 +225,10 @@ async fn an_update_back_to_what_was_is_none_unless_something_hidden_may_have_cha
     let lines = Log::default();
     let log = Arc::clone(&lines);
     shop.emitter.on::<LineEvent>().before().run(move |event: Event<LineEvent>| {
-        log.lock().unwrap().push(event.operation().to_string());
+        let many = matches!(&*event, LineEvent::UpdatedMany(_))
+            .then(|| event.keys().iter().map(ToString::to_string));
+        let keys: Vec<String> = many.into_iter().flatten().collect();
+        log.lock().unwrap().push(format!("{} {}", event.operation(), keys.join(" ")).trim_end().to_owned());
         std::future::ready(())
     });
     let line = |id, line: &str| Line { id, line: line.to_owned() };
@@ -245,6 +248,48 @@ async fn an_update_back_to_what_was_is_none_unless_something_hidden_may_have_cha
     // The user has a hidden column; the line has none.
     assert_eq!(heard.await, ["update 1 a NEW -> 1 a NEW []"]);
     assert_eq!(*lines.lock().unwrap(), ["create"]);
+    // All lines, and some of them.
+    shop.net(|conn| {
+        diesel::insert_into(notes::table).values(line(2, "b")).emit::<Line>().execute(conn)?;
+        for text in ["c", "a"] {
+            update(notes::table.find(1)).set(notes::line.eq(text)).emit::<Line>().execute(conn)?;
+        }
+        Ok(())
+    })
+    .await;
+    shop.net(|conn| {
+        update(notes::table).set(notes::line.eq("c")).emit::<Line>().execute(conn)?;
+        update(notes::table.find(1)).set(notes::line.eq("a")).emit::<Line>().execute(conn).map(drop)
+    })
+    .await;
+    assert_eq!(*lines.lock().unwrap(), ["create", "create", "updateMany 2"]);
+}
+
+#[tokio::test]
+async fn the_row_before_is_that_before_the_transaction_or_none() {
+    let mut shop = Shop::open(EmitConfig::all()).await;
+    let line = Line { id: 1, line: "a".to_owned() };
+    let lines = Log::default();
+    let log = Arc::clone(&lines);
+    let emitter = shop.emitter.clone();
+    shop.net(|conn| diesel::insert_into(notes::table).values(&line).emit::<Line>().execute(conn).map(drop))
+        .await;
+    shop.net(|conn| {
+        let set = |text: &'static str| update(&line).set(notes::line.eq(text)).emit::<Line>();
+        let watcher = emitter.on::<LineUpdated>().run(|_| std::future::ready(()));
+        set("b").get_result(conn)?;
+        // From here on somebody wants the row before, which is one of the middle.
+        emitter.on::<LineUpdated>().before().run(move |event: Event<LineUpdated>| {
+            let before = event.before.as_ref().map_or("?", |row| &row.line);
+            log.lock().unwrap().push(format!("{before} -> {}", event.after.line));
+            std::future::ready(())
+        });
+        set("c").get_result(conn)?;
+        watcher.unsubscribe();
+        Ok(())
+    })
+    .await;
+    assert_eq!(*lines.lock().unwrap(), ["? -> c"]);
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use emitter_core::transport::memory::MemoryBroker;
 use emitter_diesel::receipt::{Loss, Receipt, Way};
 use emitter_diesel::transport::PublishError;
 use emitter_diesel::transport::mqtt::MqttConfig;
-use emitter_diesel::{Bind, Bound, Emit, Emits, Emitter, Event, Operation, update};
+use emitter_diesel::{Bind, Bound, Emit, EmitOptions, Emits, Emitter, Event, Operation, update};
 use serde::{Deserialize, Serialize};
 
 diesel::table! { users { id -> Integer, name -> Text, } }
@@ -126,6 +126,37 @@ async fn a_write_succeeds_though_its_event_is_lost_and_the_receipt_says_why() {
     // It waits until the end.
     let _ = emitter.shutdown(Duration::from_millis(10)).await;
     assert_eq!(settled(&receipt).await[0], (Way::NotMeant, Way::Lost(Loss::ShutDown)));
+}
+
+/// It takes long to serialise.
+#[derive(Debug, Clone, Serialize, Deserialize, Emits)]
+#[emits(create)]
+struct Slow {
+    id: i32,
+    #[serde(serialize_with = "slowly")]
+    text: String,
+}
+
+fn slowly<S: serde::Serializer>(text: &str, serializer: S) -> Result<S::Ok, S::Error> {
+    std::thread::sleep(Duration::from_millis(2));
+    serializer.serialize_str(text)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_when_the_shutdown_has_no_more_time_is_told_so() {
+    let broker = MemoryBroker::new();
+    let emitter = Emitter::builder().transport(broker.connect("a")).start().await.unwrap();
+    let receipt = Receipt::new();
+    for id in 0..300 {
+        let slow = SlowCreated::new(Slow { id, text: String::new() });
+        emitter.publish_with(slow, EmitOptions::default().receipt(&receipt));
+    }
+    let report = emitter.shutdown(Duration::from_millis(10)).await;
+    assert!(report.unpublished > 100, "{report:?}");
+    let fates = settled(&receipt).await;
+    let lost = fates.iter().filter(|(_, remote)| *remote == Way::Lost(Loss::ShutDown)).count();
+    let taken = fates.iter().filter(|(_, remote)| *remote == Way::Taken).count();
+    assert!(lost >= report.unpublished && lost + taken == 300, "{lost} and {taken}, {report:?}");
 }
 
 #[tokio::test]

@@ -447,7 +447,7 @@ impl Builder {
 /// What runs where, for the log of a start.
 fn report(emitter: &Emitter) {
     let listeners = emitter.listeners();
-    info!(node = %emitter.origin(), listeners = listeners.len(), "started");
+    info!(node = %emitter.origin(), listeners = listeners.len(), transport = emitter.transport_status().is_some(), "started");
     for ListenerInfo { name, model, operation, hears, group, defined_at } in &listeners {
         let operation = operation.map_or("all", |operation| operation.as_str());
         info!(%name, model, operation, ?hears, group = group.as_deref(), %defined_at, "listener");

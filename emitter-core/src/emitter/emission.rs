@@ -1,6 +1,7 @@
 //! Events between the write that caused them and the queues.
 
 use std::fmt;
+use std::hash::Hash;
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -115,13 +116,9 @@ impl Emission {
         Self { event, model: Arc::clone(model), scope: *scope, allowed: *allowed, qos: *qos, ticket }
     }
 
-    /// Whether all who hear the one hear the other, and are told the same beside it.
-    pub(super) fn goes_with(&self, other: &Self) -> bool {
-        (self.scope, self.allowed, self.qos) == (other.scope, other.allowed, other.qos)
-            && self.event.meta().notes == other.event.meta().notes
-            && match (&self.ticket, &other.ticket) {
-                (Some(one), Some(other)) => one.receipt().is(other.receipt()),
-                (one, other) => one.is_none() && other.is_none(),
-            }
+    /// What decides who hears it, and what is told beside it.
+    pub(super) fn way(&self) -> impl Eq + Hash {
+        let receipt = self.ticket.as_ref().map(|ticket| ticket.receipt().address());
+        (self.scope, self.allowed, self.qos, &self.event.meta().notes, receipt)
     }
 }

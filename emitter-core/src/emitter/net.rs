@@ -1,5 +1,6 @@
 //! Events of a transaction that become fewer before they leave.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::{Emission, Emitter};
@@ -11,7 +12,8 @@ use crate::net::{Change, NetRow, Planned, plan};
 impl Emitter {
     /// Emits what a transaction did in the end, instead of all that it did on the way: of each row
     /// one event, with the row as it was first, as it is now, and the columns of all its updates.
-    /// What was inserted and deleted again is no event, nor is an update back to what was. A row
+    /// What was inserted and deleted again is no event, nor are updates back to what was, though each
+    /// of them asked for its own. A row
     /// that was deleted and inserted again was updated; where its model has no event for that, it
     /// was upserted, and else it stays two events; but if it is as it was, as the row of a join table
     /// is that has no other columns, it is none.
@@ -42,17 +44,14 @@ impl Emitter {
     }
 }
 
-/// For each event, the first that goes the same way.
+/// For each event, the number of its way.
 fn ways(emissions: &[Emission]) -> Vec<usize> {
-    let mut firsts: Vec<usize> = Vec::new();
-    let way = |(place, emission): (usize, &Emission)| {
-        let known = firsts.iter().copied().find(|first| emission.goes_with(&emissions[*first]));
-        known.unwrap_or_else(|| {
-            firsts.push(place);
-            place
-        })
+    let mut known = HashMap::new();
+    let way = |emission| {
+        let next = known.len();
+        *known.entry(Emission::way(emission)).or_insert(next)
     };
-    emissions.iter().enumerate().map(way).collect()
+    emissions.iter().map(way).collect()
 }
 
 fn change<'e>(emission: &'e Emission, way: usize, config: &EmitConfig) -> Change<'e> {

@@ -111,6 +111,8 @@ impl Shutdown {
         let unconfirmed = self.stop_publishing().await;
         self.close_groups().await;
         let report = self.shared.left_undone(unconfirmed);
+        // Who asked what becomes of these is told.
+        self.shared.to_publish.clear();
         // Listeners may hold this very emitter; let go of them.
         models.iter().for_each(|model| model.listeners().clear());
         let ShutdownReport { unfinished, unpublished } = report;

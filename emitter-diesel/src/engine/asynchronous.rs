@@ -61,6 +61,7 @@ mod postgres;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 
+#[diagnostic::do_not_recommend]
 impl<DB, C, S, M, K> AsyncEngine<'_, C, S, M, Refused<K>> for DB
 where
     DB: Backend,
