@@ -78,7 +78,7 @@
 //!
 //! A transaction tells of every change in it, or, after [`net_changes`](Bound::net_changes), of what
 //! became of each row in the end. A write never waits for its events and never fails because of them;
-//! a [`Receipt`](receipt::Receipt) tells what became of them. A write that is to have none says
+//! a [`Receipt`] tells what became of them. A write that is to have none says
 //! [`emit_none`](EmitNone::emit_none), and one that forgot is found by [`bypass::watch`].
 //!
 //! With the features `async-postgres`, `async-sqlite` and `async-mysql` the same goes for the
