@@ -40,13 +40,17 @@ fn told(error: &(impl std::error::Error + 'static), wrong: &str, texts: &[&str])
 #[tokio::test]
 async fn urls() {
     for (url, allowed) in [
-        ("mqtts://u:hunter2@broker", "mqtt:// and tcp:// are"),
-        ("ssl://u:hunter2@broker", "mqtt:// and tcp:// are"),
-        ("ws://u:hunter2@broker/mqtt", "mqtt:// and tcp:// are"),
-        ("wss://u:hunter2@broker/mqtt", "mqtt:// and tcp:// are"),
-        ("http://u:hunter2@broker", "mqtt or tcp"),
-        ("hunter2://broker", "mqtt or tcp"),
-        ("u:hunter2@broker:1883", "mqtt or tcp"),
+        (
+            "wss://u:hunter2@broker/mqtt#x",
+            if cfg!(feature = "servers") { "fragment" } else { "needs the feature" },
+        ),
+        (
+            "mqtts://u:hunter2@broker/path",
+            if cfg!(feature = "servers") { "path" } else { "needs the feature" },
+        ),
+        ("http://u:hunter2@broker", "must be mqtt, mqtts, ws or wss"),
+        ("hunter2://broker", "must be mqtt, mqtts, ws or wss"),
+        ("u:hunter2@broker:1883", "must be mqtt, mqtts, ws or wss"),
         ("", "as in mqtt://localhost:1883"),
         ("hunter2", "as in mqtt://localhost:1883"),
         ("//u:hunter2@broker", "as in mqtt://localhost:1883"),

@@ -304,7 +304,9 @@ impl Builder {
             Link::Mqtt(config) => {
                 // Two services on one broker may well have a node of the same name.
                 let client_id = ClientId::new(&format!("{}.{node}", self.service))?;
-                Some(Arc::new(MqttTransport::start(*config?, client_id)))
+                let mut config = config?;
+                config.prepare()?;
+                Some(Arc::new(MqttTransport::start(*config, client_id)))
             }
         };
         let shared = Arc::new(Shared {

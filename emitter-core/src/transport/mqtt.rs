@@ -15,8 +15,7 @@
 //! - Every queue is bounded by a setting of [`MqttConfig`].
 //!
 //! What is absent on purpose: subscriptions at QoS 2 (rumqttc livelocks with them after a
-//! restart), retained messages, wills, a last attempt to connect. TLS and WebSockets are not
-//! there yet.
+//! restart), retained messages, wills, a last attempt to connect.
 
 mod config;
 // How a connection is kept, and what the two of them do with it.
@@ -29,6 +28,8 @@ mod in_flight;
 mod subscriptions;
 // What rumqttc says and is told.
 mod protocol;
+#[cfg(feature = "mqtt-tls")]
+mod tls;
 
 use std::fmt;
 use std::sync::Arc;
@@ -42,6 +43,8 @@ pub use self::config::{ClientId, MqttConfig, MqttConfigError, MqttVersion, Overf
 use self::driver::{Side, keep_connected};
 use self::publisher::Publisher;
 use self::subscriber::Subscriber;
+#[cfg(feature = "mqtt-tls")]
+pub use self::tls::Tls;
 use super::{Confirmation, Delivery, Message, PublishError, Transport, TransportStatus, Unconfirmed};
 use crate::topic::TopicFilter;
 
@@ -60,6 +63,9 @@ pub struct MqttTransport {
     tasks: tokio::sync::Mutex<JoinSet<()>>,
 }
 
+const EXPOSED: &str =
+    "events, user name and password travel in plain text: use mqtts:// with the feature `mqtt-tls`";
+
 /// How long the tasks get to say goodbye when the deadline is already over.
 const GOODBYE: Duration = Duration::from_millis(200);
 
@@ -68,10 +74,18 @@ impl MqttTransport {
     /// the first subscription on, receiving as `{client_id}-subscriber`, in a session that the
     /// broker keeps. An id in the configuration wins over `client_id`.
     ///
+    /// Where TLS is asked for and nobody can be trusted, the log says so, and no connection succeeds.
+    ///
     /// # Panics
     /// Outside of a tokio runtime with time and I/O enabled.
     #[must_use]
-    pub fn start(config: MqttConfig, client_id: ClientId) -> Self {
+    pub fn start(mut config: MqttConfig, client_id: ClientId) -> Self {
+        if let Err(error) = config.prepare() {
+            tracing::error!("{error}");
+        }
+        if config.is_exposed() {
+            tracing::warn!(broker = %config.address(), EXPOSED);
+        }
         let id = config.client_id.clone().unwrap_or(client_id);
         let config = Arc::new(config);
         let publisher = Arc::new(Publisher::new(Arc::clone(&config), id.as_str().to_owned()));

@@ -116,8 +116,8 @@ impl Mosquitto {
         let mut process = Process::spawn(&PROGRAM, command, self.log_file())?;
         process.wait_for_port(self.port())?;
         // It listens before its loop runs, and a SIGTERM in between is lost, or ends it without saving. The
-        // loop is what greets our own look at the port.
-        process.wait_for_log("New connection from ")?;
+        // loop is what greets our own look at the port: as a new connection or, with TLS, as one that failed.
+        process.wait_for_log("onnection from ")?;
         Ok(process)
     }
 

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use url::Url;
 
+#[cfg(feature = "mqtt-tls")]
+use super::tls::Tls;
 use crate::retry::Backoff;
 
 /// Where the broker is and how to talk to it.
@@ -40,6 +42,54 @@ pub struct MqttConfig {
     pub(super) session_expiry: Duration,
     pub(super) receive_maximum: u16,
     pub(super) max_packet: u32,
+    pub(super) scheme: Scheme,
+    /// Of a WebSocket, with its query, in which there may be a token.
+    path: Secret,
+    #[cfg(feature = "mqtt-tls")]
+    pub(super) tls: Option<Tls>,
+}
+
+/// How the broker is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scheme {
+    Mqtt,
+    Mqtts,
+    Ws,
+    Wss,
+}
+
+impl Scheme {
+    const fn of(name: &str) -> Option<Self> {
+        Some(match name.as_bytes() {
+            b"mqtt" | b"tcp" => Self::Mqtt,
+            b"mqtts" | b"ssl" => Self::Mqtts,
+            b"ws" => Self::Ws,
+            b"wss" => Self::Wss,
+            _ => return None,
+        })
+    }
+
+    pub(super) const fn is_encrypted(self) -> bool {
+        matches!(self, Self::Mqtts | Self::Wss)
+    }
+
+    pub(super) const fn is_websocket(self) -> bool {
+        matches!(self, Self::Ws | Self::Wss)
+    }
+
+    const fn is_in_this_build(self) -> bool {
+        (cfg!(feature = "mqtt-tls") || !self.is_encrypted())
+            && (cfg!(feature = "mqtt-websocket") || !self.is_websocket())
+    }
+
+    const fn port(self) -> u16 {
+        match self {
+            Self::Mqtt => 1883,
+            Self::Mqtts => 8883,
+            Self::Ws => 80,
+            Self::Wss => 443,
+        }
+    }
 }
 
 /// Which MQTT is spoken.
@@ -83,8 +133,11 @@ pub enum MqttConfigError {
         /// What is wrong, and what is allowed.
         reason: String,
     },
-    /// The URL asks for something that this build cannot do. Use `mqtt://`.
-    #[error("mqtt url: {scheme}:// is not in this build yet; mqtt:// and tcp:// are")]
+    /// The URL asks for something that this build cannot do: `mqtts://` and `wss://` need the feature
+    /// `mqtt-tls`, `ws://` and `wss://` the feature `mqtt-websocket`.
+    #[error(
+        "mqtt url: {scheme}:// is not in this build: mqtts:// needs the feature `mqtt-tls`, ws:// `mqtt-websocket`, wss:// both"
+    )]
     NotInThisBuild {
         /// The scheme that was asked for.
         scheme: String,
@@ -111,17 +164,21 @@ const LARGEST_PACKET: u32 = 268_435_455;
 
 impl MqttConfig {
     /// A broker's address, `mqtt://[user[:password]@]host[:port]`, with every setting at its
-    /// default. `tcp://` means the same. The port is 1883 unless given; user name and password
-    /// are percent-decoded.
+    /// default. `tcp://` means the same. With the feature `mqtt-tls`, `mqtts://` (or `ssl://`) is a
+    /// connection by TLS; with `mqtt-websocket`, `ws://` is one over a WebSocket, of which the path
+    /// counts, too (many brokers want `/mqtt`); and with both, `wss://`. The port is 1883 unless
+    /// given, 8883 with TLS, and 80 and 443 for WebSockets; user name and password are
+    /// percent-decoded.
     ///
     /// # Errors
-    /// [`MqttConfigError::Invalid`] for what is no such URL, or has a path, query or fragment;
-    /// [`MqttConfigError::NotInThisBuild`] for `mqtts://`, `ws://` and `wss://`.
+    /// [`MqttConfigError::Invalid`] for what is no such URL, or has a fragment or, but for
+    /// WebSockets, a path or query; [`MqttConfigError::NotInThisBuild`] for a scheme whose feature is
+    /// not there.
     pub fn new(url: &str) -> Result<Self, MqttConfigError> {
-        let url = parse_url(url)?;
+        let (url, scheme) = parse_url(url)?;
         Ok(Self {
             host: host(&url)?,
-            port: port(&url)?,
+            port: port(&url, scheme)?,
             credentials: credentials(&url)?,
             client_id: None,
             version: MqttVersion::default(),
@@ -139,6 +196,10 @@ impl MqttConfig {
             session_expiry: Duration::from_secs(3_600),
             receive_maximum: 100,
             max_packet: 1 << 20,
+            scheme,
+            path: Secret(url[url::Position::BeforePath..url::Position::AfterQuery].to_owned()),
+            #[cfg(feature = "mqtt-tls")]
+            tls: None,
         })
     }
 
@@ -286,10 +347,47 @@ impl MqttConfig {
         Ok(self)
     }
 
+    /// Whom a connection by `mqtts://` trusts, and who this node says that it is. Default:
+    /// [`Tls::system`]. With `mqtt://` it is of no effect.
+    #[cfg(feature = "mqtt-tls")]
+    #[must_use]
+    pub fn tls(mut self, tls: Tls) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
+    /// Loads what the system trusts, where that is what counts.
+    pub(crate) fn prepare(&mut self) -> Result<(), MqttConfigError> {
+        #[cfg(feature = "mqtt-tls")]
+        if self.scheme.is_encrypted() && self.tls.is_none() {
+            self.tls = Some(Tls::system()?);
+        }
+        Ok(())
+    }
+
+    /// Whether what is sent can be read by everybody on the way.
+    pub(super) fn is_exposed(&self) -> bool {
+        let host = self.host.trim_matches(['[', ']']);
+        let here = host.eq_ignore_ascii_case("localhost")
+            || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
+        !self.scheme.is_encrypted() && !here
+    }
+
     /// How many bytes of topic and payload together fit into one packet, as far as this side goes.
     #[must_use]
     pub fn largest_message(&self) -> usize {
         self.max_packet as usize - PUBLISH_OVERHEAD
+    }
+
+    /// Where rumqttc connects to: the host, or all of a WebSocket's address but the credentials,
+    /// which travel within MQTT.
+    pub(super) fn target(&self) -> String {
+        let (host, port, path) = (&self.host, self.port, self.path.expose());
+        match self.scheme {
+            Scheme::Mqtt | Scheme::Mqtts => host.clone(),
+            Scheme::Ws => format!("ws://{host}:{port}{path}"),
+            Scheme::Wss => format!("wss://{host}:{port}{path}"),
+        }
     }
 
     /// `host:port`, for logs.
@@ -334,24 +432,24 @@ impl fmt::Debug for Secret {
 }
 
 /// Errors of the parser do not hold the URL, and neither do ours: it may hold a password.
-fn parse_url(url: &str) -> Result<Url, MqttConfigError> {
+fn parse_url(url: &str) -> Result<(Url, Scheme), MqttConfigError> {
     let url = Url::parse(url)
         .map_err(|error| invalid_url(&format!("{error}; write it as in mqtt://localhost:1883")))?;
-    match url.scheme() {
-        "mqtt" | "tcp" => {}
-        scheme @ ("mqtts" | "ssl" | "ws" | "wss") => {
-            return Err(MqttConfigError::NotInThisBuild { scheme: scheme.to_owned() });
-        }
-        // Not shown: in "user:password@host", the scheme is the user.
-        _ => return Err(invalid_url("the scheme must be mqtt or tcp, as in mqtt://localhost:1883")),
+    // The scheme is not shown: in "user:password@host", it is the user.
+    let scheme = Scheme::of(url.scheme()).ok_or_else(|| {
+        invalid_url("the scheme must be mqtt, mqtts, ws or wss, as in mqtt://localhost:1883")
+    })?;
+    if !scheme.is_in_this_build() {
+        return Err(MqttConfigError::NotInThisBuild { scheme: url.scheme().to_owned() });
     }
-    if !matches!(url.path(), "" | "/") || url.query().is_some() || url.fragment().is_some() {
+    let plain = matches!(url.path(), "" | "/") && url.query().is_none() || scheme.is_websocket();
+    if !plain || url.fragment().is_some() {
         return Err(invalid_url(
             "a path, query or fragment is not allowed; settings have methods of their own, and \
              '/', '?', '#', '@' in a password are written %2F, %3F, %23, %40",
         ));
     }
-    Ok(url)
+    Ok((url, scheme))
 }
 
 fn host(url: &Url) -> Result<String, MqttConfigError> {
@@ -361,10 +459,10 @@ fn host(url: &Url) -> Result<String, MqttConfigError> {
     }
 }
 
-fn port(url: &Url) -> Result<u16, MqttConfigError> {
+fn port(url: &Url, scheme: Scheme) -> Result<u16, MqttConfigError> {
     match url.port() {
         Some(0) => Err(invalid_url("the port must be 1 to 65535")),
-        port => Ok(port.unwrap_or(1883)),
+        port => Ok(port.unwrap_or(scheme.port())),
     }
 }
 
@@ -447,9 +545,9 @@ mod tests {
 
     #[test]
     fn wrong_urls_name_what_is_allowed_and_show_no_password() {
-        check_error("localhost:1883", "scheme must be mqtt or tcp");
+        check_error("localhost:1883", "scheme must be mqtt, mqtts");
         check_error("hunter2", "write it as in mqtt://localhost:1883");
-        check_error("hunter2:hunter2@host", "scheme must be mqtt or tcp");
+        check_error("hunter2:hunter2@host", "scheme must be mqtt, mqtts");
         check_error("mqtt://u:hunter2@", "");
         check_error("mqtt://", "no host");
         check_error("mqtt:///path", "path");
@@ -460,8 +558,30 @@ mod tests {
         check_error("mqtt://u:hunter2%FF@host", "UTF-8");
         check_error("mqtt://host:0", "1 to 65535");
         check_error("mqtt://u:hunter2@host:70000", "");
-        check_error("mqtts://u:hunter2@host", "not in this build yet");
-        check_error("wss://u:hunter2@host", "not in this build yet");
+        if cfg!(feature = "mqtt-websocket") {
+            check("ws://shop:s@broker:9001/mqtt?a=b", ("broker", 9001, Some(("shop", "s"))));
+            check("ws://broker", ("broker", 80, None));
+            check_error("ws://u:hunter2@host/mqtt#x", "fragment");
+            let target = |url: &str| MqttConfig::new(url).expect("valid").target();
+            assert_eq!(target("ws://shop:s@broker:9001/mqtt?a=b"), "ws://broker:9001/mqtt?a=b");
+        } else {
+            check_error("ws://u:hunter2@host", "needs the feature");
+        }
+        if cfg!(feature = "mqtt-tls") {
+            check("mqtts://shop@broker", ("broker", 8883, Some(("shop", ""))));
+            check("ssl://broker:8884", ("broker", 8884, None));
+        } else {
+            check_error("mqtts://u:hunter2@host", "needs the feature");
+        }
+    }
+
+    #[test]
+    fn plain_text_to_another_host_is_exposed() {
+        let exposed = |url: &str| MqttConfig::new(url).expect("valid").is_exposed();
+        assert!(exposed("mqtt://broker") && exposed("mqtt://10.0.0.1") && exposed("mqtt://[2001:db8::1]"));
+        assert!(
+            !exposed("mqtt://localhost") && !exposed("mqtt://127.0.0.2") && !exposed("mqtt://[::1]:1884")
+        );
     }
 
     #[test]
@@ -500,5 +620,9 @@ mod tests {
     fn the_password_is_not_printed() {
         let config = MqttConfig::new("mqtt://u:hunter2@host").expect("valid");
         assert!(!format!("{config:?}").contains("hunter2"));
+        if cfg!(feature = "mqtt-websocket") {
+            let config = MqttConfig::new("ws://host/mqtt?token=hunter2").expect("valid");
+            assert!(!format!("{config:?} {}", config.address()).contains("hunter2"));
+        }
     }
 }

@@ -9,7 +9,7 @@ use rumqttc::v5::mqttbytes::v5::PublishProperties;
 use rumqttc::{NetworkOptions, Outgoing, v5};
 use tokio::time::Instant;
 
-use super::config::{MqttConfig, MqttVersion};
+use super::config::{MqttConfig, MqttVersion, Scheme};
 use super::subscriptions::Request;
 use crate::transport::{Confirmed, Message, QoS};
 
@@ -140,7 +140,7 @@ fn whole_seconds(time: Duration) -> u64 {
 }
 
 fn v5_options(config: &MqttConfig, role: &Role) -> v5::MqttOptions {
-    let mut options = v5::MqttOptions::new(&role.client_id, &config.host, config.port);
+    let mut options = v5::MqttOptions::new(&role.client_id, config.target(), config.port);
     options
         .set_network_options(network_options(config))
         .set_connection_timeout(whole_seconds(config.connect_timeout))
@@ -156,11 +156,34 @@ fn v5_options(config: &MqttConfig, role: &Role) -> v5::MqttOptions {
     if let Some(credentials) = &config.credentials {
         options.set_credentials(&credentials.user, credentials.password.expose());
     }
+    options.set_transport(transport(config));
     options
 }
 
+/// What carries the packets. A scheme whose feature is absent has been refused by [`MqttConfig::new`].
+fn transport(config: &MqttConfig) -> rumqttc::Transport {
+    match config.scheme {
+        Scheme::Mqtt => rumqttc::Transport::Tcp,
+        #[cfg(feature = "mqtt-tls")]
+        Scheme::Mqtts => rumqttc::Transport::Tls(encryption(config)),
+        #[cfg(feature = "mqtt-websocket")]
+        Scheme::Ws => rumqttc::Transport::Ws,
+        #[cfg(all(feature = "mqtt-tls", feature = "mqtt-websocket"))]
+        Scheme::Wss => rumqttc::Transport::Wss(encryption(config)),
+        #[cfg(not(all(feature = "mqtt-tls", feature = "mqtt-websocket")))]
+        other => unreachable!("{other:?} is not in this build"),
+    }
+}
+
+/// Without anybody to trust, which [`MqttConfig::prepare`] has refused, no broker is trusted.
+#[cfg(feature = "mqtt-tls")]
+fn encryption(config: &MqttConfig) -> rumqttc::TlsConfiguration {
+    let trusted = config.tls.as_ref().and_then(|tls| tls.client().ok());
+    rumqttc::TlsConfiguration::Rustls(trusted.unwrap_or_else(super::tls::nobody))
+}
+
 fn v311_options(config: &MqttConfig, role: &Role) -> rumqttc::MqttOptions {
-    let mut options = rumqttc::MqttOptions::new(&role.client_id, &config.host, config.port);
+    let mut options = rumqttc::MqttOptions::new(&role.client_id, config.target(), config.port);
     let max_packet = config.max_packet as usize;
     options
         .set_keep_alive(config.keep_alive)
@@ -171,6 +194,7 @@ fn v311_options(config: &MqttConfig, role: &Role) -> rumqttc::MqttOptions {
     if let Some(credentials) = &config.credentials {
         options.set_credentials(&credentials.user, credentials.password.expose());
     }
+    options.set_transport(transport(config));
     options
 }
 
@@ -435,15 +459,24 @@ fn outgoing_signal(outgoing: &Outgoing) -> Option<Signal> {
 fn v5_error(error: &v5::ConnectionError) -> String {
     match error {
         v5::ConnectionError::NotConnAck(_) => NOT_MQTT.to_owned(),
-        other => other.to_string(),
+        other => advised(other),
     }
 }
 
 fn v311_error(error: &rumqttc::ConnectionError) -> String {
     match error {
         rumqttc::ConnectionError::NotConnAck(_) => NOT_MQTT.to_owned(),
-        other => other.to_string(),
+        other => advised(other),
     }
+}
+
+fn advised(error: &dyn std::error::Error) -> String {
+    let error = error.to_string();
+    #[cfg(feature = "mqtt-tls")]
+    if let Some(advice) = super::tls::advice(&error) {
+        return format!("{error}; {advice}");
+    }
+    error
 }
 
 const NOT_MQTT: &str = "the first packet from the other side was no CONNACK";
