@@ -197,77 +197,82 @@ fn decode<M: Model>(incoming: Incoming<'_>, received: Received) -> Result<Arc<dy
     }
 }
 
+// Plain loops: adaptors of iterators are compiled anew for each model.
 fn merge<M: Model>(net: &Net, events: &[Arc<dyn AnyEvent>]) -> Option<Arc<dyn AnyEvent>> {
-    let mut rows = Vec::with_capacity(net.rows.len());
+    let (mut rows, mut changes) = (Vec::new(), Vec::new());
     for row in &net.rows {
         if row.is_merged() && same::<M>(*row, events) {
             continue;
         }
         let (first, last) = (stored::<M>(events, row.first)?, stored::<M>(events, row.last)?);
         let (first, last) = (first.event.body(), last.event.body());
-        let (first, last) = (first.images(row.first.row), last.images(row.last.row));
-        // Only what is gone may be told as it was in the middle, where nothing earlier is known.
-        let gone = last.after.is_none();
-        rows.push((first.before.or(last.before.filter(|_| gone)).cloned(), last.after.cloned()));
+        let before = first.images(row.first.row).before;
+        let last = last.images(row.last.row);
+        match (last.after, net.operation) {
+            (Some(after), Operation::Update | Operation::UpdateMany) => {
+                changes.push(RowChange::new(before.cloned(), after.clone()));
+            }
+            (Some(after), _) => rows.push(after.clone()),
+            // It is told as it was in the middle only where nothing earlier is known.
+            (None, _) => rows.push(before.or(last.before)?.clone()),
+        }
     }
-    if rows.is_empty() {
+    let count = rows.len().max(changes.len()) as u64;
+    if count == 0 {
         return None;
     }
-    let body = merged_body::<M>(net, rows)?;
+    let body = match net.operation {
+        Operation::CreateMany => Body::CreateMany(CreatedMany::new(count, Some(rows))),
+        Operation::DeleteMany => Body::DeleteMany(DeletedMany::new(count, Some(rows))),
+        Operation::UpdateMany => Body::UpdateMany(UpdatedMany::new(count, Some(changes), net.set)),
+        Operation::Create => Body::Create(Created::new(rows.pop()?)),
+        Operation::Upsert => Body::Upsert(Upserted::new(rows.pop()?, net.set, net.inserted)),
+        Operation::Delete => Body::Delete(Deleted::new(rows.pop()?)),
+        Operation::Update => {
+            let RowChange { before, after } = changes.pop()?;
+            Body::Update(Updated::new(before, after, net.set))
+        }
+    };
+    let meta = merged_meta(net, events, keys(&body.as_ref()));
+    let event = M::Event::from_body(body)?;
+    Some(Arc::new(Stored::<M> { meta, event }))
+}
+
+fn merged_meta(net: &Net, events: &[Arc<dyn AnyEvent>], keys: Keys) -> Meta {
     let template = events[net.of].meta();
-    let time = net.rows.iter().map(|row| events[row.last.event].meta().time).max()?;
-    let keys = keys(&body.as_ref());
-    let meta = Meta { id: EventId::at(time), operation: net.operation, time, keys, ..template.clone() };
-    M::Event::from_body(body).map(|event| Arc::new(Stored::<M> { meta, event }) as _)
+    let times = net.rows.iter().map(|row| events[row.last.event].meta().time);
+    let time = times.max().unwrap_or(template.time);
+    Meta { id: EventId::at(time), operation: net.operation, time, keys, ..template.clone() }
 }
 
 /// Whether a row is as it was.
 fn same<M: Model>(row: NetRow, events: &[Arc<dyn AnyEvent>]) -> bool {
-    // Hidden columns may have changed where listeners see no difference.
-    let sees_all = M::FIELDS == M::COLUMNS.len() && !M::COLUMNS.iter().any(Column::is_redacted);
-    // A model without updates does not compare its rows: then they have to be keys and nothing else.
-    let is_key = M::KEY_COLUMNS.len() == M::COLUMNS.len();
-    let updates = [Operation::Update, Operation::UpdateMany];
-    let compares = updates.iter().any(|update| M::OPERATIONS.contains(update));
+    if !can_be_same(ModelInfo::of::<M>(), M::FIELDS) {
+        return false;
+    }
     let (Some(first), Some(last)) = (stored::<M>(events, row.first), stored::<M>(events, row.last)) else {
         return false;
     };
     let (first, last) = (first.event.body(), last.event.body());
-    let (before, after) = (first.images(row.first.row).before, last.images(row.last.row).after);
-    let unchanged = |(before, after)| is_key || compares && M::differing(before, after).is_empty();
-    sees_all && before.zip(after).is_some_and(unchanged)
+    match (first.images(row.first.row).before, last.images(row.last.row).after) {
+        (Some(before), Some(after)) => M::differing(before, after).is_empty(),
+        _ => false,
+    }
+}
+
+/// Whether it can be told of a model's rows that nothing of them has changed.
+fn can_be_same(info: &ModelInfo, fields: usize) -> bool {
+    // Hidden columns may have changed where listeners see no difference.
+    let sees_all = fields == info.columns.len() && !info.columns.iter().any(Column::is_redacted);
+    // A model without updates does not compare its rows: then they have to be keys and nothing else.
+    let is_key = info.key_columns.len() == info.columns.len();
+    let updates = [Operation::Update, Operation::UpdateMany];
+    sees_all && (is_key || updates.iter().any(|update| info.operations.contains(update)))
 }
 
 /// The event of which a row is one. It is held as long as the row is looked at.
 fn stored<M: Model>(events: &[Arc<dyn AnyEvent>], place: Place) -> Option<Arc<Stored<M>>> {
     Arc::clone(events.get(place.event)?).as_any().downcast().ok()
-}
-
-/// A row before and after.
-type Pair<M> = (Option<<M as Model>::Row>, Option<<M as Model>::Row>);
-
-fn merged_body<M: Model>(net: &Net, rows: Vec<Pair<M>>) -> Option<Body<M>> {
-    let count = rows.len() as u64;
-    let (set, mut rows) = (net.set, rows.into_iter());
-    Some(match net.operation {
-        Operation::CreateMany => {
-            Body::CreateMany(CreatedMany::new(count, rows.map(|(_, after)| after).collect()))
-        }
-        Operation::DeleteMany => {
-            Body::DeleteMany(DeletedMany::new(count, rows.map(|(before, _)| before).collect()))
-        }
-        Operation::UpdateMany => {
-            let changes = rows.map(|(before, after)| Some(RowChange::new(before, after?)));
-            Body::UpdateMany(UpdatedMany::new(count, changes.collect(), set))
-        }
-        Operation::Create => Body::Create(Created::new(rows.next()?.1?)),
-        Operation::Update => {
-            let (before, after) = rows.next()?;
-            Body::Update(Updated::new(before, after?, set))
-        }
-        Operation::Upsert => Body::Upsert(Upserted::new(rows.next()?.1?, set, net.inserted)),
-        Operation::Delete => Body::Delete(Deleted::new(rows.next()?.0?)),
-    })
 }
 
 /// Everything of an event but its rows.

@@ -38,6 +38,36 @@ fn told(error: &(impl std::error::Error + 'static), wrong: &str, texts: &[&str])
 }
 
 #[tokio::test]
+async fn the_environment_says_where_the_broker_is() {
+    // Nothing is set in this process.
+    let local = builder().mqtt_from_env().start().await.unwrap();
+    assert!(local.transport_status().is_none());
+    let program = std::env::current_exe().unwrap();
+    let within = |variables: &[(&str, &str)]| {
+        let mut child = std::process::Command::new(&program);
+        child.args(["--exact", "within_an_environment", "--ignored", "--nocapture"]);
+        child.envs(variables.iter().copied());
+        let output = child.output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let url = ("EMITTER_MQTT_URL", "mqtt://shop:hunter2@127.0.0.1:1");
+    assert!(within(&[]).contains("started: None"));
+    assert!(within(&[url]).contains("started: Some"));
+    assert!(within(&[url, ("EMITTER_MQTT_ENABLED", "false")]).contains("started: None"));
+    let refused = within(&[url, ("EMITTER_MQTT_WINDOW", "0")]);
+    assert!(refused.contains("refused: mqtt window: messages: 0 is outside of 1 to 60000"), "{refused}");
+}
+
+#[tokio::test]
+#[ignore = "run by another test, with variables in its environment"]
+async fn within_an_environment() {
+    match builder().mqtt_from_env().start().await {
+        Ok(emitter) => println!("started: {:?}", emitter.transport_status().map(|_| ())),
+        Err(error) => println!("refused: {error}"),
+    }
+}
+
+#[tokio::test]
 async fn urls() {
     for (url, allowed) in [
         (
@@ -63,7 +93,7 @@ async fn urls() {
         ("mqtt://u:hunter2@broker:port", "as in mqtt://localhost:1883"),
         ("mqtt://u:hunter2@bro ker", "as in mqtt://localhost:1883"),
         ("mqtt://u:hunter2@broker/path", "not allowed"),
-        ("mqtt://u:hunter2@broker?keep_alive=5", "not allowed"),
+        ("mqtt://u:hunter2@broker?hunter2=5", "unknown setting"),
         ("mqtt://u:hunter2@broker#fragment", "not allowed"),
         ("mqtt://:hunter2@broker", "user name"),
         ("mqtt://u:hunter2%ff@broker", "UTF-8"),

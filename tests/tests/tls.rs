@@ -224,6 +224,25 @@ async fn a_node_shows_its_certificate_where_the_broker_asks_for_one() {
     assert!(!stranger.connected, "{stranger:?}");
 }
 
+#[tokio::test]
+async fn authority_and_identity_may_be_files_that_a_setting_names() {
+    let (authority, clients) = (Authority::new("ours"), Authority::new("of clients"));
+    let broker = broker(&authority.certify("localhost", |_| {}), Some(&clients));
+    let Certified { chain, key } = clients.certify("node", |_| {});
+    let files = tempfile::tempdir().unwrap();
+    let [ca, node] = ["ca.pem", "node.pem"].map(|name| files.path().join(name).display().to_string());
+    fs::write(&ca, authority.pem()).unwrap();
+    fs::write(&node, chain + &key).unwrap();
+    let port = broker.mosquitto.port();
+    let settings = serde_json::json!({
+        "url": format!("mqtts://localhost:{port}"), "tls_authority": ca, "tls_identity": node, "connect_timeout": "5s",
+    });
+    let status = attempt(serde_json::from_value(settings).unwrap()).await;
+    assert!(status.connected, "{status:?}");
+    let missing = MqttConfig::new("mqtts://broker?tls_authority=/no/such/file").unwrap_err().to_string();
+    assert!(missing.starts_with("mqtt tls_authority: the file /no/such/file cannot be read"), "{missing}");
+}
+
 #[test]
 fn what_is_no_certificate_and_no_key_of_it_is_refused_before_any_connection() {
     let authority = Authority::new("ours");

@@ -273,6 +273,17 @@ impl Builder {
         self
     }
 
+    /// Reaches other nodes over MQTT as the environment says: see [`MqttConfig::from_env`]. Without
+    /// `EMITTER_MQTT_URL`, events stay on this node.
+    #[cfg(feature = "mqtt")]
+    pub fn mqtt_from_env(self) -> Self {
+        match MqttConfig::from_env() {
+            Ok(None) => self,
+            Ok(Some(config)) => self.mqtt(config),
+            Err(error) => Self { link: Link::Mqtt(Err(error)), ..self },
+        }
+    }
+
     /// Reaches other nodes over another transport.
     pub fn transport(mut self, transport: impl Transport) -> Self {
         self.link = Link::Given(Box::new(transport));

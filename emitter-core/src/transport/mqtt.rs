@@ -18,6 +18,7 @@
 //! restart), retained messages, wills, a last attempt to connect.
 
 mod config;
+mod settings;
 // How a connection is kept, and what the two of them do with it.
 mod driver;
 mod publisher;

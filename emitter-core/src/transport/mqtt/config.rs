@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use url::Url;
 
+use super::settings;
 #[cfg(feature = "mqtt-tls")]
 use super::tls::Tls;
 use crate::retry::Backoff;
@@ -168,15 +169,16 @@ impl MqttConfig {
     /// connection by TLS; with `mqtt-websocket`, `ws://` is one over a WebSocket, of which the path
     /// counts, too (many brokers want `/mqtt`); and with both, `wss://`. The port is 1883 unless
     /// given, 8883 with TLS, and 80 and 443 for WebSockets; user name and password are
-    /// percent-decoded.
+    /// percent-decoded. The query may have [settings by name](Self::from_env).
     ///
     /// # Errors
     /// [`MqttConfigError::Invalid`] for what is no such URL, or has a fragment or, but for
-    /// WebSockets, a path or query; [`MqttConfigError::NotInThisBuild`] for a scheme whose feature is
+    /// WebSockets, a path; [`MqttConfigError::NotInThisBuild`] for a scheme whose feature is
     /// not there.
     pub fn new(url: &str) -> Result<Self, MqttConfigError> {
-        let (url, scheme) = parse_url(url)?;
-        Ok(Self {
+        let (mut url, scheme) = parse_url(url)?;
+        let settings = url.query_pairs().into_owned().collect();
+        let config = Self {
             host: host(&url)?,
             port: port(&url, scheme)?,
             credentials: credentials(&url)?,
@@ -197,10 +199,25 @@ impl MqttConfig {
             receive_maximum: 100,
             max_packet: 1 << 20,
             scheme,
-            path: Secret(url[url::Position::BeforePath..url::Position::AfterQuery].to_owned()),
+            path: Secret(String::new()),
             #[cfg(feature = "mqtt-tls")]
             tls: None,
-        })
+        };
+        let (mut config, others) = config.with_settings(settings)?;
+        if !scheme.is_websocket() && !others.is_empty() {
+            // Their names are not shown: the query may be part of a password.
+            return Err(invalid_url(&format!(
+                "its query has an unknown setting; {}; '?' in a password is written %3F",
+                settings::known()
+            )));
+        }
+        // The rest of the query is a WebSocket's own.
+        url.set_query(None);
+        if !others.is_empty() {
+            url.query_pairs_mut().extend_pairs(others);
+        }
+        config.path = Secret(url[url::Position::BeforePath..url::Position::AfterQuery].to_owned());
+        Ok(config)
     }
 
     /// The client id. Default: none, the emitter gives one. Give one that is stable across
@@ -390,6 +407,15 @@ impl MqttConfig {
         }
     }
 
+    pub(super) fn username(&self) -> Option<&str> {
+        self.credentials.as_ref().map(|credentials| &*credentials.user)
+    }
+
+    /// Empty without credentials.
+    pub(super) fn password(&self) -> &str {
+        self.credentials.as_ref().map_or("", |credentials| credentials.password.expose())
+    }
+
     /// `host:port`, for logs.
     #[must_use]
     pub fn address(&self) -> String {
@@ -442,11 +468,10 @@ fn parse_url(url: &str) -> Result<(Url, Scheme), MqttConfigError> {
     if !scheme.is_in_this_build() {
         return Err(MqttConfigError::NotInThisBuild { scheme: url.scheme().to_owned() });
     }
-    let plain = matches!(url.path(), "" | "/") && url.query().is_none() || scheme.is_websocket();
+    let plain = matches!(url.path(), "" | "/") || scheme.is_websocket();
     if !plain || url.fragment().is_some() {
         return Err(invalid_url(
-            "a path, query or fragment is not allowed; settings have methods of their own, and \
-             '/', '?', '#', '@' in a password are written %2F, %3F, %23, %40",
+            "a path or fragment is not allowed; '/', '?', '#', '@' in a password are written %2F, %3F, %23, %40",
         ));
     }
     Ok((url, scheme))
@@ -513,7 +538,7 @@ fn invalid_url(reason: &str) -> MqttConfigError {
     invalid("url", reason.to_owned())
 }
 
-fn invalid(field: &'static str, reason: String) -> MqttConfigError {
+pub(super) fn invalid(field: &'static str, reason: String) -> MqttConfigError {
     MqttConfigError::Invalid { field, reason }
 }
 
@@ -551,8 +576,9 @@ mod tests {
         check_error("mqtt://u:hunter2@", "");
         check_error("mqtt://", "no host");
         check_error("mqtt:///path", "path");
-        check_error("mqtt://u:hunter2@host/path", "path, query or fragment is not allowed");
-        check_error("mqtt://u:hunter2@host?client_id=a", "query");
+        check_error("mqtt://u:hunter2@host/path", "path or fragment is not allowed");
+        check_error("mqtt://u:hunter2@host?hunter2=a", "unknown setting; known settings are client_id");
+        check_error("mqtt://u:hunter2?x@host", "");
         check_error("mqtt://u:hunter2#@host", "");
         check_error("mqtt://:hunter2@host", "password without a user name");
         check_error("mqtt://u:hunter2%FF@host", "UTF-8");
