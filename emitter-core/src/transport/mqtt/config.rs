@@ -211,11 +211,15 @@ impl MqttConfig {
                 settings::known()
             )));
         }
-        // The rest of the query is a WebSocket's own.
-        url.set_query(None);
-        if !others.is_empty() {
-            url.query_pairs_mut().extend_pairs(others);
-        }
+        // The rest of the query is a WebSocket's own, and stays as it was written.
+        let rest: Vec<&str> = url
+            .query()
+            .into_iter()
+            .flat_map(|query| query.split('&'))
+            .filter(|pair| is_other(pair))
+            .collect();
+        let rest = (!rest.is_empty()).then(|| rest.join("&"));
+        url.set_query(rest.as_deref());
         config.path = Secret(url[url::Position::BeforePath..url::Position::AfterQuery].to_owned());
         Ok(config)
     }
@@ -477,6 +481,11 @@ fn parse_url(url: &str) -> Result<(Url, Scheme), MqttConfigError> {
     Ok((url, scheme))
 }
 
+/// Whether a part of a query is no setting of ours.
+fn is_other(pair: &str) -> bool {
+    !settings::is_known(pair.split('=').next().unwrap_or_default())
+}
+
 fn host(url: &Url) -> Result<String, MqttConfigError> {
     match url.host_str() {
         Some(host) if !host.is_empty() => Ok(host.to_owned()),
@@ -590,6 +599,10 @@ mod tests {
             check_error("ws://u:hunter2@host/mqtt#x", "fragment");
             let target = |url: &str| MqttConfig::new(url).expect("valid").target();
             assert_eq!(target("ws://shop:s@broker:9001/mqtt?a=b"), "ws://broker:9001/mqtt?a=b");
+            let mixed = "ws://broker/mqtt?b=%2B%20x&window=7&a=1&a=2";
+            assert_eq!(target(mixed), "ws://broker:80/mqtt?b=%2B%20x&a=1&a=2");
+            assert_eq!(target("ws://broker/mqtt?window=7"), "ws://broker:80/mqtt");
+            assert_eq!(MqttConfig::new(mixed).expect("valid").window, 7);
         } else {
             check_error("ws://u:hunter2@host", "needs the feature");
         }

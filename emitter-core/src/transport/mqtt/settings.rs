@@ -175,6 +175,10 @@ impl MqttConfig {
     }
 }
 
+pub(super) fn is_known(name: &str) -> bool {
+    SETTINGS.iter().any(|setting| setting.name == name)
+}
+
 /// What is known, for whoever wrote something else.
 pub(super) fn known() -> String {
     let names: Vec<&str> = SETTINGS.iter().map(|setting| setting.name).collect();
