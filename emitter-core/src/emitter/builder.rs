@@ -278,7 +278,7 @@ impl Builder {
     #[cfg(feature = "mqtt")]
     pub fn mqtt_from_env(self) -> Self {
         match MqttConfig::from_env() {
-            Ok(None) => self,
+            Ok(None) => Self { link: Link::None, ..self },
             Ok(Some(config)) => self.mqtt(config),
             Err(error) => Self { link: Link::Mqtt(Err(error)), ..self },
         }

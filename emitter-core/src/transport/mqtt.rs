@@ -64,8 +64,7 @@ pub struct MqttTransport {
     tasks: tokio::sync::Mutex<JoinSet<()>>,
 }
 
-const EXPOSED: &str =
-    "events, user name and password travel in plain text: use mqtts:// with the feature `mqtt-tls`";
+const EXPOSED: &str = "events, user name and password travel in plain text: use mqtts:// or wss://, with the feature `mqtt-tls`";
 
 /// How long the tasks get to say goodbye when the deadline is already over.
 const GOODBYE: Duration = Duration::from_millis(200);

@@ -1,5 +1,6 @@
 //! Settings of the MQTT transport: where the broker is, and how much, how long, how often.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -45,7 +46,7 @@ pub struct MqttConfig {
     pub(super) max_packet: u32,
     pub(super) scheme: Scheme,
     /// Of a WebSocket, with its query, in which there may be a token.
-    path: Secret,
+    pub(super) path: Secret,
     #[cfg(feature = "mqtt-tls")]
     pub(super) tls: Option<Tls>,
 }
@@ -176,8 +177,22 @@ impl MqttConfig {
     /// WebSockets, a path; [`MqttConfigError::NotInThisBuild`] for a scheme whose feature is
     /// not there.
     pub fn new(url: &str) -> Result<Self, MqttConfigError> {
+        Self::with_url(url, BTreeMap::new())
+    }
+
+    /// With these settings by name, which win over those of the URL.
+    pub(super) fn with_url(url: &str, given: BTreeMap<String, String>) -> Result<Self, MqttConfigError> {
         let (mut url, scheme) = parse_url(url)?;
-        let settings = url.query_pairs().into_owned().collect();
+        let (mut settings, rest) = query(&url)?;
+        settings.extend(given);
+        if !scheme.is_websocket() && rest.is_some() {
+            // Their names are not shown: the query may be part of a password.
+            return Err(invalid_url(&format!(
+                "its query has an unknown setting; {}; '?' in a password is written %3F",
+                settings::known()
+            )));
+        }
+        url.set_query(rest.as_deref());
         let config = Self {
             host: host(&url)?,
             port: port(&url, scheme)?,
@@ -199,29 +214,11 @@ impl MqttConfig {
             receive_maximum: 100,
             max_packet: 1 << 20,
             scheme,
-            path: Secret(String::new()),
+            path: Secret(url[url::Position::BeforePath..url::Position::AfterQuery].to_owned()),
             #[cfg(feature = "mqtt-tls")]
             tls: None,
         };
-        let (mut config, others) = config.with_settings(settings)?;
-        if !scheme.is_websocket() && !others.is_empty() {
-            // Their names are not shown: the query may be part of a password.
-            return Err(invalid_url(&format!(
-                "its query has an unknown setting; {}; '?' in a password is written %3F",
-                settings::known()
-            )));
-        }
-        // The rest of the query is a WebSocket's own, and stays as it was written.
-        let rest: Vec<&str> = url
-            .query()
-            .into_iter()
-            .flat_map(|query| query.split('&'))
-            .filter(|pair| is_other(pair))
-            .collect();
-        let rest = (!rest.is_empty()).then(|| rest.join("&"));
-        url.set_query(rest.as_deref());
-        config.path = Secret(url[url::Position::BeforePath..url::Position::AfterQuery].to_owned());
-        Ok(config)
+        config.with_settings(&settings)
     }
 
     /// The client id. Default: none, the emitter gives one. Give one that is stable across
@@ -405,7 +402,9 @@ impl MqttConfig {
     pub(super) fn target(&self) -> String {
         let (host, port, path) = (&self.host, self.port, self.path.expose());
         match self.scheme {
-            Scheme::Mqtt | Scheme::Mqtts => host.clone(),
+            Scheme::Mqtt => host.clone(),
+            // As it is compared with the names in the certificate.
+            Scheme::Mqtts => host.trim_matches(['[', ']']).to_owned(),
             Scheme::Ws => format!("ws://{host}:{port}{path}"),
             Scheme::Wss => format!("wss://{host}:{port}{path}"),
         }
@@ -481,9 +480,19 @@ fn parse_url(url: &str) -> Result<(Url, Scheme), MqttConfigError> {
     Ok((url, scheme))
 }
 
-/// Whether a part of a query is no setting of ours.
-fn is_other(pair: &str) -> bool {
-    !settings::is_known(pair.split('=').next().unwrap_or_default())
+/// Our settings in a query, and the rest of it as it was written, which is a WebSocket's own.
+fn query(url: &Url) -> Result<(BTreeMap<String, String>, Option<String>), MqttConfigError> {
+    let (mut settings, mut rest) = (BTreeMap::new(), Vec::new());
+    for pair in url.query().into_iter().flat_map(|query| query.split('&')).filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let name = percent_decode(name)?;
+        if !settings::is_known(&name) {
+            rest.push(pair);
+        } else if settings.insert(name, percent_decode(value)?).is_some() {
+            return Err(invalid_url("its query has a setting twice"));
+        }
+    }
+    Ok((settings, (!rest.is_empty()).then(|| rest.join("&"))))
 }
 
 fn host(url: &Url) -> Result<String, MqttConfigError> {
@@ -603,12 +612,16 @@ mod tests {
             assert_eq!(target(mixed), "ws://broker:80/mqtt?b=%2B%20x&a=1&a=2");
             assert_eq!(target("ws://broker/mqtt?window=7"), "ws://broker:80/mqtt");
             assert_eq!(MqttConfig::new(mixed).expect("valid").window, 7);
+            check("ws://broker/mqtt?username=u&pass%77ord=p+w", ("broker", 80, Some(("u", "p+w"))));
+            assert_eq!(target("ws://broker/mqtt?username=u&pass%77ord=pw"), "ws://broker:80/mqtt");
+            check_error("ws://broker?window=5&window=7", "twice");
         } else {
             check_error("ws://u:hunter2@host", "needs the feature");
         }
         if cfg!(feature = "mqtt-tls") {
             check("mqtts://shop@broker", ("broker", 8883, Some(("shop", ""))));
             check("ssl://broker:8884", ("broker", 8884, None));
+            assert_eq!(MqttConfig::new("mqtts://[::1]").expect("valid").target(), "::1");
         } else {
             check_error("mqtts://u:hunter2@host", "needs the feature");
         }

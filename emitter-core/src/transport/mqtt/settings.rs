@@ -57,28 +57,22 @@ settings! {
         _ => Err(field.wrong("`refuse` and `drop_oldest` are known")),
     };
     "reconnect_cap" => |config, text, field| {
-        let backoff = Backoff { cap: field.time(text)?, ..config.reconnect };
-        config.reconnect(backoff)
+        // They are checked together, when all are there.
+        Ok(MqttConfig { reconnect: Backoff { cap: field.time(text)?, ..config.reconnect }, ..config })
     };
     "reconnect_base" => |config, text, field| {
-        let backoff = Backoff { base: field.time(text)?, ..config.reconnect };
-        config.reconnect(backoff)
+        // They are checked together, when all are there.
+        Ok(MqttConfig { reconnect: Backoff { base: field.time(text)?, ..config.reconnect }, ..config })
     };
     "reconnect_jitter" => |config, text, field| {
-        let backoff = Backoff { jitter: field.time(text)?, ..config.reconnect };
-        config.reconnect(backoff)
+        // They are checked together, when all are there.
+        Ok(MqttConfig { reconnect: Backoff { jitter: field.time(text)?, ..config.reconnect }, ..config })
     };
     "session_expiry" => |config, text, field| config.session_expiry(field.time(text)?);
     "receive_maximum" => |config, text, field| config.receive_maximum(field.number(text)?);
     "max_packet" => |config, text, field| config.max_packet(field.number(text)?);
-    #[cfg(feature = "mqtt-tls")]
-    "tls_authority" => |config, text, field| Ok(config.tls(Tls::authority(&field.file(text)?)?));
-    #[cfg(feature = "mqtt-tls")]
-    "tls_identity" => |config, text, field| {
-        let pem = field.file(text)?;
-        let tls = config.tls.clone().map_or_else(Tls::system, Ok)?;
-        Ok(config.tls(tls.identity(&pem, &pem)?))
-    };
+    "tls_authority" => |config, text, field| field.authority(config, text);
+    "tls_identity" => |config, text, field| field.identity(config, text);
 }
 
 impl Field {
@@ -95,9 +89,36 @@ impl Field {
     }
 
     #[cfg(feature = "mqtt-tls")]
-    fn file(self, path: &str) -> Result<Vec<u8>, MqttConfigError> {
+    fn authority(self, config: MqttConfig, file: &str) -> Result<MqttConfig, MqttConfigError> {
+        let pem = self.file(&config, file)?;
+        Ok(config.tls(Tls::authority(&pem)?))
+    }
+
+    #[cfg(feature = "mqtt-tls")]
+    fn identity(self, config: MqttConfig, file: &str) -> Result<MqttConfig, MqttConfigError> {
+        let pem = self.file(&config, file)?;
+        let tls = config.tls.clone().map_or_else(Tls::system, Ok)?;
+        Ok(config.tls(tls.identity(&pem, &pem)?))
+    }
+
+    /// A file for TLS. What is written for its name is not shown: it may be the key itself.
+    #[cfg(feature = "mqtt-tls")]
+    fn file(self, config: &MqttConfig, path: &str) -> Result<Vec<u8>, MqttConfigError> {
+        if !config.scheme.is_encrypted() {
+            return Err(self.wrong("it is for `mqtts://` and `wss://`, and the URL has another scheme"));
+        }
         std::fs::read(path)
-            .map_err(|error| invalid(self.0, format!("the file {path} cannot be read: {error}")))
+            .map_err(|error| self.wrong(&format!("the file that it names cannot be read: {error}")))
+    }
+
+    #[cfg(not(feature = "mqtt-tls"))]
+    fn authority(self, _: MqttConfig, _: &str) -> Result<MqttConfig, MqttConfigError> {
+        Err(self.wrong("it needs the feature `mqtt-tls`"))
+    }
+
+    #[cfg(not(feature = "mqtt-tls"))]
+    fn identity(self, config: MqttConfig, file: &str) -> Result<MqttConfig, MqttConfigError> {
+        self.authority(config, file)
     }
 }
 
@@ -146,32 +167,38 @@ impl MqttConfig {
             let value = variable(&format!("EMITTER_MQTT_{}", name.to_ascii_uppercase()))?;
             Ok(value.filter(|value| !value.is_empty()))
         };
-        match named("enabled")?.as_deref() {
-            None | Some("true") => {}
+        let enabled = match named("enabled")?.as_deref() {
+            None => None,
+            Some("true") => Some(true),
             Some("false") => return Ok(None),
             Some(_) => return Err(invalid("enabled", "`true` and `false` are known".to_owned())),
-        }
-        let Some(url) = named("url")? else { return Ok(None) };
-        let mut config = Self::new(&url)?;
-        for Setting { name, set } in SETTINGS {
+        };
+        let Some(url) = named("url")? else {
+            return match enabled {
+                None => Ok(None),
+                Some(_) => {
+                    Err(invalid("url", "there is none, though EMITTER_MQTT_ENABLED is `true`".to_owned()))
+                }
+            };
+        };
+        let mut given = BTreeMap::new();
+        for Setting { name, .. } in SETTINGS {
             if let Some(value) = named(name)? {
-                config = set(config, &value, Field(name))?;
+                given.insert((*name).to_owned(), value);
             }
         }
-        Ok(Some(config))
+        Self::with_url(&url, given).map(Some)
     }
 
-    /// Sets those that are known; returns the others.
-    pub(super) fn with_settings(
-        mut self,
-        mut given: BTreeMap<String, String>,
-    ) -> Result<(Self, BTreeMap<String, String>), MqttConfigError> {
+    /// Sets what has a name; all of them are known.
+    pub(super) fn with_settings(mut self, given: &BTreeMap<String, String>) -> Result<Self, MqttConfigError> {
         for Setting { name, set } in SETTINGS {
-            if let Some(value) = given.remove(*name) {
-                self = set(self, &value, Field(name))?;
+            if let Some(value) = given.get(*name) {
+                self = set(self, value, Field(name))?;
             }
         }
-        Ok((self, given))
+        let backoff = self.reconnect;
+        self.reconnect(backoff)
     }
 }
 
@@ -219,13 +246,11 @@ impl<'de> Deserialize<'de> for MqttConfig {
 
 fn from_table(mut table: BTreeMap<String, String>) -> Result<MqttConfig, MqttConfigError> {
     let url = table.remove("url").ok_or_else(|| invalid("url", "there is none".to_owned()))?;
-    match MqttConfig::new(&url)?.with_settings(table)? {
-        (config, unknown) if unknown.is_empty() => Ok(config),
-        (_, unknown) => {
-            let names: Vec<String> = unknown.into_keys().collect();
-            Err(invalid("settings", format!("unknown: {}; {}", names.join(", "), known())))
-        }
+    let unknown: Vec<&str> = table.keys().map(String::as_str).filter(|name| !is_known(name)).collect();
+    if !unknown.is_empty() {
+        return Err(invalid("settings", format!("unknown: {}; {}", unknown.join(", "), known())));
     }
+    MqttConfig::with_url(&url, table)
 }
 
 #[cfg(test)]
@@ -311,6 +336,7 @@ mod tests {
             assert!(from_variables(variables).expect("valid").is_none(), "{variables:?}");
         }
         assert!(from_variables(&[("url", "mqtt://a"), ("enabled", "true")]).expect("valid").is_some());
+        assert!(from_variables(&[("enabled", "true")]).is_err());
     }
 
     #[test]
@@ -320,6 +346,19 @@ mod tests {
         let config = from_variables(&variables).expect("valid").expect("a URL");
         let expected = MqttConfig::new("mqtt://shop:b@broker?window=8&keep_alive=9s").expect("valid");
         assert_eq!(shown(&config), shown(&expected));
+    }
+
+    #[test]
+    fn parts_of_the_backoff_are_checked_together() {
+        for query in ["reconnect_base=100ms&reconnect_cap=500ms", "reconnect_cap=5m&reconnect_base=2m"] {
+            MqttConfig::new(&format!("mqtt://broker?{query}")).expect(query);
+        }
+        let variables = [
+            ("url", "mqtt://a?reconnect_base=10s&reconnect_cap=20s"),
+            ("reconnect_base", "1s"),
+            ("reconnect_cap", "5s"),
+        ];
+        assert!(from_variables(&variables).expect("valid").is_some());
     }
 
     #[test]
@@ -334,6 +373,11 @@ mod tests {
             ("window", "70000", "whole number"),
             ("overflow", "hunter2", "`drop_oldest`"),
             ("reconnect_cap", "1ms", "milliseconds of cap"),
+            (
+                "tls_authority",
+                "hunter2",
+                if cfg!(feature = "mqtt-tls") { "another scheme" } else { "the feature" },
+            ),
         ] {
             let error =
                 from_variables(&[("url", "mqtt://broker"), (name, value)]).expect_err(name).to_string();

@@ -46,9 +46,11 @@ impl Tls {
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(found.certs);
         if roots.is_empty() {
-            return Err(invalid(
-                "the operating system trusts no authority: install `ca-certificates`, or give the broker's own by `Tls::authority`",
-            ));
+            return Err(invalid(format_args!(
+                "the operating system trusts no authority ({} errors): install `ca-certificates`, look at SSL_CERT_FILE and \
+                 SSL_CERT_DIR if they are set, or give the broker's own by `Tls::authority`",
+                found.errors.len()
+            )));
         }
         Ok(Self { roots: Arc::new(roots), identity: None })
     }
@@ -136,8 +138,16 @@ pub(super) fn advice(error: &str) -> Option<&'static str> {
     [
         ("UnknownIssuer", "no authority that is trusted here vouches for the broker's certificate: give its own by `Tls::authority`"),
         ("BadSignature", "no authority that is trusted here vouches for the broker's certificate, but one has the same name: give its own by `Tls::authority`"),
+        ("alert: CertificateExpired", OURS),
+        ("alert: CertificateUnknown", OURS),
+        ("alert: BadCertificate", OURS),
+        ("alert: UnknownCA", OURS),
+        ("not valid for any names", "the broker's certificate names no host (subjectAltName): make one that does"),
         ("not valid for name", "the broker's certificate is for another host name: use that name in the URL"),
         ("NotValidForName", "the broker's certificate is for another host name: use that name in the URL"),
+        ("NotValidYet", "the broker's certificate is not valid yet, or this machine's clock is wrong"),
+        ("not valid yet", "the broker's certificate is not valid yet, or this machine's clock is wrong"),
+        ("CaUsedAsEndEntity", "the broker's certificate is an authority's: make one for the broker, signed by it"),
         ("expired", "the broker's certificate has expired, or this machine's clock is wrong"),
         ("Expired", "the broker's certificate has expired, or this machine's clock is wrong"),
         ("CertificateRequired", "the broker wants a certificate of this node: give one by `Tls::identity`"),
@@ -146,3 +156,5 @@ pub(super) fn advice(error: &str) -> Option<&'static str> {
     .into_iter()
     .find_map(|(words, advice)| error.contains(words).then_some(advice))
 }
+
+const OURS: &str = "the broker refuses this node's certificate, that of `Tls::identity`";
