@@ -17,6 +17,7 @@
 //! What is absent on purpose: subscriptions at QoS 2 (rumqttc livelocks with them after a
 //! restart), retained messages, wills, a last attempt to connect.
 
+mod address;
 mod config;
 mod settings;
 // How a connection is kept, and what the two of them do with it.

@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use url::Url;
-
+use super::address::{Scheme, credentials, host, invalid_url, parse_url, port, query};
 use super::settings;
 #[cfg(feature = "mqtt-tls")]
 use super::tls::Tls;
@@ -49,49 +48,6 @@ pub struct MqttConfig {
     pub(super) path: Secret,
     #[cfg(feature = "mqtt-tls")]
     pub(super) tls: Option<Tls>,
-}
-
-/// How the broker is reached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Scheme {
-    Mqtt,
-    Mqtts,
-    Ws,
-    Wss,
-}
-
-impl Scheme {
-    const fn of(name: &str) -> Option<Self> {
-        Some(match name.as_bytes() {
-            b"mqtt" | b"tcp" => Self::Mqtt,
-            b"mqtts" | b"ssl" => Self::Mqtts,
-            b"ws" => Self::Ws,
-            b"wss" => Self::Wss,
-            _ => return None,
-        })
-    }
-
-    pub(super) const fn is_encrypted(self) -> bool {
-        matches!(self, Self::Mqtts | Self::Wss)
-    }
-
-    pub(super) const fn is_websocket(self) -> bool {
-        matches!(self, Self::Ws | Self::Wss)
-    }
-
-    const fn is_in_this_build(self) -> bool {
-        (cfg!(feature = "mqtt-tls") || !self.is_encrypted())
-            && (cfg!(feature = "mqtt-websocket") || !self.is_websocket())
-    }
-
-    const fn port(self) -> u16 {
-        match self {
-            Self::Mqtt => 1883,
-            Self::Mqtts => 8883,
-            Self::Ws => 80,
-            Self::Wss => 443,
-        }
-    }
 }
 
 /// Which MQTT is spoken.
@@ -155,7 +111,7 @@ pub(super) struct Credentials {
 
 /// A text that is not printed.
 #[derive(Clone)]
-pub(super) struct Secret(String);
+pub(super) struct Secret(pub(super) String);
 
 /// Room that a PUBLISH takes beside topic and payload: fixed header 5, topic length 2, packet id 2,
 /// properties 1.
@@ -460,85 +416,6 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Errors of the parser do not hold the URL, and neither do ours: it may hold a password.
-fn parse_url(url: &str) -> Result<(Url, Scheme), MqttConfigError> {
-    let url = Url::parse(url)
-        .map_err(|error| invalid_url(&format!("{error}; write it as in mqtt://localhost:1883")))?;
-    // The scheme is not shown: in "user:password@host", it is the user.
-    let scheme = Scheme::of(url.scheme()).ok_or_else(|| {
-        invalid_url("the scheme must be mqtt, mqtts, ws or wss, as in mqtt://localhost:1883")
-    })?;
-    if !scheme.is_in_this_build() {
-        return Err(MqttConfigError::NotInThisBuild { scheme: url.scheme().to_owned() });
-    }
-    let plain = matches!(url.path(), "" | "/") || scheme.is_websocket();
-    if !plain || url.fragment().is_some() {
-        return Err(invalid_url(
-            "a path or fragment is not allowed; '/', '?', '#', '@' in a password are written %2F, %3F, %23, %40",
-        ));
-    }
-    Ok((url, scheme))
-}
-
-/// Our settings in a query, and the rest of it as it was written, which is a WebSocket's own.
-fn query(url: &Url) -> Result<(BTreeMap<String, String>, Option<String>), MqttConfigError> {
-    let (mut settings, mut rest) = (BTreeMap::new(), Vec::new());
-    for pair in url.query().into_iter().flat_map(|query| query.split('&')).filter(|pair| !pair.is_empty()) {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let name = percent_decode(name)?;
-        if !settings::is_known(&name) {
-            rest.push(pair);
-        } else if settings.insert(name, percent_decode(value)?).is_some() {
-            return Err(invalid_url("its query has a setting twice"));
-        }
-    }
-    Ok((settings, (!rest.is_empty()).then(|| rest.join("&"))))
-}
-
-fn host(url: &Url) -> Result<String, MqttConfigError> {
-    match url.host_str() {
-        Some(host) if !host.is_empty() => Ok(host.to_owned()),
-        _ => Err(invalid_url("there is no host; write it as in mqtt://localhost:1883")),
-    }
-}
-
-fn port(url: &Url, scheme: Scheme) -> Result<u16, MqttConfigError> {
-    match url.port() {
-        Some(0) => Err(invalid_url("the port must be 1 to 65535")),
-        port => Ok(port.unwrap_or(scheme.port())),
-    }
-}
-
-fn credentials(url: &Url) -> Result<Option<Credentials>, MqttConfigError> {
-    if url.username().is_empty() {
-        return match url.password() {
-            None => Ok(None),
-            Some(_) => Err(invalid_url("there is a password without a user name")),
-        };
-    }
-    let user = percent_decode(url.username())?;
-    let password = Secret(percent_decode(url.password().unwrap_or_default())?);
-    Ok(Some(Credentials { user, password }))
-}
-
-/// `url` gives user and password as they were written, and its own decoder, for forms, takes '+'
-/// for a space.
-fn percent_decode(text: &str) -> Result<String, MqttConfigError> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&first, tail)) = rest.split_first() {
-        let escaped = tail.first_chunk::<2>().filter(|_| first == b'%').and_then(hex_byte);
-        bytes.push(escaped.unwrap_or(first));
-        rest = if escaped.is_some() { &tail[2..] } else { tail };
-    }
-    String::from_utf8(bytes).map_err(|_| invalid_url("user name and password must be UTF-8, percent-encoded"))
-}
-
-fn hex_byte(digits: &[u8; 2]) -> Option<u8> {
-    let [high, low] = digits.map(|digit| char::from(digit).to_digit(16));
-    u8::try_from(high? * 16 + low?).ok()
-}
-
 fn within<N: Copy + PartialOrd + fmt::Display>(
     field: &'static str,
     unit: &str,
@@ -550,10 +427,6 @@ fn within<N: Copy + PartialOrd + fmt::Display>(
     }
     let (least, most) = allowed.into_inner();
     Err(invalid(field, format!("{unit}: {value} is outside of {least} to {most}")))
-}
-
-fn invalid_url(reason: &str) -> MqttConfigError {
-    invalid("url", reason.to_owned())
 }
 
 pub(super) fn invalid(field: &'static str, reason: String) -> MqttConfigError {

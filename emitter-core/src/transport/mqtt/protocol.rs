@@ -9,7 +9,8 @@ use rumqttc::v5::mqttbytes::v5::PublishProperties;
 use rumqttc::{NetworkOptions, Outgoing, v5};
 use tokio::time::Instant;
 
-use super::config::{MqttConfig, MqttVersion, Scheme};
+use super::address::Scheme;
+use super::config::{MqttConfig, MqttVersion};
 use super::subscriptions::Request;
 use crate::transport::{Confirmed, Message, QoS};
 
