@@ -1,8 +1,7 @@
 //! Writes that went past `.emit()`, found while a program is developed and tested.
 //!
-//! A write to a table of an emitting model without `.emit()` is an event that nobody hears, and the
-//! mistake that is made most often. [`watch`] finds it on every connection that is established from
-//! then on:
+//! A write to a table of an emitting model without `.emit()` is an event that nobody hears, and
+//! nothing else tells of it. [`watch`] finds it on every connection that is established from then on:
 //!
 //! ```
 //! # fn main() -> diesel::QueryResult<()> {
