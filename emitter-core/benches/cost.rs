@@ -8,10 +8,11 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use emitter_core::envelope::{self, Content, Outgoing, WireLimits};
-use emitter_core::event::{EventId, Operation, Timestamp};
+use emitter_core::envelope::{self, Content, Encoded, Format, Outgoing, WireLimits};
+use emitter_core::event::{EventId, Operation, Origin, Timestamp};
 use emitter_core::key::Key;
 use emitter_core::model::{Created, Model};
+use emitter_core::topic::Said;
 use emitter_core::{Emits, Emitter, Event, Scope};
 use serde::{Deserialize, Serialize};
 
@@ -92,11 +93,18 @@ fn emission(emitter: &Emitter) -> Option<emitter_core::Emission> {
     emitter.event::<User>(UserEvent::Created(Created::new(row())), Scope::BOTH)
 }
 
-/// The specification's JSON, both ways, rows included.
+/// Each form, both ways, rows included.
 fn wire(rounds: usize) {
-    const EVENTS: u32 = 2_000;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let emitter = runtime.block_on(Emitter::builder().start()).unwrap();
+    for format in [Format::Specification, Format::CloudEvents, Format::CloudEventsBinary, Format::Tracker] {
+        form(format, emitter.origin(), rounds);
+    }
+    assert!(runtime.block_on(emitter.shutdown(Duration::from_secs(5))).is_clean());
+}
+
+fn form(format: Format, origin: &Origin, rounds: usize) {
+    const EVENTS: u32 = 2_000;
     let limits = WireLimits::default();
     let row = row();
     let encode = || {
@@ -105,6 +113,7 @@ fn wire(rounds: usize) {
             model: "user",
             key_columns: &["id"],
             operation: Operation::Create,
+            kind: "user_created",
             keys: &[Key::Int(7)],
             content: &content,
             columns: User::COLUMNS,
@@ -112,15 +121,17 @@ fn wire(rounds: usize) {
             inserted: None,
             time: Timestamp::now(),
             id: EventId::now(),
-            origin: emitter.origin(),
+            origin,
             sequence: 42,
             version: 1,
             trace: None,
+            trace_state: None,
             idempotency_key: None,
+            cause: None,
+            hops: 0,
         };
-        envelope::encode(&outgoing, &limits).unwrap()
+        envelope::encode(&outgoing, format, &limits).unwrap()
     };
-    let bytes = encode();
     let timed = |work: &dyn Fn()| {
         let samples = (0..rounds).map(|_| {
             let begun = Instant::now();
@@ -129,16 +140,19 @@ fn wire(rounds: usize) {
         });
         median(samples.collect())
     };
-    print(&format!("encode ({} bytes)", bytes.len()), timed(&|| drop(black_box(encode()))));
+    let Encoded { payload, properties } = encode();
+    let bytes = payload.len() + properties.bytes();
+    print(&format!("encode as {format:?} ({bytes} bytes)"), timed(&|| drop(black_box(encode()))));
     let decode = || {
-        let incoming = envelope::decode(black_box(&bytes), &limits).unwrap();
+        let incoming =
+            envelope::decode(black_box(&payload), &properties, Said::This(Operation::Create), &limits)
+                .unwrap();
         match incoming.content {
             envelope::IncomingContent::Row { row, .. } => envelope::decode_row::<UserRow>(row).unwrap(),
             envelope::IncomingContent::Rows { .. } => unreachable!("it is a create"),
         }
     };
-    print("decode", timed(&|| drop(black_box(decode()))));
-    assert!(runtime.block_on(emitter.shutdown(Duration::from_secs(5))).is_clean());
+    print(&format!("decode {format:?}"), timed(&|| drop(black_box(decode()))));
 }
 
 fn median(mut samples: Vec<Duration>) -> Duration {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use once_cell::sync::OnceCell;
 
+use crate::cause::Cause;
 use crate::emit::Notes;
 use crate::emitter::{Emitter, WeakEmitter};
 use crate::event::{Event, EventId, Origin, Source, Timestamp};
@@ -66,6 +67,16 @@ impl Context {
     #[must_use]
     pub fn trace(&self) -> Option<Trace> {
         self.notes.as_ref()?.trace
+    }
+
+    /// What vendors of tracing hand on beside the trace.
+    #[must_use]
+    pub fn trace_state(&self) -> Option<&str> {
+        self.notes.as_ref()?.trace_state.as_deref()
+    }
+
+    pub(crate) fn cause(&self) -> Cause {
+        Cause::new(self.id, self.notes.clone())
     }
 
     /// What tells by what was done already: what the writer gave as the idempotency key of this

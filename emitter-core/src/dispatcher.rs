@@ -18,6 +18,7 @@ use tokio::time::{Instant, sleep};
 use tracing::{error, warn};
 
 use crate::ack::Ack;
+use crate::cause::Cause;
 use crate::event::{Operation, Source};
 use crate::listener::{Call, Handler, ListenerInfo, ListenerOptions};
 use crate::metrics::{Counters, OnceInAWhile};
@@ -240,8 +241,8 @@ impl Attempts {
 
     /// Begins a call, the how-many-eth for this event.
     fn call(&self, attempt: u32) -> First {
-        let call = catch_unwind(AssertUnwindSafe(|| self.listener.handler.call(&self.job.event, attempt)));
-        match call {
+        let call = || self.listener.handler.call(&self.job.event, attempt);
+        match catch_unwind(AssertUnwindSafe(|| Cause::of(self.job.event.meta()).within(call))) {
             Ok(Some(call)) => First::Waits(call),
             Ok(None) => First::Ended(End::Handled),
             Err(_) => First::Ended(End::Panicked),
@@ -250,7 +251,7 @@ impl Attempts {
 
     async fn end_of(&self, first: First) -> End {
         match first {
-            First::Waits(call) => rest_of(call, self.limits.timeout).await,
+            First::Waits(call) => rest_of(call, &self.job.event, self.limits.timeout).await,
             First::Ended(end) => end,
             First::NotForIt => End::Handled,
         }
@@ -476,20 +477,22 @@ enum First {
 
 /// Makes a call and polls it once. Whatever of the listener panics, its `Drop` included, ends here.
 fn first_poll(handler: &Handler, event: &Arc<dyn AnyEvent>, cx: &mut Context<'_>) -> First {
-    let polled = catch_unwind(AssertUnwindSafe(|| {
+    let poll = || {
         let Some(mut call) = handler.call(event, 1) else { return First::NotForIt };
         match call.as_mut().poll(cx) {
             Poll::Ready(result) => First::Ended(result.into()),
             Poll::Pending => First::Waits(call),
         }
-    }));
+    };
+    let polled = catch_unwind(AssertUnwindSafe(|| Cause::of(event.meta()).within(poll)));
     polled.unwrap_or(First::Ended(End::Panicked))
 }
 
 /// The rest of a call, within its time-out, and with the same care.
-async fn rest_of(mut call: Call, timeout: Duration) -> End {
+async fn rest_of(mut call: Call, event: &Arc<dyn AnyEvent>, timeout: Duration) -> End {
     let rest = std::future::poll_fn(|cx| {
-        let polled = catch_unwind(AssertUnwindSafe(|| call.as_mut().poll(cx)));
+        let poll = || call.as_mut().poll(cx);
+        let polled = catch_unwind(AssertUnwindSafe(|| Cause::of(event.meta()).within(poll)));
         polled.map_or(Poll::Ready(End::Panicked), |polled| polled.map(End::from))
     });
     let end = tokio::time::timeout(timeout, rest).await.unwrap_or(End::TimedOut);

@@ -8,7 +8,8 @@
 
 use std::sync::Arc;
 
-use crate::event::Operation;
+use crate::context::Context;
+use crate::event::{EventId, Operation};
 use crate::receipt::Receipt;
 use crate::trace::Trace;
 
@@ -78,7 +79,13 @@ pub struct EmitOptions {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Notes {
     pub(crate) trace: Option<Trace>,
+    /// What vendors of tracing hand on beside it.
+    pub(crate) trace_state: Option<Box<str>>,
     pub(crate) idempotency_key: Option<Box<str>>,
+    /// The event whose listener wrote.
+    pub(crate) cause: Option<EventId>,
+    /// How many events were caused by another, up to this one.
+    pub(crate) hops: u8,
 }
 
 impl EmitOptions {
@@ -103,6 +110,23 @@ impl EmitOptions {
     #[must_use]
     pub fn trace(mut self, trace: Trace) -> Self {
         self.notes().trace = Some(trace);
+        self
+    }
+
+    /// What vendors of tracing hand on beside the trace: the header `tracestate` as it came. A text that
+    /// cannot be one ([`Trace::is_state`]) is left out.
+    #[must_use]
+    pub fn trace_state(mut self, state: impl Into<String>) -> Self {
+        let state = state.into();
+        self.notes().trace_state = Trace::is_state(&state).then(|| state.into_boxed_str());
+        self
+    }
+
+    /// The event that this is done for. A listener need not say it of what it does in its own call;
+    /// it does of what it hands to another thread or task.
+    #[must_use]
+    pub fn caused_by(mut self, call: &Context) -> Self {
+        call.cause().note(self.notes());
         self
     }
 

@@ -17,7 +17,7 @@ use crate::dedup::DedupConfig;
 use crate::dispatcher::lanes::AlreadyHashed;
 use crate::dispatcher::{DispatchLimits, Job, Listener, Message, Worker};
 use crate::emit::{EmitConfig, EmitOptions, QoS, Scope};
-use crate::envelope::WireLimits;
+use crate::envelope::{Format, Kind, WireLimits};
 use crate::event::{EventId, Operation, Origin, Source};
 use crate::listener::{Handler, ListenerInfo};
 use crate::masked::HashKey;
@@ -25,8 +25,8 @@ use crate::metrics::{Counters, OnceInAWhile, Stats};
 use crate::model::{EventBody, Model, ModelEvent};
 use crate::model_info::{AnyEvent, ModelInfo};
 use crate::queue::{Queue, Refused};
-use crate::receipt::{Ticket, Way};
-use crate::topic::{ModelTopic, TopicPrefix};
+use crate::receipt::{Asked, Loss, Ticket, Way};
+use crate::topic::{ModelTopic, Topics};
 use crate::transport::{Transport, TransportStatus};
 
 mod builder;
@@ -89,12 +89,18 @@ struct Shared {
     origin: Arc<Origin>,
     emit: EmitConfig,
     limits: DispatchLimits,
-    prefix: TopicPrefix,
+    topics: Topics,
     wire: WireLimits,
     dedup: DedupConfig,
     /// How many events of other nodes may be in progress.
     in_progress: usize,
     hash_key: Option<HashKey>,
+    /// How many events may cause each other.
+    max_hops: u8,
+    format: Format,
+    kind: Kind,
+    /// By the last two levels of topics.
+    qos: HashMap<String, QoS>,
     models: RwLock<Models>,
     transport: Option<Arc<dyn Transport>>,
     /// The connections of groups, by their names.
@@ -318,8 +324,17 @@ impl Emitter {
 
 #[cfg(any(test, feature = "testing"))]
 impl Emitter {
-    pub(crate) fn topic_prefix(&self) -> &TopicPrefix {
-        &self.node.shared.prefix
+    pub(crate) fn topics(&self) -> &Topics {
+        &self.node.shared.topics
+    }
+
+    pub(crate) fn format(&self) -> Format {
+        self.node.shared.format
+    }
+
+    pub(crate) fn kind(&self, model: &str, operation: Operation) -> String {
+        let shared = &self.node.shared;
+        shared.kind.of(&shared.origin.service, model, operation)
     }
 
     pub(crate) fn wire_limits(&self) -> WireLimits {
@@ -417,6 +432,9 @@ impl Drop for Node {
     }
 }
 
+const LOOP: &str = "events were not emitted: listeners write what makes listeners write, in a circle. Let the \
+                    listener ignore what it wrote itself, or raise `max_hops`";
+
 impl Shared {
     /// The state of a model, made when it is met for the first time.
     fn model(&self, info: &'static ModelInfo) -> Result<Arc<ModelState>, StartError> {
@@ -429,6 +447,9 @@ impl Shared {
             return Ok(model);
         }
         let topic = ModelTopic::new(info.topic)?;
+        if self.topics.is_own(&topic) {
+            return Err(StartError::OwnTopic(info.name));
+        }
         let folded = info.name.to_ascii_lowercase();
         if models.by_name.contains_key(&folded) {
             return Err(StartError::SameModelName(info.name));
@@ -505,6 +526,9 @@ impl Shared {
             tap(&event, allowed);
         }
         let asked = ticket.as_mut().map(|ticket| ticket.emitted(scope.remote));
+        if event.meta().hops() > self.max_hops {
+            return self.end_loop(&*event, asked);
+        }
         let mut published = scope.remote;
         if scope.remote {
             self.counters.emitted_remote.add_one();
@@ -550,6 +574,17 @@ impl Shared {
         }
     }
 
+    /// Emits no more of what listeners cause each other to write.
+    fn end_loop(&self, event: &dyn AnyEvent, asked: Option<Asked>) {
+        self.counters.loops.add_one();
+        let (model, hops) = (event.model().name, self.max_hops);
+        self.overflows.log(|more| error!(model, hops, more, LOOP));
+        if let Some(asked) = asked {
+            asked.local(Way::Lost(Loss::Loop));
+            asked.remote(Way::Lost(Loss::Loop));
+        }
+    }
+
     /// The listener and what follows from it: events from here on, and the subscription.
     fn insert_listener(&self, model: &ModelState, listener: Arc<Listener>) -> Result<(), StartError> {
         let (hears, is_member) = (listener.info.hears, listener.info.group.is_some());
@@ -565,7 +600,7 @@ impl Shared {
         }
         model.before.fetch_add(usize::from(wants_before), Ordering::Relaxed);
         if let Some(transport) = way.filter(|_| first_remote) {
-            transport.subscribe(self.prefix.model_filter(&model.topic));
+            transport.subscribe(self.topics.model_filter(&model.topic));
         }
         Ok(())
     }
@@ -587,7 +622,7 @@ impl Shared {
             Some(group) => self.groups().get(group).cloned(),
         };
         if let Some(transport) = way.filter(|_| last_remote) {
-            transport.unsubscribe(&self.prefix.model_filter(&model.topic));
+            transport.unsubscribe(&self.topics.model_filter(&model.topic));
         }
     }
 }

@@ -1,4 +1,6 @@
-//! What travels: the specification's JSON, with further fields beside it that others ignore.
+//! What travels: in one of three forms, of which every node understands all.
+//!
+//! The specification's JSON, with further fields beside it that others ignore:
 //!
 //! ```json
 //! {"model":"user","operation":"update",
@@ -13,11 +15,31 @@
 //! where that is not known, or goes without saying (inserts set all, deletes none). Of programs
 //! that do not send it, `args` tells.
 //!
-//! `version` is that of the rows' shape; 1 is left out. `traceparent` and `idempotencyKey` are there
-//! where the writer gave them.
+//! `version` is that of the rows' shape; 1 is left out. `traceparent`, `tracestate` and
+//! `idempotencyKey` are there where the writer gave them; `causedBy` and `hops` where a listener of
+//! another event wrote.
 //!
 //! A bulk operation has `"result":{"count":2}` and its rows beside it:
 //! `"rows":[{"before":{…},"after":{…}}, …]`.
+//!
+//! CloudEvents 1.0 have the head in attributes and the rest as their data:
+//!
+//! ```json
+//! {"specversion":"1.0","id":"01935a…","source":"/shop/server-1","type":"user.update","subject":"7",
+//!  "time":"2026-11-21T00:42:25.735Z","datacontenttype":"application/json",
+//!  "sequence":"42","incarnation":"01935a…",
+//!  "data":{"model":"user","operation":"update","args":{…},"result":{…},"before":{…},"changed":["status"]}}
+//! ```
+//!
+//! And the tracker form has the row as its payload:
+//!
+//! ```json
+//! {"trace_id":"01935a…","ts":"2026-11-21T00:42:25.735Z","kind":"user_updated",
+//!  "idempotency_key":"user_updated_1795221745735_9c0ffee1","payload":{"id":7,"status":"ACTIVE"},
+//!  "change":{"model":"user","operation":"update","eventId":"01935a…","origin":{…},"seq":42,"before":{…}}}
+//! ```
+//!
+//! Which form a message has is told by its content type, else by its shape.
 //!
 //! Rows are encoded and decoded by the model ([`Model::Row`](crate::model::Model::Row)); this
 //! module handles them as finished JSON, so it is compiled once and not once for each model.
@@ -33,12 +55,20 @@ use crate::columns::{Column, Columns};
 use crate::emit::EmitOptions;
 use crate::event::{EventId, Operation, Origin, Timestamp};
 use crate::key::Key;
+use crate::properties::Properties;
+use crate::topic::Said;
 use crate::trace::Trace;
 
 mod args;
+mod cloud_events;
+mod format;
+mod json;
+mod specification;
+mod tracker;
 
 pub use args::Names;
-use args::{Args, args, named};
+pub use format::{Format, Kind, NoKind};
+use json::{from_object, is_deeper_than, malformed, text, what_is_wrong};
 
 /// Bounds on what is taken from the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +94,8 @@ pub struct Outgoing<'a> {
     pub key_columns: &'a [&'a str],
     /// What was done.
     pub operation: Operation,
+    /// The same in the words of the forms that have a kind.
+    pub kind: &'a str,
     /// The keys of its rows.
     pub keys: &'a [Key],
     /// The rows.
@@ -86,8 +118,42 @@ pub struct Outgoing<'a> {
     pub version: u32,
     /// The trace to which it belongs.
     pub trace: Option<Trace>,
+    /// What vendors of tracing hand on beside it.
+    pub trace_state: Option<&'a str>,
     /// What tells what was done from others of its kind.
     pub idempotency_key: Option<&'a str>,
+    /// The event whose listener wrote.
+    pub cause: Option<EventId>,
+    /// How many events were caused by another, up to this one.
+    pub hops: u8,
+}
+
+impl Outgoing<'_> {
+    fn changed(&self) -> Option<Vec<&'static str>> {
+        self.set.map(|set| args::named(self.columns, set).collect())
+    }
+
+    /// Unless it is the first one.
+    fn later_version(&self) -> Option<u32> {
+        Some(self.version).filter(|version| *version != FIRST_VERSION)
+    }
+
+    fn traceparent(&self) -> Option<String> {
+        self.trace.map(|trace| trace.to_string())
+    }
+
+    fn hops(&self) -> Option<u8> {
+        Some(self.hops).filter(|hops| *hops > 0)
+    }
+}
+
+/// An event as it travels.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Encoded {
+    /// The payload.
+    pub payload: Vec<u8>,
+    /// What travels beside it, where the transport can carry it.
+    pub properties: Properties,
 }
 
 /// An event's rows as JSON.
@@ -109,6 +175,24 @@ pub enum Content {
     },
 }
 
+impl Content {
+    /// The row before an update, where it is known.
+    fn before(&self) -> Option<&RawValue> {
+        match self {
+            Self::Row { before, .. } => before.as_deref(),
+            Self::Rows { .. } => None,
+        }
+    }
+
+    /// The rows of a bulk operation, where they are known.
+    fn rows(&self) -> Option<&[RowImages]> {
+        match self {
+            Self::Row { .. } => None,
+            Self::Rows { rows, .. } => rows.as_deref(),
+        }
+    }
+}
+
 /// One row of a bulk operation as JSON.
 #[derive(Debug, Clone, Serialize)]
 pub struct RowImages {
@@ -125,48 +209,41 @@ pub struct RowImages {
 /// # Errors
 /// [`EncodeError::TooLarge`] and [`EncodeError::TooDeep`] beyond `limits`, which receivers have
 /// too; [`EncodeError::Json`] should never be seen here, where all parts are JSON already.
-pub fn encode(event: &Outgoing<'_>, limits: &WireLimits) -> Result<Vec<u8>, EncodeError> {
-    let wire = WireOut {
-        model: event.model,
-        operation: event.operation,
-        args: args(event),
-        result: match event.content {
-            Content::Row { row, .. } => WireResult::Row(row),
-            Content::Rows { count, .. } => WireResult::Count { count: *count },
-        },
-        timestamp: event.time,
-        event_id: event.id,
-        before: match event.content {
-            Content::Row { before, .. } => before.as_deref(),
-            Content::Rows { .. } => None,
-        },
-        rows: match event.content {
-            Content::Row { .. } => None,
-            Content::Rows { rows, .. } => rows.as_deref(),
-        },
-        changed: event.set.map(|set| named(event.columns, set).collect()),
-        inserted: event.inserted,
-        origin: event.origin,
-        seq: event.sequence,
-        version: Some(event.version).filter(|version| *version != FIRST_VERSION),
-        traceparent: event.trace.map(|trace| trace.to_string()),
-        idempotency_key: event.idempotency_key,
+pub fn encode(event: &Outgoing<'_>, format: Format, limits: &WireLimits) -> Result<Encoded, EncodeError> {
+    let (text, properties) = match format {
+        Format::Specification => (specification::encode(event)?, beside(event, JSON)),
+        Format::CloudEvents => (cloud_events::encode(event)?, beside(event, cloud_events::STRUCTURED)),
+        Format::CloudEventsBinary => cloud_events::encode_binary(event)?,
+        Format::Tracker => (tracker::encode(event)?, beside(event, JSON)),
     };
-    let text = serde_json::to_string(&wire).map_err(|_| EncodeError::Json)?;
     if text.len() > limits.max_bytes {
         return Err(EncodeError::TooLarge { bytes: text.len(), limit: limits.max_bytes });
     }
     if is_deeper_than(&text, limits.max_depth) {
         return Err(EncodeError::TooDeep { limit: limits.max_depth });
     }
-    Ok(text.into_bytes())
+    Ok(Encoded { payload: text.into_bytes(), properties })
+}
+
+const JSON: &str = "application/json";
+
+/// What programs on the way want to know without reading the payload.
+fn beside(event: &Outgoing<'_>, content_type: &'static str) -> Properties {
+    let mut properties = Properties::of_type(content_type).with("eventId", event.id.to_string());
+    if let Some(traceparent) = event.traceparent() {
+        properties = properties.with("traceparent", traceparent);
+    }
+    if let Some(trace_state) = event.trace_state {
+        properties = properties.with("tracestate", trace_state);
+    }
+    properties
 }
 
 /// An event as it came, checked as far as that is possible without its model.
 #[derive(Debug)]
 pub struct Incoming<'a> {
-    /// The model's name as its sender writes it; `User` and `user` are one.
-    pub model: Cow<'a, str>,
+    /// The model's name as its sender writes it, if it does; `User` and `user` are one.
+    pub model: Option<Cow<'a, str>>,
     /// What was done.
     pub operation: Operation,
     /// When, by the sender's clock; `None` when the sender does not say.
@@ -181,8 +258,14 @@ pub struct Incoming<'a> {
     pub version: Option<u32>,
     /// The trace to which it belongs, if the sender tells and it is one.
     pub trace: Option<Trace>,
+    /// What vendors of tracing hand on beside it.
+    pub trace_state: Option<Cow<'a, str>>,
     /// What tells what was done from others of its kind, if the sender tells.
     pub idempotency_key: Option<Cow<'a, str>>,
+    /// The event whose listener wrote.
+    pub cause: Option<EventId>,
+    /// How many events were caused by another, up to this one.
+    pub hops: u8,
     /// The rows.
     pub content: IncomingContent<'a>,
     /// The names of the columns that the write set, if the sender tells.
@@ -221,35 +304,76 @@ pub struct IncomingRow<'a> {
     pub after: Option<&'a RawValue>,
 }
 
-/// Decodes what came from the wire, of any origin.
+/// Decodes what came from the wire, of any origin and in any form. `said` is what its topic tells.
 ///
 /// # Errors
 /// [`DecodeError`] for everything that is not a whole event.
-pub fn decode<'a>(payload: &'a [u8], limits: &WireLimits) -> Result<Incoming<'a>, DecodeError> {
-    if payload.len() > limits.max_bytes {
-        return Err(DecodeError::TooLarge { bytes: payload.len(), limit: limits.max_bytes });
+pub fn decode<'a>(
+    payload: &'a [u8],
+    properties: &'a Properties,
+    said: Said<'_>,
+    limits: &WireLimits,
+) -> Result<Incoming<'a>, DecodeError> {
+    let text = text(payload, limits)?;
+    let said = match said {
+        Said::This(operation) => Some(operation),
+        Said::Nothing | Said::Other(_) => None,
+    };
+    let is_type = |wanted: &str| {
+        // Parameters such as the character set may follow.
+        let found = properties.content_type.as_deref().and_then(|found| found.split(';').next());
+        found.is_some_and(|found| found.trim_end().eq_ignore_ascii_case(wanted))
+    };
+    if is_type(cloud_events::STRUCTURED) {
+        return cloud_events::decode(text, said);
     }
-    let text = std::str::from_utf8(payload).map_err(|_| DecodeError::NotUtf8)?;
-    if is_deeper_than(text, limits.max_depth) {
-        return Err(DecodeError::TooDeep { limit: limits.max_depth });
+    if cloud_events::is_binary(properties) {
+        return cloud_events::decode_binary(text, properties, said);
     }
-    let wire: WireIn<'a> = from_object(text).map_err(|error| malformed(&error))?;
-    let operation = Operation::from_name(&wire.operation).ok_or(DecodeError::UnknownOperation)?;
-    Ok(Incoming {
-        content: content(operation, &wire)?,
-        model: wire.model,
-        operation,
-        time: wire.timestamp,
-        trace: wire.traceparent.and_then(|trace| trace.parse().ok()),
-        idempotency_key: wire.idempotency_key.filter(|key| key.len() <= EmitOptions::MAX_IDEMPOTENCY_KEY),
-        // Nodes of this framework leave the first version out.
-        version: wire.version.or_else(|| wire.origin.as_ref().map(|_| FIRST_VERSION)),
-        id: wire.event_id.and_then(|id| Uuid::try_parse(&id).ok()).map(EventId::from_uuid),
-        origin: wire.origin,
-        sequence: wire.seq,
-        set: wire.changed.or_else(|| args::set(operation, wire.args)),
-        inserted: wire.inserted,
+    specification::decode(text).or_else(|error| match from_object::<tracker::Shape<'_>>(text) {
+        Ok(shape) if shape.specversion.is_some() => cloud_events::decode(text, said),
+        Ok(shape) if shape.is_tracker() => tracker::decode(text, said),
+        _ => Err(error),
     })
+}
+
+/// What surrounds the rows, in whichever form it came.
+#[derive(Default)]
+struct Head<'a> {
+    id: Option<Cow<'a, str>>,
+    origin: Option<Origin>,
+    sequence: Option<u64>,
+    version: Option<u32>,
+    traceparent: Option<Cow<'a, str>>,
+    tracestate: Option<Cow<'a, str>>,
+    idempotency_key: Option<Cow<'a, str>>,
+    cause: Option<Cow<'a, str>>,
+    hops: Option<u8>,
+}
+
+impl<'a> Head<'a> {
+    /// An event of which no more is known than this.
+    fn incoming(self, operation: Operation) -> Incoming<'a> {
+        let id = |text: Cow<'a, str>| Uuid::try_parse(&text).ok().map(EventId::from_uuid);
+        Incoming {
+            model: None,
+            operation,
+            time: None,
+            trace: self.traceparent.and_then(|trace| trace.parse().ok()),
+            trace_state: self.tracestate.filter(|state| Trace::is_state(state)),
+            idempotency_key: self.idempotency_key.filter(|key| key.len() <= EmitOptions::MAX_IDEMPOTENCY_KEY),
+            // Nodes of this framework leave the first version out.
+            version: self.version.or_else(|| self.origin.as_ref().map(|_| FIRST_VERSION)),
+            id: self.id.and_then(id),
+            origin: self.origin,
+            sequence: self.sequence,
+            content: IncomingContent::Rows { count: 0, rows: None },
+            set: None,
+            inserted: None,
+            cause: self.cause.and_then(id),
+            hops: self.hops.unwrap_or_default(),
+        }
+    }
 }
 
 /// Decodes one row of an [`Incoming`] event as its model's type.
@@ -351,75 +475,6 @@ pub enum DecodeError {
     Rows,
 }
 
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct WireOut<'a> {
-    model: &'a str,
-    operation: Operation,
-    args: Args<'a>,
-    result: WireResult<'a>,
-    timestamp: Timestamp,
-    event_id: EventId,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    before: Option<&'a RawValue>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    rows: Option<&'a [RowImages]>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    changed: Option<Vec<&'static str>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    inserted: Option<bool>,
-    origin: &'a Origin,
-    seq: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    version: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    traceparent: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    idempotency_key: Option<&'a str>,
-}
-
-#[derive(Serialize)]
-#[serde(untagged)]
-enum WireResult<'a> {
-    Row(&'a RawValue),
-    Count { count: u64 },
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct WireIn<'a> {
-    #[serde(borrow)]
-    model: Cow<'a, str>,
-    #[serde(borrow)]
-    operation: Cow<'a, str>,
-    #[serde(borrow, default)]
-    args: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    result: Option<&'a RawValue>,
-    #[serde(default)]
-    timestamp: Option<Timestamp>,
-    #[serde(borrow, default)]
-    event_id: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    before: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    rows: Option<Vec<IncomingRow<'a>>>,
-    #[serde(borrow, default)]
-    changed: Option<Names<'a>>,
-    #[serde(default)]
-    inserted: Option<bool>,
-    #[serde(default)]
-    origin: Option<Origin>,
-    #[serde(default)]
-    seq: Option<u64>,
-    #[serde(default)]
-    version: Option<u32>,
-    #[serde(borrow, default)]
-    traceparent: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    idempotency_key: Option<Cow<'a, str>>,
-}
-
 /// The version of a model that says nothing of versions.
 const FIRST_VERSION: u32 = 1;
 
@@ -428,78 +483,25 @@ struct Count {
     count: u64,
 }
 
-fn content<'a>(operation: Operation, wire: &WireIn<'a>) -> Result<IncomingContent<'a>, DecodeError> {
-    let result = wire.result.ok_or_else(|| DecodeError::Malformed("`result` is absent".to_owned()))?;
+fn content<'a>(
+    operation: Operation,
+    result: Option<&'a RawValue>,
+    before: Option<&'a RawValue>,
+    rows: Option<Vec<IncomingRow<'a>>>,
+) -> Result<IncomingContent<'a>, DecodeError> {
+    let result = result.ok_or_else(|| DecodeError::Malformed("`result` is absent".to_owned()))?;
     match operation {
         Operation::Create | Operation::Update | Operation::Upsert | Operation::Delete => {
-            Ok(IncomingContent::Row { row: result, before: wire.before })
+            Ok(IncomingContent::Row { row: result, before })
         }
         Operation::CreateMany | Operation::UpdateMany | Operation::DeleteMany => {
             let Count { count } = from_object(result.get()).map_err(|error| malformed(&error))?;
-            let rows = wire.rows.as_deref().map(|rows| {
-                rows.iter()
-                    .map(|row| IncomingRow { before: row.before, after: row.after })
-                    .collect::<Vec<_>>()
-            });
             if rows.as_ref().is_some_and(|rows| rows.len() as u64 != count) {
                 return Err(DecodeError::Rows);
             }
             Ok(IncomingContent::Rows { count, rows })
         }
     }
-}
-
-/// Reads a struct. Serde alone would also take an array of its fields in their order.
-fn from_object<'a, T: Deserialize<'a>>(text: &'a str) -> serde_json::Result<T> {
-    if text.trim_start().starts_with('{') {
-        serde_json::from_str(text)
-    } else {
-        Err(serde::de::Error::custom("not an object"))
-    }
-}
-
-fn malformed(error: &serde_json::Error) -> DecodeError {
-    DecodeError::Malformed(what_is_wrong(error))
-}
-
-/// The kind and place of a JSON error. Its own text may quote the payload, which may be secret.
-fn what_is_wrong(error: &serde_json::Error) -> String {
-    let kind = match error.classify() {
-        serde_json::error::Category::Io | serde_json::error::Category::Syntax => "not JSON",
-        serde_json::error::Category::Data => "a field is missing or of the wrong type",
-        serde_json::error::Category::Eof => "the JSON ends too early",
-    };
-    format!("{kind}, at line {} column {}", error.line(), error.column())
-}
-
-/// Whether arrays and objects are nested deeper than `limit`. Brackets within strings do not
-/// count. On text that is not JSON the answer has no meaning and does no harm.
-fn is_deeper_than(text: &str, limit: usize) -> bool {
-    // Most messages do not have so many brackets in all, and counting them is a tenth of the work.
-    let opening = text.bytes().filter(|byte| matches!(byte, b'[' | b'{')).count();
-    opening > limit && nests_deeper_than(text, limit)
-}
-
-fn nests_deeper_than(text: &str, limit: usize) -> bool {
-    let mut depth = 0_usize;
-    let mut in_string = false;
-    let mut escaped = false;
-    for byte in text.bytes() {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' if in_string => escaped = true,
-            b'"' => in_string = !in_string,
-            b'[' | b'{' if !in_string => {
-                depth += 1;
-                if depth > limit {
-                    return true;
-                }
-            }
-            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-    }
-    false
 }
 
 #[cfg(test)]
@@ -605,6 +607,16 @@ mod tests {
         }
     }
 
+    fn idempotency_key(sent: &Sent) -> Option<&str> {
+        sent.row.as_str().filter(|text| (1..=256).contains(&text.len()))
+    }
+
+    /// Without a content type, on a topic that tells nothing.
+    fn read<'a>(payload: &'a [u8], limits: &WireLimits) -> Result<Incoming<'a>, DecodeError> {
+        const NOTHING: &Properties = &Properties { content_type: None, user: Vec::new() };
+        decode(payload, NOTHING, Said::Nothing, limits)
+    }
+
     fn version(sent: &Sent) -> u32 {
         if sent.sequence.is_multiple_of(2) { 1 } else { 3 }
     }
@@ -613,7 +625,26 @@ mod tests {
         [None, Some(true), Some(false)][(sent.sequence % 3) as usize]
     }
 
+    const FORMATS: [Format; 4] =
+        [Format::Specification, Format::CloudEvents, Format::CloudEventsBinary, Format::Tracker];
+
     fn encoded(sent: &Sent, limits: &WireLimits) -> Result<Vec<u8>, EncodeError> {
+        encoded_as(Format::Specification, sent, limits).map(|encoded| encoded.payload)
+    }
+
+    fn trace_state(sent: &Sent) -> Option<&str> {
+        sent.row.as_str().filter(|text| Trace::is_state(text))
+    }
+
+    fn cause(sent: &Sent) -> Option<EventId> {
+        sent.sequence.is_multiple_of(5).then(|| EventId::from_uuid(Uuid::from_u128(!sent.id)))
+    }
+
+    fn hops(sent: &Sent) -> u8 {
+        u8::try_from(sent.sequence % 4).unwrap()
+    }
+
+    fn encoded_as(format: Format, sent: &Sent, limits: &WireLimits) -> Result<Encoded, EncodeError> {
         let columns: &[&str] = match &sent.key {
             Some(Key::Composite(_)) => &["a", "b"],
             _ => &["id"],
@@ -622,6 +653,7 @@ mod tests {
             model: "user",
             key_columns: columns,
             operation: sent.operation,
+            kind: &format.default_kind().parse::<Kind>().unwrap().of("shop", "user", sent.operation),
             keys: sent.key.as_slice(),
             content: &content_of(sent),
             columns: COLUMNS,
@@ -633,9 +665,12 @@ mod tests {
             sequence: sent.sequence,
             version: version(sent),
             trace: Trace::new(sent.id, sent.sequence, true),
-            idempotency_key: sent.row.as_str().filter(|text| text.len() <= 256),
+            trace_state: trace_state(sent),
+            idempotency_key: idempotency_key(sent),
+            cause: cause(sent),
+            hops: hops(sent),
         };
-        encode(&outgoing, limits)
+        encode(&outgoing, format, limits)
     }
 
     const WIDE: WireLimits = WireLimits { max_bytes: usize::MAX, max_depth: usize::MAX };
@@ -714,10 +749,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_encoded_is_decoded_again(sent in sent()) {
-            let bytes = encoded(&sent, &WIDE).unwrap();
-            let incoming = decode(&bytes, &WIDE).unwrap();
-            prop_assert_eq!(&*incoming.model, "user");
+        fn what_is_encoded_is_decoded_again(
+            sent in sent(), format in prop::sample::select(FORMATS.to_vec()), by_shape in any::<bool>()
+        ) {
+            let Encoded { payload, mut properties } = encoded_as(format, &sent, &WIDE).unwrap();
+            if by_shape && format != Format::CloudEventsBinary {
+                properties = Properties::default();
+            }
+            let incoming = decode(&payload, &properties, Said::Nothing, &WIDE).unwrap();
+            prop_assert_eq!(incoming.model.as_deref(), Some("user"));
             prop_assert_eq!(incoming.operation, sent.operation);
             prop_assert_eq!(incoming.time, Some(Timestamp::from_millis(sent.millis)));
             prop_assert_eq!(incoming.id, Some(EventId::from_uuid(Uuid::from_u128(sent.id))));
@@ -725,7 +765,9 @@ mod tests {
             prop_assert_eq!(incoming.sequence, Some(sent.sequence));
             prop_assert_eq!(incoming.version, Some(version(&sent)));
             prop_assert_eq!(incoming.trace, Trace::new(sent.id, sent.sequence, true));
-            prop_assert_eq!(incoming.idempotency_key.as_deref(), sent.row.as_str().filter(|text| text.len() <= 256));
+            prop_assert_eq!(incoming.trace_state.as_deref(), trace_state(&sent));
+            prop_assert_eq!(incoming.idempotency_key.as_deref(), idempotency_key(&sent));
+            prop_assert_eq!((incoming.cause, incoming.hops), (cause(&sent), hops(&sent)));
             prop_assert_eq!(incoming.inserted, inserted(&sent));
             if let Some(set) = sent.set {
                 let told = incoming.set.map(|names| names.columns(COLUMNS));
@@ -751,7 +793,7 @@ mod tests {
         fn args_of_any_shape_are_no_error(args in value(), update in prop::sample::select(vec!["update", "updateMany", "upsert"])) {
             let event = json!({ "model": "user", "operation": update, "args": args, "result": { "count": 1 } });
             let bytes = serde_json::to_vec(&event).unwrap();
-            let names = decode(&bytes, &WIDE).unwrap().set;
+            let names = read(&bytes, &WIDE).unwrap().set;
             let keys = |field: &str| args.get(field).and_then(Value::as_object).map(|fields| fields.keys().collect::<Vec<_>>());
             let wanted = match update {
                 "upsert" => keys("create").zip(keys("update")).map(|(create, update)| [create, update].concat()),
@@ -792,10 +834,10 @@ mod tests {
             let bytes = encoded(&sent, &WIDE).unwrap();
             let limits = WireLimits { max_bytes: bytes.len() - less, ..WIDE };
             prop_assert_eq!(encoded(&sent, &limits).is_ok(), less == 0);
-            prop_assert_eq!(decode(&bytes, &limits).is_ok(), less == 0);
+            prop_assert_eq!(read(&bytes, &limits).is_ok(), less == 0);
             let deep = depth(&serde_json::from_slice(&bytes).unwrap());
             let limits = WireLimits { max_depth: deep - less.min(deep), ..WIDE };
-            prop_assert_eq!(decode(&bytes, &limits).is_ok(), less == 0);
+            prop_assert_eq!(read(&bytes, &limits).is_ok(), less == 0);
         }
 
         #[test]
@@ -807,7 +849,7 @@ mod tests {
         #[test]
         fn bytes_are_rejected_or_a_whole_event(bytes in nearly(), max_bytes in 0..600_usize, max_depth in 1..9_usize) {
             let limits = WireLimits { max_bytes, max_depth };
-            if let Ok(incoming) = decode(&bytes, &limits) {
+            if let Ok(incoming) = read(&bytes, &limits) {
                 prop_assert!(bytes.len() <= max_bytes);
                 let fields: Map<String, Value> = match serde_json::from_slice(&bytes) {
                     Ok(fields) => fields,
@@ -816,7 +858,7 @@ mod tests {
                     Err(error) => return Err(TestCaseError::fail(error.to_string())),
                 };
                 prop_assert_eq!(&fields["operation"], incoming.operation.as_str());
-                prop_assert_eq!(&fields["model"], &*incoming.model);
+                prop_assert_eq!(fields["model"].as_str(), incoming.model.as_deref());
                 prop_assert!(depth(&Value::from(fields)) <= max_depth);
             }
         }
@@ -853,7 +895,7 @@ mod tests {
     fn errors(payload: &[u8]) -> Vec<String> {
         let limits = WireLimits::default();
         let said = |error: DecodeError| format!("{error} {error:?}");
-        match decode(payload, &limits) {
+        match read(payload, &limits) {
             Err(error) => vec![said(error)],
             Ok(Incoming { content: IncomingContent::Row { row, before }, .. }) => [Some(row), before]
                 .into_iter()
@@ -921,11 +963,134 @@ mod tests {
         }
     }
 
+    /// What another program sends, read on a topic that says this.
+    fn foreign(
+        payload: &Value,
+        beside: &Properties,
+        said: Said<'_>,
+    ) -> Result<(Option<String>, Operation, Value), String> {
+        let bytes = serde_json::to_vec(payload).unwrap();
+        let incoming =
+            decode(&bytes, beside, said, &WireLimits::default()).map_err(|error| error.to_string())?;
+        assert_eq!(incoming.origin, None);
+        let row = match incoming.content {
+            IncomingContent::Row { row, .. } => parsed(row),
+            IncomingContent::Rows { count, rows } => json!([count, rows.is_some()]),
+        };
+        Ok((incoming.model.map(Cow::into_owned), incoming.operation, row))
+    }
+
+    #[test]
+    fn a_cloud_event_of_another_program_has_the_row_as_its_data() {
+        let event = |kind: &str, data: Value| json!({ "specversion": "1.0", "id": "1", "source": "/elsewhere", "type": kind, "data": data, "sequence": 7 });
+        let plain = Properties::default();
+        let row = json!({ "id": 7, "model": "T" });
+        let created = Ok((None, Operation::Create, row.clone()));
+        assert_eq!(foreign(&event("com.example.user.created", row.clone()), &plain, Said::Nothing), created);
+        let typed = Properties {
+            content_type: Some("application/cloudevents+json; charset=utf-8".into()),
+            user: Vec::new(),
+        };
+        assert_eq!(foreign(&event("x", row.clone()), &typed, Said::This(Operation::Create)), created);
+        let binary = Properties::of_type("application/json")
+            .with("specversion", "1.0")
+            .with("id", "1")
+            .with("source", "/elsewhere")
+            .with("type", "user.create");
+        assert_eq!(foreign(&row, &binary, Said::Nothing), created);
+
+        let wrong = |event: &Value, beside: &Properties, expected: &str| {
+            let error = foreign(event, beside, Said::Nothing).unwrap_err();
+            assert!(error.contains(expected), "{error}");
+        };
+        wrong(&event("com.example.user", row.clone()), &plain, "unknown operation");
+        wrong(&event("", row.clone()), &plain, "`type` is empty");
+        wrong(&event("user.create", json!(7)), &plain, "no object");
+        wrong(
+            &json!({ "specversion": "1.0", "id": "1", "source": "/", "type": "user.create" }),
+            &plain,
+            "`data` is absent",
+        );
+        wrong(
+            &json!({ "specversion": "2.0", "id": "1", "source": "/", "type": "user.create", "data": {} }),
+            &plain,
+            "not 1.0",
+        );
+        wrong(&row, &Properties::default().with("specversion", "1.0").with("id", "1"), "`source` is absent");
+        wrong(&row, &binary.clone().with("time", "today"), "not ISO 8601");
+    }
+
+    #[test]
+    fn an_event_in_the_tracker_form_is_checked_as_its_document_says() {
+        let event = json!({
+            "trace_id": "550e8400-e29b-41d4-a716-446655440000",
+            "ts": "2025-01-15T10:30:00Z",
+            "kind": "project_created",
+            "idempotency_key": "project_created_1642247400_a1b2c3d4",
+            "payload": { "project_id": "550e8400-e29b-41d4-a716-446655440000", "name": "New Project" },
+        });
+        let plain = Properties::default();
+        let row = event["payload"].clone();
+        assert_eq!(foreign(&event, &plain, Said::Nothing), Ok((None, Operation::Create, row.clone())));
+        assert_eq!(
+            foreign(&event, &plain, Said::This(Operation::Update)),
+            Ok((None, Operation::Update, row)),
+            "the topic says more than the kind"
+        );
+        let bytes = serde_json::to_vec(&event).unwrap();
+        let incoming = read(&bytes, &WIDE).unwrap();
+        assert_eq!(incoming.time, Timestamp::parse("2025-01-15T10:30:00.000Z"));
+        assert_eq!(
+            incoming.trace.map(|trace| trace.trace_id()),
+            Some(0x550e8400_e29b_41d4_a716_446655440000)
+        );
+        assert_eq!(incoming.idempotency_key.as_deref(), Some("project_created_1642247400_a1b2c3d4"));
+        assert_eq!(incoming.id, None, "it is no identity");
+
+        // Everything that is wrong is told at once, and nothing of it repeated.
+        let wrong = json!({ "trace_id": CANARY, "ts": CANARY, "kind": "", "payload": [CANARY] });
+        let error = foreign(&wrong, &plain, Said::Nothing).unwrap_err();
+        for expected in [
+            "`trace_id` is no UUID",
+            "`ts` is not ISO 8601",
+            "`kind` is no text",
+            "`idempotency_key` is absent",
+            "`payload` is no object",
+        ] {
+            assert!(error.contains(expected), "{error}");
+        }
+        assert!(!error.contains(CANARY), "{error}");
+    }
+
+    #[test]
+    fn the_tracker_form_has_its_five_fields() {
+        let sent = Sent {
+            operation: Operation::Create,
+            row: json!({ "id": 7 }),
+            before: None,
+            count: 1,
+            rows: None,
+            millis: 0,
+            id: 0,
+            sequence: 1,
+            key: Some(Key::Int(7)),
+            set: None,
+        };
+        let Encoded { payload, properties } = encoded_as(Format::Tracker, &sent, &WIDE).unwrap();
+        let event: Value = serde_json::from_slice(&payload).unwrap();
+        assert_eq!(event["kind"], "user_created");
+        assert_eq!(event["payload"], json!({ "id": 7 }));
+        assert_eq!(event["ts"], "1970-01-01T00:00:00.000Z");
+        assert_eq!(event["idempotency_key"], "user_created_0_00000000");
+        assert!(event["trace_id"].as_str().is_some_and(|id| Uuid::try_parse(id).is_ok()));
+        assert_eq!(properties.content_type.as_deref(), Some("application/json"));
+    }
+
     #[test]
     fn an_array_of_the_fields_is_no_event() {
         let array = json!(["user", "create", { "id": 1 }, null, null, null, null, null, null]).to_string();
-        assert!(matches!(decode(array.as_bytes(), &WIDE), Err(DecodeError::Malformed(_))));
+        assert!(matches!(read(array.as_bytes(), &WIDE), Err(DecodeError::Malformed(_))));
         let count = json!({ "model": "user", "operation": "updateMany", "result": [1] }).to_string();
-        assert!(matches!(decode(count.as_bytes(), &WIDE), Err(DecodeError::Malformed(_))));
+        assert!(matches!(read(count.as_bytes(), &WIDE), Err(DecodeError::Malformed(_))));
     }
 }

@@ -169,6 +169,25 @@ impl Meta {
         self.notes.as_ref()?.trace
     }
 
+    /// What vendors of tracing hand on beside the trace.
+    #[must_use]
+    pub fn trace_state(&self) -> Option<&str> {
+        self.notes.as_ref()?.trace_state.as_deref()
+    }
+
+    /// The event whose listener wrote this one, if one did.
+    #[must_use]
+    pub fn cause(&self) -> Option<EventId> {
+        self.notes.as_ref()?.cause
+    }
+
+    /// How many events, one the cause of the next, led to this one; 0 where no listener wrote it. Beyond
+    /// [`Builder::max_hops`](crate::emitter::Builder::max_hops) an event is not emitted.
+    #[must_use]
+    pub fn hops(&self) -> u8 {
+        self.notes.as_ref().map_or(0, |notes| notes.hops)
+    }
+
     /// What tells what was done from others of its kind, if its writer said so. See
     /// [`EmitOptions::idempotency_key`](crate::emit::EmitOptions::idempotency_key).
     #[must_use]
@@ -247,6 +266,26 @@ impl Operation {
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|operation| operation.as_str() == name)
+    }
+
+    /// What has happened, as topics and kinds may have it: `created`, `created_many`, `updated`, …
+    #[must_use]
+    pub const fn past_tense(self) -> &'static str {
+        match self {
+            Self::Create => "created",
+            Self::CreateMany => "created_many",
+            Self::Update => "updated",
+            Self::UpdateMany => "updated_many",
+            Self::Upsert => "upserted",
+            Self::Delete => "deleted",
+            Self::DeleteMany => "deleted_many",
+        }
+    }
+
+    /// The operation with this [`past_tense`](Self::past_tense).
+    #[must_use]
+    pub fn from_past_tense(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|operation| operation.past_tense() == name)
     }
 
     /// Its place in [`ALL`](Self::ALL).

@@ -45,6 +45,7 @@
 extern crate self as emitter_core;
 
 mod ack;
+mod cause;
 pub mod columns;
 mod context;
 pub mod dedup;
@@ -63,6 +64,7 @@ pub mod metrics;
 pub mod model;
 mod model_info;
 mod net;
+mod properties;
 mod queue;
 pub mod receipt;
 pub mod registry;

@@ -12,6 +12,7 @@ use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
+use crate::cause::Cause;
 use crate::context::Home;
 use crate::event::{Event, Operation, Source, Stored};
 use crate::model::{EventBody, Model};
@@ -264,7 +265,8 @@ impl Handler {
             Some(Box::pin(async move {
                 // Dropped at its time-out, the set takes back a call that no thread has begun.
                 let mut thread = JoinSet::new();
-                thread.spawn_blocking(move || function(event, attempt).into_result());
+                let cause = Cause::of(event.meta());
+                thread.spawn_blocking(move || cause.within(|| function(event, attempt).into_result()));
                 match thread.join_next().await.unwrap_or_else(|| Ok(Ok(()))) {
                     Ok(result) => result,
                     Err(stopped) => match stopped.try_into_panic() {

@@ -60,6 +60,8 @@ counters! {
         publish_failed,
         /// Not accepted for publishing, because the queue was at its bound.
         publish_refused,
+        /// Not emitted, because too many events caused each other up to this one.
+        loops,
         /// Messages that came from the broker.
         received,
         /// Own echoes, dropped.

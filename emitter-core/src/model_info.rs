@@ -293,10 +293,11 @@ fn opened<'m>(
     columns: &[Column],
     version: u32,
 ) -> (IncomingContent<'m>, Surrounding) {
-    let Incoming { operation, origin, sequence, trace, .. } = incoming;
+    let Incoming { operation, origin, sequence, trace, cause, hops, .. } = incoming;
+    let trace_state = incoming.trace_state.map(Box::from);
     let idempotency_key = incoming.idempotency_key.map(Box::from);
-    let noted = trace.is_some() || idempotency_key.is_some();
-    let notes = noted.then(|| Arc::new(Notes { trace, idempotency_key }));
+    let notes = Notes { trace, trace_state, idempotency_key, cause, hops };
+    let notes = (notes != Notes::default()).then(|| Arc::new(notes));
     // Who knows no versions sends what is in the database now.
     let present = version;
     let version = incoming.version.unwrap_or(present);

@@ -99,6 +99,9 @@ pub enum Loss {
     /// have it all the same.
     #[error("the emitter was shut down before it was confirmed")]
     ShutDown,
+    /// Too many events caused each other: listeners write what makes listeners write.
+    #[error("too many events caused each other, up to this one")]
+    Loop,
     /// It could not be encoded.
     #[error("{0}")]
     Encode(String),

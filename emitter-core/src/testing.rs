@@ -58,6 +58,7 @@ use crate::event::{Event, EventId, Meta, Origin, Source, Stored, Timestamp};
 use crate::listener::typed;
 use crate::model::{EventBody, ModelEvent};
 use crate::model_info::{AnyEvent, ModelInfo, keys};
+use crate::properties::Properties;
 use crate::retry::{Backoff, Retry};
 use crate::topic::ModelTopic;
 use crate::transport::memory::{MemoryBroker, Published};
@@ -236,6 +237,7 @@ impl TestEmitter {
             model: info.name,
             key_columns: info.key_columns,
             operation,
+            kind: &self.emitter.kind(info.name, operation),
             keys: &stored.meta.keys,
             content: &content,
             columns: info.columns,
@@ -247,13 +249,16 @@ impl TestEmitter {
             sequence: self.received.fetch_add(1, Ordering::Relaxed) + 1,
             version: info.version,
             trace: None,
+            trace_state: None,
             idempotency_key: None,
+            cause: None,
+            hops: 0,
         };
-        let payload = envelope::encode(&outgoing, &self.emitter.wire_limits())
+        let encoded = envelope::encode(&outgoing, self.emitter.format(), &self.emitter.wire_limits())
             .unwrap_or_else(|error| panic!("{error}"));
         let topic = ModelTopic::new(info.topic).unwrap_or_else(|error| panic!("{error}"));
-        let topic = self.emitter.topic_prefix().topic(&topic, operation);
-        self.receive_message(topic.as_str(), payload).await;
+        let topic = self.emitter.topics().topic(&topic, operation);
+        self.receive_with(topic.as_str(), encoded.payload, encoded.properties).await;
         id
     }
 
@@ -262,10 +267,18 @@ impl TestEmitter {
     /// # Panics
     /// When no listener of this node hears remote events on that topic.
     pub async fn receive_message(&self, topic: &str, payload: impl Into<bytes::Bytes>) {
+        self.receive_with(topic, payload, Properties::default()).await;
+    }
+
+    /// The same with something beside it, as over MQTT 5.
+    ///
+    /// # Panics
+    /// When no listener of this node hears remote events on that topic.
+    pub async fn receive_with(&self, topic: &str, payload: impl Into<bytes::Bytes>, properties: Properties) {
         if let Err(error) = self.emitter.connected(PATIENCE).await {
             panic!("{error}");
         }
-        let sessions = self.broker.publish(topic, payload);
+        let sessions = self.broker.publish_with(topic, payload, properties);
         assert!(
             sessions > 0,
             "nobody here hears remote events on {topic}: write `allow_remote` on a listener"

@@ -1,5 +1,5 @@
-//! Topics `{prefix}/{model}/{operation}`, built from validated segments only. The model is one
-//! level, or several where it says `#[emits(topic = "shop/orders")]`.
+//! Topics `{prefix}/{model}/{operation}`, or of another [`Layout`], built from validated segments
+//! only. The model is one level, or several where it says `#[emits(topic = "shop/orders")]`.
 //!
 //! A client library lets through topics that make brokers drop the connection (empty ones, NUL,
 //! 70 kB, `$SYS/…`), so every topic of this framework is made here, from parts that were checked.
@@ -7,7 +7,9 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::event::Operation;
+mod layout;
+
+pub use layout::{Layout, MAX_LAYOUT_BYTES, Said, Topics};
 
 /// The prefix of the specification: `prisma/events`.
 pub const DEFAULT_PREFIX: &str = "prisma/events";
@@ -47,26 +49,6 @@ impl TopicPrefix {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
-    }
-
-    /// The topic of one model's operation: `{prefix}/{model}/{operation}`.
-    #[must_use]
-    pub fn topic(&self, model: &ModelTopic, operation: Operation) -> Topic {
-        Topic(format!("{}/{}/{}", self.0, model.as_str(), operation.as_str()).into())
-    }
-
-    /// The filter for everything of one model: `{prefix}/{model}/#`.
-    #[must_use]
-    pub fn model_filter(&self, model: &ModelTopic) -> TopicFilter {
-        TopicFilter(format!("{}/{}/#", self.0, model.as_str()).into())
-    }
-
-    /// The model's levels and the operation of a received topic, if it lies under this prefix.
-    /// Neither part is validated further.
-    #[must_use]
-    pub fn split<'t>(&self, topic: &'t str) -> Option<(&'t str, &'t str)> {
-        let (model, operation) = topic.strip_prefix(&*self.0)?.strip_prefix('/')?.rsplit_once('/')?;
-        (!model.is_empty() && !operation.is_empty()).then_some((model, operation))
     }
 }
 
@@ -136,7 +118,7 @@ impl fmt::Display for Topic {
     }
 }
 
-/// A filter to subscribe to; always valid. Its last level may be `#`.
+/// A filter to subscribe to; always valid. Levels may be `+`, and the last one `#`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct TopicFilter(Arc<str>);
 
@@ -147,15 +129,20 @@ impl TopicFilter {
         &self.0
     }
 
-    /// Whether a topic matches: `#` as the last level stands for the parent and all below.
+    /// Whether a topic matches, as MQTT has it: `+` stands for one level, `#` for the parent and all
+    /// below.
     #[must_use]
     pub fn matches(&self, topic: &str) -> bool {
-        match self.0.strip_suffix("/#") {
-            None => topic == &*self.0,
-            Some(parent) => {
-                topic.strip_prefix(parent).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        let mut levels = topic.split('/');
+        for wanted in self.0.split('/') {
+            match (wanted, levels.next()) {
+                ("#", _) => return true,
+                ("+", Some(_)) => {}
+                (wanted, Some(level)) if wanted == level => {}
+                _ => return false,
             }
         }
+        levels.next().is_none()
     }
 }
 
@@ -182,6 +169,19 @@ pub enum TopicError {
     /// Topics that begin with `$` belong to the broker.
     #[error("{0:?} begins with '$', which brokers keep for themselves")]
     Reserved(String),
+    /// A layout with a placeholder that means nothing.
+    #[error(
+        "{0:?} means nothing in a topic layout; known are {{prefix}}, {{model}}, {{model_lower}}, {{operation}}, {{past_tense}}, each a level of its own"
+    )]
+    Placeholder(String),
+    /// A layout by which topics could not be made, or not be read again.
+    #[error("the topic layout {layout:?} {problem}; write it as in \"{{prefix}}/{{model}}/{{operation}}\"")]
+    Layout {
+        /// The layout.
+        layout: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
     /// Longer than the limit.
     #[error("the {what} has {bytes} bytes; at most {limit} are allowed")]
     TooLong {
@@ -209,6 +209,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::event::Operation;
 
     /// Texts of what is interesting in topics.
     fn text() -> impl Strategy<Value = String> {
@@ -230,6 +231,14 @@ mod tests {
 
     fn operation() -> impl Strategy<Value = Operation> {
         prop::sample::select(Operation::ALL.to_vec())
+    }
+
+    fn layout() -> impl Strategy<Value = Layout> {
+        let first = prop::sample::select(vec!["{prefix}/", "a/", "{prefix}/b/", ""]);
+        let model = prop::sample::select(vec!["{model}", "{model_lower}"]);
+        let last =
+            prop::sample::select(vec!["", "/{operation}", "/{past_tense}", "/all", "/c/{operation}/d"]);
+        (first, model, last).prop_map(|(first, model, last)| format!("{first}{model}{last}").parse().unwrap())
     }
 
     fn naive_level(level: &str) -> bool {
@@ -273,14 +282,23 @@ mod tests {
         }
 
         #[test]
-        fn a_topic_splits_into_what_it_was_made_of(prefix in prefix(), model in model(), operation in operation()) {
-            let topic = prefix.topic(&model, operation);
-            prop_assert_eq!(prefix.split(topic.as_str()), Some((model.as_str(), operation.as_str())));
-            prop_assert!(prefix.model_filter(&model).matches(topic.as_str()));
+        fn a_topic_is_read_as_what_it_was_made_of(
+            prefix in prefix(), layout in layout(), model in model(), operation in operation()
+        ) {
+            let topics = Topics::new(prefix, layout.clone());
+            let topic = topics.topic(&model, operation);
+            let (levels, said) = topics.read(topic.as_str()).unwrap();
+            let lower = layout.to_string().contains("{model_lower}");
+            let expected = if lower { model.as_str().to_ascii_lowercase() } else { model.as_str().to_owned() };
+            prop_assert_eq!(levels, expected);
+            let tells = layout.to_string().contains("{operation}") || layout.to_string().contains("{past_tense}");
+            prop_assert_eq!(said, if tells { Said::This(operation) } else { Said::Nothing });
+            prop_assert!(topics.model_filter(&model).matches(topic.as_str()));
         }
 
+        /// Of another topic no more is read than the layout has, level by level.
         #[test]
-        fn split_takes_the_prefix_and_the_last_level(prefix in prefix(), topic in text(), under in any::<bool>()) {
+        fn reading_takes_the_first_and_the_last_levels(prefix in prefix(), topic in text(), under in any::<bool>()) {
             let topic = if under { format!("{}/{topic}", prefix.as_str()) } else { topic };
             let levels: Vec<&str> = topic.split('/').collect();
             let first: Vec<&str> = prefix.as_str().split('/').collect();
@@ -289,19 +307,83 @@ mod tests {
                     .filter(|(model, operation)| !model.is_empty() && !operation.is_empty()),
                 _ => None,
             };
-            let split = prefix.split(&topic).map(|(model, operation)| (model.to_owned(), operation));
-            prop_assert_eq!(split, expected);
+            let topics = Topics::new(prefix.clone(), Layout::default());
+            let read = topics.read(&topic).map(|(model, said)| match said {
+                Said::Other(operation) => (model.to_owned(), operation),
+                _ => panic!("these texts name no operation"),
+            });
+            prop_assert_eq!(read, expected);
         }
 
         #[test]
-        fn a_filter_matches_as_mqtt_says(prefix in prefix(), model in model(), rest in text(), glued in any::<bool>()) {
-            let filter = prefix.model_filter(&model);
+        fn a_filter_matches_as_mqtt_says(
+            prefix in prefix(), layout in layout(), model in model(), rest in text(), glued in any::<bool>()
+        ) {
+            let filter = Topics::new(prefix.clone(), layout).model_filter(&model);
             let slash = if glued { "" } else { "/" };
             let near = format!("{}/{}{slash}{rest}", prefix.as_str(), model.as_str());
             for topic in [&near, &rest] {
                 prop_assert_eq!(filter.matches(topic), naive_match(filter.as_str(), topic), "{} {}", filter, topic);
             }
         }
+
+        #[test]
+        fn any_text_is_a_layout_or_refused(text in any::<String>()) {
+            if let Ok(layout) = text.parse::<Layout>() {
+                prop_assert_eq!(layout.to_string(), text);
+            }
+        }
+
+        /// Whatever topic it came on, and it stands below the prefix in one level.
+        #[test]
+        fn a_dead_letter_has_a_valid_topic(prefix in prefix(), original in any::<String>()) {
+            let topic = Topics::new(prefix.clone(), Layout::default()).dead_letters(&original);
+            let level = topic.as_str().strip_prefix(prefix.as_str()).and_then(|rest| rest.strip_prefix("/dlq/"));
+            prop_assert!(level.is_some_and(|level| original.is_empty() || naive_level(level)), "{}", topic);
+        }
+    }
+
+    #[test]
+    fn layouts() {
+        let check = |layout: &str, topic: &str, filter: &str| {
+            let topics = Topics::new(TopicPrefix::new("p/q").unwrap(), layout.parse().unwrap());
+            let model = ModelTopic::new("shop/Order").unwrap();
+            assert_eq!(topics.topic(&model, Operation::UpdateMany).as_str(), topic);
+            assert_eq!(topics.model_filter(&model).as_str(), filter);
+        };
+        check("{prefix}/{model}/{operation}", "p/q/shop/Order/updateMany", "p/q/shop/Order/#");
+        check(
+            "tracker/events/{model}/{past_tense}",
+            "tracker/events/shop/Order/updated_many",
+            "tracker/events/shop/Order/#",
+        );
+        check("{model}", "shop/Order", "shop/Order");
+        check("{prefix}/{model}/{operation}/v1", "p/q/shop/Order/updateMany/v1", "p/q/shop/Order/+/v1");
+        check(&Layout::npm().to_string(), "p/q/shop/order/all", "p/q/shop/order/all");
+
+        let refused = |layout: &str, expected: &str| {
+            let error = layout.parse::<Layout>().unwrap_err().to_string();
+            assert!(error.contains(expected), "{layout}: {error}");
+        };
+        refused("{prefix}/{operation}", "`{model}` once");
+        refused("{model}/{model_lower}", "`{model}` once");
+        refused("{operation}/{model}", "behind `{model}`");
+        refused("{model}/{operation}/{past_tense}", "once, behind");
+        refused("a/{prefix}/{model}", "beginning only");
+        refused("a/x{model}", "level of its own");
+        refused("a/{table}/{model}", "\"{table}\" means nothing");
+        refused("a//{model}", "empty");
+        refused("a/#/{model}", "'#'");
+        refused("$SYS/{model}", "'$'");
+    }
+
+    #[test]
+    fn the_frameworks_own_topics_are_no_models() {
+        let topics = |layout: &str| Topics::new(TopicPrefix::default(), layout.parse().unwrap());
+        let own = |layout: &str, model: &str| topics(layout).is_own(&ModelTopic::new(model).unwrap());
+        assert!(own("{prefix}/{model}/{operation}", "dlq") && own("{prefix}/{model}", "_nodes/a"));
+        assert!(!own("{prefix}/{model}/{operation}", "dlqs") && !own("{prefix}/rows/{model}", "dlq"));
+        assert!(!own("events/{model}", "dlq"));
     }
 
     #[test]

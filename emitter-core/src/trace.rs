@@ -33,6 +33,14 @@ impl Trace {
         Some(Self { trace_id, span_id, flags: sampled as u8 })
     }
 
+    /// Whether a text can be a
+    /// [`tracestate`](https://www.w3.org/TR/trace-context/#tracestate-header): 1 to 512 printable
+    /// characters of ASCII. What vendors write in it is theirs.
+    #[must_use]
+    pub fn is_state(text: &str) -> bool {
+        (1..=512).contains(&text.len()) && text.bytes().all(|byte| (0x20..0x7f).contains(&byte))
+    }
+
     /// The id of the whole trace, never 0.
     #[must_use]
     pub const fn trace_id(&self) -> u128 {

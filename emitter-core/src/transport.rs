@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 pub use crate::ack::Ack;
 pub use crate::emit::QoS;
+pub use crate::properties::Properties;
 use crate::topic::{Topic, TopicFilter};
 
 #[cfg(any(test, feature = "testing"))]
@@ -73,6 +74,31 @@ pub struct Message {
     /// When it is worth nothing any more. A transport does not begin to send it after that; over
     /// MQTT 5 the broker is told, too.
     pub expires: Option<Instant>,
+    /// What travels beside it, over MQTT 5.
+    pub properties: Properties,
+    /// Whether the broker keeps it for those who subscribe later, in place of the one before.
+    pub retain: bool,
+}
+
+impl Message {
+    /// A message that is sent at least once, does not expire and is not retained.
+    #[must_use]
+    pub fn new(topic: Topic, payload: impl Into<Bytes>) -> Self {
+        Self {
+            topic,
+            payload: payload.into(),
+            qos: QoS::AtLeastOnce,
+            expires: None,
+            properties: Properties::default(),
+            retain: false,
+        }
+    }
+
+    /// The bytes of topic, payload and properties, as limits count them.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.topic.as_str().len() + self.payload.len() + self.properties.bytes()
+    }
 }
 
 impl fmt::Debug for Message {
@@ -152,7 +178,7 @@ pub enum PublishError {
     /// Larger than this node or the broker takes.
     #[error("the message has {size} bytes, the limit is {limit}")]
     TooLarge {
-        /// The size of topic and payload in bytes.
+        /// The size of topic, payload and properties in bytes.
         size: usize,
         /// The limit in bytes.
         limit: usize,
@@ -178,6 +204,8 @@ pub struct Delivery {
     pub topic: String,
     /// Its bytes; not validated.
     pub payload: Bytes,
+    /// What came beside it; not validated.
+    pub properties: Properties,
     /// To be settled when the listeners are done.
     pub ack: Ack,
 }

@@ -1,6 +1,7 @@
 //! How an emitter is set up and started.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::num::NonZeroUsize;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, RwLock};
@@ -13,8 +14,8 @@ use super::publishing::Publishing;
 use super::{Emitter, Node, Shared, Tap, Tasks, WeakEmitter};
 use crate::dedup::DedupConfig;
 use crate::dispatcher::DispatchLimits;
-use crate::emit::EmitConfig;
-use crate::envelope::WireLimits;
+use crate::emit::{EmitConfig, QoS};
+use crate::envelope::{Format, NoKind, WireLimits};
 use crate::event::Origin;
 use crate::listener::{Handler, ListenerInfo, MissingState, States};
 use crate::masked::HashKey;
@@ -22,7 +23,7 @@ use crate::metrics::{Counters, OnceInAWhile};
 use crate::queue::Queue;
 use crate::registry::{RegisteredModel, Registration};
 use crate::retry::Retry;
-use crate::topic::{ModelTopic, TopicError, TopicPrefix};
+use crate::topic::{Layout, ModelTopic, TopicError, TopicPrefix, Topics};
 use crate::transport::Transport;
 #[cfg(feature = "mqtt")]
 use crate::transport::mqtt::{ClientId, MqttConfig, MqttConfigError, MqttTransport};
@@ -37,6 +38,11 @@ pub struct Builder {
     prefix: String,
     emit: EmitConfig,
     hash_key: Option<HashKey>,
+    max_hops: u8,
+    format: Format,
+    kind: Option<String>,
+    layout: String,
+    qos: Vec<(String, QoS)>,
     tap: Option<Tap>,
     states: States,
     required: Vec<String>,
@@ -61,8 +67,8 @@ enum Link {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
-    /// The topic prefix or a model's name cannot be part of a topic.
-    #[error("topic_prefix or model: {0}")]
+    /// The topic prefix, the layout or a model's name cannot be part of a topic.
+    #[error("topic_prefix, topic_layout or model: {0}")]
     Topic(#[from] TopicError),
     /// A setting is out of its bounds.
     #[error("{setting}: {problem}")]
@@ -101,6 +107,15 @@ pub enum StartError {
         "the topics of the models `{0}` and `{1}` lie within each other; give one of them another with `#[emits(topic = \"…\")]`"
     )]
     SameTopic(&'static str, &'static str),
+    /// The levels of a model's topic are the framework's own.
+    #[error(
+        "the topics of the model `{0}` would lie where dead letters or nodes have theirs; give it another with \
+         `#[emits(topic = \"…\")]`"
+    )]
+    OwnTopic(&'static str),
+    /// The kind of events has a placeholder that means nothing.
+    #[error("event_kind: {0}")]
+    Kind(#[from] NoKind),
     /// A model hashes a column, and there is no key.
     #[error(
         "the model `{0}` has a field with `#[emits(hash)]`: give the key with `.hash_key(…)` on the builder, the same on all nodes"
@@ -131,6 +146,11 @@ impl Default for Builder {
             prefix: crate::topic::DEFAULT_PREFIX.to_owned(),
             emit: EmitConfig::all(),
             hash_key: None,
+            max_hops: 8,
+            format: Format::default(),
+            kind: None,
+            layout: Layout::default().to_string(),
+            qos: Vec::new(),
             tap: None,
             states: States::default(),
             required: Vec::new(),
@@ -169,6 +189,43 @@ impl Builder {
     /// The first levels of all topics. Default `prisma/events`.
     pub fn topic_prefix(mut self, prefix: impl Into<String>) -> Self {
         self.prefix = prefix.into();
+        self
+    }
+
+    /// Which level of a topic stands where, the same on all nodes: see [`Layout`]. Default
+    /// `{prefix}/{model}/{operation}`; [`Layout::npm`] for nodes that run the npm package.
+    pub fn topic_layout(mut self, layout: impl fmt::Display) -> Self {
+        self.layout = layout.to_string();
+        self
+    }
+
+    /// In which form this node's events travel. It understands those of other nodes in every form.
+    /// Default [`Format::Specification`].
+    pub fn format(mut self, format: Format) -> Self {
+        self.format = format;
+        self
+    }
+
+    /// What kind of event it is, in the forms that say so: see [`Kind`](crate::envelope::Kind). Default
+    /// `{model}.{operation}` for CloudEvents, `{model}_{past_tense}` for the tracker form.
+    pub fn event_kind(mut self, kind: impl Into<String>) -> Self {
+        self.kind = Some(kind.into());
+        self
+    }
+
+    /// How hard is tried to bring events on such topics to other nodes, whatever their model says: by
+    /// the last two levels, as in `.qos("plugins/security_violation", QoS::ExactlyOnce)`. What a
+    /// call says counts more.
+    pub fn qos(mut self, last_levels: impl Into<String>, qos: QoS) -> Self {
+        self.qos.push((last_levels.into(), qos));
+        self
+    }
+
+    /// How many events, each written by a listener of the one before, may follow each other. The
+    /// next one is not emitted, but counted (`loops`) and logged: so a circle of listeners that make
+    /// each other write comes to an end. Default 8.
+    pub fn max_hops(mut self, hops: u8) -> Self {
+        self.max_hops = hops;
         self
     }
 
@@ -305,7 +362,8 @@ impl Builder {
         self.check()?;
         let incarnation = Uuid::now_v7();
         let node = self.node.clone().unwrap_or_else(|| generated_node(&incarnation));
-        let prefix = TopicPrefix::new(&self.prefix)?;
+        let kind = self.kind.as_deref().unwrap_or(self.format.default_kind()).parse()?;
+        let topics = Topics::new(TopicPrefix::new(&self.prefix)?, self.layout.parse()?);
         let handlers = self.handlers()?;
         let home = self.states.home();
         let transport: Option<Arc<dyn Transport>> = match self.link {
@@ -324,11 +382,15 @@ impl Builder {
             origin: Arc::new(Origin { service: self.service.into(), node: node.into(), incarnation }),
             emit: self.emit,
             limits: self.dispatch,
-            prefix,
+            topics,
             wire: self.wire,
             dedup: self.dedup,
             in_progress: self.in_progress,
             hash_key: self.hash_key,
+            max_hops: self.max_hops,
+            format: self.format,
+            kind,
+            qos: self.qos.into_iter().collect(),
             models: RwLock::default(),
             transport,
             groups: Mutex::default(),
@@ -414,10 +476,20 @@ impl Builder {
                 );
                 return Err(StartError::Setting { setting: "max_payload", problem });
             }
+            if self.format == Format::CloudEventsBinary && !config.carries_properties() {
+                let problem =
+                    "MQTT 3.1.1 cannot carry CloudEvents in binary mode; use Format::CloudEvents".to_owned();
+                return Err(StartError::Setting { setting: "format", problem });
+            }
         }
         let unhashed = RegisteredModel::all().find(|model| model.hashes && self.hash_key.is_none());
         if let Some(model) = unhashed {
             return Err(StartError::NoHashKey(model.name));
+        }
+        if let Some((levels, _)) = self.qos.iter().find(|(levels, _)| levels.split('/').count() != 2) {
+            let problem =
+                format!("{levels:?} is not the last two levels of a topic; write it as in \"user/create\"");
+            return Err(StartError::Setting { setting: "qos", problem });
         }
         check_name("service", &self.service)?;
         self.node.as_deref().map_or(Ok(()), |node| check_name("node", node))

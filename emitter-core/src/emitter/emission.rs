@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::ModelState;
+use crate::cause::noted;
 use crate::emit::{Notes, QoS, Scope};
 use crate::event::{EventId, Meta, Operation, Source, Stored, Timestamp};
 use crate::masked::HashKey;
@@ -58,7 +59,7 @@ impl<M: Model> Route<M> {
             time,
             sequence: None,
             keys: keys(&body),
-            notes: self.notes,
+            notes: noted(self.notes),
         };
         let ticket = self.receipt.map(|receipt| Box::new(receipt.ticket(meta.id, meta.operation)));
         let event = Arc::new(Stored::<M> { meta, event });

@@ -17,8 +17,8 @@ use crate::event::{EventId, Source, Timestamp};
 use crate::listener::same_model;
 use crate::metrics::OnceInAWhile;
 use crate::model_info::Received;
-use crate::topic::ModelTopic;
-use crate::transport::{Ack, Delivery, Transport};
+use crate::topic::{ModelTopic, Said};
+use crate::transport::{Ack, Delivery, Properties, Transport};
 
 /// Checks, decodes and sorts out what comes, and hands on what is left.
 pub(super) struct Intake {
@@ -45,7 +45,7 @@ pub(super) struct Intake {
 enum Rejection {
     #[error(transparent)]
     Decode(#[from] DecodeError),
-    #[error("the topic is not of the form {{prefix}}/{{model}}/{{operation}}")]
+    #[error("the topic has not the layout of this application")]
     Topic,
     #[error("the topic and the message name different models or operations")]
     Mismatch,
@@ -89,8 +89,8 @@ impl Intake {
     }
 
     fn take(&mut self, delivery: Delivery, place: OwnedSemaphorePermit) {
-        let Delivery { topic, payload, ack } = delivery;
-        match self.sort(&topic, &payload) {
+        let Delivery { topic, payload, properties, ack } = delivery;
+        match self.sort(&topic, &payload, &properties) {
             Ok((model, incoming)) => self.deliver(&model, &topic, incoming, ack, place),
             Err(rejection) => {
                 if matches!(rejection, Rejection::UnknownModel) {
@@ -104,20 +104,29 @@ impl Intake {
     /// A session remembers what an earlier life of this node subscribed to. In a group that would
     /// take events from the members that have a listener for them.
     fn give_back(&self, topic: &str) {
-        let levels = self.shared.prefix.split(topic).map(|(levels, _)| ModelTopic::new(levels));
+        let levels = self.shared.topics.read(topic).map(|(levels, _)| ModelTopic::new(levels));
         if let Some(Ok(levels)) = levels {
-            self.transport.unsubscribe(&self.shared.prefix.model_filter(&levels));
+            self.transport.unsubscribe(&self.shared.topics.model_filter(&levels));
         }
     }
 
     /// Everything that can be said before the rows are decoded.
-    fn sort<'p>(&self, topic: &str, payload: &'p [u8]) -> Result<(Arc<ModelState>, Incoming<'p>), Rejection> {
-        let (topic_model, topic_operation) = self.shared.prefix.split(topic).ok_or(Rejection::Topic)?;
-        let model = self.shared.model_at(topic_model).ok_or(Rejection::UnknownModel)?;
-        let incoming = envelope::decode(payload, &self.limits)?;
-        // The npm package writes `all` where the specification has the operation.
-        let operation_fits = topic_operation == incoming.operation.as_str() || topic_operation == "all";
-        if !operation_fits || !same_model(model.info.name, &incoming.model) {
+    fn sort<'p>(
+        &self,
+        topic: &str,
+        payload: &'p [u8],
+        properties: &'p Properties,
+    ) -> Result<(Arc<ModelState>, Incoming<'p>), Rejection> {
+        let (levels, said) = self.shared.topics.read(topic).ok_or(Rejection::Topic)?;
+        let model = self.shared.model_at(levels).ok_or(Rejection::UnknownModel)?;
+        let incoming = envelope::decode(payload, properties, said, &self.limits)?;
+        let operation_fits = match said {
+            Said::This(operation) => operation == incoming.operation,
+            // The npm package writes `all` where the specification has the operation.
+            Said::Other(other) => other == "all",
+            Said::Nothing => true,
+        };
+        if !operation_fits || incoming.model.as_ref().is_some_and(|name| !same_model(model.info.name, name)) {
             return Err(Rejection::Mismatch);
         }
         if incoming.origin.as_ref().is_some_and(|origin| origin.node.is_empty() || origin.service.is_empty())
@@ -164,7 +173,7 @@ impl Intake {
         // A session remembers subscriptions of an earlier life. Without a listener, nobody empties
         // the model's queue.
         if model.worker.get().is_none() || !model.is_subscribed(self.group.as_deref()) {
-            self.transport.unsubscribe(&self.shared.prefix.model_filter(&model.topic));
+            self.transport.unsubscribe(&self.shared.topics.model_filter(&model.topic));
             self.shared.counters.unheard.add_one();
             return ack.done();
         }

@@ -13,9 +13,11 @@ use tracing::warn;
 
 use super::shutdown::after;
 use super::{Outbound, Shared};
-use crate::envelope::{self, EncodeError, Outgoing, WireLimits};
+use crate::emit::QoS;
+use crate::envelope::{self, EncodeError, Encoded, Outgoing, WireLimits};
+use crate::event::Operation;
 use crate::metrics::OnceInAWhile;
-use crate::model_info::AnyEvent;
+use crate::model_info::ModelInfo;
 use crate::queue::Linger;
 use crate::receipt::{Loss, Ticket};
 use crate::topic::{ModelTopic, Topic, TopicError};
@@ -28,8 +30,7 @@ const TURN: usize = 64;
 pub(super) struct Publishing {
     shared: Arc<Shared>,
     limits: WireLimits,
-    /// The last number given, for each model.
-    sequences: HashMap<&'static str, u64>,
+    models: HashMap<&'static str, Wired>,
     unconfirmed: FuturesUnordered<Settling>,
     failures: OnceInAWhile,
 }
@@ -39,7 +40,7 @@ impl Publishing {
         Self {
             shared,
             limits,
-            sequences: HashMap::new(),
+            models: HashMap::new(),
             unconfirmed: FuturesUnordered::new(),
             failures: OnceInAWhile::every(Duration::from_secs(10)),
         }
@@ -80,11 +81,18 @@ impl Publishing {
 
     fn publish(&mut self, outbound: &Outbound, ticket: Option<Box<Ticket>>) {
         // The number is used up even when the event fails from here on: receivers shall see a gap.
-        let sequence = self.sequences.entry(outbound.event.model().name).or_default();
-        *sequence += 1;
-        let sequence = *sequence;
+        let info = outbound.event.model();
+        let wired = self.models.entry(info.name).or_default();
+        wired.sequence += 1;
+        let sequence = wired.sequence;
         // The row's `Serialize` is the user's; its panic must not end this task.
-        let encoded = catch_unwind(AssertUnwindSafe(|| self.encode(outbound, sequence)));
+        let operation = outbound.event.meta().operation;
+        let address = match &mut wired.addresses[operation.index()] {
+            Some(address) => Ok(&*address),
+            absent => Address::new(&self.shared, info, operation).map(|address| &*absent.insert(address)),
+        };
+        let encode = |address| encode(&self.shared, &self.limits, outbound, sequence, address);
+        let encoded = catch_unwind(AssertUnwindSafe(|| address.map_err(Failure::from).and_then(encode)));
         let outcome = encoded.unwrap_or(Err(Failure::Panicked)).and_then(|message| {
             let transport = self.shared.transport.as_ref().ok_or(PublishError::Closed)?;
             Ok(transport.publish(message)?)
@@ -99,43 +107,6 @@ impl Publishing {
             }
             Err(failure) => self.failed(&failure, ticket),
         }
-    }
-
-    fn encode(&self, outbound: &Outbound, sequence: u64) -> Result<Message, Failure> {
-        let Outbound { event, qos, .. } = outbound;
-        let info = event.model();
-        let meta = event.meta();
-        let payload = envelope::encode(
-            &Outgoing {
-                model: info.name,
-                key_columns: info.key_columns,
-                operation: meta.operation,
-                keys: &meta.keys,
-                content: &event.content()?,
-                columns: info.columns,
-                set: event.set(),
-                inserted: event.inserted(),
-                time: meta.time,
-                id: meta.id,
-                origin: &self.shared.origin,
-                sequence,
-                version: info.version,
-                trace: meta.trace(),
-                idempotency_key: meta.idempotency_key(),
-            },
-            &self.limits,
-        )?;
-        Ok(Message {
-            topic: self.topic(&**event)?,
-            payload: payload.into(),
-            qos: qos.unwrap_or_else(|| (info.qos)(meta.operation)),
-            expires: info.expires.map(after),
-        })
-    }
-
-    fn topic(&self, event: &dyn AnyEvent) -> Result<Topic, TopicError> {
-        let model = ModelTopic::new(event.model().topic)?;
-        Ok(self.shared.prefix.topic(&model, event.meta().operation))
     }
 
     fn settled(&self, settled: Result<Confirmed, PublishError>, ticket: Option<Box<Ticket>>) {
@@ -156,6 +127,78 @@ impl Publishing {
         self.shared.counters.publish_failed.add_one();
         self.failures.log(|more| warn!(more, "an event was not published: {failure}"));
     }
+}
+
+/// A model as this node publishes it.
+#[derive(Default)]
+struct Wired {
+    /// The last number given.
+    sequence: u64,
+    /// By operation, made when there is a first event of it.
+    addresses: [Option<Address>; Operation::ALL.len()],
+}
+
+/// Where events of one operation go, and how.
+struct Address {
+    topic: Topic,
+    kind: String,
+    qos: QoS,
+}
+
+impl Address {
+    fn new(shared: &Shared, info: &ModelInfo, operation: Operation) -> Result<Self, TopicError> {
+        let topic = shared.topics.topic(&ModelTopic::new(info.topic)?, operation);
+        let last = topic
+            .as_str()
+            .rmatch_indices('/')
+            .nth(1)
+            .map_or(topic.as_str(), |(place, _)| &topic.as_str()[place + 1..]);
+        let qos = shared.qos.get(last).copied().unwrap_or_else(|| (info.qos)(operation));
+        let kind = shared.kind.of(&shared.origin.service, info.name, operation);
+        Ok(Self { topic, kind, qos })
+    }
+}
+
+fn encode(
+    shared: &Shared,
+    limits: &WireLimits,
+    outbound: &Outbound,
+    sequence: u64,
+    address: &Address,
+) -> Result<Message, Failure> {
+    let Outbound { event, qos, .. } = outbound;
+    let info = event.model();
+    let meta = event.meta();
+    let outgoing = Outgoing {
+        model: info.name,
+        key_columns: info.key_columns,
+        operation: meta.operation,
+        kind: &address.kind,
+        keys: &meta.keys,
+        content: &event.content()?,
+        columns: info.columns,
+        set: event.set(),
+        inserted: event.inserted(),
+        time: meta.time,
+        id: meta.id,
+        origin: &shared.origin,
+        sequence,
+        version: info.version,
+        trace: meta.trace(),
+        trace_state: meta.trace_state(),
+        idempotency_key: meta.idempotency_key(),
+        cause: meta.cause(),
+        hops: meta.hops(),
+    };
+    let Encoded { payload, properties } = envelope::encode(&outgoing, shared.format, limits)?;
+    Ok(Message {
+        topic: address.topic.clone(),
+        payload: payload.into(),
+        qos: qos.unwrap_or(address.qos),
+        expires: info.expires.map(after),
+        properties,
+        retain: false,
+    })
 }
 
 /// An event that waits for its confirmation.

@@ -7,7 +7,9 @@ use crate::dispatcher::{Job, Message};
 use crate::envelope::{self, DecodeError};
 use crate::event::{EventId, Source, Timestamp};
 use crate::model_info::Received;
+use crate::properties::Properties;
 use crate::queue::Refused;
+use crate::topic::Said;
 
 impl Emitter {
     /// Hands an event to this node's listeners as it was encoded once: from a log, a mirror, a file
@@ -19,8 +21,13 @@ impl Emitter {
     /// [`ReplayError`]; then no listener is called.
     pub fn replay(&self, payload: &[u8]) -> Result<EventId, ReplayError> {
         let shared = &self.node.shared;
-        let incoming = envelope::decode(payload, &shared.wire)?;
-        let model = shared.model_named(&incoming.model).ok_or(ReplayError::UnknownModel)?;
+        let beside = Properties::default();
+        let incoming = envelope::decode(payload, &beside, Said::Nothing, &shared.wire)?;
+        let model = incoming
+            .model
+            .as_deref()
+            .and_then(|name| shared.model_named(name))
+            .ok_or(ReplayError::UnknownModel)?;
         let own = incoming.origin.as_ref().is_some_and(|origin| {
             (&origin.service, &origin.node) == (&shared.origin.service, &shared.origin.node)
         });

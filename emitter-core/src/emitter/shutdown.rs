@@ -168,7 +168,7 @@ impl Shared {
     async fn leave_groups(&self, within: Duration) {
         let groups = self.groups().clone();
         for model in self.all_models() {
-            let filter = self.prefix.model_filter(&model.topic);
+            let filter = self.topics.model_filter(&model.topic);
             groups.values().for_each(|group| group.unsubscribe(&filter));
         }
         let deadline = after(within);

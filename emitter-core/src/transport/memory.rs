@@ -58,7 +58,9 @@ pub use self::faults::Faults;
 use self::link::{Link, Side};
 use self::publisher::Publisher;
 use self::subscriber::Subscriber;
-use super::{Confirmation, Delivery, Message, PublishError, Transport, TransportStatus, Unconfirmed};
+use super::{
+    Confirmation, Delivery, Message, Properties, PublishError, Transport, TransportStatus, Unconfirmed,
+};
 use crate::topic::TopicFilter;
 
 /// Messages that a transport keeps for an absent broker, unless
@@ -84,6 +86,8 @@ pub struct Published {
     pub topic: String,
     /// The bytes.
     pub payload: Bytes,
+    /// What travelled beside them.
+    pub properties: Properties,
 }
 
 impl fmt::Debug for Published {
@@ -147,13 +151,19 @@ impl MemoryBroker {
     /// A message as from another program: any bytes, on any topic, faulty or not. How many
     /// sessions it was put into.
     pub fn publish(&self, topic: &str, payload: impl Into<Bytes>) -> usize {
-        self.broker.inject(topic, &payload.into())
+        self.publish_with(topic, payload, Properties::default())
+    }
+
+    /// The same with something beside it.
+    pub fn publish_with(&self, topic: &str, payload: impl Into<Bytes>, properties: Properties) -> usize {
+        self.broker.inject(&Published { topic: topic.to_owned(), payload: payload.into(), properties })
     }
 
     /// A message for one client whether it subscribed or not, as from a broker gone mad. `false`
     /// when it never connected, or its session is full.
     pub fn send(&self, client: &str, topic: &str, payload: impl Into<Bytes>) -> bool {
-        self.broker.send(client, topic, &payload.into())
+        let (topic, properties) = (topic.to_owned(), Properties::default());
+        self.broker.send(client, &Published { topic, payload: payload.into(), properties })
     }
 
     /// The last [`LOG_BOUND`] messages that were published, oldest first.

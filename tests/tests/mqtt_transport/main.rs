@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use emitter_core::event::Operation;
 use emitter_core::retry::Backoff;
-use emitter_core::topic::{ModelTopic, TopicPrefix};
+use emitter_core::topic::{ModelTopic, Topics};
 use emitter_core::transport::mqtt::{ClientId, MqttConfig, MqttTransport, MqttVersion, Overflow};
 use emitter_core::transport::{
     Ack, Confirmation, Delivery, Message, PublishError, QoS, Transport, TransportStatus,
@@ -60,12 +60,8 @@ fn model(name: &str) -> ModelTopic {
 
 /// A message of the model `name`, whose payload is the number.
 fn message(name: &str, number: usize, qos: QoS) -> Message {
-    Message {
-        topic: TopicPrefix::default().topic(&model(name), Operation::Create),
-        payload: Bytes::from(number.to_string()),
-        qos,
-        expires: None,
-    }
+    let topic = Topics::default().topic(&model(name), Operation::Create);
+    Message { qos, ..Message::new(topic, number.to_string()) }
 }
 
 fn publish(transport: &MqttTransport, number: usize) -> Confirmation {
@@ -75,7 +71,7 @@ fn publish(transport: &MqttTransport, number: usize) -> Confirmation {
 /// Subscribes to a model and waits until the broker has confirmed it.
 async fn subscribe(transport: &MqttTransport, name: &str) {
     let wanted = transport.status().subscriptions + 1;
-    transport.subscribe(TopicPrefix::default().model_filter(&model(name)));
+    transport.subscribe(Topics::default().model_filter(&model(name)));
     wait_until(transport, |status| status.subscriptions == wanted).await;
 }
 
@@ -209,7 +205,7 @@ async fn nobody_subscribed_is_told_with_mqtt_5() {
 async fn messages_wait_for_a_broker_that_comes_late() {
     let mut broker = absent();
     let transport = connect(&broker, "early");
-    transport.subscribe(TopicPrefix::default().model_filter(&model("user")));
+    transport.subscribe(Topics::default().model_filter(&model("user")));
     sleep(Duration::from_millis(300)).await;
     let status = transport.status();
     assert!(!status.publisher.connected && status.publisher.last_error.is_some(), "{status:?}");
@@ -234,7 +230,7 @@ async fn messages_wait_for_a_broker_that_comes_late() {
 async fn queued_messages_arrive_in_order_when_the_broker_comes() {
     let mut broker = absent();
     let receiver = connect(&broker, "receiver");
-    receiver.subscribe(TopicPrefix::default().model_filter(&model("user")));
+    receiver.subscribe(Topics::default().model_filter(&model("user")));
     let sender = connect(&broker, "sender");
     let confirmations = (0..500).map(|number| publish(&sender, number)).collect();
     sleep(Duration::from_millis(100)).await;
@@ -353,7 +349,7 @@ async fn check_brittle_way(version: MqttVersion, qos: QoS) {
     let config = way.config().protocol(version).window(20).expect("valid");
     let receiver = start(config.clone(), "receiver");
     let sender = start(config, "sender");
-    receiver.subscribe(TopicPrefix::default().model_filter(&model("user")));
+    receiver.subscribe(Topics::default().model_filter(&model("user")));
     wait_until(&receiver, |status| status.subscriptions == 1).await;
     let accept = |number| sender.publish(message("user", number, qos)).expect("there is room");
     let confirmations = (0..MESSAGES).map(accept).collect();
@@ -407,7 +403,7 @@ async fn a_frozen_broker_is_noticed() {
 /// A member of the group, subscribed.
 async fn member(transport: &MqttTransport) -> Arc<dyn Transport> {
     let member = transport.group("shop:billing", "billing").expect("MQTT has groups");
-    member.subscribe(TopicPrefix::default().model_filter(&model("user")));
+    member.subscribe(Topics::default().model_filter(&model("user")));
     let begun = Instant::now();
     while member.status().subscriptions == 0 {
         assert!(begun.elapsed() < LONG, "{:?}", member.status());
@@ -511,7 +507,7 @@ async fn check_redelivery(version: MqttVersion) {
     receiver.close(Duration::from_secs(5)).await;
 
     let receiver = start(config, "receiver");
-    receiver.subscribe(TopicPrefix::default().model_filter(&model("user")));
+    receiver.subscribe(Topics::default().model_filter(&model("user")));
     let mut again = Vec::new();
     for _ in 4..10 {
         let (number, ack) = receive(&receiver).await;
@@ -537,7 +533,7 @@ async fn unsubscribing_ends_the_deliveries() {
     let transport = connect(&broker, "fickle");
     subscribe(&transport, "user").await;
     subscribe(&transport, "order").await;
-    transport.unsubscribe(&TopicPrefix::default().model_filter(&model("user")));
+    transport.unsubscribe(&Topics::default().model_filter(&model("user")));
     wait_until(&transport, |status| status.subscriptions == 1).await;
     // The UNSUBSCRIBE is on its way on another connection than the PUBLISH.
     sleep(Duration::from_millis(200)).await;
@@ -562,7 +558,7 @@ async fn a_refused_subscription_shows_and_is_tried_again() {
         _ => vec![],
     });
     let transport = start(broker.config(), "refused");
-    let filter = TopicPrefix::default().model_filter(&model("user"));
+    let filter = Topics::default().model_filter(&model("user"));
     transport.subscribe(filter.clone());
     wait_until(&transport, |status| !status.refused_subscriptions.is_empty()).await;
     let refused = [(filter.to_string(), "NotAuthorized".to_owned())];

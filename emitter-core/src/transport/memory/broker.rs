@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::Bytes;
 use tokio::sync::Notify;
 
 use super::faults::Faults;
 use super::session::Session;
 use super::{LOG_BOUND, Published, SESSION_BOUND};
+use crate::topic::TopicFilter;
+use crate::transport::Message;
 
 /// Shared by the handles, the links and the acknowledgements.
 pub(super) struct Broker {
@@ -23,6 +24,8 @@ struct State {
     held: HashSet<String>,
     paused: bool,
     log: VecDeque<Published>,
+    /// The last message of each topic that is to be kept for later subscribers.
+    retained: BTreeMap<String, Published>,
     connections: u64,
     /// Messages that were shared out so far: whose turn it is.
     shared: usize,
@@ -124,16 +127,37 @@ impl Broker {
         }
     }
 
+    /// Hands out what is retained for a filter that was subscribed to.
+    pub(super) fn hand_out_retained(&self, ticket: &Ticket, filter: &TopicFilter) -> Result<(), Gone> {
+        let mut state = self.lock();
+        let State { clients, retained, .. } = &mut *state;
+        let client = connected(clients, ticket)?;
+        if client.share.is_none() {
+            for message in retained.values().filter(|message| filter.matches(&message.topic)) {
+                client.session.push(message);
+            }
+        }
+        Ok(())
+    }
+
     /// Does something with the session, as long as the connection is up.
     pub(super) fn session<R>(&self, ticket: &Ticket, act: impl FnOnce(&mut Session) -> R) -> Result<R, Gone> {
         self.lock().connected(ticket).map(|client| act(&mut client.session))
     }
 
     /// A publish over a link.
-    pub(super) fn publish(&self, ticket: &Ticket, topic: &str, payload: &Bytes) -> Result<Answer, Gone> {
+    pub(super) fn publish(&self, ticket: &Ticket, message: &Message) -> Result<Answer, Gone> {
         let mut state = self.lock();
         state.connected(ticket)?;
-        Ok(state.route(topic, payload))
+        let published = Published {
+            topic: message.topic.to_string(),
+            payload: message.payload.clone(),
+            properties: message.properties.clone(),
+        };
+        if message.retain {
+            state.retain(&published);
+        }
+        Ok(state.route(&published))
     }
 
     /// The client is done with a delivery of this connection.
@@ -144,17 +168,17 @@ impl Broker {
         }
     }
 
-    pub(super) fn inject(&self, topic: &str, payload: &Bytes) -> usize {
-        match self.lock().route(topic, payload) {
+    pub(super) fn inject(&self, message: &Published) -> usize {
+        match self.lock().route(message) {
             Answer::Taken(sessions) => sessions,
             Answer::Full => 0,
         }
     }
 
-    pub(super) fn send(&self, name: &str, topic: &str, payload: &Bytes) -> bool {
+    pub(super) fn send(&self, name: &str, message: &Published) -> bool {
         let mut state = self.lock();
         let Some(client) = state.clients.get_mut(name) else { return false };
-        let took = client.session.push(topic, payload);
+        let took = client.session.push(message);
         client.member.subscriber.notify_one();
         took
     }
@@ -220,14 +244,21 @@ impl Broker {
 
 impl State {
     fn connected(&mut self, ticket: &Ticket) -> Result<&mut Client, Gone> {
-        let client = self.clients.get_mut(&*ticket.client).ok_or(Gone)?;
-        let up = client.member.life == ticket.life && client.cuts == ticket.cuts;
-        if up { Ok(client) } else { Err(Gone) }
+        connected(&mut self.clients, ticket)
+    }
+
+    /// Keeps the message in place of the one before; one without a payload ends that.
+    fn retain(&mut self, message: &Published) {
+        if message.payload.is_empty() {
+            self.retained.remove(&message.topic);
+        } else {
+            self.retained.insert(message.topic.clone(), message.clone());
+        }
     }
 
     /// Puts a message into every session that wants it, of those that share into one, or into none.
-    fn route(&mut self, topic: &str, payload: &Bytes) -> Answer {
-        let takers = self.takers(topic);
+    fn route(&mut self, message: &Published) -> Answer {
+        let takers = self.takers(&message.topic);
         let is_full = |name: &String| self.clients.get(name).is_some_and(|client| client.session.is_full());
         if takers.iter().any(is_full) {
             return Answer::Full;
@@ -235,14 +266,14 @@ impl State {
         let sessions = takers.len();
         for name in takers {
             if let Some(client) = self.clients.get_mut(&name) {
-                client.session.push(topic, payload);
+                client.session.push(message);
                 client.member.subscriber.notify_one();
             }
         }
         if self.log.len() == LOG_BOUND {
             self.log.pop_front();
         }
-        self.log.push_back(Published { topic: topic.to_owned(), payload: payload.clone() });
+        self.log.push_back(message.clone());
         Answer::Taken(sessions)
     }
 }
@@ -264,6 +295,12 @@ impl State {
         self.shared = self.shared.wrapping_add(1);
         takers
     }
+}
+
+fn connected<'c>(clients: &'c mut HashMap<String, Client>, ticket: &Ticket) -> Result<&'c mut Client, Gone> {
+    let client = clients.get_mut(&*ticket.client).ok_or(Gone)?;
+    let up = client.member.life == ticket.life && client.cuts == ticket.cuts;
+    if up { Ok(client) } else { Err(Gone) }
 }
 
 impl Client {

@@ -42,7 +42,7 @@ impl Outbox {
             return Err(PublishError::QueueFull { messages: self.messages.len(), bytes: self.bytes });
         }
         let (settler, confirmation) = Confirmation::new();
-        self.bytes += message.payload.len();
+        self.bytes += message.size();
         self.messages.push_back(Accepted { number: self.next_number, message, settler: Some(settler) });
         self.next_number += 1;
         Ok(confirmation)
@@ -105,7 +105,7 @@ impl Outbox {
     fn tidy(&mut self) {
         while self.messages.front().is_some_and(|accepted| accepted.settler.is_none()) {
             if let Some(gone) = self.messages.pop_front() {
-                self.bytes -= gone.message.payload.len();
+                self.bytes -= gone.message.size();
                 self.sent = self.sent.saturating_sub(1);
             }
         }
@@ -119,12 +119,11 @@ mod tests {
 
     use super::*;
     use crate::event::Operation;
-    use crate::topic::{ModelTopic, TopicPrefix};
-    use crate::transport::QoS;
+    use crate::topic::{ModelTopic, Topics};
 
     fn message() -> Message {
-        let topic = TopicPrefix::default().topic(&ModelTopic::new("user").unwrap(), Operation::Create);
-        Message { topic, payload: Bytes::from_static(b"{}"), qos: QoS::AtLeastOnce, expires: None }
+        let topic = Topics::default().topic(&ModelTopic::new("user").unwrap(), Operation::Create);
+        Message::new(topic, Bytes::from_static(b"{}"))
     }
 
     #[derive(Debug, Clone)]

@@ -135,8 +135,7 @@ impl Connection<'_> {
             return Err(Lost::Fault("a publish was lost"));
         }
         for _ in 0..copies {
-            let answer =
-                self.publisher.link.broker.publish(self.ticket, message.topic.as_str(), &message.payload)?;
+            let answer = self.publisher.link.broker.publish(self.ticket, message)?;
             self.answer(number, answer)?;
         }
         if cut { Err(Lost::Fault("the link went down")) } else { Ok(()) }

@@ -2,8 +2,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use bytes::Bytes;
-
+use super::Published;
 use crate::topic::TopicFilter;
 
 /// A client's subscriptions, and its deliveries until it acknowledges them.
@@ -23,8 +22,7 @@ pub(super) struct Session {
 #[derive(Debug)]
 struct Waiting {
     number: u64,
-    topic: String,
-    payload: Bytes,
+    message: Published,
     /// The client is done with it, and says so when its turn comes.
     done: bool,
 }
@@ -33,8 +31,7 @@ struct Waiting {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Outgoing {
     pub(super) number: u64,
-    pub(super) topic: String,
-    pub(super) payload: Bytes,
+    pub(super) message: Published,
 }
 
 impl Session {
@@ -78,14 +75,13 @@ impl Session {
     }
 
     /// Takes a message, unless it is full.
-    pub(super) fn push(&mut self, topic: &str, payload: &Bytes) -> bool {
+    pub(super) fn push(&mut self, message: &Published) -> bool {
         if self.is_full() {
             return false;
         }
         let number = self.next_number;
         self.next_number += 1;
-        let payload = payload.clone();
-        self.waiting.push_back(Waiting { number, topic: topic.to_owned(), payload, done: false });
+        self.waiting.push_back(Waiting { number, message: message.clone(), done: false });
         true
     }
 
@@ -106,9 +102,9 @@ impl Session {
         if self.sent >= window {
             return None;
         }
-        let Waiting { number, topic, payload, .. } = self.waiting.get(self.sent)?;
+        let Waiting { number, message, .. } = self.waiting.get(self.sent)?;
         self.sent += 1;
-        Some(Outgoing { number: *number, topic: topic.clone(), payload: payload.clone() })
+        Some(Outgoing { number: *number, message: message.clone() })
     }
 
     /// The client is done with a delivery of this connection. Those of another one, and those that
@@ -144,7 +140,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::topic::{ModelTopic, TopicPrefix};
+    use crate::topic::{ModelTopic, Topics};
+    use crate::transport::Properties;
 
     #[derive(Debug, Clone)]
     enum Step {
@@ -171,12 +168,13 @@ mod tests {
         #[test]
         fn agrees_with_a_plain_list(steps in prop::collection::vec(step(), 0..200), window in 1..5_usize) {
             let mut session = Session::new(20);
+            let message = Published { topic: "t".to_owned(), payload: "".into(), properties: Properties::default() };
             let (mut left, mut out, mut done) = (Vec::new(), Vec::new(), BTreeSet::new());
             let (mut pushed, mut connection) = (0_u64, 0_u64);
             for step in steps {
                 match step {
                     Step::Push => {
-                        let took = session.push("t", &Bytes::new());
+                        let took = session.push(&message);
                         prop_assert_eq!(took, left.len() < 20);
                         if took {
                             left.push(pushed);
@@ -220,8 +218,7 @@ mod tests {
 
     #[test]
     fn overlapping_and_repeated_filters_deliver_once() {
-        let prefix = TopicPrefix::default();
-        let filter = prefix.model_filter(&ModelTopic::new("user").unwrap());
+        let filter = Topics::default().model_filter(&ModelTopic::new("user").unwrap());
         let mut session = Session::new(1);
         session.subscribe(&filter);
         session.subscribe(&filter);

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
+use super::Published;
 use super::broker::{Gone, Ticket};
 use super::faults::{Dice, Passage};
 use super::link::{Link, Lost, Side};
@@ -110,7 +111,9 @@ impl Subscriber {
         self.begin(ticket)?;
         let mut count = 0_u64;
         loop {
-            self.link.broker.session(ticket, |session| self.tell_wishes(session))?;
+            for filter in self.link.broker.session(ticket, |session| self.tell_wishes(session))? {
+                self.link.broker.hand_out_retained(ticket, &filter)?;
+            }
             self.acknowledge(ticket, dice)?;
             if !self.deliver(ticket, dice).await? {
                 self.link.woken().await;
@@ -130,12 +133,15 @@ impl Subscriber {
         self.link.broker.session(ticket, |session| session.resume(ticket.connection))
     }
 
-    fn tell_wishes(&self, session: &mut Session) {
+    /// Those that are new on this connection.
+    fn tell_wishes(&self, session: &mut Session) -> Vec<TopicFilter> {
+        let mut subscribed = Vec::new();
         self.wishes().retain(|filter, wish| match wish {
             Wish::Confirmed => true,
             Wish::Wanted => {
                 session.subscribe(filter);
                 *wish = Wish::Confirmed;
+                subscribed.push(filter.clone());
                 true
             }
             Wish::TakenBack => {
@@ -143,6 +149,7 @@ impl Subscriber {
                 false
             }
         });
+        subscribed
     }
 
     fn acknowledge(&self, ticket: &Ticket, dice: &mut Dice) -> Result<(), Lost> {
@@ -182,12 +189,12 @@ impl Subscriber {
     }
 
     fn arrive(&self, ticket: &Ticket, outgoing: &Outgoing) {
-        let Outgoing { number, topic, payload } = outgoing.clone();
+        let Outgoing { number, message: Published { topic, payload, properties } } = outgoing.clone();
         let (broker, ticket) = (Arc::clone(&self.link.broker), ticket.clone());
         let ack = Ack::new(move || broker.done(&ticket, number));
         let mut inbox = self.inbox();
         if !inbox.closed {
-            inbox.deliveries.push_back(Delivery { topic, payload, ack });
+            inbox.deliveries.push_back(Delivery { topic, payload, properties, ack });
             self.arrived.notify_one();
         }
     }

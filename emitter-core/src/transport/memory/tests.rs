@@ -2,8 +2,8 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::event::Operation;
-use crate::topic::{ModelTopic, Topic, TopicPrefix};
-use crate::transport::{Confirmed, QoS};
+use crate::topic::{ModelTopic, Topic, Topics};
+use crate::transport::Confirmed;
 
 const WAIT: Duration = Duration::from_secs(10);
 
@@ -12,15 +12,15 @@ fn model() -> ModelTopic {
 }
 
 fn topic() -> Topic {
-    TopicPrefix::default().topic(&model(), Operation::Create)
+    Topics::default().topic(&model(), Operation::Create)
 }
 
 fn filter() -> TopicFilter {
-    TopicPrefix::default().model_filter(&model())
+    Topics::default().model_filter(&model())
 }
 
 fn message(number: usize) -> Message {
-    Message { topic: topic(), payload: number.to_string().into(), qos: QoS::AtLeastOnce, expires: None }
+    Message::new(topic(), number.to_string())
 }
 
 fn number(delivery: &Delivery) -> usize {
@@ -60,7 +60,10 @@ async fn a_message_reaches_who_subscribed_and_is_confirmed() {
     assert_eq!(broker.unacknowledged("b"), 1);
     delivery.ack.done();
     eventually(|| broker.unacknowledged("b") == 0).await;
-    assert_eq!(broker.published(), [Published { topic: topic().to_string(), payload: "1".into() }]);
+    assert_eq!(
+        broker.published(),
+        [Published { topic: topic().to_string(), payload: "1".into(), properties: Properties::default() }]
+    );
 }
 
 #[tokio::test]
@@ -131,7 +134,8 @@ async fn an_absent_broker_fills_the_queue_and_takes_it_later() {
     let a = broker.connect("a").with_queue(2);
     let kept = [a.publish(message(0)).unwrap(), a.publish(message(1)).unwrap()];
     let full = a.publish(message(2)).unwrap_err();
-    assert_eq!(full, PublishError::QueueFull { messages: 2, bytes: 2 });
+    let bytes = 2 * message(0).size();
+    assert_eq!(full, PublishError::QueueFull { messages: 2, bytes });
     assert_eq!(a.status().unconfirmed, 2);
     broker.resume();
     for confirmation in kept {

@@ -347,7 +347,12 @@ impl MqttConfig {
         !self.scheme.is_encrypted() && !here
     }
 
-    /// How many bytes of topic and payload together fit into one packet, as far as this side goes.
+    /// Whether something can travel beside payloads.
+    pub(crate) fn carries_properties(&self) -> bool {
+        self.version == MqttVersion::V5
+    }
+
+    /// How many bytes of topic, payload and properties together fit into one packet, as far as this side goes.
     #[must_use]
     pub fn largest_message(&self) -> usize {
         self.max_packet as usize - PUBLISH_OVERHEAD

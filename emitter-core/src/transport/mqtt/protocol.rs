@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::address::Scheme;
 use super::config::{MqttConfig, MqttVersion};
 use super::subscriptions::Request;
-use crate::transport::{Confirmed, Message, QoS};
+use crate::transport::{Confirmed, Message, Properties, QoS};
 
 /// One connection to the broker, from its first packet to its last.
 ///
@@ -93,6 +93,7 @@ pub(super) struct Welcome {
 pub(super) struct Incoming {
     pub(super) topic: String,
     pub(super) payload: Bytes,
+    pub(super) properties: Properties,
     /// `None` for QoS 0, which is not acknowledged.
     pub(super) receipt: Option<Receipt>,
 }
@@ -205,21 +206,18 @@ impl Client {
         let payload = message.payload.clone();
         match self {
             Self::V5(client) => {
-                let qos = v5_qos(message.qos);
-                let sent = match message.expires {
-                    None => client.try_publish(topic, qos, false, payload),
-                    Some(expires) => {
-                        let left = whole_seconds(expires.saturating_duration_since(Instant::now()));
-                        let message_expiry_interval = Some(u32::try_from(left).unwrap_or(u32::MAX));
-                        let properties = PublishProperties { message_expiry_interval, ..Default::default() };
-                        client.try_publish_with_properties(topic, qos, false, payload, properties)
+                let (qos, retain) = (v5_qos(message.qos), message.retain);
+                let sent = match v5_properties(message) {
+                    None => client.try_publish(topic, qos, retain, payload),
+                    Some(properties) => {
+                        client.try_publish_with_properties(topic, qos, retain, payload, properties)
                     }
                 };
                 sent.map_err(|_| NotTaken)
             }
-            Self::V311(client) => {
-                client.try_publish(topic, v311_qos(message.qos), false, payload).map_err(|_| NotTaken)
-            }
+            Self::V311(client) => client
+                .try_publish(topic, v311_qos(message.qos), message.retain, payload)
+                .map_err(|_| NotTaken),
         }
     }
 
@@ -275,6 +273,24 @@ impl Receipt {
     fn qos(self) -> QoS {
         if self.exactly_once { QoS::ExactlyOnce } else { QoS::AtLeastOnce }
     }
+}
+
+/// What travels beside a message; `None` where nothing does.
+fn v5_properties(message: &Message) -> Option<PublishProperties> {
+    if message.expires.is_none() && message.properties.is_empty() {
+        return None;
+    }
+    let message_expiry_interval = message.expires.map(|expires| {
+        let left = whole_seconds(expires.saturating_duration_since(Instant::now()));
+        u32::try_from(left).unwrap_or(u32::MAX)
+    });
+    let Properties { content_type, user } = &message.properties;
+    Some(PublishProperties {
+        message_expiry_interval,
+        content_type: content_type.as_deref().map(str::to_owned),
+        user_properties: user.iter().map(|(name, value)| (name.to_string(), value.clone())).collect(),
+        ..PublishProperties::default()
+    })
 }
 
 fn v5_qos(qos: QoS) -> v5::mqttbytes::QoS {
@@ -371,8 +387,17 @@ fn v5_incoming(publish: v5::mqttbytes::v5::Publish) -> Incoming {
     Incoming {
         topic: String::from_utf8_lossy(&publish.topic).into_owned(),
         payload: publish.payload,
+        properties: publish.properties.map(properties_of).unwrap_or_default(),
         receipt: (publish.qos != v5::mqttbytes::QoS::AtMostOnce)
             .then_some(Receipt { id: publish.pkid, exactly_once }),
+    }
+}
+
+fn properties_of(properties: PublishProperties) -> Properties {
+    let user = properties.user_properties.into_iter().take(Properties::MOST);
+    Properties {
+        content_type: properties.content_type.map(Into::into),
+        user: user.map(|(name, value)| (name.into(), value)).collect(),
     }
 }
 
@@ -435,6 +460,7 @@ fn v311_incoming(publish: rumqttc::Publish) -> Incoming {
     Incoming {
         topic: publish.topic,
         payload: publish.payload,
+        properties: Properties::default(),
         receipt: (publish.qos != rumqttc::QoS::AtMostOnce)
             .then_some(Receipt { id: publish.pkid, exactly_once }),
     }

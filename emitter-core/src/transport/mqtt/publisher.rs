@@ -65,7 +65,7 @@ impl Publisher {
     }
 
     pub(super) fn publish(&self, message: Message) -> Result<Confirmation, PublishError> {
-        let size = size(&message);
+        let size = message.size();
         let limit = self.link.config.largest_message().min(self.link.config.queue_bytes);
         if size > limit {
             return Err(PublishError::TooLarge { size, limit });
@@ -212,7 +212,7 @@ impl State {
             self.progress = Instant::now();
         }
         while let Some(publishing) = self.in_flight.next() {
-            let size = size(&publishing.message);
+            let size = publishing.message.size();
             if publishing.message.expires.is_some_and(|expires| expires <= tokio::time::Instant::now()) {
                 let expired = self.in_flight.withdraw();
                 settle(expired, Err(PublishError::Expired));
@@ -290,9 +290,4 @@ fn settle(publishing: Option<Publishing>, outcome: Result<Confirmed, PublishErro
     if let Some(publishing) = publishing {
         publishing.settler.settle(outcome);
     }
-}
-
-/// Topic and payload, as [`PublishError::TooLarge`] counts them.
-fn size(message: &Message) -> usize {
-    message.topic.as_str().len() + message.payload.len()
 }

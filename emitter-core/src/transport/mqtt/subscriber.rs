@@ -155,8 +155,8 @@ impl Subscriber {
             return Ok(()); // The inbox is closed: nobody will ever take one.
         };
         let arrival = incoming.receipt.map(|receipt| self.lock().acks.arrived(receipt));
-        let Incoming { topic, payload, .. } = incoming;
-        let delivery = Delivery { topic, payload, ack: self.ack(arrival) };
+        let Incoming { topic, payload, properties, .. } = incoming;
+        let delivery = Delivery { topic, payload, properties, ack: self.ack(arrival) };
         room.send(Queued { delivery, arrival });
         Ok(())
     }
