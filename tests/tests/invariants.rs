@@ -181,8 +181,7 @@ fn read(path: &Path) -> String {
 /// The sources below a folder, without files of tests.
 fn sources(below: &str) -> Vec<Source> {
     let code = |path: &str| {
-        let test =
-            ["/tests.rs", "/properties.rs"].iter().any(|end| path.ends_with(end)) || path.contains("/tests/");
+        let test = path.ends_with("/tests.rs") || path.contains("/tests/");
         path.ends_with(".rs") && !test && !path.starts_with("tests/ui/")
     };
     let files = files(below).into_iter().filter(|(relative, _)| code(relative));
