@@ -6,6 +6,7 @@
 //! listener alone.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,6 +20,7 @@ use tracing::{error, warn};
 
 use crate::ack::Ack;
 use crate::cause::Cause;
+use crate::dead_letter::Original;
 use crate::event::{Operation, Source};
 use crate::listener::{Call, Handler, ListenerInfo, ListenerOptions};
 use crate::metrics::{Counters, OnceInAWhile};
@@ -77,15 +79,24 @@ impl Job {
     }
 
     /// One more listener works on it.
-    fn share(&self) -> Self {
+    pub(crate) fn share(&self) -> Self {
         if let Some(done) = &self.done {
             done.unfinished.fetch_add(1, Ordering::Relaxed);
         }
         self.clone()
     }
 
+    pub(crate) fn event(&self) -> &dyn AnyEvent {
+        &*self.event
+    }
+
+    /// As it came, if it did.
+    pub(crate) fn original(&self) -> Option<&Original> {
+        self.done.as_ref().map(|done| &done.original)
+    }
+
     /// One listener less works on it.
-    fn finish(self) {
+    pub(crate) fn finish(self) {
         drop_guarded([self.event]);
         if let Some(done) = self.done {
             done.finish_one();
@@ -102,6 +113,8 @@ pub(crate) struct Completion {
     acks: Mutex<Option<Vec<Ack>>>,
     /// The group whose share it is.
     group: Option<Arc<str>>,
+    /// As it came, for a dead letter.
+    original: Original,
     /// Its place among the events of other nodes that are in progress.
     _place: OwnedSemaphorePermit,
 }
@@ -111,9 +124,14 @@ pub(crate) struct Completion {
 const ACKS: usize = 64;
 
 impl Completion {
-    pub(crate) fn new(ack: Ack, group: Option<Arc<str>>, place: OwnedSemaphorePermit) -> Arc<Self> {
+    pub(crate) fn new(
+        ack: Ack,
+        group: Option<Arc<str>>,
+        original: Original,
+        place: OwnedSemaphorePermit,
+    ) -> Arc<Self> {
         let acks = Mutex::new(Some(vec![ack]));
-        Arc::new(Self { unfinished: AtomicUsize::new(1), acks, group, _place: place })
+        Arc::new(Self { unfinished: AtomicUsize::new(1), acks, group, original, _place: place })
     }
 
     /// The same event came again: its acknowledgement waits for the same listeners.
@@ -136,6 +154,17 @@ impl Completion {
         }
     }
 }
+
+/// An event that a listener did not handle in all its attempts.
+pub(crate) struct GivenUp<'j> {
+    pub(crate) listener: &'j ListenerInfo,
+    pub(crate) job: &'j Job,
+    pub(crate) attempts: u32,
+    pub(crate) error: &'j dyn fmt::Display,
+}
+
+/// Makes a dead letter of it.
+pub(crate) type Bury = Arc<dyn Fn(GivenUp<'_>) + Send + Sync>;
 
 /// Bounds of a model's dispatch.
 #[derive(Debug, Clone, Copy)]
@@ -225,7 +254,7 @@ impl Attempts {
             self.trouble.failed(&self.listener, &self.job, &end, self.limits.timeout);
             let delay = self.limits.retry.next(failures, begun.elapsed(), fastrand::f64());
             let Some(delay) = delay else {
-                self.trouble.gave_up(&self.listener, &self.job, failures);
+                self.trouble.gave_up(&self.listener, &self.job, failures, &end, self.limits.timeout);
                 break;
             };
             sleep(delay).await;
@@ -270,9 +299,15 @@ enum End {
 const TURN: usize = 128;
 
 impl Worker {
-    pub(crate) fn new(queue: Arc<Queue<Message>>, limits: DispatchLimits, counters: Arc<Counters>) -> Self {
+    pub(crate) fn new(
+        queue: Arc<Queue<Message>>,
+        limits: DispatchLimits,
+        counters: Arc<Counters>,
+        bury: Bury,
+    ) -> Self {
         let trouble = Arc::new(Trouble {
             counters,
+            bury,
             failures: OnceInAWhile::every(Duration::from_secs(1)),
             given_up: OnceInAWhile::every(Duration::from_secs(1)),
             overflows: OnceInAWhile::every(Duration::from_secs(10)),
@@ -388,7 +423,7 @@ impl Worker {
             }
             First::Ended(end) if limits.retry.attempts <= 1 => {
                 self.tally.trouble.failed(listener, job, &end, limits.timeout);
-                self.tally.trouble.gave_up(listener, job, 1);
+                self.tally.trouble.gave_up(listener, job, 1, &end, limits.timeout);
                 return Called::Done;
             }
             first => first,
@@ -528,6 +563,7 @@ impl Tally {
 /// Counts and logs what goes wrong, in the task and in the calls that it has spawned.
 struct Trouble {
     counters: Arc<Counters>,
+    bury: Bury,
     failures: OnceInAWhile,
     given_up: OnceInAWhile,
     overflows: OnceInAWhile,
@@ -557,7 +593,15 @@ impl Trouble {
     }
 
     /// A listener is not called again for an event.
-    fn gave_up(&self, listener: &Listener, job: &Job, attempts: u32) {
+    fn gave_up(&self, listener: &Listener, job: &Job, attempts: u32, end: &End, limit: Duration) {
+        if !listener.handler.options().no_dead_letter {
+            let error: &dyn fmt::Display = match end {
+                End::Failed(reason) => reason,
+                End::Panicked => &"it panicked",
+                End::Handled | End::TimedOut => &format_args!("it took longer than {limit:?}"),
+            };
+            (self.bury)(GivenUp { listener: &listener.info, job, attempts, error });
+        }
         let (name, event) = (&*listener.info.name, job.event.meta().id);
         self.counters.given_up.add_one();
         self.given_up.log(|more| error!(listener = name, %event, more, attempts, "an event was given up"));

@@ -13,12 +13,13 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::{error, warn};
 
+use crate::dead_letter::{DeadLetter, Original, Reason};
 use crate::dedup::DedupConfig;
 use crate::dispatcher::lanes::AlreadyHashed;
-use crate::dispatcher::{DispatchLimits, Job, Listener, Message, Worker};
+use crate::dispatcher::{Bury, DispatchLimits, GivenUp, Job, Listener, Message, Worker};
 use crate::emit::{EmitConfig, EmitOptions, QoS, Scope};
 use crate::envelope::{Format, Kind, WireLimits};
-use crate::event::{EventId, Operation, Origin, Source};
+use crate::event::{EventId, Operation, Origin, Source, Timestamp};
 use crate::listener::{Handler, ListenerInfo};
 use crate::masked::HashKey;
 use crate::metrics::{Counters, OnceInAWhile, Stats};
@@ -30,6 +31,7 @@ use crate::topic::{ModelTopic, Topics};
 use crate::transport::{Transport, TransportStatus};
 
 mod builder;
+mod burying;
 mod emission;
 mod intake;
 mod net;
@@ -40,6 +42,7 @@ mod shutdown;
 
 use builder::check_name;
 pub use builder::{Builder, StartError};
+use burying::{DeadLetters, Held};
 pub use emission::{Emission, Route};
 use intake::Intake;
 use on::On;
@@ -107,6 +110,7 @@ struct Shared {
     groups: Mutex<BTreeMap<Arc<str>, Arc<dyn Transport>>>,
     to_publish: Queue<Outbound>,
     counters: Arc<Counters>,
+    dead_letters: DeadLetters,
     overflows: OnceInAWhile,
     /// Its name is made up, and nobody will have it again.
     transient: bool,
@@ -125,6 +129,7 @@ struct Tasks {
     /// One worker for each model that has or had listeners.
     workers: JoinSet<()>,
     publishing: Option<tokio::task::JoinHandle<()>>,
+    burying: Option<tokio::task::JoinHandle<()>>,
     /// By group; `None` is what comes for every node.
     intakes: HashMap<Option<Arc<str>>, tokio::task::JoinHandle<()>>,
     /// All listeners of the start are there: what waits at the broker may come.
@@ -391,7 +396,14 @@ impl Node {
             if tasks.ending.is_some() {
                 return Err(StartError::ShutDown);
             }
-            let worker = Worker::new(Arc::clone(&model.queue), shared.limits, Arc::clone(&shared.counters));
+            let (queue, counters) = (Arc::clone(&model.queue), Arc::clone(&shared.counters));
+            let burying = Arc::downgrade(shared);
+            let bury: Bury = Arc::new(move |given_up| {
+                if let Some(shared) = burying.upgrade() {
+                    shared.bury(&given_up);
+                }
+            });
+            let worker = Worker::new(queue, shared.limits, counters, bury);
             tasks.workers.spawn_on(worker.run(), &shared.runtime);
             Ok(())
         })?;
@@ -423,7 +435,7 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         let tasks = self.tasks.get_mut().unwrap_or_else(PoisonError::into_inner);
-        for task in tasks.intakes.values().chain(&tasks.publishing) {
+        for task in tasks.intakes.values().chain(&tasks.publishing).chain(&tasks.burying) {
             task.abort();
         }
         if tasks.ending.is_none() {
@@ -572,6 +584,46 @@ impl Shared {
         if let Some(asked) = asked {
             asked.local(local);
         }
+    }
+
+    /// A dead letter that was never an event here.
+    fn letter(&self, reason: Reason, error: String, original: Original) -> DeadLetter {
+        let Original { topic, payload, properties } = original;
+        DeadLetter {
+            id: EventId::now(),
+            original_topic: topic,
+            reason,
+            error,
+            listener: None,
+            attempts: 0,
+            event: None,
+            time: Timestamp::now(),
+            node: Arc::clone(&self.origin),
+            payload,
+            properties,
+        }
+    }
+
+    /// Makes a dead letter of an event that a listener did not handle.
+    fn bury(&self, given_up: &GivenUp<'_>) {
+        if !self.dead_letters.may() {
+            return;
+        }
+        let GivenUp { listener, job, attempts, error } = given_up;
+        let original = match job.original() {
+            // What came is told as it came, all of it shared.
+            Some(Original { topic, payload, properties }) => {
+                Original { topic: topic.clone(), payload: payload.clone(), properties: properties.clone() }
+            }
+            None => publishing::original(self, job.event()),
+        };
+        let letter = DeadLetter {
+            listener: Some(listener.name.to_string()),
+            attempts: *attempts,
+            event: Some(job.event().meta().id),
+            ..self.letter(Reason::Unhandled, error.to_string(), original)
+        };
+        self.dead_letters.put(letter, Held::Job(job.share()));
     }
 
     /// Emits no more of what listeners cause each other to write.

@@ -148,7 +148,7 @@ impl Outgoing<'_> {
 }
 
 /// An event as it travels.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Encoded {
     /// The payload.
     pub payload: Vec<u8>,

@@ -48,6 +48,7 @@ mod ack;
 mod cause;
 pub mod columns;
 mod context;
+pub mod dead_letter;
 pub mod dedup;
 pub mod diff;
 pub mod dispatcher;

@@ -170,6 +170,8 @@ pub struct ListenerOptions {
     pub jitter: Option<Duration>,
     /// No call begins later than this after the first one for its event.
     pub budget: Option<Duration>,
+    /// An event that it does not handle in all its attempts becomes no dead letter.
+    pub no_dead_letter: bool,
     /// It wants the row as it was before an update. Writes of this node read it then, which those
     /// of other nodes only do where they have such a listener too, or the model says `before`.
     pub before: bool,

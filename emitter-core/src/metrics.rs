@@ -89,6 +89,11 @@ counters! {
         retried,
         /// Events that a listener did not handle in all its attempts.
         given_up,
+        /// Dead letters: events that could not be read, handled or published.
+        dead_letters,
+        /// Dead letters that were forgotten, because there were too many of them, or that did not get
+        /// where they go.
+        dead_letters_lost,
         /// Events that a listener missed, because its queue or the model's was at its bound.
         overflowed,
     }

@@ -10,8 +10,10 @@ use std::time::Duration;
 use tracing::{info, warn};
 use uuid::Uuid;
 
+use super::burying::{DeadLetters, Graveyard, Keeper};
 use super::publishing::Publishing;
 use super::{Emitter, Node, Shared, Tap, Tasks, WeakEmitter};
+use crate::dead_letter::{DeadLetter, DeadLetterLimits};
 use crate::dedup::DedupConfig;
 use crate::dispatcher::DispatchLimits;
 use crate::emit::{EmitConfig, QoS};
@@ -39,6 +41,8 @@ pub struct Builder {
     emit: EmitConfig,
     hash_key: Option<HashKey>,
     max_hops: u8,
+    dead_letters: DeadLetterLimits,
+    keeper: Option<Keeper>,
     format: Format,
     kind: Option<String>,
     layout: String,
@@ -147,6 +151,8 @@ impl Default for Builder {
             emit: EmitConfig::all(),
             hash_key: None,
             max_hops: 8,
+            dead_letters: DeadLetterLimits::default(),
+            keeper: None,
             format: Format::default(),
             kind: None,
             layout: Layout::default().to_string(),
@@ -218,6 +224,35 @@ impl Builder {
     /// call says counts more.
     pub fn qos(mut self, last_levels: impl Into<String>, qos: QoS) -> Self {
         self.qos.push((last_levels.into(), qos));
+        self
+    }
+
+    /// How dead letters are kept, and how many. Default: see [`DeadLetterLimits`].
+    pub fn dead_letters(mut self, limits: DeadLetterLimits) -> Self {
+        self.dead_letters = limits;
+        self
+    }
+
+    /// Keeps each dead letter: in a table, a file, a ticket. The event is acknowledged to the broker
+    /// when this is done. One whose keeper fails or panics is counted (`dead_letters_lost`) and logged.
+    ///
+    /// ```
+    /// # use emitter_core::Emitter;
+    /// let builder = Emitter::builder().keep_dead_letters(|letter| async move {
+    ///     std::fs::write(format!("dead/{}.json", letter.id), letter.to_json(usize::MAX))
+    /// });
+    /// # drop(builder);
+    /// ```
+    pub fn keep_dead_letters<F, R, E>(mut self, keep: F) -> Self
+    where
+        F: Fn(Arc<DeadLetter>) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<(), E>> + Send + 'static,
+        E: fmt::Display,
+    {
+        self.keeper = Some(Arc::new(move |letter| {
+            let keeping = keep(letter);
+            Box::pin(async move { keeping.await.map_err(|error| error.to_string()) })
+        }));
         self
     }
 
@@ -378,6 +413,15 @@ impl Builder {
                 Some(Arc::new(MqttTransport::start(*config, client_id)))
             }
         };
+        let counters = Arc::new(Counters::default());
+        let (dead_letters, undertaker) = DeadLetters::new(self.dead_letters, Arc::clone(&counters));
+        let graveyard = Graveyard {
+            transport: transport.clone().filter(|_| self.dead_letters.publish),
+            keeper: self.keeper,
+            topics: topics.clone(),
+            max_bytes: self.wire.max_bytes,
+            counters: Arc::clone(&counters),
+        };
         let shared = Arc::new(Shared {
             origin: Arc::new(Origin { service: self.service.into(), node: node.into(), incarnation }),
             emit: self.emit,
@@ -395,7 +439,8 @@ impl Builder {
             transport,
             groups: Mutex::default(),
             to_publish: Queue::new(self.publish_queue),
-            counters: Arc::new(Counters::default()),
+            counters: Arc::clone(&counters),
+            dead_letters,
             overflows: OnceInAWhile::every(Duration::from_secs(10)),
             transient: self.node.is_none(),
             tap: self.tap,
@@ -403,6 +448,7 @@ impl Builder {
             runtime,
         });
         let mut tasks = Tasks::default();
+        tasks.burying = Some(tokio::spawn(undertaker.run(graveyard)));
         if shared.transport.is_some() {
             tasks.publishing = Some(tokio::spawn(Publishing::new(Arc::clone(&shared), self.wire).run()));
         }

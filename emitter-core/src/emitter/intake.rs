@@ -9,16 +9,18 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::{error, warn};
 use uuid::Uuid;
 
+use super::burying::Held;
 use super::{ModelState, Shared};
+use crate::dead_letter::{Original, Reason};
 use crate::dedup::{DedupWindow, Sender};
 use crate::dispatcher::{Completion, Job, Message};
 use crate::envelope::{self, DecodeError, Incoming, WireLimits};
 use crate::event::{EventId, Source, Timestamp};
 use crate::listener::same_model;
 use crate::metrics::OnceInAWhile;
-use crate::model_info::Received;
+use crate::model_info::{AnyEvent, Received};
 use crate::topic::{ModelTopic, Said};
-use crate::transport::{Ack, Delivery, Properties, Transport};
+use crate::transport::{Ack, Delivery, Transport};
 
 /// Checks, decodes and sorts out what comes, and hands on what is left.
 pub(super) struct Intake {
@@ -31,7 +33,7 @@ pub(super) struct Intake {
     window: DedupWindow,
     /// Events that listeners work on. One that comes again meanwhile waits for the same
     /// listeners, so that it is not acknowledged before they are done.
-    in_progress: HashMap<(Option<Uuid>, EventId), Weak<Completion>>,
+    in_progress: HashMap<Identity, Weak<Completion>>,
     /// One for each event that listeners may have in progress. A window of unacknowledged
     /// messages at the broker would not do: messages without receipt (QoS 0) have none.
     places: Arc<Semaphore>,
@@ -39,6 +41,20 @@ pub(super) struct Intake {
     bad: OnceInAWhile,
     namesakes: OnceInAWhile,
 }
+
+/// What a message is.
+enum Read {
+    /// This node's own.
+    Echo,
+    Event {
+        model: Arc<ModelState>,
+        event: Arc<dyn AnyEvent>,
+        identity: Option<Identity>,
+    },
+}
+
+/// What tells an event from all others: its origin's life, if it says so, and its id.
+type Identity = (Option<Uuid>, EventId);
 
 /// Why a message goes no further.
 #[derive(Debug, thiserror::Error)]
@@ -90,15 +106,42 @@ impl Intake {
 
     fn take(&mut self, delivery: Delivery, place: OwnedSemaphorePermit) {
         let Delivery { topic, payload, properties, ack } = delivery;
-        match self.sort(&topic, &payload, &properties) {
-            Ok((model, incoming)) => self.deliver(&model, &topic, incoming, ack, place),
+        let original = Original { topic, payload, properties };
+        match self.read(&original) {
+            Ok(Read::Echo) => {
+                self.shared.counters.echoes.add_one();
+                ack.done();
+            }
+            Ok(Read::Event { model, event, identity }) => {
+                self.deliver(&model, event, identity, original, ack, place);
+            }
             Err(rejection) => {
                 if matches!(rejection, Rejection::UnknownModel) {
-                    self.give_back(&topic);
+                    self.give_back(&original.topic);
                 }
-                self.reject(&rejection, &topic, ack);
+                self.reject(&rejection, original, ack);
             }
         }
+    }
+
+    /// What a message is, its rows included.
+    fn read(&self, original: &Original) -> Result<Read, Rejection> {
+        let (model, incoming) = self.sort(original)?;
+        let own = self.is_echo(&incoming);
+        if own && self.group.is_none() {
+            return Ok(Read::Echo);
+        }
+        let identity = incoming.id.map(|id| (incoming.origin.as_ref().map(|origin| origin.incarnation), id));
+        let received = Received {
+            id: incoming.id.unwrap_or_else(EventId::now),
+            time: incoming.time.unwrap_or_else(Timestamp::now),
+            // Of a group, the node that wrote is as good as any.
+            source: if own { Source::Local } else { Source::Remote },
+        };
+        // The row's `Deserialize` is the user's; its panic must not end this task.
+        let decoded = catch_unwind(AssertUnwindSafe(|| (model.info.decode)(incoming, received)));
+        let event = decoded.map_err(|_| Rejection::Panicked)??;
+        Ok(Read::Event { model, event, identity })
     }
 
     /// A session remembers what an earlier life of this node subscribed to. In a group that would
@@ -111,12 +154,8 @@ impl Intake {
     }
 
     /// Everything that can be said before the rows are decoded.
-    fn sort<'p>(
-        &self,
-        topic: &str,
-        payload: &'p [u8],
-        properties: &'p Properties,
-    ) -> Result<(Arc<ModelState>, Incoming<'p>), Rejection> {
+    fn sort<'p>(&self, original: &'p Original) -> Result<(Arc<ModelState>, Incoming<'p>), Rejection> {
+        let Original { topic, payload, properties } = original;
         let (levels, said) = self.shared.topics.read(topic).ok_or(Rejection::Topic)?;
         let model = self.shared.model_at(levels).ok_or(Rejection::UnknownModel)?;
         let incoming = envelope::decode(payload, properties, said, &self.limits)?;
@@ -139,31 +178,14 @@ impl Intake {
     fn deliver(
         &mut self,
         model: &ModelState,
-        topic: &str,
-        incoming: Incoming<'_>,
+        event: Arc<dyn AnyEvent>,
+        identity: Option<Identity>,
+        original: Original,
         ack: Ack,
         place: OwnedSemaphorePermit,
     ) {
-        let own = self.is_echo(&incoming);
-        if own && self.group.is_none() {
-            self.shared.counters.echoes.add_one();
-            return ack.done();
-        }
-        let identity = incoming.id.map(|id| (incoming.origin.as_ref().map(|origin| origin.incarnation), id));
-        let received = Received {
-            id: incoming.id.unwrap_or_else(EventId::now),
-            time: incoming.time.unwrap_or_else(Timestamp::now),
-            // Of a group, the node that wrote is as good as any.
-            source: if own { Source::Local } else { Source::Remote },
-        };
         // Rows are decoded before the id is remembered: what is rejected was never an event, and
         // must not shadow one that bears the same id.
-        // The row's `Deserialize` is the user's; its panic must not end this task.
-        let event = match catch_unwind(AssertUnwindSafe(|| (model.info.decode)(incoming, received))) {
-            Ok(Ok(event)) => event,
-            Ok(Err(error)) => return self.reject(&error.into(), topic, ack),
-            Err(_) => return self.reject(&Rejection::Panicked, topic, ack),
-        };
         if let Some((incarnation, id)) = identity
             && !self.window.is_new(incarnation, id, self.started.elapsed())
         {
@@ -177,7 +199,7 @@ impl Intake {
             self.shared.counters.unheard.add_one();
             return ack.done();
         }
-        let completion = Completion::new(ack, self.group.clone(), place);
+        let completion = Completion::new(ack, self.group.clone(), original, place);
         if let Some(identity) = identity {
             self.remember(identity, &completion);
         }
@@ -200,14 +222,14 @@ impl Intake {
         }
     }
 
-    fn acknowledge_duplicate(&self, identity: (Option<Uuid>, EventId), ack: Ack) {
+    fn acknowledge_duplicate(&self, identity: Identity, ack: Ack) {
         match self.in_progress.get(&identity).and_then(Weak::upgrade) {
             Some(completion) => completion.attach(ack),
             None => ack.done(),
         }
     }
 
-    fn remember(&mut self, identity: (Option<Uuid>, EventId), completion: &Arc<Completion>) {
+    fn remember(&mut self, identity: Identity, completion: &Arc<Completion>) {
         if self.in_progress.len() >= self.tidy_at {
             self.in_progress.retain(|_, completion| completion.upgrade().is_some_and(|c| !c.is_complete()));
             self.tidy_at = (self.in_progress.len() * 2).max(1024);
@@ -215,13 +237,31 @@ impl Intake {
         self.in_progress.insert(identity, Arc::downgrade(completion));
     }
 
-    /// Counts a message that is no event, and acknowledges it: it would not get better by coming
-    /// again.
-    fn reject(&self, rejection: &Rejection, topic: &str, ack: Ack) {
-        self.shared.counters.bad_messages.add_one();
+    /// Counts a message that is no event, and acknowledges it once it is a dead letter: it would not
+    /// get better by coming again.
+    fn reject(&self, rejection: &Rejection, original: Original, ack: Ack) {
+        let shared = &self.shared;
+        shared.counters.bad_messages.add_one();
         // It may be of 64 kB.
-        let topic: String = topic.chars().take(200).collect();
+        let topic: String = original.topic.chars().take(200).collect();
         self.bad.log(|more| warn!(topic, more, "a message was dropped: {rejection}"));
-        ack.done();
+        if !rejection.matters() || !shared.dead_letters.may() {
+            return ack.done();
+        }
+        let letter = shared.letter(Reason::Undecodable, rejection.to_string(), original);
+        shared.dead_letters.put(letter, Held::Ack(ack));
+    }
+}
+
+impl Rejection {
+    /// Whether somebody may miss it. What other nodes' models have beyond this node's is none of its
+    /// business, and a dead letter never becomes one again.
+    fn matters(&self) -> bool {
+        !matches!(
+            self,
+            Self::Topic
+                | Self::UnknownModel
+                | Self::Decode(DecodeError::NotEmitted(_) | DecodeError::UnknownOperation)
+        )
     }
 }

@@ -7,21 +7,24 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tracing::warn;
 
+use super::burying::Held;
 use super::shutdown::after;
 use super::{Outbound, Shared};
+use crate::dead_letter::{DeadLetter, Original, Reason};
 use crate::emit::QoS;
-use crate::envelope::{self, EncodeError, Encoded, Outgoing, WireLimits};
-use crate::event::Operation;
+use crate::envelope::{self, Content, EncodeError, Encoded, Format, Outgoing, WireLimits};
+use crate::event::{EventId, Operation};
 use crate::metrics::OnceInAWhile;
-use crate::model_info::ModelInfo;
+use crate::model_info::{AnyEvent, ModelInfo};
 use crate::queue::Linger;
 use crate::receipt::{Loss, Ticket};
 use crate::topic::{ModelTopic, Topic, TopicError};
-use crate::transport::{Confirmation, Confirmed, Message, PublishError};
+use crate::transport::{Confirmation, Confirmed, Message, Properties, PublishError};
 
 /// How many events are encoded before other tasks have a turn.
 const TURN: usize = 64;
@@ -60,8 +63,8 @@ impl Publishing {
                     self.publish(&event, ticket);
                     spent.push(event);
                 }
-                while let Poll::Ready(Some((settled, ticket))) = self.unconfirmed.poll_next_unpin(cx) {
-                    self.settled(settled, ticket);
+                while let Poll::Ready(Some((settled, ticket, sent))) = self.unconfirmed.poll_next_unpin(cx) {
+                    self.settled(settled, ticket, sent);
                 }
                 // What waits for its confirmation is counted by the transport.
                 shared.to_publish.report(work.len());
@@ -95,21 +98,38 @@ impl Publishing {
         let encoded = catch_unwind(AssertUnwindSafe(|| address.map_err(Failure::from).and_then(encode)));
         let outcome = encoded.unwrap_or(Err(Failure::Panicked)).and_then(|message| {
             let transport = self.shared.transport.as_ref().ok_or(PublishError::Closed)?;
-            Ok(transport.publish(message)?)
+            // Shared, not copied: it is there if a dead letter has to be made of it.
+            let sent = Sent {
+                id: outbound.event.meta().id,
+                topic: message.topic.clone(),
+                payload: message.payload.clone(),
+                properties: (self.shared.format == Format::CloudEventsBinary)
+                    .then(|| message.properties.clone()),
+            };
+            Ok((transport.publish(message)?, sent))
         });
         match outcome {
-            Ok(confirmation) => self.unconfirmed.push(Settling { confirmation, ticket }),
+            Ok((confirmation, sent)) => {
+                self.unconfirmed.push(Settling { confirmation, outcome: Some((ticket, sent)) });
+            }
             Err(failure @ Failure::Publish(PublishError::QueueFull { .. })) => {
                 told(ticket, Err(&failure));
                 self.shared.counters.publish_refused.add_one();
                 self.failures
                     .log(|more| warn!(more, "the transport's queue is full: events are lost to other nodes"));
             }
-            Err(failure) => self.failed(&failure, ticket),
+            Err(failure) => {
+                self.failed(&failure, ticket);
+                if failure.matters() && self.shared.dead_letters.may() {
+                    let original =
+                        catch_unwind(AssertUnwindSafe(|| original(&self.shared, &*outbound.event)));
+                    self.bury(&failure, outbound.event.meta().id, original.unwrap_or_default(), 0);
+                }
+            }
         }
     }
 
-    fn settled(&self, settled: Result<Confirmed, PublishError>, ticket: Option<Box<Ticket>>) {
+    fn settled(&self, settled: Result<Confirmed, PublishError>, ticket: Option<Box<Ticket>>, sent: Sent) {
         match settled {
             Ok(Confirmed { had_subscribers }) => {
                 told(ticket, Ok(()));
@@ -118,8 +138,23 @@ impl Publishing {
                     self.shared.counters.published_to_nobody.add_one();
                 }
             }
-            Err(error) => self.failed(&Failure::Publish(error), ticket),
+            Err(error) => {
+                let failure = Failure::Publish(error);
+                self.failed(&failure, ticket);
+                if failure.matters() && self.shared.dead_letters.may() {
+                    let Sent { id, topic, payload, properties } = sent;
+                    let (topic, properties) = (topic.to_string(), properties.unwrap_or_default());
+                    let original = Original { topic, payload, properties };
+                    self.bury(&failure, id, original, 1);
+                }
+            }
         }
+    }
+
+    fn bury(&self, failure: &Failure, event: EventId, original: Original, attempts: u32) {
+        let letter = self.shared.letter(Reason::Unpublished, failure.to_string(), original);
+        let letter = DeadLetter { event: Some(event), attempts, ..letter };
+        self.shared.dead_letters.put(letter, Held::Nothing);
     }
 
     fn failed(&self, failure: &Failure, ticket: Option<Box<Ticket>>) {
@@ -167,15 +202,34 @@ fn encode(
     address: &Address,
 ) -> Result<Message, Failure> {
     let Outbound { event, qos, .. } = outbound;
-    let info = event.model();
-    let meta = event.meta();
-    let outgoing = Outgoing {
+    let content = event.content()?;
+    let outgoing = outgoing(shared, &**event, &content, &address.kind, sequence);
+    let Encoded { payload, properties } = envelope::encode(&outgoing, shared.format, limits)?;
+    Ok(Message {
+        topic: address.topic.clone(),
+        payload: payload.into(),
+        qos: qos.unwrap_or(address.qos),
+        expires: event.model().expires.map(after),
+        properties,
+        retain: false,
+    })
+}
+
+fn outgoing<'a>(
+    shared: &'a Shared,
+    event: &'a dyn AnyEvent,
+    content: &'a Content,
+    kind: &'a str,
+    sequence: u64,
+) -> Outgoing<'a> {
+    let (info, meta) = (event.model(), event.meta());
+    Outgoing {
         model: info.name,
         key_columns: info.key_columns,
         operation: meta.operation,
-        kind: &address.kind,
+        kind,
         keys: &meta.keys,
-        content: &event.content()?,
+        content,
         columns: info.columns,
         set: event.set(),
         inserted: event.inserted(),
@@ -189,29 +243,50 @@ fn encode(
         idempotency_key: meta.idempotency_key(),
         cause: meta.cause(),
         hops: meta.hops(),
+    }
+}
+
+/// An event as one that came would be: what a dead letter of it carries.
+pub(super) fn original(shared: &Shared, event: &dyn AnyEvent) -> Original {
+    let (info, meta) = (event.model(), event.meta());
+    let Ok(Address { topic, kind, .. }) = Address::new(shared, info, meta.operation) else {
+        return Original::default();
     };
-    let Encoded { payload, properties } = envelope::encode(&outgoing, shared.format, limits)?;
-    Ok(Message {
-        topic: address.topic.clone(),
-        payload: payload.into(),
-        qos: qos.unwrap_or(address.qos),
-        expires: info.expires.map(after),
-        properties,
-        retain: false,
-    })
+    let payload = event.content().ok().and_then(|content| {
+        let outgoing = outgoing(shared, event, &content, &kind, meta.sequence.unwrap_or_default());
+        // No limit: it is not to be sent.
+        let limits = WireLimits { max_bytes: usize::MAX, max_depth: usize::MAX };
+        envelope::encode(&outgoing, Format::Specification, &limits).ok()
+    });
+    let Encoded { payload, properties } = payload.unwrap_or_default();
+    Original { topic: topic.to_string(), payload: payload.into(), properties }
 }
 
 /// An event that waits for its confirmation.
 struct Settling {
     confirmation: Confirmation,
-    ticket: Option<Box<Ticket>>,
+    /// Taken when it is settled.
+    outcome: Option<(Option<Box<Ticket>>, Sent)>,
+}
+
+/// What was sent: shared with the transport, not copied.
+struct Sent {
+    id: EventId,
+    topic: Topic,
+    payload: Bytes,
+    /// Of a form in which they are a part of the event.
+    properties: Option<Properties>,
 }
 
 impl Future for Settling {
-    type Output = (Result<Confirmed, PublishError>, Option<Box<Ticket>>);
+    type Output = (Result<Confirmed, PublishError>, Option<Box<Ticket>>, Sent);
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.confirmation).poll(cx).map(|settled| (settled, self.ticket.take()))
+        let settled = std::task::ready!(Pin::new(&mut self.confirmation).poll(cx));
+        match self.outcome.take() {
+            Some((ticket, sent)) => Poll::Ready((settled, ticket, sent)),
+            None => unreachable!("a settled future is not polled again"),
+        }
     }
 }
 
@@ -224,6 +299,20 @@ fn told(ticket: Option<Box<Ticket>>, outcome: Result<(), &Failure>) {
             Failure::Publish(error) => Loss::Publish(error.clone()),
             other => Loss::Encode(other.to_string()),
         }));
+    }
+}
+
+impl Failure {
+    /// Whether a dead letter is to be made of it. What a full queue, a shutdown or a model's `expires` did was
+    /// meant so by somebody.
+    fn matters(&self) -> bool {
+        matches!(
+            self,
+            Self::Encode(_)
+                | Self::Panicked
+                | Self::Topic(_)
+                | Self::Publish(PublishError::TooLarge { .. } | PublishError::Refused { .. })
+        )
     }
 }
 

@@ -54,6 +54,7 @@ impl Emitter {
             shared: Arc::clone(&self.node.shared),
             workers: std::mem::take(&mut tasks.workers),
             publishing: tasks.publishing.take(),
+            burying: tasks.burying.take(),
             intakes: std::mem::take(&mut tasks.intakes).into_values().collect(),
             deadline,
         };
@@ -95,6 +96,7 @@ struct Shutdown {
     shared: Arc<Shared>,
     workers: JoinSet<()>,
     publishing: Option<JoinHandle<()>>,
+    burying: Option<JoinHandle<()>>,
     intakes: Vec<JoinHandle<()>>,
     deadline: Instant,
 }
@@ -108,6 +110,7 @@ impl Shutdown {
         self.stop_intake().await;
         let models = self.shared.all_models();
         self.finish_listeners(&models).await;
+        self.stop_burying().await;
         let unconfirmed = self.stop_publishing().await;
         self.close_groups().await;
         let report = self.shared.left_undone(unconfirmed);
@@ -138,6 +141,17 @@ impl Shutdown {
         // What is late is counted in the report.
         let _ = timeout_at(self.deadline, all).await;
         self.workers.shutdown().await;
+    }
+
+    /// Dead letters that wait go where they go.
+    async fn stop_burying(&mut self) {
+        self.shared.dead_letters.close();
+        if let Some(mut task) = self.burying.take()
+            && timeout_at(self.deadline, &mut task).await.is_err()
+        {
+            task.abort();
+            let _ = task.await;
+        }
     }
 
     /// Sends what is queued; how many messages the transport had to leave unconfirmed.

@@ -4,7 +4,7 @@ use proc_macro2::TokenStream;
 use quote::quote;
 use syn::meta::ParseNestedMeta;
 use syn::parse::Parser;
-use syn::{LitInt, LitStr, Path};
+use syn::{LitBool, LitInt, LitStr, Path};
 
 use super::filter::Filter;
 use crate::errors::{Errors, flag, no_word, skip_value, unknown, value};
@@ -41,11 +41,13 @@ pub(crate) struct Options {
     pub(crate) backoff: Option<Millis>,
     pub(crate) jitter: Option<Millis>,
     pub(crate) budget: Option<Millis>,
+    /// Whether an event that it does not handle becomes a dead letter.
+    pub(crate) dead_letter: Option<LitBool>,
     /// It was asked for, or a filter needs it.
     pub(crate) before: Option<()>,
 }
 
-const WORDS: [&str; 18] = [
+const WORDS: [&str; 19] = [
     "model",
     "name",
     "allow_remote",
@@ -62,13 +64,14 @@ const WORDS: [&str; 18] = [
     "ordered",
     "unordered",
     "retry",
+    "dead_letter",
     "before",
     "crate",
 ];
 
 const KNOWN: &str = "known are `model = …`, `name = \"…\"`, `allow_remote`, `remote_only`, `group = \"…\"`, `every_instance`, the filters `where(…)`, `data(…)`, \
                      `changed(…)`, `enters(…)`, `leaves(…)`, and `concurrency = …`, `timeout = \"…\"`, `unordered`, \
-                     `retry(…)`, `before`, `crate = …`";
+                     `retry(…)`, `dead_letter = false`, `before`, `crate = …`";
 
 impl ListenerAttr {
     pub(crate) fn parse(attribute: TokenStream, errors: &Errors) -> Self {
@@ -109,6 +112,7 @@ impl ListenerAttr {
             "timeout" => once(&mut self.options.timeout, meta, errors, some_time)?,
             "ordered" => once(&mut self.options.ordered, meta, errors, flag_path)?,
             "unordered" => once(&mut self.options.unordered, meta, errors, flag_path)?,
+            "dead_letter" => once(&mut self.options.dead_letter, meta, errors, yes_or_no)?,
             "before" => once(&mut self.options.before, meta, errors, flag)?,
             "retry" => self.options.retry(meta, errors)?,
             "crate" => {
@@ -200,11 +204,11 @@ impl Options {
 
     /// Whether anything was said.
     pub(crate) fn is_empty(&self) -> bool {
-        let Self { concurrency, timeout, ordered: _, unordered, attempts, backoff, jitter, budget, before } =
-            self;
+        let Self { concurrency, timeout, unordered, attempts, backoff, jitter, budget, before, .. } = self;
+        let forgets = self.dead_letter.as_ref().is_some_and(|dead_letter| !dead_letter.value);
         let numbers = concurrency.is_some() || attempts.is_some();
         let times = [timeout, backoff, jitter, budget].iter().any(|time| time.is_some());
-        !numbers && !times && unordered.is_none() && before.is_none()
+        !numbers && !times && !forgets && unordered.is_none() && before.is_none()
     }
 }
 
@@ -236,6 +240,13 @@ fn group(meta: &ParseNestedMeta<'_>) -> syn::Result<LitStr> {
         return Err(syn::Error::new_spanned(name, rule));
     }
     Ok(name)
+}
+
+/// `true` or `false`.
+fn yes_or_no(meta: &ParseNestedMeta<'_>) -> syn::Result<LitBool> {
+    value(meta, "false")?
+        .parse()
+        .map_err(|error: syn::Error| syn::Error::new(error.span(), "write `true` or `false`, without quotes"))
 }
 
 /// A number from 1 on.

@@ -125,8 +125,7 @@ fn prepare(listener: &Listener) -> TokenStream {
 /// How the listener is called, if it says anything about that.
 fn options(listener: &Listener) -> Option<TokenStream> {
     let Listener { krate, options, .. } = listener;
-    let Options { concurrency, timeout, ordered: _, unordered, attempts, backoff, jitter, budget, before } =
-        options;
+    let Options { concurrency, timeout, unordered, attempts, backoff, jitter, budget, before, .. } = options;
     let some = |value: TokenStream| quote!(::core::option::Option::Some(#value));
     let number = |field: &str, number: &Option<LitInt>| {
         let field = Ident::new(field, Span::call_site());
@@ -144,10 +143,13 @@ fn options(listener: &Listener) -> Option<TokenStream> {
     };
     let unordered = unordered.as_ref().map(|_| quote!(unordered: true,));
     let before = before.map(|()| quote!(before: true,));
+    let forgets = options.dead_letter.as_ref().is_some_and(|dead_letter| !dead_letter.value);
+    let no_dead_letter = forgets.then(|| quote!(no_dead_letter: true,));
     let fields: TokenStream = [
         number("concurrency", concurrency),
         time("timeout", timeout),
         unordered,
+        no_dead_letter,
         before,
         number("attempts", attempts),
         time("backoff", backoff),
