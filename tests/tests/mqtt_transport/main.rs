@@ -191,6 +191,21 @@ async fn a_client_id_that_is_used_twice_is_named() {
     }
 }
 
+/// A broker of MQTT 3.1.1 has no other way to refuse a publish than to hang up, which the status says, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_hangs_up_on_what_it_refuses_is_suspected() {
+    let broker = ScriptedBroker::start(|packet| match packet.kind() {
+        Packet::PUBLISH => vec![Do::HangUp],
+        _ => vec![],
+    });
+    let transport = start(broker.config(), "suspicious");
+    let _unconfirmed = publish(&transport, 0);
+    wait_until(&transport, |status| {
+        status.publisher.last_error.as_ref().is_some_and(|error| error.contains("what it refuses"))
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_subscribed_is_told_with_mqtt_5() {
     let broker = Mosquitto::start();

@@ -220,8 +220,9 @@ impl Outage {
         let silent = |last: Option<Instant>| last.is_none_or(|last| last.elapsed() >= BETWEEN_WARNINGS);
         if self.hang_ups >= SUSPICIOUS {
             let client_id = &*link.client_id;
-            link.lock_status().last_error =
-                Some(format!("{lost}; another process may be using the client id {client_id}"));
+            link.lock_status().last_error = Some(format!(
+                "{lost}; another process may be using the client id {client_id}, or the broker hangs up on what it refuses"
+            ));
             if silent(self.last_hint) {
                 self.last_hint = Some(Instant::now());
                 let broker = link.config.address();
@@ -246,7 +247,9 @@ impl Outage {
 }
 
 const THROWN_OFF: &str = "the broker accepts the connection and ends it, again and again: another process may be \
-                          using the client id. Give each node a name of its own";
+                          using the client id (give each node a name of its own), or the broker hangs up on what \
+                          it refuses and is sent again: over MQTT 3.1.1 a topic that its access control forbids, \
+                          at some QoS 2. See the broker's log";
 
 struct End {
     lost: Lost,
