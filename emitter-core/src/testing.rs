@@ -63,6 +63,8 @@ use crate::retry::{Backoff, Retry};
 use crate::topic::ModelTopic;
 use crate::transport::memory::{MemoryBroker, Published};
 
+pub mod contract;
+
 /// How long [`TestEmitter::drain`] waits before it says what it waits for.
 const PATIENCE: Duration = Duration::from_secs(60);
 

@@ -140,10 +140,12 @@ impl Subscriber {
         state.acknowledge();
     }
 
-    /// Passes a delivery on. With MQTT 5 there is always room, for the broker sends no more than
-    /// the queue holds. A broker of MQTT 3.1.1 may: then nothing is read from the connection, and
-    /// no ping sent, until a listener takes one; `until` lies before the broker's patience ends.
-    /// After it the connection is given up, and what was not acknowledged comes again.
+    /// Passes a delivery on. With MQTT 5 there should always be room, for the broker may send no
+    /// more than the queue holds. One of MQTT 3.1.1 may, and mosquitto 2.0.11 does over both: with
+    /// each connection it sends a whole window beside what comes again (docs/BROKERS.md). Then
+    /// nothing is read from the connection, not even a SUBACK, and no ping sent, until a listener
+    /// takes one; `until` lies before the broker's patience ends. After it the connection is given
+    /// up, and what was not acknowledged comes again.
     async fn deliver(&self, incoming: Incoming, until: tokio::time::Instant) -> Result<(), Lost> {
         let room = tokio::select! {
             biased;
