@@ -12,16 +12,26 @@
 //! Whatever goes wrong panics with a message that says what to do: a test that needs a server fails where it
 //! is missing, it never skips. The methods block for some milliseconds; that is fine in an async test.
 
+mod aedes;
 mod cluster;
+#[cfg(feature = "servers")]
+mod embedded;
 mod mariadb;
 mod mosquitto;
+mod nats;
 mod port;
 mod postgres;
 mod process;
+mod rabbitmq;
 
+pub use aedes::Aedes;
+#[cfg(feature = "servers")]
+pub use embedded::Embedded;
 pub use mariadb::MariaDb;
 pub use mosquitto::{Mosquitto, MosquittoBuilder};
+pub use nats::Nats;
 pub use postgres::Postgres;
+pub use rabbitmq::RabbitMq;
 
 /// A program that a suite starts. `xtask/src/servers.rs` has the same list, to install what is missing.
 struct Program {

@@ -507,7 +507,7 @@ fn nothing_is_global_but_the_lists_of_listeners_and_models() {
 // 6 · Tasks ------------------------------------------------------------------------------------------
 
 /// Where tasks are made, how often, and who awaits them.
-const TASKS: [(&str, usize, &str); 6] = [
+const TASKS: [(&str, usize, &str); 7] = [
     ("emitter-core/src/dispatcher.rs", 1, "the worker's `JoinSet` of calls, which it drains before it ends"),
     ("emitter-core/src/emitter.rs", 2, "the node's `JoinSet` of workers, and intakes, awaited by `shutdown`"),
     ("emitter-core/src/emitter/builder.rs", 1, "publishing, awaited by `shutdown`"),
@@ -517,6 +517,7 @@ const TASKS: [(&str, usize, &str); 6] = [
         1,
         "a plain listener's call, awaited by the call that the dispatcher keeps",
     ),
+    ("emitter-core/src/testing/contract/cases.rs", 2, "the case's own `JoinSet`, which it drains"),
     ("emitter-core/src/transport/mqtt.rs", 3, "the clients' `JoinSet`, awaited by `close`"),
 ];
 

@@ -126,6 +126,9 @@ fn bless(rest: &[String]) -> Result<(), Failure> {
     let mut table = cargo("test -p emitter-tests --test mistakes");
     table.env("TRYBUILD", "overwrite");
     steps.run("table of mistakes", table)?;
+    let mut table = cargo("test -p emitter-tests --features servers --test contract table");
+    table.env("TRYBUILD", "overwrite");
+    steps.run("table of brokers", table)?;
     println!("\nNow read every changed .stderr and .snap, whole, before you commit them: git diff");
     Ok(())
 }

@@ -7,7 +7,7 @@ use std::{env, fs};
 
 use crate::steps::{Failure, installed};
 
-/// A program that a suite starts or a build asks, and where it comes from.
+/// A program that a suite starts or a build asks, and the package that it comes from, or several.
 struct Server {
     program: &'static str,
     package: &'static str,
@@ -15,6 +15,10 @@ struct Server {
 
 const SERVERS: &[Server] = &[
     Server { program: "mosquitto", package: "mosquitto" },
+    Server { program: "nats-server", package: "nats-server" },
+    Server { program: "rabbitmq-server", package: "rabbitmq-server" },
+    // For aedes. One that is there is good, wherever it came from, and has its npm: Debian's would not go with it.
+    Server { program: "node", package: "nodejs npm" },
     Server { program: "postgres", package: "postgresql" },
     Server { program: "mariadbd", package: "mariadb-server" },
     // Says where the library is; Diesel links with it.

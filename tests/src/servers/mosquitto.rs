@@ -30,6 +30,8 @@ pub struct Mosquitto {
 #[derive(Debug, Clone, Default)]
 pub struct MosquittoBuilder {
     persistence: bool,
+    /// What the plugin for dynamic security reads.
+    security: Option<String>,
     lines: Vec<String>,
 }
 
@@ -150,6 +152,30 @@ impl MosquittoBuilder {
         self.line(format!("max_queued_messages {messages}"))
     }
 
+    /// Nobody may publish on these topics, nor subscribe to them. It is the plugin for dynamic security that
+    /// refuses: the `acl_file` of Mosquitto 2.0 takes every subscription.
+    ///
+    /// # Panics
+    /// If the plugin is not where Debian's package has it.
+    #[must_use]
+    pub fn forbid(mut self, topics: &str) -> Self {
+        let acls = ["publishClientSend", "subscribeLiteral", "subscribePattern"]
+            .map(|kind| format!(r#"{{ "acltype": "{kind}", "topic": "{topics}", "allow": false }}"#));
+        self.security = Some(format!(
+            r#"{{
+  "defaultACLAccess": {{
+    "publishClientSend": true, "publishClientReceive": true, "subscribe": true, "unsubscribe": true
+  }},
+  "clients": [],
+  "groups": [{{ "groupname": "everybody", "roles": [{{ "rolename": "everybody" }}] }}],
+  "anonymousGroup": "everybody",
+  "roles": [{{ "rolename": "everybody", "acls": [{}] }}]
+}}"#,
+            acls.join(", ")
+        ));
+        self.line(format!("plugin {}", security_plugin().display()))
+    }
+
     /// Any other line of `mosquitto.conf`.
     #[must_use]
     pub fn line(mut self, line: impl Into<String>) -> Self {
@@ -164,7 +190,13 @@ impl MosquittoBuilder {
     pub fn start(self) -> Mosquitto {
         let folder = tempfile::Builder::new().prefix("mosquitto-").tempdir().expect("a temporary folder");
         let mut broker = Mosquitto { process: None, folder, port: Port::reserve() };
-        let configuration = self.configuration(&broker);
+        let mut configuration = self.configuration(&broker);
+        if let Some(security) = &self.security {
+            let file = broker.folder().join("security.json");
+            fs::write(&file, security).expect("write security.json");
+            writeln!(configuration, "plugin_opt_config_file {}", file.display())
+                .expect("a string takes everything");
+        }
         fs::write(broker.folder().join("mosquitto.conf"), configuration).expect("write mosquitto.conf");
         broker.restart();
         broker
@@ -187,4 +219,11 @@ impl MosquittoBuilder {
         }
         text
     }
+}
+
+/// Where a Debian of whatever machine has it.
+fn security_plugin() -> PathBuf {
+    let libraries = fs::read_dir("/usr/lib").into_iter().flatten().flatten();
+    let plugin = libraries.map(|library| library.path().join("mosquitto_dynamic_security.so"));
+    plugin.into_iter().find(|plugin| plugin.exists()).expect("Mosquitto's plugin for dynamic security")
 }
