@@ -129,6 +129,12 @@ impl TopicFilter {
         &self.0
     }
 
+    /// The filter for this topic alone.
+    #[must_use]
+    pub fn of(topic: &Topic) -> Self {
+        Self(Arc::clone(&topic.0))
+    }
+
     /// Whether a topic matches, as MQTT has it: `+` stands for one level, `#` for the parent and all
     /// below.
     #[must_use]

@@ -36,6 +36,13 @@ pub trait Transport: Send + Sync + 'static {
     /// once. What happens to it later is told by the returned [`Confirmation`].
     fn publish(&self, message: Message) -> Result<Confirmation, PublishError>;
 
+    /// Ready when a message would be accepted, as far as room goes. A transport whose policy is to refuse or
+    /// to displace is always ready; another one wakes the task of `cx` when it is. Meant for one caller.
+    fn poll_room(&self, cx: &mut std::task::Context<'_>) -> std::task::Poll<()> {
+        let _ = cx;
+        std::task::Poll::Ready(())
+    }
+
     /// Wishes for the messages that match `filter`, now and after every reconnection, until
     /// [`unsubscribe`](Self::unsubscribe). Asking twice for the same filter is asking once.
     fn subscribe(&self, filter: TopicFilter);
@@ -192,6 +199,12 @@ pub enum PublishError {
         /// The broker's reason, such as `NotAuthorized`.
         reason: String,
     },
+    /// Each time that it was sent, and nothing else, the connection ended: the broker cannot bear it.
+    #[error("the connection ended {times} times when this message was sent alone: the broker cannot bear it")]
+    EndsConnections {
+        /// How many connections in a row.
+        times: u32,
+    },
     /// The transport was closed before the broker confirmed the message.
     #[error("the transport was closed before the broker confirmed the message")]
     Closed,
@@ -226,6 +239,18 @@ pub struct TransportStatus {
     pub unsubscribing: usize,
     /// Filters that the broker refused, with its reason. They are tried again.
     pub refused_subscriptions: Vec<(String, String)>,
+    /// What messages to oneself told, where there are any.
+    pub canary: Option<Canary>,
+}
+
+/// What messages that a node sends to itself told: whether what is published really arrives.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Canary {
+    /// How long the last one that came back was under way; `None` before the first.
+    pub round_trip: Option<Duration>,
+    /// How many in a row were sent and did not come back before the next one.
+    pub missed: u32,
 }
 
 /// How one connection stands.

@@ -18,7 +18,7 @@ use crate::dedup::DedupConfig;
 use crate::dispatcher::DispatchLimits;
 use crate::emit::{EmitConfig, QoS};
 use crate::envelope::{Format, NoKind, WireLimits};
-use crate::event::Origin;
+use crate::event::{Origin, Timestamp};
 use crate::listener::{Handler, ListenerInfo, MissingState, States};
 use crate::masked::HashKey;
 use crate::metrics::{Counters, OnceInAWhile};
@@ -28,7 +28,7 @@ use crate::retry::Retry;
 use crate::topic::{Layout, ModelTopic, TopicError, TopicPrefix, Topics};
 use crate::transport::Transport;
 #[cfg(feature = "mqtt")]
-use crate::transport::mqtt::{ClientId, MqttConfig, MqttConfigError, MqttTransport};
+use crate::transport::mqtt::{ClientId, MqttConfig, MqttConfigError, MqttTransport, Presence};
 
 /// Settings of an [`Emitter`]; each has a default that runs.
 ///
@@ -410,6 +410,7 @@ impl Builder {
                 let client_id = ClientId::new(&format!("{}.{node}", self.service))?;
                 let mut config = config?;
                 config.prepare()?;
+                config.set_presence(presence(&topics, &self.service, &node, incarnation));
                 Some(Arc::new(MqttTransport::start(*config, client_id)))
             }
         };
@@ -447,8 +448,8 @@ impl Builder {
             next_listener: AtomicU64::new(1),
             runtime,
         });
-        let mut tasks = Tasks::default();
-        tasks.burying = Some(tokio::spawn(undertaker.run(graveyard)));
+        let burying = Some(tokio::spawn(undertaker.run(graveyard)));
+        let mut tasks = Tasks { burying, ..Tasks::default() };
         if shared.transport.is_some() {
             tasks.publishing = Some(tokio::spawn(Publishing::new(Arc::clone(&shared), self.wire).run()));
         }
@@ -572,6 +573,30 @@ impl Builder {
             }
         }
         Ok(handlers)
+    }
+}
+
+/// What a node says of itself, and where.
+#[cfg(feature = "mqtt")]
+fn presence(topics: &Topics, service: &str, node: &str, incarnation: Uuid) -> Presence {
+    #[derive(serde::Serialize)]
+    struct Node<'a> {
+        service: &'a str,
+        node: &'a str,
+        incarnation: Uuid,
+        status: &'a str,
+        since: Option<Timestamp>,
+    }
+    let said = |status, since| {
+        let node = Node { service, node, incarnation, status, since };
+        bytes::Bytes::from(serde_json::to_vec(&node).unwrap_or_default())
+    };
+    let client = format!("{service}.{node}");
+    Presence {
+        topic: topics.own(&["_nodes", &client]),
+        online: said("online", Some(Timestamp::now())),
+        offline: said("offline", None),
+        canary: topics.own(&["_canary", &client]),
     }
 }
 

@@ -57,7 +57,17 @@ impl Publishing {
         let mut work: VecDeque<Outbound> = VecDeque::new();
         std::future::poll_fn(|cx| {
             loop {
-                for mut event in work.drain(..work.len().min(TURN)) {
+                let room = |shared: &Shared, cx: &mut Context<'_>| {
+                    let transport = shared.transport.as_ref();
+                    transport.is_none_or(|transport| transport.poll_room(cx).is_ready())
+                };
+                let mut waits = false;
+                for _ in 0..work.len().min(TURN) {
+                    if !room(&shared, cx) {
+                        waits = true;
+                        break;
+                    }
+                    let Some(mut event) = work.pop_front() else { break };
                     // What is spent is dropped at some later time.
                     let ticket = event.ticket.take();
                     self.publish(&event, ticket);
@@ -69,7 +79,9 @@ impl Publishing {
                 // What waits for its confirmation is counted by the transport.
                 shared.to_publish.report(work.len());
                 if !work.is_empty() {
-                    cx.waker().wake_by_ref();
+                    if !waits {
+                        cx.waker().wake_by_ref();
+                    }
                     return Poll::Pending;
                 }
                 match shared.to_publish.poll_take(&mut linger, &mut work, &mut spent, cx) {
@@ -311,7 +323,11 @@ impl Failure {
             Self::Encode(_)
                 | Self::Panicked
                 | Self::Topic(_)
-                | Self::Publish(PublishError::TooLarge { .. } | PublishError::Refused { .. })
+                | Self::Publish(
+                    PublishError::TooLarge { .. }
+                        | PublishError::Refused { .. }
+                        | PublishError::EndsConnections { .. }
+                )
         )
     }
 }

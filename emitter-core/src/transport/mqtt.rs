@@ -15,9 +15,10 @@
 //! - Every queue is bounded by a setting of [`MqttConfig`].
 //!
 //! What is absent on purpose: subscriptions at QoS 2 (rumqttc livelocks with them after a
-//! restart), retained messages, wills, a last attempt to connect.
+//! restart), and, unless it is asked for, a last attempt to connect.
 
 mod address;
+mod canary;
 mod config;
 mod settings;
 // How a connection is kept, and what the two of them do with it.
@@ -35,12 +36,15 @@ mod tls;
 
 use std::fmt;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use self::canary::{Canaries, keep_singing};
+pub(crate) use self::config::Presence;
 pub use self::config::{ClientId, MqttConfig, MqttConfigError, MqttVersion, Overflow};
 use self::driver::{Side, keep_connected};
 use self::publisher::Publisher;
@@ -61,6 +65,7 @@ pub struct MqttTransport {
     /// Absent from the connection of a group.
     publisher: Option<Arc<Publisher>>,
     subscriber: Arc<Subscriber>,
+    canaries: Option<Arc<Canaries>>,
     /// Aborts what is left of them when dropped.
     tasks: tokio::sync::Mutex<JoinSet<()>>,
 }
@@ -91,22 +96,32 @@ impl MqttTransport {
         let config = Arc::new(config);
         let publisher = Arc::new(Publisher::new(Arc::clone(&config), id.as_str().to_owned()));
         let client_id = id.as_str().to_owned();
-        let subscriber = Subscriber::new(Arc::clone(&config), format!("{client_id}-subscriber"), None);
+        let canaries = config.presence.as_ref().zip(config.canary);
+        let canaries = canaries.map(|(presence, every)| (Canaries::new(presence.canary.clone()), every));
+        let (canaries, every) = canaries.unzip();
+        let subscriber =
+            Subscriber::new(Arc::clone(&config), format!("{client_id}-subscriber"), None, canaries.clone());
         let mut tasks = JoinSet::new();
+        if let (Some(canaries), Some(every)) = (&canaries, every) {
+            let (publisher, subscriber) = (Arc::downgrade(&publisher), Arc::downgrade(&subscriber));
+            tasks.spawn(keep_singing(Arc::clone(canaries), publisher, subscriber, every));
+        }
         tasks.spawn(keep_connected(Arc::clone(&publisher)));
         tasks.spawn(keep_connected(Arc::clone(&subscriber)));
         let tasks = tokio::sync::Mutex::new(tasks);
-        Self { config, client_id, publisher: Some(publisher), subscriber, tasks }
+        Self { config, client_id, publisher: Some(publisher), subscriber, canaries, tasks }
     }
 
     /// Receives as `{client_id}:{name}`, in a session that the broker keeps, what is its share of
     /// `$share/{share}/…`.
     fn group_of(&self, share: &str, name: &str) -> Self {
         let (config, client_id) = (Arc::clone(&self.config), format!("{}:{name}", self.client_id));
-        let subscriber = Subscriber::new(Arc::clone(&config), client_id.clone(), Some(share.to_owned()));
+        let subscriber =
+            Subscriber::new(Arc::clone(&config), client_id.clone(), Some(share.to_owned()), None);
         let mut tasks = JoinSet::new();
         tasks.spawn(keep_connected(Arc::clone(&subscriber)));
-        Self { config, client_id, publisher: None, subscriber, tasks: tokio::sync::Mutex::new(tasks) }
+        let tasks = tokio::sync::Mutex::new(tasks);
+        Self { config, client_id, publisher: None, subscriber, canaries: None, tasks }
     }
 
     async fn close_within(&self, deadline: Duration) -> Unconfirmed {
@@ -134,6 +149,13 @@ impl Transport for MqttTransport {
         self.publisher.as_ref().ok_or(PublishError::Closed)?.publish(message)
     }
 
+    fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match &self.publisher {
+            Some(publisher) => publisher.poll_room(cx),
+            None => Poll::Ready(()),
+        }
+    }
+
     fn group(&self, share: &str, name: &str) -> Option<Arc<dyn Transport>> {
         Some(Arc::new(self.group_of(share, name)))
     }
@@ -158,6 +180,7 @@ impl Transport for MqttTransport {
             subscriptions: self.subscriber.confirmed(),
             unsubscribing: self.subscriber.unsubscribing(),
             refused_subscriptions: self.subscriber.refused(),
+            canary: self.canaries.as_ref().map(|canaries| canaries.told()),
         }
     }
 

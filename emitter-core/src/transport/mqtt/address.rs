@@ -106,7 +106,7 @@ pub(super) fn credentials(url: &Url) -> Result<Option<Credentials>, MqttConfigEr
             Some(_) => Err(invalid_url("there is a password without a user name")),
         };
     }
-    let user = percent_decode(url.username())?;
+    let user = Secret(percent_decode(url.username())?);
     let password = Secret(percent_decode(url.password().unwrap_or_default())?);
     Ok(Some(Credentials { user, password }))
 }

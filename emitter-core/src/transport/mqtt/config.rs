@@ -4,11 +4,14 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::address::{Scheme, credentials, host, invalid_url, parse_url, port, query};
 use super::settings;
 #[cfg(feature = "mqtt-tls")]
 use super::tls::Tls;
 use crate::retry::Backoff;
+use crate::topic::Topic;
 
 /// Where the broker is and how to talk to it.
 ///
@@ -39,7 +42,14 @@ pub struct MqttConfig {
     pub(super) queue_messages: usize,
     pub(super) queue_bytes: usize,
     pub(super) overflow: Overflow,
+    pub(super) publish_attempts: u32,
     pub(super) reconnect: Backoff,
+    pub(super) max_retries: Option<u32>,
+    pub(super) clean: bool,
+    pub(super) announce: bool,
+    pub(super) canary: Option<Duration>,
+    /// Set by the emitter, which knows the topics.
+    pub(super) presence: Option<Presence>,
     pub(super) session_expiry: Duration,
     pub(super) receive_maximum: u16,
     pub(super) max_packet: u32,
@@ -71,6 +81,10 @@ pub enum Overflow {
     /// [`Displaced`](crate::transport::PublishError::Displaced). Those already on the wire stay:
     /// if they alone fill the queue, the new one is refused.
     DropOldest,
+    /// The emitter holds back what it would publish until there is room. It waits unencoded in the emitter's
+    /// own queue, and is refused only when that is full too
+    /// ([`Builder::publish_queue`](crate::Builder::publish_queue)); writers never wait.
+    Wait,
 }
 
 /// A client id: 1 to 257 bytes of `A-Z a-z 0-9 _ . -`.
@@ -102,10 +116,23 @@ pub enum MqttConfigError {
     },
 }
 
+/// A node that tells that it is there.
+#[derive(Debug, Clone)]
+pub(crate) struct Presence {
+    /// Where.
+    pub(crate) topic: Topic,
+    /// What it says as long as it is there.
+    pub(crate) online: Bytes,
+    /// What the broker says when it is gone.
+    pub(crate) offline: Bytes,
+    /// Where it tries whether its messages arrive.
+    pub(crate) canary: Topic,
+}
+
 /// A user name and its password.
 #[derive(Debug, Clone)]
 pub(super) struct Credentials {
-    pub(super) user: String,
+    pub(super) user: Secret,
     pub(super) password: Secret,
 }
 
@@ -161,6 +188,12 @@ impl MqttConfig {
             queue_messages: 65_536,
             queue_bytes: 64 << 20,
             overflow: Overflow::default(),
+            publish_attempts: 3,
+            max_retries: None,
+            clean: false,
+            announce: true,
+            canary: Some(Duration::from_secs(60)),
+            presence: None,
             reconnect: Backoff {
                 base: Duration::from_secs(1),
                 cap: Duration::from_secs(60),
@@ -194,7 +227,8 @@ impl MqttConfig {
         let lengths = 1..=usize::from(u16::MAX);
         within("credentials", "the user name's length", user.len(), lengths)?;
         within("credentials", "the password's length", password.len(), 0..=usize::from(u16::MAX))?;
-        self.credentials = Some(Credentials { user: user.to_owned(), password: Secret(password.to_owned()) });
+        self.credentials =
+            Some(Credentials { user: Secret(user.to_owned()), password: Secret(password.to_owned()) });
         Ok(self)
     }
 
@@ -268,6 +302,71 @@ impl MqttConfig {
         self
     }
 
+    /// How often a message is sent that the broker refuses for the moment (MQTT 5: its quota is used up, or
+    /// it says no reason), the first time included. Default: 3, after 1 s and 2 s; nothing else is sent
+    /// meanwhile, so that the order stays. What it refuses for good, such as for want of a right, is not
+    /// sent again.
+    ///
+    /// # Errors
+    /// If 0 or over 100.
+    pub fn publish_attempts(mut self, times: u32) -> Result<Self, MqttConfigError> {
+        within("publish_attempts", "times", times, 1..=100)?;
+        self.publish_attempts = times;
+        Ok(self)
+    }
+
+    /// How many attempts to connect may fail in a row. After the last one this connection is given up:
+    /// what waits to be published ends as [`Closed`](crate::transport::PublishError::Closed), and only a new
+    /// start connects again. Default: there is no last attempt, for a broker that is repaired after a night
+    /// should find its clients.
+    ///
+    /// # Errors
+    /// If 0.
+    pub fn max_retries(mut self, times: u32) -> Result<Self, MqttConfigError> {
+        within("max_retries", "times", times, 1..=u32::MAX)?;
+        self.max_retries = Some(times);
+        Ok(self)
+    }
+
+    /// Waits the same time between attempts to connect, without jitter: [`reconnect`](Self::reconnect)
+    /// for whoever has one broker and one client.
+    ///
+    /// # Errors
+    /// If under 1 ms or over a day.
+    pub fn reconnect_period(self, period: Duration) -> Result<Self, MqttConfigError> {
+        self.reconnect(Backoff { base: period, cap: period, jitter: Duration::ZERO })
+    }
+
+    /// Whether the subscribing session ends with its connection, so that what is published while this node
+    /// is away is never sent to it. Default: no.
+    #[must_use]
+    pub fn clean(mut self, clean: bool) -> Self {
+        self.clean = clean;
+        self
+    }
+
+    /// Whether the node says on `{prefix}/_nodes/{service}.{node}` that it is there, in a retained message
+    /// that the broker replaces by its last will when it goes without a word. Default: yes.
+    #[must_use]
+    pub fn announce(mut self, announce: bool) -> Self {
+        self.announce = announce;
+        self
+    }
+
+    /// How often a message to itself tries whether what is published really arrives, on
+    /// `{prefix}/_canary/{service}.{node}`; `None` for never. Default: 60 s. It is there for nodes
+    /// that hear others, and [`Emitter::health`](crate::Emitter::health) tells what it found.
+    ///
+    /// # Errors
+    /// If under 100 ms or over a day.
+    pub fn canary(mut self, every: Option<Duration>) -> Result<Self, MqttConfigError> {
+        if let Some(every) = every {
+            within("canary", "milliseconds", every.as_millis(), 100..=86_400_000)?;
+        }
+        self.canary = every;
+        Ok(self)
+    }
+
     /// How long to wait between attempts to connect, and to subscribe to what was refused.
     /// Default: 1 s, doubling up to 60 s, plus up to 1 s at random. There is no last attempt.
     ///
@@ -330,6 +429,11 @@ impl MqttConfig {
         self
     }
 
+    /// Says whose presence is told, and where.
+    pub(crate) fn set_presence(&mut self, presence: Presence) {
+        self.presence = Some(presence);
+    }
+
     /// Loads what the system trusts, where that is what counts.
     pub(crate) fn prepare(&mut self) -> Result<(), MqttConfigError> {
         #[cfg(feature = "mqtt-tls")]
@@ -358,6 +462,11 @@ impl MqttConfig {
         self.max_packet as usize - PUBLISH_OVERHEAD
     }
 
+    /// Which fit into the queue, too.
+    pub(super) fn largest_accepted(&self) -> usize {
+        self.largest_message().min(self.queue_bytes)
+    }
+
     /// Where rumqttc connects to: the host, or all of a WebSocket's address but the credentials,
     /// which travel within MQTT.
     pub(super) fn target(&self) -> String {
@@ -372,7 +481,7 @@ impl MqttConfig {
     }
 
     pub(super) fn username(&self) -> Option<&str> {
-        self.credentials.as_ref().map(|credentials| &*credentials.user)
+        self.credentials.as_ref().map(|credentials| credentials.user.expose())
     }
 
     /// Empty without credentials.
@@ -445,7 +554,7 @@ mod tests {
     /// `expected`: host, port, user, password.
     fn check(url: &str, expected: (&str, u16, Option<(&str, &str)>)) {
         let config = MqttConfig::new(url).unwrap_or_else(|error| panic!("{url}: {error}"));
-        let credentials = config.credentials.as_ref().map(|c| (c.user.as_str(), c.password.expose()));
+        let credentials = config.credentials.as_ref().map(|c| (c.user.expose(), c.password.expose()));
         assert_eq!((config.host.as_str(), config.port, credentials), expected, "{url}");
     }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::config::MqttConfig;
 use super::in_flight::Confused;
@@ -32,8 +32,12 @@ pub(super) trait Side: Send + Sync + 'static {
     /// These things happened. An error ends the connection.
     fn handle(&self, batch: Vec<Signal>) -> impl Future<Output = Result<(), Lost>> + Send;
 
-    /// The connection is gone; `leftovers` had arrived before and were not handled.
-    fn disconnected(&self, leftovers: Vec<Signal>);
+    /// The connection is gone; `leftovers` had arrived before and were not handled. `hung_up` when the
+    /// other side, or something on the way, ended it.
+    fn disconnected(&self, leftovers: Vec<Signal>, hung_up: bool);
+
+    /// No connection follows any more.
+    fn gave_up(&self);
 
     /// When [`on_due`](Self::on_due) is to be called, if nothing happens before.
     fn due(&self) -> Option<std::time::Instant>;
@@ -175,11 +179,31 @@ pub(super) async fn keep_connected<S: Side>(side: Arc<S>) {
             continue;
         }
         let delay = outage.delay(end.lived, link);
+        if link.config.max_retries.is_some_and(|most| outage.failures > most) {
+            let (broker, failures) = (link.config.address(), outage.failures);
+            tracing::error!(link = link.name, %broker, error = %end.lost, failures, "no more attempts to connect");
+            link.close();
+            link.finish();
+            return side.gave_up();
+        }
         outage.warn(&end, delay, link);
         tokio::select! {
             () = link.finished() => return,
-            () = sleep(delay) => {}
+            () = pause(&*side, delay) => {}
         }
+    }
+}
+
+/// Waits; what is due meanwhile is done all the same.
+async fn pause<S: Side>(side: &S, delay: Duration) {
+    let end = Instant::now() + delay;
+    loop {
+        let due = side.due().map_or(end, Instant::from_std).min(end);
+        sleep_until(due).await;
+        if due >= end {
+            return;
+        }
+        side.on_due();
     }
 }
 
@@ -264,7 +288,7 @@ async fn one_connection<S: Side>(side: &S) -> End {
     // costs a connection and not the task.
     let driven = AssertUnwindSafe(drive(side, &mut connection, &mut accepted)).catch_unwind().await;
     let lost = driven.unwrap_or(Err(Lost::Panicked)).err().unwrap_or(Lost::Finished);
-    side.disconnected(connection.events.leftovers());
+    side.disconnected(connection.events.leftovers(), matches!(lost, Lost::Broken(_)));
     End { lost, lived: accepted.map_or(Duration::ZERO, |since: Instant| since.elapsed()) }
 }
 

@@ -14,13 +14,22 @@ pub(super) struct InFlight<T> {
     accepted: u64,
     bytes: usize,
     waiting: VecDeque<Entry<T>>,
-    handed: VecDeque<Entry<T>>,
+    /// In the order in which the client library was handed them; `None` stands for a message of QoS 0 that
+    /// is nobody's.
+    handed: VecDeque<Option<Entry<T>>>,
+    /// How many of those there are.
+    nobodys: usize,
     /// Handed, and held back by the client library until the older message with this packet id is
     /// acknowledged. There is at most one: it stops taking messages meanwhile.
     colliding: Option<(u16, Entry<T>)>,
     written: HashMap<u16, Entry<T>>,
     /// QoS 2 after the broker's PUBREC: the id may be reused before PUBCOMP settles it.
     received: HashMap<u16, Entry<T>>,
+    /// Something was settled on this connection.
+    progressed: bool,
+    /// The last connection ended before anything on it was settled: the next message is sent alone,
+    /// so that one that ends connections is known.
+    alone: bool,
 }
 
 /// How much may be in flight. All of them are at least one.
@@ -40,6 +49,8 @@ pub(super) struct Bounds {
 struct Entry<T> {
     number: u64,
     bytes: usize,
+    /// How many connections in a row ended with it as the oldest on the wire, and nothing settled.
+    ends: u32,
     item: T,
 }
 
@@ -63,9 +74,12 @@ impl<T> InFlight<T> {
             bytes: 0,
             waiting: VecDeque::new(),
             handed: VecDeque::new(),
+            nobodys: 0,
             colliding: None,
             written: HashMap::new(),
             received: HashMap::new(),
+            progressed: false,
+            alone: false,
         }
     }
 
@@ -77,14 +91,19 @@ impl<T> InFlight<T> {
     /// Messages handed over or written, and not settled.
     pub(super) fn on_the_wire(&self) -> usize {
         let colliding = usize::from(self.colliding.is_some());
-        self.handed.len() + colliding + self.written.len() + self.received.len()
+        self.handed.len() - self.nobodys + colliding + self.written.len() + self.received.len()
+    }
+
+    /// Whether a message of so many bytes would be taken in.
+    pub(super) fn has_room(&self, bytes: usize) -> bool {
+        self.len() < self.bounds.messages && self.bytes.saturating_add(bytes) <= self.bounds.bytes
     }
 
     /// Takes a message in; it waits. Returns those that were displaced for it, oldest first.
     pub(super) fn accept(&mut self, item: T, bytes: usize) -> Result<Vec<T>, Full> {
         let displaced = self.make_room(bytes)?;
         self.bytes += bytes;
-        self.waiting.push_back(Entry { number: self.accepted, bytes, item });
+        self.waiting.push_back(Entry { number: self.accepted, bytes, ends: 0, item });
         self.accepted += 1;
         Ok(displaced)
     }
@@ -108,7 +127,8 @@ impl<T> InFlight<T> {
 
     /// The message to be handed over next, if the window has room.
     pub(super) fn next(&self) -> Option<&T> {
-        if self.on_the_wire() >= self.bounds.window {
+        let window = if self.alone { 1 } else { self.bounds.window };
+        if self.on_the_wire() >= window {
             return None;
         }
         self.waiting.front().map(|entry| &entry.item)
@@ -116,26 +136,38 @@ impl<T> InFlight<T> {
 
     /// The [`next`](Self::next) one was handed to the client library.
     pub(super) fn handed_over(&mut self) {
-        self.handed.extend(self.waiting.pop_front());
+        self.handed.extend(self.waiting.pop_front().map(Some));
+    }
+
+    /// A message of QoS 0 was handed to the client library that nobody waits for.
+    pub(super) fn handed_over_nobodys(&mut self) {
+        self.handed.push_back(None);
+        self.nobodys += 1;
     }
 
     /// Takes the [`next`](Self::next) one out, unsent.
     pub(super) fn withdraw(&mut self) -> Option<T> {
         let entry = self.waiting.pop_front()?;
-        Some(self.settle(entry))
+        Some(self.removed(entry))
     }
 
     /// A message was written under this packet id. With id 0 it was QoS 0, and this settles it.
     pub(super) fn written(&mut self, id: u16) -> Result<Option<T>, Confused> {
         let entry = match self.colliding.take_if(|(awaited, _)| *awaited == id) {
             Some((_, entry)) => entry,
-            None => self.handed.pop_front().ok_or(Confused)?,
+            None => match self.handed.pop_front().ok_or(Confused)? {
+                Some(entry) => entry,
+                None => {
+                    self.nobodys -= 1;
+                    return if id == 0 { Ok(None) } else { Err(Confused) };
+                }
+            },
         };
         if id == 0 {
             return Ok(Some(self.settle(entry)));
         }
         if self.written.contains_key(&id) {
-            self.handed.push_front(entry);
+            self.handed.push_front(Some(entry));
             return Err(Confused);
         }
         self.written.insert(id, entry);
@@ -147,7 +179,8 @@ impl<T> InFlight<T> {
         if self.colliding.is_some() {
             return Err(Confused);
         }
-        self.colliding = Some((id, self.handed.pop_front().ok_or(Confused)?));
+        let entry = self.handed.pop_front_if(|handed| handed.is_some()).flatten();
+        self.colliding = Some((id, entry.ok_or(Confused)?));
         Ok(())
     }
 
@@ -176,27 +209,81 @@ impl<T> InFlight<T> {
         self.colliding.as_ref().is_some_and(|(awaited, _)| *awaited == id)
     }
 
+    /// Whether the [`next`](Self::next) one has ended so many connections, alone at last.
+    pub(super) fn next_ends_connections(&self, times: u32) -> bool {
+        self.waiting.front().is_some_and(|entry| entry.ends >= times)
+    }
+
+    /// The message that was written under this packet id and has no answer.
+    pub(super) fn on_the_wire_as(&self, id: u16) -> Option<&T> {
+        self.written.get(&id).map(|entry| &entry.item)
+    }
+
+    /// The broker refused the message under this packet id for now: it waits again, in its place.
+    /// `None` when there is no such message.
+    pub(super) fn refused_for_now(&mut self, id: u16) -> Option<&mut T> {
+        let entry = self.written.remove(&id)?;
+        let place = self.waiting.partition_point(|waiting| waiting.number < entry.number);
+        self.waiting.insert(place, entry);
+        self.waiting.get_mut(place).map(|entry| &mut entry.item)
+    }
+
+    /// Takes out of the waiting ones those that are of no use any more.
+    pub(super) fn withdraw_if(&mut self, mut useless: impl FnMut(&T) -> bool) -> Vec<T> {
+        let (gone, left): (Vec<_>, Vec<_>) = self.waiting.drain(..).partition(|entry| useless(&entry.item));
+        self.waiting = left.into();
+        gone.into_iter().map(|entry| self.removed(entry)).collect()
+    }
+
     /// The connection is gone: whatever was not settled waits again, in order of acceptance.
-    pub(super) fn disconnected(&mut self) {
-        let mut again: Vec<Entry<T>> = self.handed.drain(..).collect();
+    /// `hung_up` when the other side ended it, perhaps for what it was sent.
+    pub(super) fn disconnected(&mut self, hung_up: bool) {
+        let sent = self.written.values().chain(self.received.values());
+        let oldest = sent.map(|entry| entry.number).min();
+        self.wait_again();
+        let fruitless = oldest.filter(|_| hung_up && !self.progressed);
+        if let Some(oldest) = fruitless {
+            self.alone = true;
+            if let Some(entry) = self.waiting.iter_mut().find(|entry| entry.number == oldest) {
+                entry.ends += 1;
+            }
+        }
+        self.progressed = false;
+    }
+
+    fn wait_again(&mut self) {
+        let mut again: Vec<Entry<T>> = self.handed.drain(..).flatten().collect();
+        self.nobodys = 0;
         again.extend(self.colliding.take().map(|(_, entry)| entry));
         again.extend(self.written.drain().map(|(_, entry)| entry));
         again.extend(self.received.drain().map(|(_, entry)| entry));
         again.sort_unstable_by_key(|entry| entry.number);
-        // All of them are older than any that still waits, for messages are handed over in order.
+        // Messages are handed over in order, so all of them are older than any that still waits; but for
+        // one that was refused for now.
+        let last = again.last().map(|entry| entry.number);
+        let mixed = last > self.waiting.front().map(|entry| entry.number);
         for entry in again.into_iter().rev() {
             self.waiting.push_front(entry);
+        }
+        if mixed {
+            self.waiting.make_contiguous().sort_unstable_by_key(|entry| entry.number);
         }
     }
 
     /// Gives everything up that is not settled, in order of acceptance.
     pub(super) fn give_up(&mut self) -> Vec<T> {
-        self.disconnected();
+        self.wait_again();
         self.bytes = 0;
         self.waiting.drain(..).map(|entry| entry.item).collect()
     }
 
     fn settle(&mut self, entry: Entry<T>) -> T {
+        self.progressed = true;
+        self.alone = false;
+        self.removed(entry)
+    }
+
+    fn removed(&mut self, entry: Entry<T>) -> T {
         self.bytes -= entry.bytes;
         entry.item
     }
@@ -222,7 +309,11 @@ mod tests {
         Take,
         /// The broker answers one of the unanswered ones, not always the oldest.
         Answer(usize),
-        Disconnect,
+        /// The broker refuses one of the unanswered ones for now.
+        RefuseForNow(usize),
+        Disconnect {
+            hung_up: bool,
+        },
     }
 
     fn step() -> impl Strategy<Value = Step> {
@@ -231,7 +322,8 @@ mod tests {
             4 => Just(Step::HandOver),
             4 => Just(Step::Take),
             5 => any::<usize>().prop_map(Step::Answer),
-            1 => Just(Step::Disconnect),
+            1 => any::<usize>().prop_map(Step::RefuseForNow),
+            1 => any::<bool>().prop_map(|hung_up| Step::Disconnect { hung_up }),
         ]
     }
 
@@ -298,7 +390,8 @@ mod tests {
                 Step::HandOver => self.hand_over(),
                 Step::Take => self.take(),
                 Step::Answer(choice) => self.answer(choice),
-                Step::Disconnect => self.disconnect(),
+                Step::RefuseForNow(choice) => self.refuse_for_now(choice),
+                Step::Disconnect { hung_up } => self.disconnect(hung_up),
             }
             assert!(self.in_flight.on_the_wire() <= self.in_flight.bounds.window);
             assert!(self.in_flight.len() <= self.in_flight.bounds.messages);
@@ -391,16 +484,29 @@ mod tests {
             self.settled.push(truth.number);
         }
 
-        fn disconnect(&mut self) {
+        /// Of QoS 1 and with no other waiting for its id, as its user sees to.
+        fn refuse_for_now(&mut self, choice: usize) {
+            let slots = &self.library.slots;
+            let held = self.library.held_back.map(|(id, _)| id);
+            let of_qos_1 = |(id, message): &(&u16, &Numbered)| message.qos == 1 && Some(**id) != held;
+            let ids: Vec<u16> = slots.iter().filter(of_qos_1).map(|(id, _)| *id).collect();
+            let Some(id) = ids.get(choice % ids.len().max(1)) else { return };
+            let message = self.library.slots.remove(id).expect("chosen from the slots");
+            assert_eq!(self.in_flight.refused_for_now(*id), Some(&mut { message }));
+            // It may come after younger ones now.
+            self.handed.clear();
+        }
+
+        fn disconnect(&mut self, hung_up: bool) {
             assert!(self.handed.is_sorted(), "handed over out of order: {:?}", self.handed);
-            self.in_flight.disconnected();
+            self.in_flight.disconnected(hung_up);
             self.library = Library::new(self.library.circle);
             self.handed.clear();
         }
 
         /// A good connection at last: everything gets through.
         fn finish(mut self) {
-            self.disconnect();
+            self.disconnect(true);
             for choice in 0.. {
                 if self.in_flight.len() == 0 {
                     break;
@@ -410,6 +516,7 @@ mod tests {
                 self.answer(choice);
             }
             assert!(self.handed.is_sorted());
+            assert!(self.in_flight.waiting.is_empty() && !self.in_flight.alone);
             assert_eq!(self.in_flight.bytes, 0);
             self.settled.sort_unstable();
             assert!(self.settled.into_iter().eq(0..self.accepted.len()), "something was lost");
@@ -454,6 +561,54 @@ mod tests {
         check_room(true, 3, 1, Err(full));
         // Would not fit even then, so nobody is displaced for it.
         check_room(true, 0, 11, Err(full));
+    }
+
+    #[test]
+    fn a_message_that_ends_connections_is_found() {
+        let mut in_flight = InFlight::new(Bounds { window: 3, ..BOUNDS });
+        for item in ["good", "poison", "fine"] {
+            in_flight.accept(item, 1).expect("there is room");
+        }
+        let mut given_up = None;
+        for connection in 1..20 {
+            if in_flight.next_ends_connections(3) {
+                given_up = in_flight.withdraw().map(|item| (connection, item));
+            }
+            let mut id = 0;
+            let mut hung_up = false;
+            let mut unanswered = Vec::new();
+            while let Some(item) = in_flight.next().copied() {
+                in_flight.handed_over();
+                id += 1;
+                in_flight.written(id).expect("it was handed over");
+                hung_up |= item == "poison";
+                if in_flight.alone && !hung_up {
+                    assert_eq!(in_flight.answered(id), Some(item));
+                } else {
+                    unanswered.push(id);
+                }
+            }
+            // Answers come too late where the connection ends.
+            for id in unanswered.into_iter().filter(|_| !hung_up) {
+                assert!(in_flight.answered(id).is_some());
+            }
+            in_flight.disconnected(hung_up);
+        }
+        // All were on the wire; then "good" alone, and the two behind it; both again; then "poison" alone.
+        assert_eq!(given_up, Some((6, "poison")));
+        assert_eq!(in_flight.len(), 0);
+    }
+
+    #[test]
+    fn waiting_ones_can_be_withdrawn() {
+        let mut in_flight = InFlight::new(BOUNDS);
+        for item in 0..6 {
+            in_flight.accept(item, 2).expect("there is room");
+        }
+        in_flight.handed_over();
+        assert_eq!(in_flight.withdraw_if(|item| item % 2 == 0), [2, 4]);
+        assert_eq!((in_flight.len(), in_flight.bytes), (4, 8));
+        assert_eq!(in_flight.give_up(), [0, 1, 3, 5]);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use rumqttc::{NetworkOptions, Outgoing, v5};
 use tokio::time::Instant;
 
 use super::address::Scheme;
-use super::config::{MqttConfig, MqttVersion};
+use super::config::{MqttConfig, MqttVersion, Presence};
 use super::subscriptions::Request;
 use crate::transport::{Confirmed, Message, Properties, QoS};
 
@@ -34,6 +34,8 @@ pub(super) struct Role {
     pub(super) packet_ids: u16,
     /// How many requests rumqttc must be able to hold, so that handing one over never fails.
     pub(super) requests: usize,
+    /// Whether the broker tells others when it goes without a word.
+    pub(super) will: bool,
 }
 
 /// The sending half.
@@ -156,10 +158,19 @@ fn v5_options(config: &MqttConfig, role: &Role) -> v5::MqttOptions {
         options.set_session_expiry_interval(Some(expiry)).set_receive_maximum(Some(config.receive_maximum));
     }
     if let Some(credentials) = &config.credentials {
-        options.set_credentials(&credentials.user, credentials.password.expose());
+        options.set_credentials(credentials.user.expose(), credentials.password.expose());
+    }
+    if let Some(presence) = last_will(config, role) {
+        let (topic, offline) = (presence.topic.as_str(), presence.offline.clone());
+        let qos = v5::mqttbytes::QoS::AtLeastOnce;
+        options.set_last_will(v5::mqttbytes::v5::LastWill::new(topic, offline, qos, true, None));
     }
     options.set_transport(transport(config));
     options
+}
+
+fn last_will<'c>(config: &'c MqttConfig, role: &Role) -> Option<&'c Presence> {
+    config.presence.as_ref().filter(|_| role.will && config.announce)
 }
 
 /// What carries the packets. A scheme whose feature is absent has been refused by [`MqttConfig::new`].
@@ -194,7 +205,11 @@ fn v311_options(config: &MqttConfig, role: &Role) -> rumqttc::MqttOptions {
         .set_max_packet_size(max_packet, max_packet)
         .set_inflight(role.packet_ids);
     if let Some(credentials) = &config.credentials {
-        options.set_credentials(&credentials.user, credentials.password.expose());
+        options.set_credentials(credentials.user.expose(), credentials.password.expose());
+    }
+    if let Some(presence) = last_will(config, role) {
+        let (topic, offline) = (presence.topic.as_str(), presence.offline.clone());
+        options.set_last_will(rumqttc::LastWill::new(topic, offline, rumqttc::QoS::AtLeastOnce, true));
     }
     options.set_transport(transport(config));
     options

@@ -2,7 +2,8 @@
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
@@ -10,7 +11,8 @@ use super::config::{MqttConfig, Overflow, PUBLISH_OVERHEAD};
 use super::driver::{Link, Lost, Side};
 use super::in_flight::{Bounds, InFlight};
 use super::protocol::{Client, Role, Signal, Verdict, Welcome};
-use crate::transport::{Confirmation, Confirmed, Message, PublishError, Settler};
+use crate::retry::Backoff;
+use crate::transport::{Confirmation, Confirmed, Message, PublishError, QoS, Settler};
 
 /// Accepts messages and sees each one settled.
 pub(super) struct Publisher {
@@ -35,12 +37,33 @@ struct State {
     bearable_leaks: u16,
     /// When the broker last answered, or owed no answer.
     progress: Instant,
+    /// How often a message is sent that the broker refuses for now, the first time included.
+    attempts: u32,
+    /// Nothing is sent before, for the broker refused a message for now.
+    not_before: Option<Instant>,
+    /// No message that waits expires before.
+    next_expiry: Option<Instant>,
+    /// Waits for room, where that is the policy.
+    waiting: Option<Waker>,
 }
 
 struct Publishing {
     message: Message,
     settler: Settler,
+    /// How often the broker refused it for now.
+    refusals: u32,
 }
+
+/// A message that alone ended so many connections in a row is given up. A broker that is killed and
+/// started again, or a way that breaks, ends now and then one that it did not mean.
+const ENDS: u32 = 10;
+
+/// How long the next message waits after one was refused for now.
+const AFTER_REFUSAL: Backoff = Backoff {
+    base: Duration::from_secs(1),
+    cap: Duration::from_secs(30),
+    jitter: Duration::from_millis(250),
+};
 
 impl Publisher {
     pub(super) fn new(config: Arc<MqttConfig>, client_id: String) -> Self {
@@ -59,6 +82,10 @@ impl Publisher {
             leaks: 0,
             bearable_leaks: 0,
             progress: Instant::now(),
+            attempts: config.publish_attempts,
+            not_before: None,
+            next_expiry: None,
+            waiting: None,
         };
         let link = Link::new("publisher", config, client_id);
         Self { link, state: Mutex::new(state), drained: Notify::new() }
@@ -66,7 +93,7 @@ impl Publisher {
 
     pub(super) fn publish(&self, message: Message) -> Result<Confirmation, PublishError> {
         let size = message.size();
-        let limit = self.link.config.largest_message().min(self.link.config.queue_bytes);
+        let limit = self.link.config.largest_accepted();
         if size > limit {
             return Err(PublishError::TooLarge { size, limit });
         }
@@ -75,9 +102,14 @@ impl Publisher {
         if !state.accepting {
             return Err(PublishError::Closed);
         }
+        state.sweep();
+        if let Some(expires) = message.expires {
+            let expires = expires.into_std();
+            state.next_expiry = Some(state.next_expiry.map_or(expires, |other| other.min(expires)));
+        }
         let displaced = state
             .in_flight
-            .accept(Publishing { message, settler }, size)
+            .accept(Publishing { message, settler, refusals: 0 }, size)
             .map_err(|full| PublishError::QueueFull { messages: full.messages, bytes: full.bytes })?;
         state.top_up();
         drop(state);
@@ -87,12 +119,48 @@ impl Publisher {
         Ok(confirmation)
     }
 
+    /// Whether there is room for a message of any size; where not, whoever asks is woken when there is.
+    /// There always is where nobody is to wait.
+    pub(super) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.link.config.overflow != Overflow::Wait {
+            return Poll::Ready(());
+        }
+        let mut state = self.lock();
+        state.sweep();
+        if !state.accepting || state.in_flight.has_room(self.link.config.largest_accepted()) {
+            return Poll::Ready(());
+        }
+        state.waiting = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    /// Sends a message of QoS 0 that nobody waits for, ahead of what is queued, if there is a connection.
+    pub(super) fn send_at_once(&self, message: &Message) -> bool {
+        let mut state = self.lock();
+        let sent = state.client.as_ref().is_some_and(|client| client.publish(message).is_ok());
+        if sent {
+            state.in_flight.handed_over_nobodys();
+        }
+        sent
+    }
+
+    fn announce(&self, online: bool) {
+        let config = &self.link.config;
+        let Some(presence) = config.presence.as_ref().filter(|_| config.announce) else { return };
+        let payload = if online { &presence.online } else { &presence.offline };
+        let message = Message::new(presence.topic.clone(), payload.clone());
+        self.send_at_once(&Message { qos: QoS::AtMostOnce, retain: true, ..message });
+    }
+
     pub(super) fn unconfirmed(&self) -> usize {
         self.lock().in_flight.len()
     }
 
     pub(super) fn stop_accepting(&self) {
-        self.lock().accepting = false;
+        let mut state = self.lock();
+        state.accepting = false;
+        state.waiting.take().into_iter().for_each(Waker::wake);
+        drop(state);
         self.link.close();
     }
 
@@ -109,6 +177,7 @@ impl Publisher {
 
     pub(super) fn finish(&self) {
         self.link.finish();
+        self.announce(false);
         if let Some(client) = &self.lock().client {
             // If it cannot be handed over, the connection is gone already.
             let _ = client.disconnect();
@@ -125,7 +194,11 @@ impl Publisher {
         messages
     }
 
-    fn tell_if_drained(&self, state: &State) {
+    fn tell_if_drained(&self, state: &mut State) {
+        let room = self.link.config.largest_accepted();
+        if state.waiting.is_some() && (!state.accepting || state.in_flight.has_room(room)) {
+            state.waiting.take().into_iter().for_each(Waker::wake);
+        }
         if !state.accepting && state.in_flight.len() == 0 {
             self.drained.notify_waiters();
         }
@@ -149,8 +222,9 @@ impl Side for Publisher {
             // Twice the window: an answer that comes late holds nothing up until as many messages
             // as the window has were sent after it.
             packet_ids: window.saturating_mul(2),
-            // The window, a DISCONNECT, and some to spare.
+            // The window, what is sent at once, a DISCONNECT, and some to spare.
             requests: usize::from(window) + 8,
+            will: true,
         }
     }
 
@@ -160,14 +234,16 @@ impl Side for Publisher {
         let ours = self.link.config.largest_message();
         let brokers = welcome.max_packet.map(|bytes| bytes.saturating_sub(PUBLISH_OVERHEAD));
         let ids = self.role().packet_ids;
+        self.lock().client = Some(client);
+        // Before all else that this connection carries.
+        self.announce(true);
         let mut state = self.lock();
-        state.client = Some(client);
         state.largest = brokers.map_or(ours, |brokers| brokers.min(ours));
         state.leaks = 0;
         state.bearable_leaks = welcome.receive_maximum.map_or(ids, |brokers| brokers.min(ids)) / 2;
         state.progress = Instant::now();
         state.top_up();
-        self.tell_if_drained(&state);
+        self.tell_if_drained(&mut state);
     }
 
     async fn handle(&self, batch: Vec<Signal>) -> Result<(), Lost> {
@@ -176,7 +252,7 @@ impl Side for Publisher {
             state.apply(signal)?;
         }
         state.top_up();
-        self.tell_if_drained(&state);
+        self.tell_if_drained(&mut state);
         // A packet that the broker lost stays unanswered for good while pings are answered.
         let patience = 2 * self.link.config.keep_alive;
         if state.progress.elapsed() > patience {
@@ -185,7 +261,7 @@ impl Side for Publisher {
         Ok(())
     }
 
-    fn disconnected(&self, leftovers: Vec<Signal>) {
+    fn disconnected(&self, leftovers: Vec<Signal>, hung_up: bool) {
         let mut state = self.lock();
         for signal in leftovers {
             // The connection is lost already: an error would say no more than that.
@@ -193,15 +269,27 @@ impl Side for Publisher {
         }
         state.client = None;
         state.unheard.clear();
-        state.in_flight.disconnected();
-        self.tell_if_drained(&state);
+        state.in_flight.disconnected(hung_up);
+        self.tell_if_drained(&mut state);
+    }
+
+    fn gave_up(&self) {
+        self.stop_accepting();
+        self.give_up();
+        self.drained.notify_waiters();
     }
 
     fn due(&self) -> Option<Instant> {
-        None
+        let state = self.lock();
+        state.not_before.into_iter().chain(state.next_expiry).min()
     }
 
-    fn on_due(&self) {}
+    fn on_due(&self) {
+        let mut state = self.lock();
+        state.sweep();
+        state.top_up();
+        self.tell_if_drained(&mut state);
+    }
 }
 
 impl State {
@@ -210,6 +298,14 @@ impl State {
         let Some(client) = &self.client else { return };
         if self.in_flight.on_the_wire() == 0 {
             self.progress = Instant::now();
+        }
+        if self.not_before.is_some_and(|moment| moment > Instant::now()) {
+            return;
+        }
+        self.not_before = None;
+        while self.in_flight.next_ends_connections(ENDS) {
+            let poison = self.in_flight.withdraw();
+            settle(poison, Err(PublishError::EndsConnections { times: ENDS }));
         }
         while let Some(publishing) = self.in_flight.next() {
             let size = publishing.message.size();
@@ -239,6 +335,9 @@ impl State {
             Signal::Collided(id) => self.in_flight.collided(id)?,
             Signal::Acknowledged(id, verdict) => {
                 let stuck = verdict.is_err() && self.in_flight.is_awaited(id);
+                if verdict.as_ref().is_err_and(|reason| is_for_now(reason)) && self.again_later(id) {
+                    return if stuck { Err(Lost::Renewed) } else { Ok(()) };
+                }
                 let answered = self.in_flight.answered(id);
                 self.settled(answered, verdict);
                 return if stuck { Err(Lost::Renewed) } else { Ok(()) };
@@ -278,12 +377,55 @@ impl State {
         Ok(())
     }
 
+    /// Sends a message again later that the broker refused for now, and no other before it; `false` when
+    /// it was sent often enough.
+    fn again_later(&mut self, id: u16) -> bool {
+        let attempts = self.attempts;
+        let tried = self.in_flight.on_the_wire_as(id).map(|publishing| publishing.refusals + 1);
+        if tried.is_none_or(|tried| tried >= attempts) {
+            return false;
+        }
+        let Some(publishing) = self.in_flight.refused_for_now(id) else { return false };
+        publishing.refusals += 1;
+        let delay = AFTER_REFUSAL.delay(publishing.refusals, fastrand::f64());
+        self.progress = Instant::now();
+        self.not_before = Some(Instant::now() + delay);
+        true
+    }
+
+    /// Gives up what has expired while it waited.
+    fn sweep(&mut self) {
+        let now = Instant::now();
+        if self.next_expiry.is_none_or(|expiry| expiry > now) {
+            return;
+        }
+        let mut next = None;
+        let expired = self.in_flight.withdraw_if(|publishing| {
+            let Some(expires) = publishing.message.expires.map(tokio::time::Instant::into_std) else {
+                return false;
+            };
+            if expires > now {
+                next = Some(next.map_or(expires, |other: Instant| other.min(expires)));
+            }
+            expires <= now
+        });
+        self.next_expiry = next;
+        for publishing in expired {
+            publishing.settler.settle(Err(PublishError::Expired));
+        }
+    }
+
     fn settled(&mut self, publishing: Option<Publishing>, verdict: Verdict) {
         if publishing.is_some() {
             self.progress = Instant::now();
         }
         settle(publishing, verdict.map_err(|reason| PublishError::Refused { reason }));
     }
+}
+
+/// Whether a refusal is about the moment and not about the message.
+fn is_for_now(reason: &str) -> bool {
+    matches!(reason, "QuotaExceeded" | "UnspecifiedError" | "ImplementationSpecificError")
 }
 
 fn settle(publishing: Option<Publishing>, outcome: Result<Confirmed, PublishError>) {

@@ -54,8 +54,12 @@ settings! {
     "overflow" => |config, text, field| match text {
         "refuse" => Ok(config.overflow(Overflow::Refuse)),
         "drop_oldest" => Ok(config.overflow(Overflow::DropOldest)),
-        _ => Err(field.wrong("`refuse` and `drop_oldest` are known")),
+        "wait" => Ok(config.overflow(Overflow::Wait)),
+        _ => Err(field.wrong("`refuse`, `drop_oldest` and `wait` are known")),
     };
+    "publish_attempts" => |config, text, field| config.publish_attempts(field.number(text)?);
+    "max_retries" => |config, text, field| config.max_retries(field.number(text)?);
+    "reconnect_period" => |config, text, field| config.reconnect_period(field.time(text)?);
     "reconnect_cap" => |config, text, field| {
         // They are checked together, when all are there.
         Ok(MqttConfig { reconnect: Backoff { cap: field.time(text)?, ..config.reconnect }, ..config })
@@ -67,6 +71,12 @@ settings! {
     "reconnect_jitter" => |config, text, field| {
         // They are checked together, when all are there.
         Ok(MqttConfig { reconnect: Backoff { jitter: field.time(text)?, ..config.reconnect }, ..config })
+    };
+    "clean" => |config, text, field| Ok(config.clean(field.truth(text)?));
+    "announce" => |config, text, field| Ok(config.announce(field.truth(text)?));
+    "canary" => |config, text, field| match text {
+        "never" => config.canary(None),
+        text => config.canary(Some(field.time(text)?)),
     };
     "session_expiry" => |config, text, field| config.session_expiry(field.time(text)?);
     "receive_maximum" => |config, text, field| config.receive_maximum(field.number(text)?);
@@ -82,6 +92,10 @@ impl Field {
 
     fn time(self, text: &str) -> Result<Duration, MqttConfigError> {
         humantime::parse_duration(text).map_err(|_| self.wrong("write a time as in `30s`, `500ms` or `1h`"))
+    }
+
+    fn truth(self, text: &str) -> Result<bool, MqttConfigError> {
+        text.parse().map_err(|_| self.wrong("`true` and `false` are known"))
     }
 
     fn number<N: std::str::FromStr>(self, text: &str) -> Result<N, MqttConfigError> {
@@ -142,7 +156,13 @@ impl MqttConfig {
     /// | `connect_timeout` | [`connect_timeout`](Self::connect_timeout) |
     /// | `window` | [`window`](Self::window) |
     /// | `queue_messages`, `queue_bytes` | [`queue_messages`](Self::queue_messages), [`queue_bytes`](Self::queue_bytes) |
-    /// | `overflow` | [`overflow`](Self::overflow): `refuse` or `drop_oldest` |
+    /// | `overflow` | [`overflow`](Self::overflow): `refuse`, `drop_oldest` or `wait` |
+    /// | `publish_attempts` | [`publish_attempts`](Self::publish_attempts) |
+    /// | `max_retries` | [`max_retries`](Self::max_retries) |
+    /// | `reconnect_period` | [`reconnect_period`](Self::reconnect_period) |
+    /// | `clean` | [`clean`](Self::clean): `true` or `false` |
+    /// | `announce` | [`announce`](Self::announce): `true` or `false` |
+    /// | `canary` | [`canary`](Self::canary), or `never` |
     /// | `reconnect_base`, `reconnect_cap`, `reconnect_jitter` | [`reconnect`](Self::reconnect) |
     /// | `session_expiry` | [`session_expiry`](Self::session_expiry) |
     /// | `receive_maximum` | [`receive_maximum`](Self::receive_maximum) |
@@ -225,6 +245,7 @@ enum Form {
 enum Value {
     Text(String),
     Number(u64),
+    Truth(bool),
 }
 
 /// From a URL, or a table of [settings by name](MqttConfig::from_env) with its `url`.
@@ -236,6 +257,7 @@ impl<'de> Deserialize<'de> for MqttConfig {
                 let text = |value| match value {
                     Value::Text(text) => text,
                     Value::Number(number) => number.to_string(),
+                    Value::Truth(truth) => truth.to_string(),
                 };
                 from_table(table.into_iter().map(|(name, value)| (name, text(value))).collect())
             }

@@ -9,6 +9,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::timeout_at;
 
 use super::ack_order::{AckOrder, Arrival};
+use super::canary::Canaries;
 use super::config::MqttConfig;
 use super::driver::{Link, Lost, Side};
 use super::protocol::{Client, Incoming, Receipt, Role, Signal, Welcome};
@@ -26,6 +27,8 @@ pub(super) struct Subscriber {
     first_wish: Notify,
     /// Whose share of the messages it gets, if not all of them.
     share: Option<String>,
+    /// Messages of this node to itself; they go no further than here.
+    canaries: Option<Arc<Canaries>>,
     deliveries: mpsc::Sender<Queued>,
     inbox: tokio::sync::Mutex<mpsc::Receiver<Queued>>,
 }
@@ -51,7 +54,12 @@ struct Queued {
 const REQUESTS: usize = 65_535 + 8;
 
 impl Subscriber {
-    pub(super) fn new(config: Arc<MqttConfig>, client_id: String, share: Option<String>) -> Arc<Self> {
+    pub(super) fn new(
+        config: Arc<MqttConfig>,
+        client_id: String,
+        share: Option<String>,
+        canaries: Option<Arc<Canaries>>,
+    ) -> Arc<Self> {
         let (deliveries, inbox) = mpsc::channel(config.receive_maximum.into());
         Arc::new_cyclic(|myself| Self {
             link: Link::new("subscriber", config, client_id),
@@ -65,6 +73,7 @@ impl Subscriber {
             }),
             first_wish: Notify::new(),
             share,
+            canaries,
             deliveries,
             inbox: tokio::sync::Mutex::new(inbox),
         })
@@ -115,7 +124,21 @@ impl Subscriber {
     }
 
     pub(super) fn confirmed(&self) -> usize {
-        self.lock().subscriptions.confirmed()
+        let state = self.lock();
+        let own = self
+            .canaries
+            .as_ref()
+            .filter(|canaries| state.subscriptions.is_confirmed(canaries.topic.as_str()));
+        state.subscriptions.confirmed() - usize::from(own.is_some())
+    }
+
+    pub(super) fn is_confirmed(&self, filter: &TopicFilter) -> bool {
+        self.lock().subscriptions.is_confirmed(filter.as_str())
+    }
+
+    /// Whether there ever was a wish.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.lock().started
     }
 
     pub(super) fn unsubscribing(&self) -> usize {
@@ -147,6 +170,14 @@ impl Subscriber {
     /// takes one; `until` lies before the broker's patience ends. After it the connection is given
     /// up, and what was not acknowledged comes again.
     async fn deliver(&self, incoming: Incoming, until: tokio::time::Instant) -> Result<(), Lost> {
+        if let Some(canaries) =
+            self.canaries.as_ref().filter(|canaries| incoming.topic == canaries.topic.as_str())
+        {
+            canaries.arrived(&incoming.payload);
+            let arrival = incoming.receipt.map(|receipt| self.lock().acks.arrived(receipt));
+            arrival.into_iter().for_each(|arrival| self.done(arrival));
+            return Ok(());
+        }
         let room = tokio::select! {
             biased;
             () = self.link.closing() => return Ok(()),
@@ -195,10 +226,11 @@ impl Side for Subscriber {
     fn role(&self) -> Role {
         Role {
             client_id: self.link.client_id.clone(),
-            persistent: true,
+            persistent: !self.link.config.clean,
             // For SUBSCRIBE and UNSUBSCRIBE, of which one is outstanding at a time.
             packet_ids: 16,
             requests: REQUESTS,
+            will: false,
         }
     }
 
@@ -240,12 +272,14 @@ impl Side for Subscriber {
         }
     }
 
-    fn disconnected(&self, _leftovers: Vec<Signal>) {
+    fn disconnected(&self, _leftovers: Vec<Signal>, _hung_up: bool) {
         // Deliveries among them were not acknowledged, so they come again.
         let mut state = self.lock();
         state.client = None;
         state.subscriptions.disconnected();
     }
+
+    fn gave_up(&self) {}
 
     fn due(&self) -> Option<Instant> {
         self.lock().subscriptions.next_retry()

@@ -62,6 +62,10 @@ impl Subscriptions {
         self.wishes.values().filter(|standing| **standing == Standing::Confirmed).count()
     }
 
+    pub(super) fn is_confirmed(&self, filter: &str) -> bool {
+        self.wishes.get(filter) == Some(&Standing::Confirmed)
+    }
+
     /// Those that the broker must still forget.
     pub(super) fn dropped(&self) -> usize {
         self.dropped.len()
