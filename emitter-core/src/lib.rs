@@ -82,7 +82,8 @@ pub use emitter_macros::{Emits, listener};
 pub use crate::context::Context;
 pub use crate::emit::{EmitConfig, EmitOptions, QoS, Scope};
 pub use crate::emitter::{
-    Builder, Emission, Emitter, NotConnected, ReplayError, Route, ShutdownReport, StartError, Subscription,
+    Builder, Emission, Emitter, Health, HealthStatus, NotConnected, ReplayError, Route, ShutdownReport,
+    StartError, Subscription,
 };
 pub use crate::event::{Event, EventId, Operation, Origin, Source};
 pub use crate::key::Key;

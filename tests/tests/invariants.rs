@@ -507,10 +507,15 @@ fn nothing_is_global_but_the_lists_of_listeners_and_models() {
 // 6 · Tasks ------------------------------------------------------------------------------------------
 
 /// Where tasks are made, how often, and who awaits them.
-const TASKS: [(&str, usize, &str); 7] = [
+const TASKS: [(&str, usize, &str); 8] = [
     ("emitter-core/src/dispatcher.rs", 1, "the worker's `JoinSet` of calls, which it drains before it ends"),
     ("emitter-core/src/emitter.rs", 2, "the node's `JoinSet` of workers, and intakes, awaited by `shutdown`"),
-    ("emitter-core/src/emitter/builder.rs", 1, "publishing, awaited by `shutdown`"),
+    ("emitter-core/src/emitter/builder.rs", 2, "publishing and burying, awaited by `shutdown`"),
+    (
+        "emitter-core/src/emitter/burying.rs",
+        1,
+        "the `JoinSet` of the task that buries, which it drains before it ends",
+    ),
     ("emitter-core/src/emitter/shutdown.rs", 1, "the shutdown itself, awaited by everybody who calls it"),
     (
         "emitter-core/src/listener.rs",
@@ -518,7 +523,7 @@ const TASKS: [(&str, usize, &str); 7] = [
         "a plain listener's call, awaited by the call that the dispatcher keeps",
     ),
     ("emitter-core/src/testing/contract/cases.rs", 2, "the case's own `JoinSet`, which it drains"),
-    ("emitter-core/src/transport/mqtt.rs", 3, "the clients' `JoinSet`, awaited by `close`"),
+    ("emitter-core/src/transport/mqtt.rs", 4, "the clients' `JoinSet`, awaited by `close`"),
 ];
 
 /// For the memory transport, which only tests use.

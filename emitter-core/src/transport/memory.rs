@@ -32,8 +32,7 @@
 //!   begin with the first subscription of the new connection. An older connection of the same
 //!   client is taken over: it ends.
 //!
-//! What is absent on purpose: bytes on a socket, retained messages, shared subscriptions, QoS 2
-//! (treated as 1), refused subscriptions. For these there are real brokers.
+//! What is absent on purpose: bytes on a socket, QoS 2 (treated as 1), refused subscriptions. For these there are real brokers.
 
 // What the broker keeps, without I/O.
 mod broker;

@@ -103,7 +103,7 @@ impl MqttTransport {
             Subscriber::new(Arc::clone(&config), format!("{client_id}-subscriber"), None, canaries.clone());
         let mut tasks = JoinSet::new();
         if let (Some(canaries), Some(every)) = (&canaries, every) {
-            let (publisher, subscriber) = (Arc::downgrade(&publisher), Arc::downgrade(&subscriber));
+            let (publisher, subscriber) = (Arc::clone(&publisher), Arc::clone(&subscriber));
             tasks.spawn(keep_singing(Arc::clone(canaries), publisher, subscriber, every));
         }
         tasks.spawn(keep_connected(Arc::clone(&publisher)));

@@ -685,6 +685,100 @@ async fn refused_publishes_harm_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_ends_connections_is_given_up_alone() {
+    // A broker that cannot bear the number 3, nor says so.
+    let seen = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let arrived = Arc::clone(&seen);
+    let broker = ScriptedBroker::start(move |packet| {
+        if packet.kind() != Packet::PUBLISH {
+            return vec![];
+        }
+        if packet.ends_in(b'3') {
+            return vec![Do::HangUp];
+        }
+        arrived.lock().expect("nobody panics").push(packet.last());
+        vec![packet.acknowledged(0)]
+    });
+    let transport = start(broker.config().window(4).expect("valid"), "poisoned");
+    let confirmations: Vec<_> = (0..8).map(|number| publish(&transport, number)).collect();
+    for (number, confirmation) in confirmations.into_iter().enumerate() {
+        let outcome = timeout(LONG, confirmation).await.expect("in time");
+        match number {
+            3 => assert_eq!(outcome, Err(PublishError::EndsConnections { times: 10 })),
+            _ => assert!(outcome.is_ok(), "{number}: {outcome:?}"),
+        }
+    }
+    let mut first_arrivals = Vec::new();
+    for number in seen.lock().expect("nobody panics").drain(..) {
+        if !first_arrivals.contains(&number) {
+            first_arrivals.push(number);
+        }
+    }
+    assert_eq!(first_arrivals, *b"0124567");
+    close(transport).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_refused_for_now_is_sent_again_and_nothing_before_it() {
+    // 0x97 is "quota exceeded": the number 2 passes at its third attempt, the number 4 never.
+    let seen = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let arrived = Arc::clone(&seen);
+    let broker = ScriptedBroker::start(move |packet| {
+        if packet.kind() != Packet::PUBLISH {
+            return vec![];
+        }
+        let mut arrived = arrived.lock().expect("nobody panics");
+        arrived.push(packet.last());
+        let times = arrived.iter().filter(|number| **number == packet.last()).count();
+        let full = packet.ends_in(b'4') || packet.ends_in(b'2') && times < 3;
+        vec![packet.acknowledged(if full { 0x97 } else { 0 })]
+    });
+    let transport = start(broker.config().window(1).expect("valid"), "quota");
+    let confirmations: Vec<_> = (0..6).map(|number| publish(&transport, number)).collect();
+    for (number, confirmation) in confirmations.into_iter().enumerate() {
+        let outcome = timeout(LONG, confirmation).await.expect("in time");
+        let refused = PublishError::Refused { reason: "QuotaExceeded".to_owned() };
+        match number {
+            4 => assert_eq!(outcome, Err(refused)),
+            _ => assert!(outcome.is_ok(), "{number}: {outcome:?}"),
+        }
+    }
+    assert_eq!(*seen.lock().expect("nobody panics"), *b"0122234445");
+    assert_eq!(transport.status().publisher.connections, 1);
+    close(transport).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_expires_while_the_broker_is_away_makes_room() {
+    let broker = absent();
+    let transport = start(config_for(&broker).queue_messages(2).expect("valid"), "expiring");
+    let soon = || Some(tokio::time::Instant::now() + Duration::from_millis(100));
+    let expiring = || Message { expires: soon(), ..message("user", 0, QoS::AtLeastOnce) };
+    let expired =
+        [transport.publish(expiring()), transport.publish(expiring())].map(|taken| taken.expect("room"));
+    assert!(transport.publish(message("user", 1, QoS::AtLeastOnce)).is_err(), "it is full");
+    // It is told though nothing is published and there is no connection.
+    for confirmation in expired {
+        assert_eq!(timeout(LONG, confirmation).await.expect("in time"), Err(PublishError::Expired));
+    }
+    assert_eq!(transport.status().unconfirmed, 0);
+    assert!(transport.publish(message("user", 2, QoS::AtLeastOnce)).is_ok());
+    let _ = transport.close(Duration::ZERO).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_last_attempt_to_connect_is_one_where_it_is_asked_for() {
+    let broker = absent();
+    let transport = start(config_for(&broker).max_retries(2).expect("valid"), "tired");
+    let confirmation = publish(&transport, 0);
+    assert_eq!(timeout(LONG, confirmation).await.expect("in time"), Err(PublishError::Closed));
+    let refused = transport.publish(message("user", 1, QoS::AtLeastOnce));
+    assert_eq!(refused.map(drop), Err(PublishError::Closed));
+    assert!(transport.status().publisher.last_error.is_some());
+    let _ = transport.close(Duration::from_secs(1)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_full_queue_refuses_or_displaces() {
     let broker = absent();
     let config = config_for(&broker).queue_messages(2).expect("valid");

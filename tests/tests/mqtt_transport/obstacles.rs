@@ -133,6 +133,10 @@ impl Packet {
         self.0[0] & 0xf0
     }
 
+    pub(crate) fn last(&self) -> u8 {
+        *self.0.last().expect("no packet is empty")
+    }
+
     pub(crate) fn ends_in(&self, byte: u8) -> bool {
         self.0.last() == Some(&byte)
     }

@@ -1,7 +1,7 @@
 //! A message to oneself that tells whether what is published really arrives: a connection may stand, and
 //! be answered, and yet lead nowhere.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -68,11 +68,11 @@ impl Canaries {
     }
 }
 
-/// Sends one so often while both connections stand and this node hears others, until they are gone.
+/// Sends one so often while both connections stand and this node hears others, until they are closed.
 pub(super) async fn keep_singing(
     canaries: Arc<Canaries>,
-    publisher: Weak<Publisher>,
-    subscriber: Weak<Subscriber>,
+    publisher: Arc<Publisher>,
+    subscriber: Arc<Subscriber>,
     every: Duration,
 ) {
     let filter = TopicFilter::of(&canaries.topic);
@@ -81,8 +81,10 @@ pub(super) async fn keep_singing(
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut last = None::<Instant>;
     loop {
-        ticks.tick().await;
-        let (Some(publisher), Some(subscriber)) = (publisher.upgrade(), subscriber.upgrade()) else { return };
+        tokio::select! {
+            () = publisher.link().closing() => return,
+            _ = ticks.tick() => {}
+        }
         if subscriber.is_wanted() {
             subscriber.subscribe(&filter);
         }

@@ -45,7 +45,18 @@ struct State {
     next_expiry: Option<Instant>,
     /// Waits for room, where that is the policy.
     waiting: Option<Waker>,
+    /// When a message of the node's own was sent on this connection, if nothing was settled since.
+    sent_own: Option<Instant>,
+    /// How many connections in a row ended right after one.
+    ends_after_own: u32,
 }
+
+/// After so many connections that ended right after a message of the node's own, it sends none any more:
+/// events are worth more than an announcement.
+const SUSPICIOUS: u32 = 3;
+
+/// A connection that ends later ends for something else.
+const RIGHT_AFTER: Duration = Duration::from_secs(1);
 
 struct Publishing {
     message: Message,
@@ -86,6 +97,8 @@ impl Publisher {
             not_before: None,
             next_expiry: None,
             waiting: None,
+            sent_own: None,
+            ends_after_own: 0,
         };
         let link = Link::new("publisher", config, client_id);
         Self { link, state: Mutex::new(state), drained: Notify::new() }
@@ -137,9 +150,13 @@ impl Publisher {
     /// Sends a message of QoS 0 that nobody waits for, ahead of what is queued, if there is a connection.
     pub(super) fn send_at_once(&self, message: &Message) -> bool {
         let mut state = self.lock();
+        if state.ends_after_own >= SUSPICIOUS {
+            return false;
+        }
         let sent = state.client.as_ref().is_some_and(|client| client.publish(message).is_ok());
         if sent {
             state.in_flight.handed_over_nobodys();
+            state.sent_own = Some(Instant::now());
         }
         sent
     }
@@ -269,7 +286,17 @@ impl Side for Publisher {
         }
         state.client = None;
         state.unheard.clear();
-        state.in_flight.disconnected(hung_up);
+        // As long as it may have been a message of the node's own, no event is suspected.
+        let own = state.sent_own.take().is_some_and(|sent| sent.elapsed() < RIGHT_AFTER) && hung_up;
+        state.in_flight.disconnected(hung_up && !own);
+        if own {
+            state.ends_after_own = state.ends_after_own.saturating_add(1);
+            if state.ends_after_own == SUSPICIOUS {
+                tracing::warn!(broker = %self.link.config.address(), UNBEARABLE);
+            }
+        } else if state.ends_after_own < SUSPICIOUS {
+            state.ends_after_own = 0;
+        }
         self.tell_if_drained(&mut state);
     }
 
@@ -418,10 +445,15 @@ impl State {
     fn settled(&mut self, publishing: Option<Publishing>, verdict: Verdict) {
         if publishing.is_some() {
             self.progress = Instant::now();
+            self.sent_own = None;
         }
         settle(publishing, verdict.map_err(|reason| PublishError::Refused { reason }));
     }
 }
+
+const UNBEARABLE: &str = "the broker ends the connection right after this node announces itself, again and again: it sends \
+                          no more announcements and canaries. Allow it to publish below `_nodes` and `_canary`, or \
+                          switch `announce` and `canary` off";
 
 /// Whether a refusal is about the moment and not about the message.
 fn is_for_now(reason: &str) -> bool {

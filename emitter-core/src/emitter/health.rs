@@ -1,0 +1,96 @@
+//! How a node stands, for whoever asks whether it works.
+
+use std::time::Duration;
+
+use super::Emitter;
+use crate::transport::TransportStatus;
+
+/// How a node stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Health {
+    /// The worst of what there is.
+    pub status: HealthStatus,
+    /// What is not as it should be, each with what to look at; empty when it is healthy.
+    pub reasons: Vec<String>,
+    /// How long the last message of this node to itself was under way through the broker; `None` without
+    /// a transport that sends such, and before the first came back.
+    pub round_trip: Option<Duration>,
+    /// How the transport stands; `None` without one.
+    pub transport: Option<TransportStatus>,
+}
+
+/// Whether a node works.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum HealthStatus {
+    /// All of it.
+    Healthy,
+    /// Local events do; some of what goes to other nodes, or comes from them, waits or is missing.
+    Degraded,
+    /// It is shut down.
+    Unhealthy,
+}
+
+/// A canary that is missed may be late; a second one says something.
+const MISSED: u32 = 2;
+
+impl Emitter {
+    /// How this node stands now. It asks nobody: what it tells of the broker is what the connections and the
+    /// last canary found.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        if self.node.tasks().ending.is_some() {
+            let (status, reasons) = (HealthStatus::Unhealthy, vec!["the emitter is shut down".to_owned()]);
+            return Health { status, reasons, round_trip: None, transport: None };
+        }
+        let transport = self.transport_status();
+        let mut reasons = transport.as_ref().map(problems).unwrap_or_default();
+        for (group, way) in self.node.shared.groups().iter() {
+            let status = way.status();
+            if !status.subscriber.connected {
+                reasons.push(format!(
+                    "group {group}: {}",
+                    absence("subscribing", status.subscriber.last_error.as_ref())
+                ));
+            }
+            reasons.extend(refusals(&status));
+        }
+        let status = if reasons.is_empty() { HealthStatus::Healthy } else { HealthStatus::Degraded };
+        let round_trip = transport.as_ref().and_then(|transport| transport.canary?.round_trip);
+        Health { status, reasons, round_trip, transport }
+    }
+}
+
+fn problems(transport: &TransportStatus) -> Vec<String> {
+    let mut problems = Vec::new();
+    if !transport.publisher.connected {
+        let error = transport.publisher.last_error.as_ref();
+        let waiting = transport.unconfirmed;
+        problems.push(format!("{}; {waiting} messages wait", absence("publishing", error)));
+    }
+    // Without anything to hear there is no such connection.
+    let wanted = transport.subscriptions > 0 || transport.subscriber.connections > 0;
+    if (wanted || transport.subscriber.last_error.is_some()) && !transport.subscriber.connected {
+        problems.push(absence("subscribing", transport.subscriber.last_error.as_ref()));
+    }
+    problems.extend(refusals(transport));
+    if let Some(missed) = transport.canary.map(|canary| canary.missed).filter(|missed| *missed >= MISSED) {
+        problems.push(format!(
+            "{missed} messages of this node to itself did not come back, though it is connected: may it publish and \
+             subscribe below `_canary`, and does the broker deliver?"
+        ));
+    }
+    problems
+}
+
+fn absence(what: &str, error: Option<&String>) -> String {
+    match error {
+        Some(error) => format!("no connection for {what}: {error}"),
+        None => format!("no connection for {what} yet"),
+    }
+}
+
+fn refusals(transport: &TransportStatus) -> impl Iterator<Item = String> {
+    let refused = transport.refused_subscriptions.iter();
+    refused.map(|(filter, reason)| format!("the broker refuses the subscription to {filter}: {reason}"))
+}
