@@ -56,8 +56,8 @@ const NO_PROPERTIES: Inability = Inability {
 
 const HANGS_UP: Inability = Inability {
     case: "refusal",
-    reason: "MQTT 3.1.1 has no word for a refused publish: the connection is closed, again and again, and nothing behind it gets through.",
-    shows: "the forbidden message was never settled",
+    reason: "MQTT 3.1.1 has no word for a refused publish: the connection is closed, ten times; then that message is given up, and what is behind it gets through.",
+    shows: "the forbidden message ended as: the connection ended 10 times",
 };
 
 const FORGETS: Inability =
@@ -123,8 +123,8 @@ pub const NATS: Kind = Kind {
         NO_REASON_CODES,
         Inability {
             case: "every_qos",
-            reason: "It closes the connection at a publish with QoS 2, again and again, and nothing behind it gets through.",
-            shows: "the message ExactlyOnce was never settled",
+            reason: "It closes the connection at a publish with QoS 2, ten times; then that one is given up, and what is behind it gets through.",
+            shows: "the message ExactlyOnce was not confirmed: the connection ended 10 times",
         },
         OVERTAKES,
         Inability {

@@ -176,7 +176,7 @@ async fn health_says_what_is_wrong() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_queue_can_make_the_emitter_wait() {
-    let mut broker = Mosquitto::start();
+    let mut broker = Mosquitto::builder().persistence(true).start();
     let reader = start("reader", config(&broker)).await;
     let heard = Arc::new(std::sync::Mutex::new(Vec::new()));
     let noted = Arc::clone(&heard);
