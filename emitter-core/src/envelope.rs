@@ -687,6 +687,19 @@ mod tests {
         Value::from(fields.map(|(name, value)| (name.clone(), value.clone())).collect::<Map<_, _>>())
     }
 
+    /// What was set, and is the same in all rows after it.
+    fn written_in_all(sent: &Sent) -> Value {
+        let rows = sent.rows.iter().flatten().map(|(_, after)| after.as_ref().and_then(Value::as_object));
+        let Some(rows) = rows.collect::<Option<Vec<_>>>() else { return json!({}) };
+        let set = COLUMNS.iter().zip(sent.set.unwrap_or_default()).filter(|(_, set)| *set);
+        let common = set.filter_map(|(column, _)| {
+            let value = rows.first()?.get(column.json)?;
+            let everywhere = rows.iter().all(|row| row.get(column.json) == Some(value));
+            everywhere.then(|| (column.json.to_owned(), value.clone()))
+        });
+        Value::from(common.collect::<Map<_, _>>())
+    }
+
     fn parsed(raw: &RawValue) -> Value {
         serde_json::from_str(raw.get()).unwrap()
     }
@@ -819,10 +832,9 @@ mod tests {
                 Operation::Create => json!({ "data": row }),
                 Operation::CreateMany => json!({ "data": [] }),
                 Operation::Update => json!({ "where": selector, "data": written(&sent) }),
-                Operation::UpdateMany => json!({ "where": {}, "data": {} }),
+                Operation::UpdateMany => json!({ "where": selector, "data": written_in_all(&sent) }),
                 Operation::Upsert => json!({ "where": selector, "create": row, "update": row }),
-                Operation::Delete => json!({ "where": selector }),
-                Operation::DeleteMany => json!({ "where": {} }),
+                Operation::Delete | Operation::DeleteMany => json!({ "where": selector }),
             };
             prop_assert_eq!(&event["operation"], sent.operation.as_str());
             prop_assert_eq!(&event["result"], &result);
@@ -862,6 +874,54 @@ mod tests {
                 prop_assert!(depth(&Value::from(fields)) <= max_depth);
             }
         }
+    }
+
+    /// What filters of the npm package look into where an update touched several rows.
+    #[test]
+    fn args_of_many_rows() {
+        let args = |columns: &[&str], keys: &[Key], rows: &[Value]| {
+            let images = rows.iter().map(|row| RowImages { before: None, after: Some(raw(row)) });
+            let content = Content::Rows { count: rows.len() as u64, rows: Some(images.collect()) };
+            let sent = Outgoing {
+                model: "user",
+                key_columns: columns,
+                operation: Operation::UpdateMany,
+                kind: "",
+                keys,
+                content: &content,
+                columns: COLUMNS,
+                set: Some(Columns::from_flags([true, true, false])),
+                inserted: None,
+                time: Timestamp::from_millis(0),
+                id: EventId::from_uuid(Uuid::from_u128(0)),
+                origin: &origin(),
+                sequence: 1,
+                version: FIRST_VERSION,
+                trace: None,
+                trace_state: None,
+                idempotency_key: None,
+                cause: None,
+                hops: 0,
+            };
+            let payload = encode(&sent, Format::Specification, &WIDE).unwrap().payload;
+            serde_json::from_slice::<Value>(&payload).unwrap()["args"].clone()
+        };
+        let row = |a: Value, quote: &str| json!({ "a": a, "\"": quote, "é": 1, "id": 7 });
+        let rows = [row(json!([1.5]), "x"), row(json!([1.5]), "y")];
+        let keys: Vec<Key> = (0..=100).map(Key::Int).collect();
+        let check = |columns: &[&str], keys: &[Key], expected: Value| {
+            assert_eq!(args(columns, keys, &rows), json!({ "where": expected, "data": { "a": [1.5] } }));
+        };
+        check(&["id"], &[], json!({}));
+        check(&["id"], &keys[7..8], json!({ "id": 7 }));
+        check(&["id"], &keys[7..9], json!({ "id": { "in": [7, 8] } }));
+        check(&["id"], &keys[..100], json!({ "id": { "in": (0..100).collect::<Vec<_>>() } }));
+        check(&["id"], &keys, json!({}));
+        let pairs = [1, 2].map(|a| Key::composite([Key::Int(a), Key::Text("x".into())]));
+        let both = json!({ "OR": [{ "a": 1, "b": "x" }, { "a": 2, "b": "x" }] });
+        check(&["a", "b"], &pairs, both);
+        let nothing_in_common = [row(json!(1), "x"), row(json!(2), "y")];
+        assert_eq!(args(&["id"], &[], &nothing_in_common)["data"], json!({}));
     }
 
     #[derive(Debug, Deserialize)]

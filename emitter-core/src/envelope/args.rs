@@ -9,7 +9,7 @@ use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 
-use super::{Content, Outgoing};
+use super::{Content, Outgoing, RowImages};
 use crate::columns::{Column, Columns};
 use crate::event::Operation;
 use crate::key::Key;
@@ -33,13 +33,13 @@ pub(super) struct Args<'a> {
 enum Data<'a> {
     Row(&'a RawValue),
     Part(Part<'a>),
+    Common(Fields<'a>),
     Unknown {},
     UnknownRows([u8; 0]),
 }
 
 pub(super) fn args<'a>(event: &Outgoing<'a>) -> Args<'a> {
-    let selector = Some(Selector { columns: event.key_columns, key: event.keys.first() });
-    let anything = Some(Selector { columns: &[], key: None });
+    let selector = Some(Selector { columns: event.key_columns, keys: event.keys });
     let row = match event.content {
         Content::Row { row, .. } => Some(&**row),
         Content::Rows { .. } => None,
@@ -48,32 +48,51 @@ pub(super) fn args<'a>(event: &Outgoing<'a>) -> Args<'a> {
         Operation::Create => Args { data: row.map(Data::Row), ..Args::default() },
         Operation::Update => Args { selector, data: row.map(|row| written(event, row)), ..Args::default() },
         Operation::Upsert => Args { selector, create: row, update: row, ..Args::default() },
-        Operation::Delete => Args { selector, ..Args::default() },
+        Operation::Delete | Operation::DeleteMany => Args { selector, ..Args::default() },
         Operation::CreateMany => Args { data: Some(Data::UnknownRows([])), ..Args::default() },
-        Operation::UpdateMany => Args { selector: anything, data: Some(Data::Unknown {}), ..Args::default() },
-        Operation::DeleteMany => Args { selector: anything, ..Args::default() },
+        Operation::UpdateMany => Args { selector, data: Some(written_in_all(event)), ..Args::default() },
     }
 }
 
-/// `{"id":7}`, or one entry for each part of a composite key.
+/// Which rows, as Prisma selects them: `{"id":7}`, or one entry for each part of a composite key;
+/// `{"id":{"in":[7,8]}}` or `{"OR":[…]}` for several. Beyond [`MOST_KEYS`] nothing, for the rows
+/// stand in the message anyway.
 struct Selector<'a> {
     columns: &'a [&'a str],
-    key: Option<&'a Key>,
+    keys: &'a [Key],
 }
+
+/// With more keys an event that is nearly as large as allowed could be too large because of them.
+const MOST_KEYS: usize = 100;
 
 impl Serialize for Selector<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let parts: &[Key] = match self.key {
-            None => &[],
-            Some(Key::Composite(parts)) if self.columns.len() > 1 => parts,
-            Some(single) => std::slice::from_ref(single),
-        };
-        let mut map = serializer.serialize_map(Some(parts.len().min(self.columns.len())))?;
-        for (column, part) in self.columns.iter().zip(parts) {
-            map.serialize_entry(column, part)?;
+        let Self { columns, keys } = *self;
+        let mut map = serializer.serialize_map(None)?;
+        match (keys, columns) {
+            ([key], _) => {
+                let parts = match key {
+                    Key::Composite(parts) if columns.len() > 1 => parts,
+                    single => std::slice::from_ref(single),
+                };
+                columns.iter().zip(parts).try_for_each(|(column, part)| map.serialize_entry(column, part))?;
+            }
+            ([], _) | (_, []) => {}
+            _ if keys.len() > MOST_KEYS => {}
+            (_, [column]) => map.serialize_entry(column, &In { list: keys })?,
+            (_, columns) => {
+                let each = |key| Selector { columns, keys: std::slice::from_ref(key) };
+                map.serialize_entry("OR", &keys.iter().map(each).collect::<Vec<_>>())?;
+            }
         }
         map.end()
     }
+}
+
+#[derive(Serialize)]
+struct In<'a> {
+    #[serde(rename = "in")]
+    list: &'a [Key],
 }
 
 /// What an update set, where that is known.
@@ -83,6 +102,25 @@ fn written<'a>(event: &Outgoing<'a>, row: &'a RawValue) -> Data<'a> {
         Some(set) if (0..event.columns.len()).all(|place| set.contains(place)) => Data::Row(row),
         Some(set) => Data::Part(Part { row, names: named(event.columns, set).collect() }),
     }
+}
+
+/// What an update of many rows set, as far as it is the same in all of them.
+fn written_in_all<'a>(event: &Outgoing<'a>) -> Data<'a> {
+    let Content::Rows { rows: Some(rows), .. } = event.content else { return Data::Unknown {} };
+    let mut rows = rows.iter().map(|RowImages { after, .. }| after.as_deref());
+    let (Some(set), Some(Some(row))) = (event.set, rows.next()) else { return Data::Unknown {} };
+    let fields = |row: &'a RawValue| serde_json::from_str::<Fields<'a>>(row.get()).ok();
+    let Some(mut common) = fields(row) else { return Data::Unknown {} };
+    common.0.retain(|(name, _)| named(event.columns, set).any(|column| column == name));
+    for other in rows {
+        // Nothing is left to compare, so the other rows need not be read.
+        if common.0.is_empty() {
+            break;
+        }
+        let Some(other) = other.and_then(fields) else { return Data::Unknown {} };
+        common.0.retain(|(name, value)| other.get(name).is_some_and(|other| other.get() == value.get()));
+    }
+    Data::Common(common)
 }
 
 /// The names in JSON of the columns in a set.
@@ -99,17 +137,27 @@ struct Part<'a> {
 
 impl Serialize for Part<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Fields(fields) = serde_json::from_str(self.row.get()).map_err(serde::ser::Error::custom)?;
-        let mut map = serializer.serialize_map(None)?;
-        for (name, value) in fields.iter().filter(|(name, _)| self.names.contains(&&**name)) {
-            map.serialize_entry(name, value)?;
-        }
-        map.end()
+        let mut fields: Fields<'_> =
+            serde_json::from_str(self.row.get()).map_err(serde::ser::Error::custom)?;
+        fields.0.retain(|(name, _)| self.names.contains(&&**name));
+        fields.serialize(serializer)
     }
 }
 
 /// An object's fields in their order.
 struct Fields<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+
+impl Fields<'_> {
+    fn get(&self, name: &str) -> Option<&RawValue> {
+        self.0.iter().find(|(field, _)| field == name).map(|(_, value)| *value)
+    }
+}
+
+impl Serialize for Fields<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, value)| (name, value)))
+    }
+}
 
 impl<'de> Deserialize<'de> for Fields<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
