@@ -1,7 +1,9 @@
-//! What the tests of the whole share: servers of their own.
+//! What the tests of the whole share: servers of their own, and other programs that talk to them.
 
 #[cfg(feature = "servers")]
 pub mod brokers;
 pub mod eventually;
 pub mod node;
+pub mod npm;
+pub mod raw_publisher;
 pub mod servers;

@@ -19,6 +19,7 @@ mod embedded;
 mod mariadb;
 mod mosquitto;
 mod nats;
+pub(crate) mod packages;
 mod port;
 mod postgres;
 mod process;
@@ -34,14 +35,14 @@ pub use postgres::Postgres;
 pub use rabbitmq::RabbitMq;
 
 /// A program that a suite starts. `xtask/src/servers.rs` has the same list, to install what is missing.
-struct Program {
-    name: &'static str,
+pub(crate) struct Program {
+    pub(crate) name: &'static str,
     debian_package: &'static str,
 }
 
 impl Program {
     /// What to do where it is missing.
-    fn advice(&self) -> String {
+    pub(crate) fn advice(&self) -> String {
         let Self { name, debian_package } = self;
         format!(
             "this test needs {name}, which is not installed: `cargo xtask test` installs it, or as root \

@@ -1,8 +1,6 @@
 //! Nodes in processes of their own, with a mosquitto between them.
 
 use std::fmt::Debug;
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -10,6 +8,7 @@ use emitter_core::transport::mqtt::{MqttConfig, MqttVersion};
 use emitter_core::{Emits, Emitter, Event, Source};
 use emitter_tests::eventually::eventually;
 use emitter_tests::node::{Account, Node, Report, Setup, Writing};
+use emitter_tests::raw_publisher::RawPublisher;
 use emitter_tests::servers::Mosquitto;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -152,58 +151,6 @@ struct Customer {
     n: i64,
 }
 
-/// A client that publishes anything: MQTT 3.1.1 by hand, for ours only takes valid topics.
-struct RawPublisher {
-    stream: TcpStream,
-    last_id: u16,
-}
-
-impl RawPublisher {
-    fn connect(broker: &Mosquitto) -> Self {
-        let mut stream = TcpStream::connect(("127.0.0.1", broker.port())).expect("the broker listens");
-        stream.set_read_timeout(Some(Duration::from_secs(10))).expect("not zero");
-        stream.write_all(b"\x10\x0f\x00\x04MQTT\x04\x02\x00\x3c\x00\x03raw").expect("CONNECT is sent");
-        let mut publisher = Self { stream, last_id: 0 };
-        publisher.expect([0x20, 2, 0, 0]);
-        publisher
-    }
-
-    /// At QoS 1, and waits for the confirmation.
-    fn publish(&mut self, topic: &str, payload: impl AsRef<[u8]>) {
-        self.last_id += 1;
-        let payload = payload.as_ref();
-        let topic_length = u16::try_from(topic.len()).expect("a short topic").to_be_bytes();
-        let mut packet = vec![0x32];
-        packet.extend(remaining_length(2 + topic.len() + 2 + payload.len()));
-        for part in [&topic_length, topic.as_bytes(), &self.last_id.to_be_bytes(), payload] {
-            packet.extend_from_slice(part);
-        }
-        self.stream.write_all(&packet).expect("PUBLISH is sent");
-        let [high, low] = self.last_id.to_be_bytes();
-        self.expect([0x40, 2, high, low]);
-    }
-
-    #[track_caller]
-    fn expect(&mut self, answer: [u8; 4]) {
-        let mut read = [0; 4];
-        self.stream.read_exact(&mut read).expect("the broker answers");
-        assert_eq!(read, answer);
-    }
-}
-
-/// Seven bits in each byte, the lowest first.
-fn remaining_length(mut bytes: usize) -> Vec<u8> {
-    let mut encoded = Vec::new();
-    loop {
-        let digit = u8::try_from(bytes % 128).expect("seven bits");
-        bytes /= 128;
-        encoded.push(if bytes == 0 { digit } else { digit | 0x80 });
-        if bytes == 0 {
-            return encoded;
-        }
-    }
-}
-
 /// What a typed listener heard, a line for each event.
 type Transcript = Arc<Mutex<Vec<String>>>;
 
@@ -241,7 +188,7 @@ const ALICE: &str =
 async fn the_npm_packages_lines_are_heard(version: MqttVersion) {
     let broker = Mosquitto::start();
     let (emitter, transcript) = typed_listener(&broker, version).await;
-    let mut publisher = RawPublisher::connect(&broker);
+    let mut publisher = RawPublisher::connect(broker.port());
     let about_users = lines().into_iter().filter(|(topic, _)| topic.ends_with("/user/all"));
     for (count, (topic, payload)) in (1..).zip(about_users) {
         publisher.publish(topic, payload);
@@ -312,7 +259,7 @@ fn no_events() -> Vec<(String, Vec<u8>)> {
 async fn what_is_no_event_harms_nothing() {
     let broker = Mosquitto::start();
     let (emitter, transcript) = typed_listener(&broker, MqttVersion::V5).await;
-    let mut publisher = RawPublisher::connect(&broker);
+    let mut publisher = RawPublisher::connect(broker.port());
     let (topic, payload) = lines()[0];
     let bad = no_events();
     for (topic, payload) in &bad {

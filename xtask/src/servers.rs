@@ -17,7 +17,7 @@ const SERVERS: &[Server] = &[
     Server { program: "mosquitto", package: "mosquitto" },
     Server { program: "nats-server", package: "nats-server" },
     Server { program: "rabbitmq-server", package: "rabbitmq-server" },
-    // For aedes. One that is there is good, wherever it came from, and has its npm: Debian's would not go with it.
+    // For aedes, and for the npm package with which ours talks. One that is there is good, wherever it came from, and has its npm: Debian's would not go with it.
     Server { program: "node", package: "nodejs npm" },
     Server { program: "postgres", package: "postgresql" },
     Server { program: "mariadbd", package: "mariadb-server" },

@@ -1,19 +1,14 @@
 //! aedes, a broker for Node.js.
 
-use std::fs::{self, File};
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use super::Program;
+use super::packages::{self, NODE};
 use super::port::Port;
 use super::process::Process;
-
-const NODE: Program = Program { name: "node", debian_package: "nodejs" };
-const NPM: Program = Program { name: "npm", debian_package: "npm" };
 
 /// What is installed, to the byte, and the program that runs it.
 const FILES: [(&str, &str); 3] = [
@@ -41,7 +36,7 @@ impl Aedes {
     /// # Panics
     /// If Node.js or npm are missing, or it cannot be installed or does not start.
     pub fn start(target: &Path) -> Self {
-        let program = install(target).join("broker.js");
+        let program = packages::install(target, "aedes", &FILES, |_| {}).join("broker.js");
         let folder = tempfile::Builder::new().prefix("aedes-").tempdir().expect("a temporary folder");
         let mut broker = Self { process: None, folder, port: Port::reserve(), program };
         broker.restart();
@@ -71,29 +66,4 @@ impl Aedes {
         process.wait_for_port(self.port())?;
         Ok(process)
     }
-}
-
-/// The folder where it is installed, which is done only where no test has before.
-fn install(target: &Path) -> PathBuf {
-    let mut hasher = DefaultHasher::new();
-    FILES.hash(&mut hasher);
-    let name = format!("aedes-{:016x}", hasher.finish());
-    fs::create_dir_all(target).expect("a folder for what npm installs");
-    let lock = File::create(target.join("aedes.lock")).expect("a file for the lock");
-    lock.lock().expect("the lock is waited for");
-    let done = target.join(&name);
-    if !done.exists() {
-        let begun = target.join(format!("{name}.begun"));
-        let _ = fs::remove_dir_all(&begun);
-        fs::create_dir(&begun).expect("a folder for aedes");
-        for (file, text) in FILES {
-            fs::write(begun.join(file), text).unwrap_or_else(|error| panic!("write {file}: {error}"));
-        }
-        let mut npm = Command::new(NPM.name);
-        npm.args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"]).current_dir(&begun);
-        let installed = Process::spawn(&NPM, npm, begun.join("npm.log")).and_then(Process::finish);
-        installed.unwrap_or_else(|failure| panic!("{failure}"));
-        fs::rename(&begun, &done).expect("the folder gets its name");
-    }
-    done
 }
