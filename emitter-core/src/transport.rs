@@ -9,13 +9,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 pub use crate::ack::Ack;
 pub use crate::emit::QoS;
 pub use crate::properties::Properties;
 use crate::topic::{Topic, TopicFilter};
+
+mod confirmation;
+
+pub use confirmation::{Confirmation, Settler};
 
 #[cfg(any(test, feature = "testing"))]
 pub mod memory;
@@ -116,45 +119,6 @@ impl fmt::Debug for Message {
             .field("bytes", &self.payload.len())
             .field("qos", &self.qos)
             .finish_non_exhaustive()
-    }
-}
-
-/// The coming fate of an accepted message: `Ok` when the broker has confirmed this very message.
-///
-/// Dropping it changes nothing about the message.
-#[derive(Debug)]
-pub struct Confirmation(oneshot::Receiver<Result<Confirmed, PublishError>>);
-
-impl Confirmation {
-    /// A confirmation and the end that settles it. A settler that is dropped unused counts as
-    /// [`PublishError::Closed`].
-    #[must_use]
-    pub fn new() -> (Settler, Self) {
-        let (sender, receiver) = oneshot::channel();
-        (Settler(sender), Self(receiver))
-    }
-}
-
-impl Future for Confirmation {
-    type Output = Result<Confirmed, PublishError>;
-
-    fn poll(
-        mut self: std::pin::Pin<&mut Self>,
-        cx: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Self::Output> {
-        std::pin::Pin::new(&mut self.0).poll(cx).map(|settled| settled.unwrap_or(Err(PublishError::Closed)))
-    }
-}
-
-/// Settles one [`Confirmation`].
-#[derive(Debug)]
-pub struct Settler(oneshot::Sender<Result<Confirmed, PublishError>>);
-
-impl Settler {
-    /// Tells the waiting [`Confirmation`], if it is still waiting.
-    pub fn settle(self, outcome: Result<Confirmed, PublishError>) {
-        // Nobody waiting is fine: whoever published did not ask.
-        let _ = self.0.send(outcome);
     }
 }
 

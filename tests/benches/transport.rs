@@ -54,8 +54,11 @@ fn main() {
         "{:<28} {:>10} {:>10} {:>7}   {:>10} {:>10} {:>7}",
         "", "bare/s", "emitter/s", "ratio", "bare µs", "emitter µs", "ratio"
     );
+    // `-- 256 1` measures that one alone, for a profiler.
+    let only: Vec<usize> = arguments.iter().filter_map(|argument| argument.parse().ok()).collect();
+    let measured = |row, qos: u8| only.is_empty() || only == [row, usize::from(qos)];
     for row in [256, 1_024] {
-        for qos in [0, 1] {
+        for qos in [0, 1].into_iter().filter(|qos| measured(row, *qos)) {
             compare(&broker, row, qos, turns, events, singles);
         }
     }

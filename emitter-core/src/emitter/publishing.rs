@@ -2,14 +2,12 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
+use futures_util::task::AtomicWaker;
 use tracing::warn;
 
 use super::burying::Held;
@@ -24,7 +22,7 @@ use crate::model_info::{AnyEvent, ModelInfo};
 use crate::queue::Linger;
 use crate::receipt::{Loss, Ticket};
 use crate::topic::{ModelTopic, Topic, TopicError};
-use crate::transport::{Confirmation, Confirmed, Message, Properties, PublishError};
+use crate::transport::{Confirmed, Message, Properties, PublishError};
 
 /// How many events are encoded before other tasks have a turn.
 const TURN: usize = 64;
@@ -34,7 +32,9 @@ pub(super) struct Publishing {
     shared: Arc<Shared>,
     limits: WireLimits,
     models: HashMap<&'static str, Wired>,
-    unconfirmed: FuturesUnordered<Settling>,
+    /// Those of which the transport has not told what became of them.
+    unconfirmed: usize,
+    settled: Arc<Settled>,
     failures: OnceInAWhile,
 }
 
@@ -44,7 +44,8 @@ impl Publishing {
             shared,
             limits,
             models: HashMap::new(),
-            unconfirmed: FuturesUnordered::new(),
+            unconfirmed: 0,
+            settled: Arc::default(),
             failures: OnceInAWhile::every(Duration::from_secs(10)),
         }
     }
@@ -73,8 +74,10 @@ impl Publishing {
                     self.publish(&event, ticket);
                     spent.push(event);
                 }
-                while let Poll::Ready(Some((settled, ticket, sent))) = self.unconfirmed.poll_next_unpin(cx) {
-                    self.settled(settled, ticket, sent);
+                self.settled.waker.register(cx.waker());
+                for Outcome { outcome, ticket, sent } in self.settled.take() {
+                    self.unconfirmed -= 1;
+                    self.settled(outcome, ticket, sent);
                 }
                 // What waits for its confirmation is counted by the transport.
                 shared.to_publish.report(work.len());
@@ -86,7 +89,7 @@ impl Publishing {
                 }
                 match shared.to_publish.poll_take(&mut linger, &mut work, &mut spent, cx) {
                     Poll::Ready(false) => {}
-                    Poll::Ready(true) if self.unconfirmed.is_empty() => return Poll::Ready(()),
+                    Poll::Ready(true) if self.unconfirmed == 0 => return Poll::Ready(()),
                     Poll::Ready(true) | Poll::Pending => return Poll::Pending,
                 }
             }
@@ -122,7 +125,9 @@ impl Publishing {
         });
         match outcome {
             Ok((confirmation, sent)) => {
-                self.unconfirmed.push(Settling { confirmation, outcome: Some((ticket, sent)) });
+                self.unconfirmed += 1;
+                let settled = Arc::clone(&self.settled);
+                confirmation.then(move |outcome| settled.put(Outcome { outcome, ticket, sent }));
             }
             Err(failure @ Failure::Publish(PublishError::QueueFull { .. })) => {
                 told(ticket, Err(&failure));
@@ -274,11 +279,34 @@ pub(super) fn original(shared: &Shared, event: &dyn AnyEvent) -> Original {
     Original { topic: topic.to_string(), payload: payload.into(), properties }
 }
 
-/// An event that waits for its confirmation.
-struct Settling {
-    confirmation: Confirmation,
-    /// Taken when it is settled.
-    outcome: Option<(Option<Box<Ticket>>, Sent)>,
+/// What became of events, from the transport to the task that counts it.
+#[derive(Default)]
+struct Settled {
+    outcomes: Mutex<Vec<Outcome>>,
+    waker: AtomicWaker,
+}
+
+struct Outcome {
+    outcome: Result<Confirmed, PublishError>,
+    ticket: Option<Box<Ticket>>,
+    sent: Sent,
+}
+
+impl Settled {
+    fn put(&self, outcome: Outcome) {
+        let mut outcomes = self.outcomes.lock().unwrap_or_else(PoisonError::into_inner);
+        outcomes.push(outcome);
+        let first = outcomes.len() == 1;
+        drop(outcomes);
+        // It takes all of them at once.
+        if first {
+            self.waker.wake();
+        }
+    }
+
+    fn take(&self) -> Vec<Outcome> {
+        std::mem::take(&mut *self.outcomes.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 /// What was sent: shared with the transport, not copied.
@@ -288,18 +316,6 @@ struct Sent {
     payload: Bytes,
     /// Of a form in which they are a part of the event.
     properties: Option<Properties>,
-}
-
-impl Future for Settling {
-    type Output = (Result<Confirmed, PublishError>, Option<Box<Ticket>>, Sent);
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let settled = std::task::ready!(Pin::new(&mut self.confirmation).poll(cx));
-        match self.outcome.take() {
-            Some((ticket, sent)) => Poll::Ready((settled, ticket, sent)),
-            None => unreachable!("a settled future is not polled again"),
-        }
-    }
 }
 
 /// Tells whoever asked.
