@@ -19,7 +19,7 @@ use crate::dispatcher::lanes::AlreadyHashed;
 use crate::dispatcher::{Bury, DispatchLimits, GivenUp, Job, Listener, Message, Worker};
 use crate::emit::{EmitConfig, EmitOptions, QoS, Scope};
 use crate::envelope::{Format, Kind, WireLimits};
-use crate::event::{EventId, Operation, Origin, Source, Timestamp};
+use crate::event::{EventId, Operation, Origin, Source};
 use crate::listener::{Handler, ListenerInfo};
 use crate::masked::HashKey;
 use crate::metrics::{Counters, OnceInAWhile, Stats};
@@ -112,7 +112,7 @@ struct Shared {
     groups: Mutex<BTreeMap<Arc<str>, Arc<dyn Transport>>>,
     to_publish: Queue<Outbound>,
     counters: Arc<Counters>,
-    dead_letters: DeadLetters,
+    dead_letters: Arc<DeadLetters>,
     overflows: OnceInAWhile,
     /// Its name is made up, and nobody will have it again.
     transient: bool,
@@ -588,24 +588,6 @@ impl Shared {
         }
     }
 
-    /// A dead letter that was never an event here.
-    fn letter(&self, reason: Reason, error: String, original: Original) -> DeadLetter {
-        let Original { topic, payload, properties } = original;
-        DeadLetter {
-            id: EventId::now(),
-            original_topic: topic,
-            reason,
-            error,
-            listener: None,
-            attempts: 0,
-            event: None,
-            time: Timestamp::now(),
-            node: Arc::clone(&self.origin),
-            payload,
-            properties,
-        }
-    }
-
     /// Makes a dead letter of an event that a listener did not handle.
     fn bury(&self, given_up: &GivenUp<'_>) {
         if !self.dead_letters.may() {
@@ -623,7 +605,7 @@ impl Shared {
             listener: Some(listener.name.to_string()),
             attempts: *attempts,
             event: Some(job.event().meta().id),
-            ..self.letter(Reason::Unhandled, error.to_string(), original)
+            ..self.dead_letters.letter(Reason::Unhandled, error.to_string(), original)
         };
         self.dead_letters.put(letter, Held::Job(job.share()));
     }

@@ -414,8 +414,10 @@ impl Builder {
                 Some(Arc::new(MqttTransport::start(*config, client_id)))
             }
         };
+        let origin = Arc::new(Origin { service: self.service.into(), node: node.into(), incarnation });
         let counters = Arc::new(Counters::default());
-        let (dead_letters, undertaker) = DeadLetters::new(self.dead_letters, Arc::clone(&counters));
+        let (dead_letters, undertaker) =
+            DeadLetters::new(Arc::clone(&origin), self.dead_letters, Arc::clone(&counters));
         let graveyard = Graveyard {
             transport: transport.clone().filter(|_| self.dead_letters.publish),
             keeper: self.keeper,
@@ -424,7 +426,7 @@ impl Builder {
             counters: Arc::clone(&counters),
         };
         let shared = Arc::new(Shared {
-            origin: Arc::new(Origin { service: self.service.into(), node: node.into(), incarnation }),
+            origin,
             emit: self.emit,
             limits: self.dispatch,
             topics,
@@ -441,7 +443,7 @@ impl Builder {
             groups: Mutex::default(),
             to_publish: Queue::new(self.publish_queue),
             counters: Arc::clone(&counters),
-            dead_letters,
+            dead_letters: Arc::new(dead_letters),
             overflows: OnceInAWhile::every(Duration::from_secs(10)),
             transient: self.node.is_none(),
             tap: self.tap,

@@ -12,8 +12,9 @@ use tokio::task::JoinSet;
 use tracing::{error, warn};
 
 use super::Emitter;
-use crate::dead_letter::{Bucket, DeadLetter, DeadLetterLimits};
+use crate::dead_letter::{Bucket, DeadLetter, DeadLetterLimits, Original, Reason};
 use crate::dispatcher::Job;
+use crate::event::{EventId, Origin, Timestamp};
 use crate::metrics::{Counters, OnceInAWhile};
 use crate::topic::Topics;
 use crate::transport::{Ack, Message, Transport};
@@ -26,6 +27,8 @@ const WAITING: usize = 1_024;
 
 /// Takes letters in, from any thread, without waiting.
 pub(super) struct DeadLetters {
+    /// Of this node; letters carry it.
+    origin: Arc<Origin>,
     limits: DeadLetterLimits,
     bucket: Mutex<Bucket>,
     kept: Mutex<Kept>,
@@ -66,9 +69,14 @@ struct Burial {
 }
 
 impl DeadLetters {
-    pub(super) fn new(limits: DeadLetterLimits, counters: Arc<Counters>) -> (Self, Undertaker) {
+    pub(super) fn new(
+        origin: Arc<Origin>,
+        limits: DeadLetterLimits,
+        counters: Arc<Counters>,
+    ) -> (Self, Undertaker) {
         let (queue, burials) = mpsc::channel(WAITING);
         let letters = Self {
+            origin,
             limits,
             bucket: Mutex::new(Bucket::new(limits.per_second, limits.burst, Instant::now())),
             kept: Mutex::default(),
@@ -88,6 +96,24 @@ impl DeadLetters {
                 .log(|more| error!(more, "more dead letters than `dead_letters` allows: some are forgotten"));
         }
         may
+    }
+
+    /// A letter about something that was never an event here.
+    pub(super) fn letter(&self, reason: Reason, error: String, original: Original) -> DeadLetter {
+        let Original { topic, payload, properties } = original;
+        DeadLetter {
+            id: EventId::now(),
+            original_topic: topic,
+            reason,
+            error,
+            listener: None,
+            attempts: 0,
+            event: None,
+            time: Timestamp::now(),
+            node: Arc::clone(&self.origin),
+            payload,
+            properties,
+        }
     }
 
     /// Takes a letter in. What is held is let go when the letter is where it goes, or cannot get

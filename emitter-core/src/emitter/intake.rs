@@ -248,7 +248,7 @@ impl Intake {
         if !rejection.matters() || !shared.dead_letters.may() {
             return ack.done();
         }
-        let letter = shared.letter(Reason::Undecodable, rejection.to_string(), original);
+        let letter = shared.dead_letters.letter(Reason::Undecodable, rejection.to_string(), original);
         shared.dead_letters.put(letter, Held::Ack(ack));
     }
 }

@@ -2,7 +2,8 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -10,14 +11,14 @@ use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use tracing::warn;
 
-use super::burying::Held;
+use super::burying::{DeadLetters, Held};
 use super::shutdown::after;
 use super::{Outbound, Shared};
 use crate::dead_letter::{DeadLetter, Original, Reason};
 use crate::emit::QoS;
 use crate::envelope::{self, Content, EncodeError, Encoded, Format, Outgoing, WireLimits};
 use crate::event::{EventId, Operation};
-use crate::metrics::OnceInAWhile;
+use crate::metrics::{Counters, OnceInAWhile};
 use crate::model_info::{AnyEvent, ModelInfo};
 use crate::queue::Linger;
 use crate::receipt::{Loss, Ticket};
@@ -32,22 +33,19 @@ pub(super) struct Publishing {
     shared: Arc<Shared>,
     limits: WireLimits,
     models: HashMap<&'static str, Wired>,
-    /// Those of which the transport has not told what became of them.
-    unconfirmed: usize,
-    settled: Arc<Settled>,
-    failures: OnceInAWhile,
+    outcomes: Arc<Outcomes>,
 }
 
 impl Publishing {
     pub(super) fn new(shared: Arc<Shared>, limits: WireLimits) -> Self {
-        Self {
-            shared,
-            limits,
-            models: HashMap::new(),
-            unconfirmed: 0,
-            settled: Arc::default(),
+        let outcomes = Arc::new(Outcomes {
+            counters: Arc::clone(&shared.counters),
+            dead_letters: Arc::clone(&shared.dead_letters),
             failures: OnceInAWhile::every(Duration::from_secs(10)),
-        }
+            awaited: AtomicUsize::new(0),
+            ending: AtomicWaker::new(),
+        });
+        Self { shared, limits, models: HashMap::new(), outcomes }
     }
 
     /// Works until the queue is closed and the last event is confirmed or given up.
@@ -74,11 +72,6 @@ impl Publishing {
                     self.publish(&event, ticket);
                     spent.push(event);
                 }
-                self.settled.waker.register(cx.waker());
-                for Outcome { outcome, ticket, sent } in self.settled.take() {
-                    self.unconfirmed -= 1;
-                    self.settled(outcome, ticket, sent);
-                }
                 // What waits for its confirmation is counted by the transport.
                 shared.to_publish.report(work.len());
                 if !work.is_empty() {
@@ -89,8 +82,8 @@ impl Publishing {
                 }
                 match shared.to_publish.poll_take(&mut linger, &mut work, &mut spent, cx) {
                     Poll::Ready(false) => {}
-                    Poll::Ready(true) if self.unconfirmed == 0 => return Poll::Ready(()),
-                    Poll::Ready(true) | Poll::Pending => return Poll::Pending,
+                    Poll::Ready(true) => return self.outcomes.poll_all_told(cx),
+                    Poll::Pending => return Poll::Pending,
                 }
             }
         })
@@ -125,40 +118,70 @@ impl Publishing {
         });
         match outcome {
             Ok((confirmation, sent)) => {
-                self.unconfirmed += 1;
-                let settled = Arc::clone(&self.settled);
-                confirmation.then(move |outcome| settled.put(Outcome { outcome, ticket, sent }));
+                let outcomes = Arc::clone(&self.outcomes);
+                outcomes.awaited.fetch_add(1, Ordering::Relaxed);
+                confirmation.then(move |outcome| outcomes.settled(outcome, ticket, sent));
             }
             Err(failure @ Failure::Publish(PublishError::QueueFull { .. })) => {
                 told(ticket, Err(&failure));
                 self.shared.counters.publish_refused.add_one();
-                self.failures
+                self.outcomes
+                    .failures
                     .log(|more| warn!(more, "the transport's queue is full: events are lost to other nodes"));
             }
             Err(failure) => {
-                self.failed(&failure, ticket);
+                self.outcomes.failed(&failure, ticket);
                 if failure.matters() && self.shared.dead_letters.may() {
                     let original =
                         catch_unwind(AssertUnwindSafe(|| original(&self.shared, &*outbound.event)));
-                    self.bury(&failure, outbound.event.meta().id, original.unwrap_or_default(), 0);
+                    self.outcomes.bury(&failure, outbound.event.meta().id, original.unwrap_or_default(), 0);
                 }
             }
         }
     }
+}
+
+/// Where it is counted what became of events. The transport tells it, in its own task: another one would
+/// have to be woken for it, which costs more than all of this.
+///
+/// It holds nothing that leads to the transport, which holds it.
+struct Outcomes {
+    counters: Arc<Counters>,
+    dead_letters: Arc<DeadLetters>,
+    failures: OnceInAWhile,
+    /// Those of which the transport has not told what became of them.
+    awaited: AtomicUsize,
+    /// Woken when there are none any more.
+    ending: AtomicWaker,
+}
+
+impl Outcomes {
+    /// Ready when the last one is told.
+    fn poll_all_told(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.ending.register(cx.waker());
+        if self.awaited.load(Ordering::Acquire) == 0 { Poll::Ready(()) } else { Poll::Pending }
+    }
 
     fn settled(&self, settled: Result<Confirmed, PublishError>, ticket: Option<Box<Ticket>>, sent: Sent) {
+        self.told(settled, ticket, sent);
+        if self.awaited.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.ending.wake();
+        }
+    }
+
+    fn told(&self, settled: Result<Confirmed, PublishError>, ticket: Option<Box<Ticket>>, sent: Sent) {
         match settled {
             Ok(Confirmed { had_subscribers }) => {
                 told(ticket, Ok(()));
-                self.shared.counters.published.add_one();
+                self.counters.published.add_one();
                 if !had_subscribers {
-                    self.shared.counters.published_to_nobody.add_one();
+                    self.counters.published_to_nobody.add_one();
                 }
             }
             Err(error) => {
                 let failure = Failure::Publish(error);
                 self.failed(&failure, ticket);
-                if failure.matters() && self.shared.dead_letters.may() {
+                if failure.matters() && self.dead_letters.may() {
                     let Sent { id, topic, payload, properties } = sent;
                     let (topic, properties) = (topic.to_string(), properties.unwrap_or_default());
                     let original = Original { topic, payload, properties };
@@ -169,14 +192,14 @@ impl Publishing {
     }
 
     fn bury(&self, failure: &Failure, event: EventId, original: Original, attempts: u32) {
-        let letter = self.shared.letter(Reason::Unpublished, failure.to_string(), original);
+        let letter = self.dead_letters.letter(Reason::Unpublished, failure.to_string(), original);
         let letter = DeadLetter { event: Some(event), attempts, ..letter };
-        self.shared.dead_letters.put(letter, Held::Nothing);
+        self.dead_letters.put(letter, Held::Nothing);
     }
 
     fn failed(&self, failure: &Failure, ticket: Option<Box<Ticket>>) {
         told(ticket, Err(failure));
-        self.shared.counters.publish_failed.add_one();
+        self.counters.publish_failed.add_one();
         self.failures.log(|more| warn!(more, "an event was not published: {failure}"));
     }
 }
@@ -277,36 +300,6 @@ pub(super) fn original(shared: &Shared, event: &dyn AnyEvent) -> Original {
     });
     let Encoded { payload, properties } = payload.unwrap_or_default();
     Original { topic: topic.to_string(), payload: payload.into(), properties }
-}
-
-/// What became of events, from the transport to the task that counts it.
-#[derive(Default)]
-struct Settled {
-    outcomes: Mutex<Vec<Outcome>>,
-    waker: AtomicWaker,
-}
-
-struct Outcome {
-    outcome: Result<Confirmed, PublishError>,
-    ticket: Option<Box<Ticket>>,
-    sent: Sent,
-}
-
-impl Settled {
-    fn put(&self, outcome: Outcome) {
-        let mut outcomes = self.outcomes.lock().unwrap_or_else(PoisonError::into_inner);
-        outcomes.push(outcome);
-        let first = outcomes.len() == 1;
-        drop(outcomes);
-        // It takes all of them at once.
-        if first {
-            self.waker.wake();
-        }
-    }
-
-    fn take(&self) -> Vec<Outcome> {
-        std::mem::take(&mut *self.outcomes.lock().unwrap_or_else(PoisonError::into_inner))
-    }
 }
 
 /// What was sent: shared with the transport, not copied.
