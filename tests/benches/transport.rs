@@ -208,8 +208,9 @@ fn publish_bare(port: u16, qos: u8, events: usize, payload: usize, pace: Option<
         let mut done = 0;
         while done < events {
             match notices.poll().await.unwrap() {
-                Notice::Incoming(Packet::PubAck(_)) => done += 1,
-                Notice::Outgoing(rumqttc::Outgoing::Publish(0)) => done += 1,
+                Notice::Incoming(Packet::PubAck(_)) | Notice::Outgoing(rumqttc::Outgoing::Publish(0)) => {
+                    done += 1;
+                }
                 _ => {}
             }
         }

@@ -284,7 +284,7 @@ mod tests {
     }
 
     /// Each setting with a value that is not its default.
-    const VALUES: [(&str, &str); 16] = [
+    const VALUES: [(&str, &str); 21] = [
         ("client_id", "shop-1"),
         ("username", "shop"),
         ("password", "hunter2"),
@@ -294,7 +294,12 @@ mod tests {
         ("window", "50"),
         ("queue_messages", "1000"),
         ("queue_bytes", "1000000"),
-        ("overflow", "drop_oldest"),
+        ("overflow", "wait"),
+        ("publish_attempts", "5"),
+        ("max_retries", "7"),
+        ("clean", "true"),
+        ("announce", "false"),
+        ("canary", "never"),
         ("reconnect_base", "2s"),
         ("reconnect_cap", "1m"),
         ("reconnect_jitter", "0s"),
@@ -315,7 +320,10 @@ mod tests {
             .and_then(|config| config.window(50))
             .and_then(|config| config.queue_messages(1000))
             .and_then(|config| config.queue_bytes(1_000_000))
-            .and_then(|config| config.overflow(Overflow::DropOldest).reconnect(backoff))
+            .and_then(|config| config.overflow(Overflow::Wait).clean(true).announce(false).reconnect(backoff))
+            .and_then(|config| config.publish_attempts(5))
+            .and_then(|config| config.max_retries(7))
+            .and_then(|config| config.canary(None))
             .and_then(|config| config.session_expiry(seconds(86_400)))
             .and_then(|config| config.receive_maximum(20))
             .and_then(|config| config.max_packet(65_536))
@@ -343,8 +351,11 @@ mod tests {
         assert_eq!(shown(&serde_json::from_value(table.into()).expect("valid")), expected);
         let default = shown(&MqttConfig::new("mqtt://broker").expect("valid"));
         assert_eq!(shown(&serde_json::from_str(r#""mqtt://broker""#).expect("valid")), default);
-        // None is missing here but those of files, which the test of TLS has.
-        let tested: Vec<&str> = VALUES.iter().map(|(name, _)| *name).collect();
+        // None is missing here but those of files, which the test of TLS has, and one that sets three.
+        let tested: Vec<&str> = VALUES.iter().map(|(name, _)| *name).chain(["reconnect_period"]).collect();
+        let period = |name: &str| MqttConfig::new(&format!("mqtt://broker?{name}")).expect("valid");
+        let three = "reconnect_base=5s&reconnect_cap=5s&reconnect_jitter=0s";
+        assert_eq!(shown(&period("reconnect_period=5s")), shown(&period(three)));
         assert!(
             SETTINGS.iter().all(|setting| tested.contains(&setting.name) || setting.name.starts_with("tls_"))
         );
