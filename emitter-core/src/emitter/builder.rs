@@ -18,7 +18,9 @@ use crate::dedup::DedupConfig;
 use crate::dispatcher::DispatchLimits;
 use crate::emit::{EmitConfig, QoS};
 use crate::envelope::{Format, NoKind, WireLimits};
-use crate::event::{Origin, Timestamp};
+use crate::event::Origin;
+#[cfg(feature = "mqtt")]
+use crate::event::Timestamp;
 use crate::listener::{Handler, ListenerInfo, MissingState, States};
 use crate::masked::HashKey;
 use crate::metrics::{Counters, OnceInAWhile};
