@@ -128,7 +128,7 @@ enum Payload<'a> {
 }
 
 /// The longest text of an error that a letter carries, in bytes.
-const MAX_ERROR_BYTES: usize = 2_048;
+pub(crate) const MAX_ERROR_BYTES: usize = 2_048;
 
 impl DeadLetter {
     /// As it is published, in at most so many bytes: without its payload where it would be more.
@@ -139,6 +139,11 @@ impl DeadLetter {
             return whole;
         }
         self.written(Payload::LeftOut(()), Some(self.payload.len()))
+    }
+
+    /// The bytes that it takes.
+    pub(crate) fn size(&self) -> usize {
+        self.payload.len() + self.properties.bytes() + self.original_topic.len() + self.error.len()
     }
 
     fn payload(&self) -> Payload<'_> {

@@ -57,16 +57,18 @@ pub(crate) struct Job {
     done: Option<Arc<Completion>>,
     /// It is on its way to other nodes, too, so that groups get it from the broker.
     published: bool,
+    /// Nobody forbade that it goes to other nodes.
+    may_leave: bool,
 }
 
 impl Job {
-    pub(crate) fn local(event: Arc<dyn AnyEvent>, published: bool) -> Self {
-        Self { event, done: None, published }
+    pub(crate) fn local(event: Arc<dyn AnyEvent>, published: bool, may_leave: bool) -> Self {
+        Self { event, done: None, published, may_leave }
     }
 
     /// An event whose acknowledgements wait in `done`.
     pub(crate) fn remote(event: Arc<dyn AnyEvent>, done: Arc<Completion>) -> Self {
-        Self { event, done: Some(done), published: true }
+        Self { event, done: Some(done), published: true, may_leave: true }
     }
 
     /// Whether it is for the listeners of this group, or for those of none.
@@ -88,6 +90,10 @@ impl Job {
 
     pub(crate) fn event(&self) -> &dyn AnyEvent {
         &*self.event
+    }
+
+    pub(crate) fn may_leave(&self) -> bool {
+        self.may_leave
     }
 
     /// As it came, if it did.
@@ -600,7 +606,9 @@ impl Trouble {
                 End::Panicked => &"it panicked",
                 End::Handled | End::TimedOut => &format_args!("it took longer than {limit:?}"),
             };
-            (self.bury)(GivenUp { listener: &listener.info, job, attempts, error });
+            let given_up = GivenUp { listener: &listener.info, job, attempts, error };
+            // Making a letter writes the row as JSON, by code of the user's.
+            let _ = catch_unwind(AssertUnwindSafe(|| (self.bury)(given_up)));
         }
         let (name, event) = (&*listener.info.name, job.event.meta().id);
         self.counters.given_up.add_one();

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::hash::BuildHasherDefault;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
@@ -536,12 +537,12 @@ impl Shared {
 
     fn emit(&self, emission: Emission) {
         let Emission { event, model, scope, allowed, qos, mut ticket } = emission;
-        if let Some(tap) = &self.tap {
-            tap(&event, allowed);
-        }
         let asked = ticket.as_mut().map(|ticket| ticket.emitted(scope.remote));
         if event.meta().hops() > self.max_hops {
-            return self.end_loop(&*event, asked);
+            return self.end_loop(&*event, scope, asked);
+        }
+        if let Some(tap) = &self.tap {
+            tap(&event, allowed);
         }
         let mut published = scope.remote;
         if scope.remote {
@@ -568,7 +569,9 @@ impl Shared {
         if scope.local || refused {
             self.counters.emitted_local.add_one();
             local = Way::Taken;
-            if let Err(reason) = model.queue.push(Message::Event(Job::local(event, published))) {
+            if let Err(reason) =
+                model.queue.push(Message::Event(Job::local(event, published, allowed.remote)))
+            {
                 local = Way::Lost(reason.into());
                 self.counters.overflowed.add_one();
                 self.overflows.log(|more| match reason {
@@ -599,7 +602,10 @@ impl Shared {
             Some(Original { topic, payload, properties }) => {
                 Original { topic: topic.clone(), payload: payload.clone(), properties: properties.clone() }
             }
-            None => publishing::original(self, job.event()),
+            // Its `Serialize` may panic; the letter tells of it all the same.
+            None => {
+                catch_unwind(AssertUnwindSafe(|| publishing::original(self, job.event()))).unwrap_or_default()
+            }
         };
         let letter = DeadLetter {
             listener: Some(listener.name.to_string()),
@@ -607,17 +613,18 @@ impl Shared {
             event: Some(job.event().meta().id),
             ..self.dead_letters.letter(Reason::Unhandled, error.to_string(), original)
         };
-        self.dead_letters.put(letter, Held::Job(job.share()));
+        self.dead_letters.put(letter, Held::Job(job.share()), job.may_leave());
     }
 
     /// Emits no more of what listeners cause each other to write.
-    fn end_loop(&self, event: &dyn AnyEvent, asked: Option<Asked>) {
+    fn end_loop(&self, event: &dyn AnyEvent, scope: Scope, asked: Option<Asked>) {
         self.counters.loops.add_one();
         let (model, hops) = (event.model().name, self.max_hops);
         self.overflows.log(|more| error!(model, hops, more, LOOP));
         if let Some(asked) = asked {
-            asked.local(Way::Lost(Loss::Loop));
-            asked.remote(Way::Lost(Loss::Loop));
+            let way = |meant| if meant { Way::Lost(Loss::Loop) } else { Way::NotMeant };
+            asked.local(way(scope.local));
+            asked.remote(way(scope.remote));
         }
     }
 

@@ -43,10 +43,11 @@ impl Properties {
         self.content_type.is_none() && self.user.is_empty()
     }
 
-    /// The bytes of its texts.
+    /// How many bytes it has in a packet of MQTT 5: its texts, and what stands before each.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        let user: usize = self.user.iter().map(|(name, value)| name.len() + value.len()).sum();
-        self.content_type.as_ref().map_or(0, |text| text.len()) + user
+        // One for what it is, two for the length of each text.
+        let user: usize = self.user.iter().map(|(name, value)| 5 + name.len() + value.len()).sum();
+        self.content_type.as_ref().map_or(0, |text| 3 + text.len()) + user
     }
 }

@@ -390,6 +390,7 @@ mod tests {
         assert!(own("{prefix}/{model}/{operation}", "dlq") && own("{prefix}/{model}", "_nodes/a"));
         assert!(!own("{prefix}/{model}/{operation}", "dlqs") && !own("{prefix}/rows/{model}", "dlq"));
         assert!(!own("events/{model}", "dlq"));
+        assert!(own("{model}/{operation}", "prisma") && !own("{model}/{operation}", "user"));
     }
 
     #[test]

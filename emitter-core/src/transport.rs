@@ -205,6 +205,8 @@ pub struct TransportStatus {
     pub refused_subscriptions: Vec<(String, String)>,
     /// What messages to oneself told, where there are any.
     pub canary: Option<Canary>,
+    /// The broker could not bear that the node announces itself: for an hour it does not.
+    pub silenced: bool,
 }
 
 /// What messages that a node sends to itself told: whether what is published really arrives.

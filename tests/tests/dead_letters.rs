@@ -119,7 +119,7 @@ async fn what_a_listener_does_not_handle_becomes_one_and_can_be_replayed() {
     *depot.closed.lock().unwrap() = false;
     let before = depot.calls.load(Ordering::SeqCst);
     let kept = node.emitter().dead_letters();
-    assert_eq!(node.emitter().replay(&kept[0].payload), Ok(id));
+    assert_eq!(node.emitter().replay_letter(&kept[0]), Ok(id));
     node.drain().await;
     assert_eq!(depot.calls.load(Ordering::SeqCst), before + 1);
 }
@@ -144,6 +144,92 @@ async fn what_this_node_wrote_becomes_one_too() {
     node.emitter().replay(&kept[0].payload).unwrap();
     node.drain().await;
     assert_eq!(*sources.lock().unwrap(), [(Source::Local, id)]);
+}
+
+/// Its row cannot be written, and its listener never handles it.
+#[derive(Debug, Clone, PartialEq, Emits)]
+#[emits(model = "cursed", create)]
+struct Cursed {
+    id: i64,
+}
+
+impl Serialize for Cursed {
+    fn serialize<S: serde::Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+        panic!("the user's own")
+    }
+}
+
+impl<'de> Deserialize<'de> for Cursed {
+    fn deserialize<D: serde::Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
+        unreachable!("nobody can write one")
+    }
+}
+
+#[tokio::test]
+async fn what_may_not_leave_the_node_is_not_published_as_one() {
+    let (node, depot) = start(|builder| builder).await;
+    *depot.closed.lock().unwrap() = true;
+    node.emitter().publish_with(parcel(7), emitter_core::Scope::LOCAL);
+    node.drain().await;
+    eventually(|| node.emitter().dead_letters().len() == 1).await;
+    // One that may leave is there after it.
+    node.emitter().publish(parcel(8));
+    eventually(|| letters(&node).len() == 1).await;
+    assert_eq!(letters(&node)[0].1["payload"]["result"]["id"], 8);
+    assert_eq!(node.emitter().dead_letters().len(), 2);
+}
+
+#[tokio::test]
+async fn a_row_that_cannot_be_written_ends_no_listener() {
+    for attempts in [1, 3] {
+        let retry = Retry { attempts, ..quick() };
+        let (node, _) = start(|builder| builder.listener_retry(retry)).await;
+        let calls = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&calls);
+        let _ = node.emitter().on::<CursedCreated>().run(move |_: Event<CursedCreated>| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            std::future::ready(Err::<(), _>("never"))
+        });
+        for _ in 0..3 {
+            node.emitter().publish_with(CursedCreated::new(Cursed { id: 1 }), emitter_core::Scope::LOCAL);
+        }
+        eventually(|| node.stats().given_up == 3).await;
+        assert_eq!(calls.load(Ordering::SeqCst), 3 * attempts as usize);
+        eventually(|| node.emitter().dead_letters().len() == 3).await;
+        assert_eq!(node.emitter().dead_letters()[0].payload.len(), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_letter_of_another_program_is_replayed_by_its_topic() {
+    let (node, depot) = start(|builder| builder).await;
+    *depot.closed.lock().unwrap() = true;
+    let event = json!({ "specversion": "1.0", "id": "1", "source": "/elsewhere", "type": "x", "data": { "id": 7, "note": "" } });
+    node.receive_message("prisma/events/parcel/create", event.to_string()).await;
+    node.drain().await;
+    let kept = node.emitter().dead_letters();
+    assert!(node.emitter().replay(&kept[0].payload).is_err(), "it does not name its model");
+    *depot.closed.lock().unwrap() = false;
+    let handled = node.stats().handled;
+    assert!(node.emitter().replay_letter(&kept[0]).is_ok());
+    node.drain().await;
+    assert_eq!(node.stats().handled, handled + 2);
+}
+
+#[tokio::test]
+async fn letters_of_the_last_moment_are_kept() {
+    let kept: Arc<Mutex<Vec<Reason>>> = Arc::default();
+    let keeping = Arc::clone(&kept);
+    let builder = Emitter::builder().node("a").select_listeners(|_| false).keep_dead_letters(move |letter| {
+        keeping.lock().unwrap().push(letter.reason);
+        std::future::ready(Ok::<(), String>(()))
+    });
+    let emitter = builder.transport(Refusing::default()).start().await.unwrap();
+    for id in 0..20 {
+        emitter.publish(parcel(id));
+    }
+    assert!(emitter.shutdown(Duration::from_secs(5)).await.is_clean());
+    assert_eq!(*kept.lock().unwrap(), [Reason::Unpublished; 20]);
 }
 
 #[tokio::test]

@@ -153,6 +153,8 @@ async fn a_broker_that_cannot_bear_announcements_gets_events_all_the_same() {
         }
         eventually(|| node.stats().published == 50).await;
         assert_eq!(node.stats().publish_failed, 0);
+        eventually(|| node.transport_status().is_some_and(|status| status.silenced)).await;
+        eventually(|| node.health().reasons.iter().any(|reason| reason.contains("announces itself"))).await;
         let connections = || node.transport_status().map(|status| status.publisher.connections);
         let before = connections();
         tokio::time::sleep(Duration::from_millis(500)).await;

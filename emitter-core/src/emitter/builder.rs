@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::num::NonZeroUsize;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
@@ -426,6 +426,8 @@ impl Builder {
             topics: topics.clone(),
             max_bytes: self.wire.max_bytes,
             counters: Arc::clone(&counters),
+            log: OnceInAWhile::every(Duration::from_secs(10)),
+            silent: AtomicBool::new(false),
         };
         let shared = Arc::new(Shared {
             origin,
@@ -487,6 +489,8 @@ impl Builder {
         let positive = [
             ("max_payload", self.wire.max_bytes),
             ("max_depth", self.wire.max_depth),
+            // A circle of 255 hops would count no further.
+            ("max_hops below 255", usize::from(u8::MAX - self.max_hops)),
             ("listener_queue", self.dispatch.queue),
             ("listener_concurrency", self.dispatch.concurrency),
             ("listener_retry.attempts", self.dispatch.retry.attempts as usize),

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -9,15 +10,16 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tracing::{error, warn};
 
 use super::Emitter;
-use crate::dead_letter::{Bucket, DeadLetter, DeadLetterLimits, Original, Reason};
+use crate::dead_letter::{Bucket, DeadLetter, DeadLetterLimits, MAX_ERROR_BYTES, Original, Reason};
 use crate::dispatcher::Job;
 use crate::event::{EventId, Origin, Timestamp};
 use crate::metrics::{Counters, OnceInAWhile};
 use crate::topic::Topics;
-use crate::transport::{Ack, Message, Transport};
+use crate::transport::{Ack, Message, PublishError, Transport};
 
 /// Keeps a letter: the application's.
 pub(super) type Keeper = Arc<dyn Fn(Arc<DeadLetter>) -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
@@ -66,6 +68,8 @@ impl Held {
 struct Burial {
     letter: Arc<DeadLetter>,
     held: Held,
+    /// Whether other nodes may hear of it.
+    may_leave: bool,
 }
 
 impl DeadLetters {
@@ -101,6 +105,8 @@ impl DeadLetters {
     /// A letter about something that was never an event here.
     pub(super) fn letter(&self, reason: Reason, error: String, original: Original) -> DeadLetter {
         let Original { topic, payload, properties } = original;
+        let mut error = error;
+        error.truncate(error.floor_char_boundary(MAX_ERROR_BYTES));
         DeadLetter {
             id: EventId::now(),
             original_topic: topic,
@@ -117,13 +123,13 @@ impl DeadLetters {
     }
 
     /// Takes a letter in. What is held is let go when the letter is where it goes, or cannot get
-    /// there.
-    pub(super) fn put(&self, letter: DeadLetter, held: Held) {
+    /// there. One that may not leave the node is kept, and not published.
+    pub(super) fn put(&self, letter: DeadLetter, held: Held, may_leave: bool) {
         let letter = Arc::new(letter);
         self.counters.dead_letters.add_one();
         lock(&self.kept).keep(&letter, &self.limits);
         let queue = lock(&self.queue);
-        let burial = Burial { letter, held };
+        let burial = Burial { letter, held, may_leave };
         let refused = match &*queue {
             Some(queue) => queue.try_send(burial).err().map(mpsc::error::TrySendError::into_inner),
             None => Some(burial),
@@ -147,11 +153,11 @@ impl DeadLetters {
 
 impl Kept {
     fn keep(&mut self, letter: &Arc<DeadLetter>, limits: &DeadLetterLimits) {
-        self.bytes += letter.payload.len();
+        self.bytes += letter.size();
         self.letters.push_back(Arc::clone(letter));
         while self.letters.len() > limits.kept || self.bytes > limits.kept_bytes {
             let Some(oldest) = self.letters.pop_front() else { return };
-            self.bytes -= oldest.payload.len();
+            self.bytes -= oldest.size();
         }
     }
 }
@@ -181,6 +187,9 @@ pub(super) struct Graveyard {
     pub(super) topics: Topics,
     pub(super) max_bytes: usize,
     pub(super) counters: Arc<Counters>,
+    pub(super) log: OnceInAWhile,
+    /// The broker cannot bear letters.
+    pub(super) silent: AtomicBool,
 }
 
 impl Undertaker {
@@ -201,23 +210,53 @@ impl Undertaker {
     }
 }
 
+/// How long an acknowledgement waits for the broker to take the letter, and a keeper may take for one: else
+/// a broker that takes no publishes, or a keeper that hangs, would end the intake of events.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 impl Graveyard {
     async fn bury(self: Arc<Self>, burial: Burial) {
-        let Burial { letter, held } = burial;
-        let (published, kept) = tokio::join!(self.publish(&letter), self.keep(&letter));
-        for problem in [published, kept].into_iter().filter_map(Result::err) {
+        let Burial { letter, held, may_leave } = burial;
+        let publish = async { if may_leave { self.publish(&letter).await } else { Ok(()) } };
+        let (published, kept) =
+            tokio::join!(timeout(PATIENCE, publish), timeout(PATIENCE, self.keep(&letter)));
+        for outcome in [published, kept] {
+            let problem = match outcome {
+                Ok(Ok(())) => continue,
+                Ok(Err(problem)) => problem,
+                Err(_) => format!("it took longer than {PATIENCE:?}"),
+            };
             self.counters.dead_letters_lost.add_one();
-            warn!(letter = %letter.id, topic = letter.original_topic, "a dead letter was not kept: {problem}");
+            let topic: String = letter.original_topic.chars().take(200).collect();
+            self.log
+                .log(|more| warn!(letter = %letter.id, topic, more, "a dead letter was not kept: {problem}"));
         }
         held.finish();
     }
 
     async fn publish(&self, letter: &DeadLetter) -> Result<(), String> {
-        let Some(transport) = &self.transport else { return Ok(()) };
+        let Some(transport) = self.transport.as_ref().filter(|_| !self.silent.load(Ordering::Relaxed)) else {
+            return Ok(());
+        };
         let topic = self.topics.dead_letters(&letter.original_topic);
-        let message = Message::new(topic, letter.to_json(self.max_bytes));
-        let confirmation = transport.publish(message).map_err(|error| error.to_string())?;
-        confirmation.await.map(drop).map_err(|error| error.to_string())
+        // What ended connections would do so within a letter, too.
+        let unbearable = letter.reason == Reason::Unpublished && letter.attempts > 1;
+        let most = if unbearable { 0 } else { self.max_bytes };
+        let send = |most| {
+            let message = Message::new(topic.clone(), letter.to_json(most));
+            let confirmation = transport.publish(message);
+            async { confirmation?.await.map(drop) }
+        };
+        let outcome = match send(most).await {
+            Err(PublishError::TooLarge { .. }) => send(0).await,
+            outcome => outcome,
+        };
+        if matches!(outcome, Err(PublishError::EndsConnections { .. }))
+            && !self.silent.swap(true, Ordering::Relaxed)
+        {
+            error!(topic = %topic, "the broker ends the connection at a dead letter: none are published any more");
+        }
+        outcome.map_err(|error| error.to_string())
     }
 
     async fn keep(&self, letter: &Arc<DeadLetter>) -> Result<(), String> {

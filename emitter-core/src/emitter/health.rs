@@ -74,6 +74,13 @@ fn problems(transport: &TransportStatus) -> Vec<String> {
         problems.push(absence("subscribing", transport.subscriber.last_error.as_ref()));
     }
     problems.extend(refusals(transport));
+    if transport.silenced {
+        problems.push(
+            "the broker ends the connection when this node announces itself: allow it to publish below `_nodes` and \
+             `_canary`, or switch `announce` and `canary` off"
+                .to_owned(),
+        );
+    }
     if let Some(missed) = transport.canary.map(|canary| canary.missed).filter(|missed| *missed >= MISSED) {
         problems.push(format!(
             "{missed} messages of this node to itself did not come back, though it is connected: may it publish and \

@@ -249,7 +249,7 @@ impl Intake {
             return ack.done();
         }
         let letter = shared.dead_letters.letter(Reason::Undecodable, rejection.to_string(), original);
-        shared.dead_letters.put(letter, Held::Ack(ack));
+        shared.dead_letters.put(letter, Held::Ack(ack), true);
     }
 }
 

@@ -185,7 +185,11 @@ impl Outcomes {
                     let Sent { id, topic, payload, properties } = sent;
                     let (topic, properties) = (topic.to_string(), properties.unwrap_or_default());
                     let original = Original { topic, payload, properties };
-                    self.bury(&failure, id, original, 1);
+                    let attempts = match failure {
+                        Failure::Publish(PublishError::EndsConnections { times }) => times,
+                        _ => 1,
+                    };
+                    self.bury(&failure, id, original, attempts);
                 }
             }
         }
@@ -194,7 +198,7 @@ impl Outcomes {
     fn bury(&self, failure: &Failure, event: EventId, original: Original, attempts: u32) {
         let letter = self.dead_letters.letter(Reason::Unpublished, failure.to_string(), original);
         let letter = DeadLetter { event: Some(event), attempts, ..letter };
-        self.dead_letters.put(letter, Held::Nothing);
+        self.dead_letters.put(letter, Held::Nothing, true);
     }
 
     fn failed(&self, failure: &Failure, ticket: Option<Box<Ticket>>) {

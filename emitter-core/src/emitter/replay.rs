@@ -3,6 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::Emitter;
+use crate::dead_letter::DeadLetter;
 use crate::dispatcher::{Job, Message};
 use crate::envelope::{self, DecodeError};
 use crate::event::{EventId, Source, Timestamp};
@@ -20,13 +21,31 @@ impl Emitter {
     /// # Errors
     /// [`ReplayError`]; then no listener is called.
     pub fn replay(&self, payload: &[u8]) -> Result<EventId, ReplayError> {
+        self.replay_as(payload, &Properties::default(), None)
+    }
+
+    /// The same with a dead letter, of whichever form its event was: what the payload does not tell, its
+    /// topic and its properties do.
+    ///
+    /// # Errors
+    /// [`ReplayError`]; then no listener is called.
+    pub fn replay_letter(&self, letter: &DeadLetter) -> Result<EventId, ReplayError> {
+        self.replay_as(&letter.payload, &letter.properties, Some(&letter.original_topic))
+    }
+
+    fn replay_as(
+        &self,
+        payload: &[u8],
+        properties: &Properties,
+        topic: Option<&str>,
+    ) -> Result<EventId, ReplayError> {
         let shared = &self.node.shared;
-        let beside = Properties::default();
-        let incoming = envelope::decode(payload, &beside, Said::Nothing, &shared.wire)?;
-        let model = incoming
-            .model
-            .as_deref()
-            .and_then(|name| shared.model_named(name))
+        let place = topic.and_then(|topic| shared.topics.read(topic));
+        let said = place.map_or(Said::Nothing, |(_, said)| said);
+        let incoming = envelope::decode(payload, properties, said, &shared.wire)?;
+        let named = incoming.model.as_deref().and_then(|name| shared.model_named(name));
+        let model = named
+            .or_else(|| place.and_then(|(levels, _)| shared.model_at(levels)))
             .ok_or(ReplayError::UnknownModel)?;
         let own = incoming.origin.as_ref().is_some_and(|origin| {
             (&origin.service, &origin.node) == (&shared.origin.service, &shared.origin.node)
@@ -48,7 +67,7 @@ impl Emitter {
         if model.queue.unfinished() >= shared.limits.queue {
             return Err(ReplayError::QueueFull);
         }
-        model.queue.push(Message::Event(Job::local(event, false)))?;
+        model.queue.push(Message::Event(Job::local(event, false, false)))?;
         Ok(id)
     }
 }

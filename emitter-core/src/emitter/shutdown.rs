@@ -110,8 +110,9 @@ impl Shutdown {
         self.stop_intake().await;
         let models = self.shared.all_models();
         self.finish_listeners(&models).await;
+        self.stop_publishing().await;
         self.stop_burying().await;
-        let unconfirmed = self.stop_publishing().await;
+        let unconfirmed = self.close_transport().await;
         self.close_groups().await;
         let report = self.shared.left_undone(unconfirmed);
         // Who asked what becomes of these is told.
@@ -154,16 +155,19 @@ impl Shutdown {
         }
     }
 
-    /// Sends what is queued; how many messages the transport had to leave unconfirmed.
-    async fn stop_publishing(&mut self) -> usize {
+    /// Sends what is queued, and hears what becomes of it.
+    async fn stop_publishing(&mut self) {
         self.shared.to_publish.close();
-        let (Some(transport), Some(mut task)) = (&self.shared.transport, self.publishing.take()) else {
-            return 0;
-        };
+        let Some(mut task) = self.publishing.take() else { return };
         if timeout_at(self.deadline, &mut task).await.is_err() {
             task.abort();
             let _ = task.await;
         }
+    }
+
+    /// How many messages the transport had to leave unconfirmed.
+    async fn close_transport(&mut self) -> usize {
+        let Some(transport) = &self.shared.transport else { return 0 };
         transport.close(self.deadline.saturating_duration_since(Instant::now())).await.messages
     }
 }

@@ -231,7 +231,11 @@ impl Topics {
         let text = self.with_model(model);
         let below = text.strip_prefix(self.prefix.as_str()).and_then(|rest| rest.strip_prefix('/'));
         let first = below.and_then(|rest| rest.split('/').next());
-        first.is_some_and(|first| first == OWN[0] || first.starts_with(OWN[1]))
+        let within = first.is_some_and(|first| first == OWN[0] || first.starts_with(OWN[1]));
+        // Where the model's own levels are few, all of these may lie below it.
+        let filter = self.model_filter(model);
+        within
+            || ["dlq", "_nodes", "_canary"].iter().any(|own| filter.matches(self.own(&[own, "x"]).as_str()))
     }
 
     /// The topic of this node's own that has these levels below the prefix.

@@ -285,6 +285,7 @@ impl Transport for MemoryTransport {
             unsubscribing: self.subscriber.unsubscribing(),
             refused_subscriptions: Vec::new(),
             canary: None,
+            silenced: false,
         }
     }
 

@@ -181,6 +181,7 @@ impl Transport for MqttTransport {
             unsubscribing: self.subscriber.unsubscribing(),
             refused_subscriptions: self.subscriber.refused(),
             canary: self.canaries.as_ref().map(|canaries| canaries.told()),
+            silenced: self.publisher.as_ref().is_some_and(|publisher| publisher.is_silent()),
         }
     }
 

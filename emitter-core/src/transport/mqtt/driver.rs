@@ -198,12 +198,17 @@ pub(super) async fn keep_connected<S: Side>(side: Arc<S>) {
 async fn pause<S: Side>(side: &S, delay: Duration) {
     let end = Instant::now() + delay;
     loop {
-        let due = side.due().map_or(end, Instant::from_std).min(end);
+        let moment = side.due();
+        let due = moment.map_or(end, Instant::from_std).min(end);
         sleep_until(due).await;
         if due >= end {
             return;
         }
         side.on_due();
+        if side.due() == moment {
+            // Nothing moved: what is due has to wait for the connection.
+            return sleep_until(end).await;
+        }
     }
 }
 
@@ -359,19 +364,22 @@ fn patience(link: &Link, welcome: &Welcome, events: &mut Events) -> Duration {
 /// called again: here it is polled to its end, or the connection is given up.
 async fn next_batch<S: Side>(side: &S, events: &mut Events, patience: Duration) -> Result<Vec<Signal>, Lost> {
     let mut polled = pin!(timeout(patience, events.poll()));
-    let due = side.due();
-    let wait = async move {
-        match due {
-            Some(due) => sleep_until(due.into()).await,
-            None => std::future::pending().await,
+    let outcome = loop {
+        let due = side.due();
+        let wait = async {
+            match due {
+                Some(due) => sleep_until(due.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            outcome = &mut polled => break outcome,
+            () = wait => side.on_due(),
         }
-    };
-    let outcome = tokio::select! {
-        biased;
-        outcome = &mut polled => outcome,
-        () = wait => {
-            side.on_due();
-            polled.await
+        if side.due() == due {
+            // Nothing moved: what is due has to wait for the connection.
+            break polled.await;
         }
     };
     outcome.map_err(|_| Lost::Silent(patience))?.map_err(Lost::Broken)

@@ -236,8 +236,9 @@ impl<T> InFlight<T> {
     }
 
     /// The connection is gone: whatever was not settled waits again, in order of acceptance.
-    /// `hung_up` when the other side ended it, perhaps for what it was sent.
-    pub(super) fn disconnected(&mut self, hung_up: bool) {
+    /// `hung_up` when the other side ended it, perhaps for what it was sent. Returns whether it did before
+    /// anything was settled.
+    pub(super) fn disconnected(&mut self, hung_up: bool) -> bool {
         let sent = self.written.values().chain(self.received.values());
         let oldest = sent.map(|entry| entry.number).min();
         self.wait_again();
@@ -249,6 +250,12 @@ impl<T> InFlight<T> {
             }
         }
         self.progressed = false;
+        fruitless.is_some()
+    }
+
+    /// The first moment at which one of those that wait is of no use any more.
+    pub(super) fn first_expiry<I: Ord>(&self, expires: impl Fn(&T) -> Option<I>) -> Option<I> {
+        self.waiting.iter().filter_map(|entry| expires(&entry.item)).min()
     }
 
     fn wait_again(&mut self) {

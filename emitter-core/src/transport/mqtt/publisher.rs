@@ -49,11 +49,24 @@ struct State {
     sent_own: Option<Instant>,
     /// How many connections in a row ended right after one.
     ends_after_own: u32,
+    /// Since when none is sent any more.
+    silent_since: Option<Instant>,
+    /// The last connection ended before anything was settled: on this one events go first, so that it is
+    /// known what ends it.
+    events_first: bool,
+    /// What became of messages, told when the lock is free: whoever is told may ask how things stand.
+    told: Vec<(Settler, Result<Confirmed, PublishError>)>,
 }
 
-/// After so many connections that ended right after a message of the node's own, it sends none any more:
+/// After so many connections that ended right after a message of the node's own, it sends none for a while:
 /// events are worth more than an announcement.
 const SUSPICIOUS: u32 = 3;
+
+/// For how long.
+const SILENCE: Duration = Duration::from_secs(3_600);
+
+/// How often those that have expired are looked for.
+const BETWEEN_SWEEPS: Duration = Duration::from_millis(250);
 
 /// A connection that ends later ends for something else.
 const RIGHT_AFTER: Duration = Duration::from_secs(1);
@@ -99,6 +112,9 @@ impl Publisher {
             waiting: None,
             sent_own: None,
             ends_after_own: 0,
+            silent_since: None,
+            events_first: false,
+            told: Vec::new(),
         };
         let link = Link::new("publisher", config, client_id);
         Self { link, state: Mutex::new(state), drained: Notify::new() }
@@ -111,24 +127,7 @@ impl Publisher {
             return Err(PublishError::TooLarge { size, limit });
         }
         let (settler, confirmation) = Confirmation::new();
-        let mut state = self.lock();
-        if !state.accepting {
-            return Err(PublishError::Closed);
-        }
-        state.sweep();
-        if let Some(expires) = message.expires {
-            let expires = expires.into_std();
-            state.next_expiry = Some(state.next_expiry.map_or(expires, |other| other.min(expires)));
-        }
-        let displaced = state
-            .in_flight
-            .accept(Publishing { message, settler, refusals: 0 }, size)
-            .map_err(|full| PublishError::QueueFull { messages: full.messages, bytes: full.bytes })?;
-        state.top_up();
-        drop(state);
-        for publishing in displaced {
-            publishing.settler.settle(Err(PublishError::Displaced));
-        }
+        self.locked(|state| state.accept(Publishing { message, settler, refusals: 0 }, size))?;
         Ok(confirmation)
     }
 
@@ -138,35 +137,33 @@ impl Publisher {
         if self.link.config.overflow != Overflow::Wait {
             return Poll::Ready(());
         }
-        let mut state = self.lock();
-        state.sweep();
-        if !state.accepting || state.in_flight.has_room(self.link.config.largest_accepted()) {
-            return Poll::Ready(());
-        }
-        state.waiting = Some(cx.waker().clone());
-        Poll::Pending
+        self.locked(|state| {
+            state.sweep();
+            if !state.accepting || state.has_room(&self.link.config) {
+                return Poll::Ready(());
+            }
+            state.waiting = Some(cx.waker().clone());
+            Poll::Pending
+        })
     }
 
     /// Sends a message of QoS 0 that nobody waits for, ahead of what is queued, if there is a connection.
     pub(super) fn send_at_once(&self, message: &Message) -> bool {
-        let mut state = self.lock();
-        if state.ends_after_own >= SUSPICIOUS {
-            return false;
-        }
-        let sent = state.client.as_ref().is_some_and(|client| client.publish(message).is_ok());
-        if sent {
-            state.in_flight.handed_over_nobodys();
-            state.sent_own = Some(Instant::now());
-        }
-        sent
+        self.locked(|state| state.send_own(Some(message)))
     }
 
-    fn announce(&self, online: bool) {
+    /// What the node says of itself, if it is to say it.
+    fn announcement(&self, online: bool) -> Option<Message> {
         let config = &self.link.config;
-        let Some(presence) = config.presence.as_ref().filter(|_| config.announce) else { return };
+        let presence = config.presence.as_ref().filter(|_| config.announce)?;
         let payload = if online { &presence.online } else { &presence.offline };
         let message = Message::new(presence.topic.clone(), payload.clone());
-        self.send_at_once(&Message { qos: QoS::AtMostOnce, retain: true, ..message });
+        Some(Message { qos: QoS::AtMostOnce, retain: true, ..message })
+    }
+
+    /// Whether the broker could not bear that the node announces itself.
+    pub(super) fn is_silent(&self) -> bool {
+        self.lock().silent_since.is_some()
     }
 
     pub(super) fn unconfirmed(&self) -> usize {
@@ -174,10 +171,7 @@ impl Publisher {
     }
 
     pub(super) fn stop_accepting(&self) {
-        let mut state = self.lock();
-        state.accepting = false;
-        state.waiting.take().into_iter().for_each(Waker::wake);
-        drop(state);
+        self.locked(|state| state.accepting = false);
         self.link.close();
     }
 
@@ -194,11 +188,14 @@ impl Publisher {
 
     pub(super) fn finish(&self) {
         self.link.finish();
-        self.announce(false);
-        if let Some(client) = &self.lock().client {
-            // If it cannot be handed over, the connection is gone already.
-            let _ = client.disconnect();
-        }
+        let farewell = self.announcement(false);
+        self.locked(|state| {
+            state.send_own(farewell.as_ref());
+            if let Some(client) = &state.client {
+                // If it cannot be handed over, the connection is gone already.
+                let _ = client.disconnect();
+            }
+        });
     }
 
     /// Settles everything that is left as closed, and tells how many that were.
@@ -211,14 +208,23 @@ impl Publisher {
         messages
     }
 
-    fn tell_if_drained(&self, state: &mut State) {
-        let room = self.link.config.largest_accepted();
-        if state.waiting.is_some() && (!state.accepting || state.in_flight.has_room(room)) {
-            state.waiting.take().into_iter().for_each(Waker::wake);
+    /// Does something with the state, and tells everybody what came of it when the lock is free.
+    fn locked<R>(&self, act: impl FnOnce(&mut State) -> R) -> R {
+        let mut state = self.lock();
+        let outcome = act(&mut state);
+        let told = std::mem::take(&mut state.told);
+        let room = state.waiting.is_some() && (!state.accepting || state.has_room(&self.link.config));
+        let waiting = state.waiting.take_if(|_| room);
+        let drained = !state.accepting && state.in_flight.len() == 0;
+        drop(state);
+        for (settler, outcome) in told {
+            settler.settle(outcome);
         }
-        if !state.accepting && state.in_flight.len() == 0 {
+        waiting.into_iter().for_each(Waker::wake);
+        if drained {
             self.drained.notify_waiters();
         }
+        outcome
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -241,7 +247,7 @@ impl Side for Publisher {
             packet_ids: window.saturating_mul(2),
             // The window, what is sent at once, a DISCONNECT, and some to spare.
             requests: usize::from(window) + 8,
-            will: true,
+            will: !self.is_silent(),
         }
     }
 
@@ -251,53 +257,58 @@ impl Side for Publisher {
         let ours = self.link.config.largest_message();
         let brokers = welcome.max_packet.map(|bytes| bytes.saturating_sub(PUBLISH_OVERHEAD));
         let ids = self.role().packet_ids;
-        self.lock().client = Some(client);
-        // Before all else that this connection carries.
-        self.announce(true);
-        let mut state = self.lock();
-        state.largest = brokers.map_or(ours, |brokers| brokers.min(ours));
-        state.leaks = 0;
-        state.bearable_leaks = welcome.receive_maximum.map_or(ids, |brokers| brokers.min(ids)) / 2;
-        state.progress = Instant::now();
-        state.top_up();
-        self.tell_if_drained(&mut state);
+        let announcement = self.announcement(true);
+        self.locked(|state| {
+            state.largest = brokers.map_or(ours, |brokers| brokers.min(ours));
+            state.leaks = 0;
+            state.bearable_leaks = welcome.receive_maximum.map_or(ids, |brokers| brokers.min(ids)) / 2;
+            state.progress = Instant::now();
+            state.client = Some(client);
+            if state.silent_since.is_some_and(|since| since.elapsed() > SILENCE) {
+                state.silent_since = None;
+                state.ends_after_own = 0;
+            }
+            // Before all else that this connection carries, as long as nothing is suspected.
+            if state.in_flight.len() == 0 {
+                state.events_first = false;
+            }
+            state.send_own(announcement.as_ref());
+            state.top_up();
+        });
     }
 
     async fn handle(&self, batch: Vec<Signal>) -> Result<(), Lost> {
-        let mut state = self.lock();
-        for signal in batch {
-            state.apply(signal)?;
-        }
-        state.top_up();
-        self.tell_if_drained(&mut state);
         // A packet that the broker lost stays unanswered for good while pings are answered.
         let patience = 2 * self.link.config.keep_alive;
-        if state.progress.elapsed() > patience {
-            return Err(Lost::Unanswered(patience));
-        }
-        Ok(())
+        let announcement = || self.announcement(true);
+        self.locked(|state| {
+            let suspected = state.events_first;
+            for signal in batch {
+                state.apply(signal)?;
+            }
+            if suspected && !state.events_first {
+                state.send_own(announcement().as_ref());
+            }
+            state.top_up();
+            if state.progress.elapsed() > patience { Err(Lost::Unanswered(patience)) } else { Ok(()) }
+        })
     }
 
     fn disconnected(&self, leftovers: Vec<Signal>, hung_up: bool) {
-        let mut state = self.lock();
-        for signal in leftovers {
-            // The connection is lost already: an error would say no more than that.
-            let _ = state.apply(signal);
-        }
-        state.client = None;
-        state.unheard.clear();
-        // As long as it may have been a message of the node's own, no event is suspected.
-        let own = state.sent_own.take().is_some_and(|sent| sent.elapsed() < RIGHT_AFTER) && hung_up;
-        state.in_flight.disconnected(hung_up && !own);
-        if own {
-            state.ends_after_own = state.ends_after_own.saturating_add(1);
-            if state.ends_after_own == SUSPICIOUS {
-                tracing::warn!(broker = %self.link.config.address(), UNBEARABLE);
+        let silenced = self.locked(|state| {
+            for signal in leftovers {
+                // The connection is lost already: an error would say no more than that.
+                let _ = state.apply(signal);
             }
-        } else if state.ends_after_own < SUSPICIOUS {
-            state.ends_after_own = 0;
+            state.client = None;
+            state.unheard.clear();
+            // Who refused something for now has to be asked anew.
+            state.not_before = None;
+            state.lost(hung_up)
+        });
+        if silenced {
+            tracing::warn!(broker = %self.link.config.address(), UNBEARABLE);
         }
-        self.tell_if_drained(&mut state);
     }
 
     fn gave_up(&self) {
@@ -312,44 +323,109 @@ impl Side for Publisher {
     }
 
     fn on_due(&self) {
-        let mut state = self.lock();
-        state.sweep();
-        state.top_up();
-        self.tell_if_drained(&mut state);
+        self.locked(|state| {
+            state.sweep();
+            state.top_up();
+        });
     }
 }
 
 impl State {
+    fn accept(&mut self, publishing: Publishing, size: usize) -> Result<(), PublishError> {
+        if !self.accepting {
+            return Err(PublishError::Closed);
+        }
+        self.sweep();
+        self.will_expire(publishing.message.expires);
+        let displaced = self
+            .in_flight
+            .accept(publishing, size)
+            .map_err(|full| PublishError::QueueFull { messages: full.messages, bytes: full.bytes })?;
+        self.told.extend(displaced.into_iter().map(|one| (one.settler, Err(PublishError::Displaced))));
+        self.top_up();
+        Ok(())
+    }
+
+    /// Whether a message of any size would be taken in; with a small bound, whether any is there.
+    fn has_room(&self, config: &MqttConfig) -> bool {
+        let large = config.largest_accepted().min(config.queue_bytes / 2);
+        self.in_flight.has_room(large)
+    }
+
+    /// Sends a message of the node's own, of QoS 0, if there is a connection that may carry it.
+    fn send_own(&mut self, message: Option<&Message>) -> bool {
+        let Some(message) = message else { return false };
+        if self.silent_since.is_some() || self.events_first {
+            return false;
+        }
+        let sent = self.client.as_ref().is_some_and(|client| client.publish(message).is_ok());
+        if sent {
+            self.in_flight.handed_over_nobodys();
+            self.sent_own = Some(Instant::now());
+        }
+        sent
+    }
+
+    /// The connection is lost: what is suspected to have ended it? Returns whether the node falls silent.
+    fn lost(&mut self, hung_up: bool) -> bool {
+        let own = self.sent_own.take();
+        let right_after = hung_up && own.is_some_and(|sent| sent.elapsed() < RIGHT_AFTER);
+        // As long as it may have been a message of the node's own, no event is suspected.
+        let fruitless = self.in_flight.disconnected(hung_up && !right_after);
+        self.events_first = fruitless || right_after;
+        let waits = self.in_flight.first_expiry(|publishing| publishing.message.expires);
+        self.next_expiry = waits.map(tokio::time::Instant::into_std);
+        if !right_after {
+            if own.is_some() {
+                self.ends_after_own = 0;
+            }
+            return false;
+        }
+        self.ends_after_own += 1;
+        let falls_silent = self.ends_after_own >= SUSPICIOUS && self.silent_since.is_none();
+        if falls_silent {
+            self.silent_since = Some(Instant::now());
+        }
+        falls_silent
+    }
+
+    fn will_expire(&mut self, expires: Option<tokio::time::Instant>) {
+        if let Some(expires) = expires.map(tokio::time::Instant::into_std) {
+            self.next_expiry = Some(self.next_expiry.map_or(expires, |other| other.min(expires)));
+        }
+    }
+
     /// Hands over what the window has room for.
     fn top_up(&mut self) {
-        let Some(client) = &self.client else { return };
-        if self.in_flight.on_the_wire() == 0 {
+        let Self { client: Some(client), in_flight, told, largest, .. } = self else { return };
+        if in_flight.on_the_wire() == 0 {
             self.progress = Instant::now();
         }
         if self.not_before.is_some_and(|moment| moment > Instant::now()) {
             return;
         }
         self.not_before = None;
-        while self.in_flight.next_ends_connections(ENDS) {
-            let poison = self.in_flight.withdraw();
-            settle(poison, Err(PublishError::EndsConnections { times: ENDS }));
+        while in_flight.next_ends_connections(ENDS) {
+            let poison = in_flight.withdraw().map(|one| one.settler);
+            told.extend(poison.map(|settler| (settler, Err(PublishError::EndsConnections { times: ENDS }))));
         }
-        while let Some(publishing) = self.in_flight.next() {
+        while let Some(publishing) = in_flight.next() {
             let size = publishing.message.size();
-            if publishing.message.expires.is_some_and(|expires| expires <= tokio::time::Instant::now()) {
-                let expired = self.in_flight.withdraw();
-                settle(expired, Err(PublishError::Expired));
-            } else if size > self.largest {
+            let expired =
+                publishing.message.expires.is_some_and(|expires| expires <= tokio::time::Instant::now());
+            let outcome = if expired {
+                PublishError::Expired
+            } else if size > *largest {
                 // Sent all the same, it would end the connection, again and again.
-                let limit = self.largest;
-                let too_large = self.in_flight.withdraw();
-                settle(too_large, Err(PublishError::TooLarge { size, limit }));
+                PublishError::TooLarge { size, limit: *largest }
             } else if client.publish(&publishing.message).is_ok() {
-                self.in_flight.handed_over();
+                in_flight.handed_over();
+                continue;
             } else {
                 // The event loop ended this moment; `disconnected` follows.
                 return;
-            }
+            };
+            told.extend(in_flight.withdraw().map(|one| (one.settler, Err(outcome))));
         }
     }
 
@@ -374,6 +450,9 @@ impl State {
                 if !confirmed.had_subscribers {
                     self.unheard.insert(id);
                 }
+            }
+            Signal::Received(id, Err(reason)) if is_for_now(&reason) && self.again_later(id) => {
+                return self.leaked(id);
             }
             Signal::Received(id, refused) => {
                 let answered = self.in_flight.answered(id);
@@ -416,7 +495,7 @@ impl State {
         publishing.refusals += 1;
         let delay = AFTER_REFUSAL.delay(publishing.refusals, fastrand::f64());
         self.progress = Instant::now();
-        self.not_before = Some(Instant::now() + delay);
+        self.not_before = self.not_before.max(Some(Instant::now() + delay));
         true
     }
 
@@ -426,28 +505,26 @@ impl State {
         if self.next_expiry.is_none_or(|expiry| expiry > now) {
             return;
         }
-        let mut next = None;
         let expired = self.in_flight.withdraw_if(|publishing| {
-            let Some(expires) = publishing.message.expires.map(tokio::time::Instant::into_std) else {
-                return false;
-            };
-            if expires > now {
-                next = Some(next.map_or(expires, |other: Instant| other.min(expires)));
-            }
-            expires <= now
+            publishing.message.expires.is_some_and(|expires| expires.into_std() <= now)
         });
-        self.next_expiry = next;
-        for publishing in expired {
-            publishing.settler.settle(Err(PublishError::Expired));
-        }
+        self.told.extend(expired.into_iter().map(|one| (one.settler, Err(PublishError::Expired))));
+        // Each has a moment of its own, and to look at all of them costs time.
+        let next = self.in_flight.first_expiry(|publishing| publishing.message.expires);
+        self.next_expiry = next.map(|next| next.into_std().max(now + BETWEEN_SWEEPS));
+    }
+
+    fn settle(&mut self, publishing: Option<Publishing>, outcome: Result<Confirmed, PublishError>) {
+        self.told.extend(publishing.map(|publishing| (publishing.settler, outcome)));
     }
 
     fn settled(&mut self, publishing: Option<Publishing>, verdict: Verdict) {
         if publishing.is_some() {
             self.progress = Instant::now();
             self.sent_own = None;
+            self.events_first = false;
         }
-        settle(publishing, verdict.map_err(|reason| PublishError::Refused { reason }));
+        self.settle(publishing, verdict.map_err(|reason| PublishError::Refused { reason }));
     }
 }
 
@@ -458,10 +535,4 @@ const UNBEARABLE: &str = "the broker ends the connection right after this node a
 /// Whether a refusal is about the moment and not about the message.
 fn is_for_now(reason: &str) -> bool {
     matches!(reason, "QuotaExceeded" | "UnspecifiedError" | "ImplementationSpecificError")
-}
-
-fn settle(publishing: Option<Publishing>, outcome: Result<Confirmed, PublishError>) {
-    if let Some(publishing) = publishing {
-        publishing.settler.settle(outcome);
-    }
 }
