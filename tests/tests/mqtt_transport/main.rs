@@ -358,26 +358,44 @@ async fn a_killed_broker_costs_no_confirmation_and_no_order() {
 }
 
 async fn check_brittle_way(version: MqttVersion, qos: QoS) {
-    const MESSAGES: usize = 3_000;
     let broker = Mosquitto::start();
-    let way = BrittleWay::to(broker.port());
+    check_way(&BrittleWay::to(broker.port()), version, qos, 3_000).await;
+}
+
+async fn check_way(way: &BrittleWay, version: MqttVersion, qos: QoS, messages: usize) {
     let config = way.config().protocol(version).window(20).expect("valid");
     let receiver = start(config.clone(), "receiver");
     let sender = start(config, "sender");
     receiver.subscribe(Topics::default().model_filter(&model("user")));
     wait_until(&receiver, |status| status.subscriptions == 1).await;
     let accept = |number| sender.publish(message("user", number, qos)).expect("there is room");
-    let confirmations = (0..MESSAGES).map(accept).collect();
-    let ((received, again), ()) = tokio::join!(receive_all(&receiver, MESSAGES), confirm_all(confirmations));
+    let confirmations = (0..messages).map(accept).collect();
+    let ((received, again), ()) = tokio::join!(receive_all(&receiver, messages), confirm_all(confirmations));
     let [sent, heard] = [sender.status().publisher, receiver.status().subscriber];
     println!(
-        "{version:?} {qos:?}: {} and {} connections, {again} of {MESSAGES} came twice",
+        "{version:?} {qos:?}: {} and {} connections, {again} of {messages} came twice",
         sent.connections, heard.connections
     );
     assert!(sent.connections > 2 && heard.connections > 2);
-    assert!(received.into_iter().eq(0..MESSAGES), "first arrivals are in order");
+    assert!(received.into_iter().eq(0..messages), "first arrivals are in order");
     close(sender).await;
     close(receiver).await;
+}
+
+/// No message may be taken for one that ends connections, however early these break.
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_break_at_any_byte_cost_nothing() {
+    let full = std::env::var("EMITTER_PROOF").is_ok_and(|proof| proof == "full");
+    let breaks = if full { 200 } else { 30 };
+    for version in [MqttVersion::V5, MqttVersion::V311] {
+        let seed = fastrand::u64(..);
+        println!("seed {seed}");
+        let mut dice = fastrand::Rng::with_seed(seed);
+        let lengths: Vec<usize> = (0..breaks).map(|_| dice.usize(1..6_000)).collect();
+        let broker = Mosquitto::start();
+        let way = BrittleWay::with(broker.port(), lengths.into_iter());
+        check_way(&way, version, QoS::AtLeastOnce, breaks * 60).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -17,14 +17,16 @@ pub(crate) struct BrittleWay {
 }
 
 impl BrittleWay {
-    pub(crate) const BREAKS: usize = 14;
-
-    /// Its threads end with the test's process.
+    /// Fourteen times after some thousand bytes.
     pub(crate) fn to(broker: u16) -> Self {
+        Self::with(broker, (8_000..50_000).step_by(7_919).cycle().take(14))
+    }
+
+    /// Each time after so many bytes in one direction. Its threads end with the test's process.
+    pub(crate) fn with(broker: u16, short: impl Iterator<Item = usize> + Send + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let port = listener.local_addr().expect("it is bound").port();
         std::thread::spawn(move || {
-            let short = (8_000..50_000).step_by(7_919).cycle().take(Self::BREAKS);
             let lengths = short.chain(std::iter::repeat(usize::MAX));
             for (client, length) in listener.incoming().flatten().zip(lengths) {
                 let Ok(server) = TcpStream::connect(("127.0.0.1", broker)) else { continue };
@@ -47,7 +49,9 @@ fn pass_on(mut from: TcpStream, mut to: TcpStream, length: usize) {
     let mut buffer = [0; 1_000];
     let mut passed = 0;
     while passed < length {
-        match from.read(&mut buffer) {
+        // To the byte.
+        let most = buffer.len().min(length - passed);
+        match from.read(&mut buffer[..most]) {
             Ok(read @ 1..) if to.write_all(&buffer[..read]).is_ok() => passed += read,
             _ => break,
         }
