@@ -131,7 +131,8 @@ enum Payload<'a> {
 pub(crate) const MAX_ERROR_BYTES: usize = 2_048;
 
 impl DeadLetter {
-    /// As it is published, in at most so many bytes: without its payload where it would be more.
+    /// As it is published: without its payload and what travelled beside it where it would be more than so
+    /// many bytes. What is left has no such bound, but is short where the topic is.
     #[must_use]
     pub fn to_json(&self, most: usize) -> Vec<u8> {
         let whole = self.written(self.payload(), None);

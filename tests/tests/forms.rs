@@ -192,6 +192,7 @@ async fn wrong_layouts_and_kinds_do_not_start() {
         .protocol(emitter_core::transport::mqtt::MqttVersion::V311);
     let binary = builder("a").format(Format::CloudEventsBinary).mqtt(old);
     refused(binary, "cannot carry CloudEvents in binary mode").await;
+    refused(builder("a").max_hops(255), "254 or less").await;
     refused(builder("a").qos("created", QoS::ExactlyOnce), "last two levels").await;
 }
 

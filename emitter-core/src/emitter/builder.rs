@@ -260,7 +260,7 @@ impl Builder {
 
     /// How many events, each written by a listener of the one before, may follow each other. The
     /// next one is not emitted, but counted (`loops`) and logged: so a circle of listeners that make
-    /// each other write comes to an end. Default 8.
+    /// each other write comes to an end. Default 8, at most 254.
     pub fn max_hops(mut self, hops: u8) -> Self {
         self.max_hops = hops;
         self
@@ -489,8 +489,6 @@ impl Builder {
         let positive = [
             ("max_payload", self.wire.max_bytes),
             ("max_depth", self.wire.max_depth),
-            // A circle of 255 hops would count no further.
-            ("max_hops below 255", usize::from(u8::MAX - self.max_hops)),
             ("listener_queue", self.dispatch.queue),
             ("listener_concurrency", self.dispatch.concurrency),
             ("listener_retry.attempts", self.dispatch.retry.attempts as usize),
@@ -540,6 +538,11 @@ impl Builder {
         let unhashed = RegisteredModel::all().find(|model| model.hashes && self.hash_key.is_none());
         if let Some(model) = unhashed {
             return Err(StartError::NoHashKey(model.name));
+        }
+        if self.max_hops == u8::MAX {
+            let problem =
+                "255 hops are counted no further, so that no circle would end; use 254 or less".to_owned();
+            return Err(StartError::Setting { setting: "max_hops", problem });
         }
         if let Some((levels, _)) = self.qos.iter().find(|(levels, _)| levels.split('/').count() != 2) {
             let problem =

@@ -14,7 +14,7 @@ use super::args::{self, Args, Names};
 use super::format::operation_of;
 use super::json::{Text, as_text, from_object, inner, is_object, lenient, malformed};
 use super::specification::WireResult;
-use super::{DecodeError, EncodeError, Head, Incoming, IncomingRow, Outgoing, RowImages, content};
+use super::{DecodeError, EncodeError, Head, Incoming, IncomingRow, JSON, Outgoing, RowImages, content};
 use crate::event::{EventId, Operation, Origin, Timestamp};
 use crate::properties::Properties;
 
@@ -22,9 +22,6 @@ use crate::properties::Properties;
 pub(super) const STRUCTURED: &str = "application/cloudevents+json";
 
 const VERSION: &str = "1.0";
-
-/// The media type of the data.
-const JSON: &str = "application/json";
 
 #[derive(Serialize)]
 struct StructuredOut<'a> {
