@@ -11,7 +11,7 @@ use emitter_core::retry::Backoff;
 use emitter_core::topic::{ModelTopic, Topics};
 use emitter_core::transport::mqtt::{ClientId, MqttConfig, MqttTransport, MqttVersion, Overflow};
 use emitter_core::transport::{
-    Ack, Confirmation, Delivery, Message, PublishError, QoS, Transport, TransportStatus,
+    Ack, Confirmation, Delivery, Message, Properties, PublishError, QoS, Transport, TransportStatus,
 };
 use emitter_tests::servers::Mosquitto;
 use tokio::time::{interval, sleep, timeout};
@@ -825,10 +825,19 @@ async fn too_large_a_message_harms_no_other() {
     assert!(matches!(refused, Err(PublishError::TooLarge { .. })), "{refused:?}");
     let small = transport.publish(sized(1_900)).expect("room");
     let large = transport.publish(sized(5_000)).expect("this side takes it");
+    // What stands beside the payload counts, too: up to the limit a message passes, whatever it is.
+    let expires = Some(tokio::time::Instant::now() + LONG);
+    let properties = (0..40).fold(Properties::of_type("a/b"), |all, _| all.with("k", "v"));
+    let full = Message { expires, properties, ..sized(0) };
+    let payload = |size: usize| Bytes::from(vec![b'1'; size - full.size()]);
+    let [full, over] = [1_982, 1_990].map(|size| Message { payload: payload(size), ..full.clone() });
+    let [full, over] = [full, over].map(|message| transport.publish(message).expect("room"));
     let last = transport.publish(sized(1_900)).expect("room");
-    confirm_all(vec![small, last]).await;
+    confirm_all(vec![small, full, last]).await;
+    let over = timeout(LONG, over).await.expect("in time");
+    assert!(matches!(over, Err(PublishError::TooLarge { size: 1_990, .. })), "{over:?}");
     let large = timeout(LONG, large).await.expect("in time");
-    assert!(matches!(large, Err(PublishError::TooLarge { limit: 1_990, .. })), "{large:?}");
+    assert!(matches!(large, Err(PublishError::TooLarge { limit: 1_982, .. })), "{large:?}");
     assert_eq!(transport.status().publisher.connections, 1);
     close(transport).await;
 }

@@ -140,9 +140,9 @@ pub(super) struct Credentials {
 #[derive(Clone)]
 pub(super) struct Secret(pub(super) String);
 
-/// Room that a PUBLISH takes beside topic and payload: fixed header 5, topic length 2, packet id 2,
-/// properties 1.
-pub(super) const PUBLISH_OVERHEAD: usize = 10;
+/// Room that a PUBLISH takes at most beside topic, payload and what each property says of itself: fixed
+/// header 5, topic length 2, packet id 2, length of the properties 4, message expiry 5.
+pub(super) const PUBLISH_OVERHEAD: usize = 18;
 
 /// The largest packet that MQTT knows.
 const LARGEST_PACKET: u32 = 268_435_455;
