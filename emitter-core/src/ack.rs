@@ -2,6 +2,8 @@
 //! listener.
 
 use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// The duty to acknowledge a [`Delivery`](crate::transport::Delivery).
 ///
@@ -14,6 +16,21 @@ impl Ack {
     /// An acknowledgement that runs `done`.
     pub fn new(done: impl FnOnce() + Send + 'static) -> Self {
         Self(Box::new(done))
+    }
+
+    /// The same duty in so many parts: it is done when the last of them is, and never when one is dropped.
+    pub(crate) fn shared(self, parts: usize) -> impl Iterator<Item = Self> {
+        let whole = Arc::new(Mutex::new(Some(self)));
+        let left = Arc::new(AtomicUsize::new(parts));
+        (0..parts).map(move |_| {
+            let (whole, left) = (Arc::clone(&whole), Arc::clone(&left));
+            Self::new(move || {
+                if left.fetch_sub(1, Ordering::AcqRel) == 1 {
+                    let whole = whole.lock().unwrap_or_else(PoisonError::into_inner).take();
+                    whole.into_iter().for_each(Self::done);
+                }
+            })
+        })
     }
 
     /// Acknowledges. May be called in any order: the transport sends acknowledgements in the

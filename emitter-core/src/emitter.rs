@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::{error, warn};
 
+use crate::batch::Batches;
 use crate::dead_letter::{DeadLetter, Original, Reason};
 use crate::dedup::DedupConfig;
 use crate::dispatcher::lanes::AlreadyHashed;
@@ -28,6 +29,7 @@ use crate::model::{EventBody, Model, ModelEvent};
 use crate::model_info::{AnyEvent, ModelInfo};
 use crate::queue::{Queue, Refused};
 use crate::receipt::{Asked, Loss, Ticket, Way};
+use crate::signature::Signatures;
 use crate::topic::{ModelTopic, Topics};
 use crate::transport::{Transport, TransportStatus};
 
@@ -105,6 +107,8 @@ struct Shared {
     max_hops: u8,
     format: Format,
     kind: Kind,
+    batches: Option<Batches>,
+    signatures: Option<Signatures>,
     /// By the last two levels of topics.
     qos: HashMap<String, QoS>,
     models: RwLock<Models>,
@@ -343,6 +347,10 @@ impl Emitter {
     pub(crate) fn kind(&self, model: &str, operation: Operation) -> String {
         let shared = &self.node.shared;
         shared.kind.of(&shared.origin.service, model, operation)
+    }
+
+    pub(crate) fn signatures(&self) -> Option<&Signatures> {
+        self.node.shared.signatures.as_ref()
     }
 
     pub(crate) fn wire_limits(&self) -> WireLimits {

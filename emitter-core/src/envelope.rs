@@ -337,6 +337,16 @@ pub fn decode<'a>(
     })
 }
 
+/// The text of a payload within the limits, before anything else is done with it.
+pub(crate) fn checked_text<'a>(payload: &'a [u8], limits: &WireLimits) -> Result<&'a str, DecodeError> {
+    text(payload, limits)
+}
+
+/// Whether what travels beside a payload is a part of the event, as of CloudEvents in binary mode.
+pub(crate) fn has_attributes(properties: &Properties) -> bool {
+    cloud_events::is_binary(properties)
+}
+
 /// What surrounds the rows, in whichever form it came.
 #[derive(Default)]
 struct Head<'a> {

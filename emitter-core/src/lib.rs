@@ -45,6 +45,7 @@
 extern crate self as emitter_core;
 
 mod ack;
+mod batch;
 mod cause;
 pub mod columns;
 mod context;
@@ -70,6 +71,7 @@ mod queue;
 pub mod receipt;
 pub mod registry;
 pub mod retry;
+pub mod signature;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod topic;
@@ -79,6 +81,7 @@ pub mod transport;
 #[cfg(feature = "macros")]
 pub use emitter_macros::{Emits, listener};
 
+pub use crate::batch::Batches;
 pub use crate::context::Context;
 pub use crate::emit::{EmitConfig, EmitOptions, QoS, Scope};
 pub use crate::emitter::{
@@ -91,6 +94,7 @@ pub use crate::listener::{ListenerOptions, State};
 pub use crate::masked::{HashKey, Hashed, Redacted};
 pub use crate::model::Model;
 pub use crate::receipt::Receipt;
+pub use crate::signature::Signatures;
 pub use crate::trace::Trace;
 
 /// What the macros' expansions name, and nobody else should.

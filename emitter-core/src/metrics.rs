@@ -73,6 +73,8 @@ counters! {
         /// Messages that were no event: wrong size, depth, form or type; unknown model,
         /// operation or topic.
         bad_messages,
+        /// Messages that nobody signed whom this node trusts, among those that were no event.
+        unauthentic,
         /// Well-formed events for which no listener was left.
         unheard,
         /// Calls of listeners that were not made because their filters held the event back.

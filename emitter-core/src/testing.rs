@@ -53,7 +53,7 @@ use uuid::Uuid;
 
 use crate::emit::Scope;
 use crate::emitter::{Builder, Emitter};
-use crate::envelope::{self, Outgoing};
+use crate::envelope::{self, Encoded, Outgoing};
 use crate::event::{Event, EventId, Meta, Origin, Source, Stored, Timestamp};
 use crate::listener::typed;
 use crate::model::{EventBody, ModelEvent};
@@ -260,7 +260,11 @@ impl TestEmitter {
             .unwrap_or_else(|error| panic!("{error}"));
         let topic = ModelTopic::new(info.topic).unwrap_or_else(|error| panic!("{error}"));
         let topic = self.emitter.topics().topic(&topic, operation);
-        self.receive_with(topic.as_str(), encoded.payload, encoded.properties).await;
+        let Encoded { mut payload, properties } = encoded;
+        if let Some(signatures) = self.emitter.signatures() {
+            signatures.sign(topic.as_str(), &properties, &mut payload);
+        }
+        self.receive_with(topic.as_str(), payload, properties).await;
         id
     }
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 mod layout;
 
+pub(crate) use layout::BATCH;
 pub use layout::{Layout, MAX_LAYOUT_BYTES, Said, Topics};
 
 /// The prefix of the specification: `prisma/events`.

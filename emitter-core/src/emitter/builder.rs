@@ -13,6 +13,7 @@ use uuid::Uuid;
 use super::burying::{DeadLetters, Graveyard, Keeper};
 use super::publishing::Publishing;
 use super::{Emitter, Node, Shared, Tap, Tasks, WeakEmitter};
+use crate::batch::{self, Batches};
 use crate::dead_letter::{DeadLetter, DeadLetterLimits};
 use crate::dedup::DedupConfig;
 use crate::dispatcher::DispatchLimits;
@@ -27,6 +28,7 @@ use crate::metrics::{Counters, OnceInAWhile};
 use crate::queue::Queue;
 use crate::registry::{RegisteredModel, Registration};
 use crate::retry::Retry;
+use crate::signature::Signatures;
 use crate::topic::{Layout, ModelTopic, TopicError, TopicPrefix, Topics};
 use crate::transport::Transport;
 #[cfg(feature = "mqtt")]
@@ -49,6 +51,8 @@ pub struct Builder {
     kind: Option<String>,
     layout: String,
     qos: Vec<(String, QoS)>,
+    batches: Option<Batches>,
+    signatures: Option<Signatures>,
     tap: Option<Tap>,
     states: States,
     required: Vec<String>,
@@ -159,6 +163,8 @@ impl Default for Builder {
             kind: None,
             layout: Layout::default().to_string(),
             qos: Vec::new(),
+            batches: None,
+            signatures: None,
             tap: None,
             states: States::default(),
             required: Vec::new(),
@@ -226,6 +232,20 @@ impl Builder {
     /// call says counts more.
     pub fn qos(mut self, last_levels: impl Into<String>, qos: QoS) -> Self {
         self.qos.push((last_levels.into(), qos));
+        self
+    }
+
+    /// Sends consecutive events of a model together, which brings many times as many of them through a broker:
+    /// see [`Batches`]. Default: each alone.
+    pub fn batches(mut self, batches: Batches) -> Self {
+        self.batches = Some(batches);
+        self
+    }
+
+    /// Signs the events that this node sends, and takes only those that a trusted key signed: see
+    /// [`Signatures`]. Default: neither.
+    pub fn signatures(mut self, signatures: Signatures) -> Self {
+        self.signatures = Some(signatures);
         self
     }
 
@@ -441,6 +461,8 @@ impl Builder {
             max_hops: self.max_hops,
             format: self.format,
             kind,
+            batches: self.batches,
+            signatures: self.signatures,
             qos: self.qos.into_iter().collect(),
             models: RwLock::default(),
             transport,
@@ -535,6 +557,14 @@ impl Builder {
                 return Err(StartError::Setting { setting: "format", problem });
             }
         }
+        if let Some(batches) = &self.batches {
+            self.check_batches(batches)?;
+        }
+        if self.signatures.as_ref().is_some_and(Signatures::trusts_nobody) {
+            let problem =
+                "no key is trusted, so that every event would be refused; add one with `.trusting(…)`";
+            return Err(StartError::Setting { setting: "signatures", problem: problem.to_owned() });
+        }
         let unhashed = RegisteredModel::all().find(|model| model.hashes && self.hash_key.is_none());
         if let Some(model) = unhashed {
             return Err(StartError::NoHashKey(model.name));
@@ -551,6 +581,31 @@ impl Builder {
         }
         check_name("service", &self.service)?;
         self.node.as_deref().map_or(Ok(()), |node| check_name("node", node))
+    }
+
+    fn check_batches(&self, batches: &Batches) -> Result<(), StartError> {
+        let Batches { max_events, max_bytes, max_delay } = *batches;
+        let wrong = |problem: String| Err(StartError::Setting { setting: "batches", problem });
+        if self.format == Format::CloudEventsBinary {
+            return wrong(
+                "events in binary mode have properties each, so that none travel together".to_owned(),
+            );
+        }
+        if !(2..=batch::MOST).contains(&max_events) {
+            return wrong(format!("max_events: {max_events} is not allowed; use 2 to {}", batch::MOST));
+        }
+        if max_bytes == 0 || max_bytes > self.wire.max_bytes {
+            let most = self.wire.max_bytes;
+            return wrong(format!(
+                "max_bytes: {max_bytes} is not allowed; use 1 to `max_payload`, which is {most}"
+            ));
+        }
+        if max_delay > MAX_BATCH_DELAY {
+            return wrong(format!(
+                "max_delay: {max_delay:?} is not allowed; use {MAX_BATCH_DELAY:?} or less"
+            ));
+        }
+        Ok(())
     }
 
     /// The registered listeners that run here, with their states.
@@ -586,6 +641,9 @@ impl Builder {
         Ok(handlers)
     }
 }
+
+/// Longer than this, somebody meant something else.
+const MAX_BATCH_DELAY: Duration = Duration::from_secs(60);
 
 /// What a node says of itself, and where.
 #[cfg(feature = "mqtt")]

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
@@ -117,7 +118,8 @@ impl DeadLetters {
             event: None,
             time: Timestamp::now(),
             node: Arc::clone(&self.origin),
-            payload,
+            // Of its own: it may be a small part of a large message, and letters are kept.
+            payload: Bytes::copy_from_slice(&payload),
             properties,
         }
     }

@@ -5,12 +5,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::{error, warn};
 use uuid::Uuid;
 
 use super::burying::Held;
 use super::{ModelState, Shared};
+use crate::batch;
 use crate::dead_letter::{Original, Reason};
 use crate::dedup::{DedupWindow, Sender};
 use crate::dispatcher::{Completion, Job, Message};
@@ -19,7 +21,9 @@ use crate::event::{EventId, Source, Timestamp};
 use crate::listener::same_model;
 use crate::metrics::OnceInAWhile;
 use crate::model_info::{AnyEvent, Received};
-use crate::topic::{ModelTopic, Said};
+use crate::properties::Properties;
+use crate::signature::Unauthentic;
+use crate::topic::{BATCH, ModelTopic, Said};
 use crate::transport::{Ack, Delivery, Transport};
 
 /// Checks, decodes and sorts out what comes, and hands on what is left.
@@ -71,6 +75,8 @@ enum Rejection {
     Origin,
     #[error("the row's `Deserialize` panicked")]
     Panicked,
+    #[error(transparent)]
+    Unauthentic(#[from] Unauthentic),
 }
 
 impl Intake {
@@ -100,13 +106,44 @@ impl Intake {
         while let Ok(place) = Arc::clone(&self.places).acquire_owned().await {
             let Some(delivery) = transport.next().await else { return };
             self.shared.counters.received.add_one();
-            self.take(delivery, place);
+            match batch::split(&delivery.payload, &self.limits) {
+                None => self.take(delivery, place),
+                Some(Ok(events)) => self.take_batch(&delivery.topic, events, delivery.ack, place).await,
+                Some(Err(error)) => {
+                    let Delivery { topic, payload, properties, ack } = delivery;
+                    self.reject(&error.into(), Original { topic, payload, properties }, ack);
+                }
+            }
+        }
+    }
+
+    /// Each event of a batch is taken as if it had come alone. The batch is acknowledged when all are done.
+    async fn take_batch(&mut self, topic: &str, events: Vec<Bytes>, ack: Ack, place: OwnedSemaphorePermit) {
+        let mut place = Some(place);
+        let acks = ack.shared(events.len());
+        for (payload, ack) in events.into_iter().zip(acks) {
+            let place = match place.take() {
+                Some(place) => place,
+                None => match Arc::clone(&self.places).acquire_owned().await {
+                    Ok(place) => place,
+                    Err(_) => return,
+                },
+            };
+            // What came beside the message is about the batch.
+            let properties = Properties::default();
+            self.take(Delivery { topic: topic.to_owned(), payload, properties, ack }, place);
         }
     }
 
     fn take(&mut self, delivery: Delivery, place: OwnedSemaphorePermit) {
         let Delivery { topic, payload, properties, ack } = delivery;
         let original = Original { topic, payload, properties };
+        if let Some(signatures) = &self.shared.signatures {
+            let Original { topic, payload, properties } = &original;
+            if let Err(problem) = signatures.check(topic, properties, payload) {
+                return self.reject(&problem.into(), original, ack);
+            }
+        }
         match self.read(&original) {
             Ok(Read::Echo) => {
                 self.shared.counters.echoes.add_one();
@@ -162,7 +199,7 @@ impl Intake {
         let operation_fits = match said {
             Said::This(operation) => operation == incoming.operation,
             // The npm package writes `all` where the specification has the operation.
-            Said::Other(other) => other == "all",
+            Said::Other(other) => other == "all" || other == BATCH,
             Said::Nothing => true,
         };
         if !operation_fits || incoming.model.as_ref().is_some_and(|name| !same_model(model.info.name, name)) {
@@ -242,6 +279,9 @@ impl Intake {
     fn reject(&self, rejection: &Rejection, original: Original, ack: Ack) {
         let shared = &self.shared;
         shared.counters.bad_messages.add_one();
+        if matches!(rejection, Rejection::Unauthentic(_)) {
+            shared.counters.unauthentic.add_one();
+        }
         // It may be of 64 kB.
         let topic: String = original.topic.chars().take(200).collect();
         self.bad.log(|more| warn!(topic, more, "a message was dropped: {rejection}"));
@@ -255,12 +295,13 @@ impl Intake {
 
 impl Rejection {
     /// Whether somebody may miss it. What other nodes' models have beyond this node's is none of its
-    /// business, and a dead letter never becomes one again.
+    /// business, a dead letter never becomes one again, and strangers shall not fill what keeps them.
     fn matters(&self) -> bool {
         !matches!(
             self,
             Self::Topic
                 | Self::UnknownModel
+                | Self::Unauthentic(_)
                 | Self::Decode(DecodeError::NotEmitted(_) | DecodeError::UnknownOperation)
         )
     }

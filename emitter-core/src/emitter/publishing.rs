@@ -2,18 +2,21 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
+use tokio::time::{Instant, Sleep, sleep_until};
 use tracing::warn;
 
 use super::burying::{DeadLetters, Held};
 use super::shutdown::after;
 use super::{Outbound, Shared};
+use crate::batch::{self, Batches};
 use crate::dead_letter::{DeadLetter, Original, Reason};
 use crate::emit::QoS;
 use crate::envelope::{self, Content, EncodeError, Encoded, Format, Outgoing, WireLimits};
@@ -22,11 +25,16 @@ use crate::metrics::{Counters, OnceInAWhile};
 use crate::model_info::{AnyEvent, ModelInfo};
 use crate::queue::Linger;
 use crate::receipt::{Loss, Ticket};
+use crate::signature::Signatures;
 use crate::topic::{ModelTopic, Topic, TopicError};
-use crate::transport::{Confirmed, Message, Properties, PublishError};
+use crate::transport::{Confirmation, Confirmed, Message, Properties, PublishError};
 
 /// How many events are encoded before other tasks have a turn.
 const TURN: usize = 64;
+
+/// How long an event waits for others of its model while there is still something to encode, where it
+/// would not wait at all.
+const WHILE_BUSY: Duration = Duration::from_millis(1);
 
 /// Numbers, encodes and publishes events, in the order in which they were emitted.
 pub(super) struct Publishing {
@@ -34,6 +42,10 @@ pub(super) struct Publishing {
     limits: WireLimits,
     models: HashMap<&'static str, Wired>,
     outcomes: Arc<Outcomes>,
+    /// How many events wait for others to travel with.
+    gathered: usize,
+    /// Wakes the task for those that have waited long enough.
+    timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl Publishing {
@@ -43,9 +55,12 @@ impl Publishing {
             dead_letters: Arc::clone(&shared.dead_letters),
             failures: OnceInAWhile::every(Duration::from_secs(10)),
             awaited: AtomicUsize::new(0),
-            ending: AtomicWaker::new(),
+            alone: Mutex::default(),
+            waker: AtomicWaker::new(),
         });
-        Self { shared, limits, models: HashMap::new(), outcomes }
+        let signature = shared.signatures.as_ref().map_or(0, Signatures::bytes);
+        let limits = WireLimits { max_bytes: limits.max_bytes.saturating_sub(signature), ..limits };
+        Self { shared, limits, models: HashMap::new(), outcomes, gathered: 0, timer: None }
     }
 
     /// Works until the queue is closed and the last event is confirmed or given up.
@@ -55,14 +70,15 @@ impl Publishing {
         let mut spent = Vec::new();
         let mut work: VecDeque<Outbound> = VecDeque::new();
         std::future::poll_fn(|cx| {
+            self.outcomes.waker.register(cx.waker());
             loop {
-                let room = |shared: &Shared, cx: &mut Context<'_>| {
+                let room = |cx: &mut Context<'_>| {
                     let transport = shared.transport.as_ref();
                     transport.is_none_or(|transport| transport.poll_room(cx).is_ready())
                 };
-                let mut waits = false;
+                let mut waits = !self.send_alone(|| room(cx));
                 for _ in 0..work.len().min(TURN) {
-                    if !room(&shared, cx) {
+                    if waits || !room(cx) {
                         waits = true;
                         break;
                     }
@@ -73,8 +89,9 @@ impl Publishing {
                     spent.push(event);
                 }
                 // What waits for its confirmation is counted by the transport.
-                shared.to_publish.report(work.len());
+                shared.to_publish.report(work.len() + self.gathered);
                 if !work.is_empty() {
+                    self.send_late(WHILE_BUSY, cx);
                     if !waits {
                         cx.waker().wake_by_ref();
                     }
@@ -82,8 +99,16 @@ impl Publishing {
                 }
                 match shared.to_publish.poll_take(&mut linger, &mut work, &mut spent, cx) {
                     Poll::Ready(false) => {}
-                    Poll::Ready(true) => return self.outcomes.poll_all_told(cx),
-                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(true) => {
+                        self.send_gathered(|_| true);
+                        shared.to_publish.report(0);
+                        return self.outcomes.poll_all_told();
+                    }
+                    Poll::Pending => {
+                        self.send_late(Duration::ZERO, cx);
+                        shared.to_publish.report(self.gathered);
+                        return Poll::Pending;
+                    }
                 }
             }
         })
@@ -102,32 +127,18 @@ impl Publishing {
             Some(address) => Ok(&*address),
             absent => Address::new(&self.shared, info, operation).map(|address| &*absent.insert(address)),
         };
+        if self.shared.batches.is_some() && wired.batch.is_none() {
+            wired.batch = ModelTopic::new(info.topic).ok().map(|model| self.shared.topics.batch(&model));
+        }
         let encode = |address| encode(&self.shared, &self.limits, outbound, sequence, address);
         let encoded = catch_unwind(AssertUnwindSafe(|| address.map_err(Failure::from).and_then(encode)));
-        let outcome = encoded.unwrap_or(Err(Failure::Panicked)).and_then(|message| {
-            let transport = self.shared.transport.as_ref().ok_or(PublishError::Closed)?;
-            // Shared, not copied: it is there if a dead letter has to be made of it.
-            let sent = Sent {
-                id: outbound.event.meta().id,
-                topic: message.topic.clone(),
-                payload: message.payload.clone(),
-                properties: (self.shared.format == Format::CloudEventsBinary)
-                    .then(|| message.properties.clone()),
-            };
-            Ok((transport.publish(message)?, sent))
-        });
-        match outcome {
-            Ok((confirmation, sent)) => {
-                let outcomes = Arc::clone(&self.outcomes);
-                outcomes.awaited.fetch_add(1, Ordering::Relaxed);
-                confirmation.then(move |outcome| outcomes.settled(outcome, ticket, sent));
-            }
-            Err(failure @ Failure::Publish(PublishError::QueueFull { .. })) => {
-                told(ticket, Err(&failure));
-                self.shared.counters.publish_refused.add_one();
-                self.outcomes
-                    .failures
-                    .log(|more| warn!(more, "the transport's queue is full: events are lost to other nodes"));
+        match encoded.unwrap_or(Err(Failure::Panicked)) {
+            Ok(ready) => {
+                let ready = Ready { ticket, ..ready };
+                match self.shared.batches {
+                    Some(batches) => self.gather(info, ready, &batches),
+                    None => self.send(ready),
+                }
             }
             Err(failure) => {
                 self.outcomes.failed(&failure, ticket);
@@ -139,6 +150,182 @@ impl Publishing {
             }
         }
     }
+
+    /// Keeps an event until others of its model are there to travel with.
+    fn gather(&mut self, info: &'static ModelInfo, ready: Ready, batches: &Batches) {
+        let bytes =
+            ready.encoded.payload.len() + self.shared.signatures.as_ref().map_or(0, Signatures::bytes);
+        let Some(wired) = self.models.get_mut(info.name) else { return };
+        // One message has one quality of service. And the order of the model's events is kept.
+        let fits = wired.gathered.first().is_none_or(|first| {
+            first.qos == ready.qos && wired.gathered_bytes + bytes + 1 < batches.max_bytes
+        });
+        if !fits {
+            self.send_model(info.name);
+        }
+        if bytes + 1 >= batches.max_bytes {
+            return self.send(ready);
+        }
+        let Some(wired) = self.models.get_mut(info.name) else { return };
+        wired.since.get_or_insert_with(Instant::now);
+        wired.gathered_bytes += bytes + 1;
+        wired.gathered.push(ready);
+        self.gathered += 1;
+        if wired.gathered.len() >= batches.max_events {
+            self.send_model(info.name);
+        }
+    }
+
+    /// Sends what has waited for others as long as it may, or as long as this if that is longer, and has the
+    /// task woken for what has not.
+    fn send_late(&mut self, at_least: Duration, cx: &mut Context<'_>) {
+        let Some(Batches { max_delay, .. }) = self.shared.batches.filter(|_| self.gathered > 0) else {
+            return;
+        };
+        let delay = max_delay.max(at_least);
+        loop {
+            let now = Instant::now();
+            self.send_gathered(|since| now.saturating_duration_since(since) >= delay);
+            let Some(first) = self.models.values().filter_map(|wired| wired.since).min() else { return };
+            let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(now)));
+            timer.as_mut().reset(first + delay);
+            if timer.as_mut().poll(cx).is_pending() {
+                return;
+            }
+        }
+    }
+
+    /// Sends what was gathered since such a moment.
+    fn send_gathered(&mut self, which: impl Fn(Instant) -> bool) {
+        if self.gathered == 0 {
+            return;
+        }
+        let due = |(name, wired): (&&'static str, &Wired)| wired.since.is_some_and(&which).then_some(*name);
+        let due: Vec<&'static str> = self.models.iter().filter_map(due).collect();
+        due.into_iter().for_each(|name| self.send_model(name));
+    }
+
+    /// Sends what was gathered of a model.
+    fn send_model(&mut self, name: &'static str) {
+        let Some(wired) = self.models.get_mut(name) else { return };
+        let mut events = std::mem::take(&mut wired.gathered);
+        wired.gathered_bytes = 0;
+        wired.since = None;
+        self.gathered -= events.len();
+        match (events.len(), &wired.batch) {
+            (0, _) => {}
+            (1, _) | (_, None) => events.drain(..).for_each(|event| self.send(event)),
+            (_, Some(topic)) => {
+                let topic = topic.clone();
+                self.send_batch(topic, events);
+            }
+        }
+    }
+
+    /// Sends an event alone.
+    fn send(&self, ready: Ready) {
+        let Ready { id, topic, qos, expires, ticket, encoded: Encoded { mut payload, properties } } = ready;
+        if let Some(signatures) = &self.shared.signatures {
+            signatures.sign(topic.as_str(), &properties, &mut payload);
+        }
+        let payload = Bytes::from(payload);
+        // Shared, not copied: it is there if a dead letter has to be made of it.
+        let of_event = self.shared.format == Format::CloudEventsBinary;
+        let sent = Sent {
+            id,
+            topic: topic.clone(),
+            payload: payload.clone(),
+            properties: of_event.then(|| properties.clone()),
+            ticket,
+        };
+        let message = Message { topic, payload, qos, expires, properties, retain: false };
+        let outcomes = Arc::clone(&self.outcomes);
+        match self.accepted(message) {
+            Ok(confirmation) => confirmation.then(move |outcome| outcomes.settled(outcome, sent)),
+            Err(error) => outcomes.told(Err(error), sent),
+        }
+    }
+
+    /// Sends events of one model in one message.
+    fn send_batch(&self, topic: Topic, events: Vec<Ready>) {
+        const NOTHING: Properties = Properties { content_type: None, user: Vec::new() };
+        let (qos, expires) = (events[0].qos, events.iter().filter_map(|event| event.expires).min());
+        let mut told = Vec::with_capacity(events.len());
+        let (payload, parts) = batch::join(events.into_iter().map(|event| {
+            told.push((event.id, event.ticket));
+            let mut payload = event.encoded.payload;
+            if let Some(signatures) = &self.shared.signatures {
+                signatures.sign(topic.as_str(), &NOTHING, &mut payload);
+            }
+            payload
+        }));
+        let sent = told.into_iter().zip(parts).map(|((id, ticket), payload)| Sent {
+            id,
+            topic: topic.clone(),
+            payload,
+            properties: None,
+            ticket,
+        });
+        let sent: Vec<Sent> = sent.collect();
+        let properties = Properties::of_type(batch::content_type(self.shared.format));
+        let message = Message { topic, payload, qos, expires, properties, retain: false };
+        let outcomes = Arc::clone(&self.outcomes);
+        match self.accepted(message) {
+            Ok(confirmation) => {
+                confirmation.then(move |outcome| outcomes.settled_batch(&outcome, sent, qos, expires));
+            }
+            Err(error) => outcomes.told_batch(&Err(error), sent, qos, expires),
+        }
+    }
+
+    /// Hands a message to the transport; if that takes it, it will tell what became of it.
+    fn accepted(&self, message: Message) -> Result<Confirmation, PublishError> {
+        let transport = self.shared.transport.as_ref().ok_or(PublishError::Closed)?;
+        let confirmation = transport.publish(message)?;
+        self.outcomes.awaited.fetch_add(1, Ordering::Relaxed);
+        Ok(confirmation)
+    }
+
+    /// Sends again, each alone, the events of batches that the broker did not take; `false` where some have
+    /// to wait for room.
+    fn send_alone(&self, mut room: impl FnMut() -> bool) -> bool {
+        loop {
+            if self.outcomes.alone().is_empty() {
+                return true;
+            }
+            if !room() {
+                return false;
+            }
+            let Some(Alone { sent, qos, expires }) = self.outcomes.alone().pop_front() else { return true };
+            // Still as a batch, for that is what its signature was made for.
+            let (payload, _) = batch::join([sent.payload.to_vec()].into_iter());
+            let properties = Properties::of_type(batch::content_type(self.shared.format));
+            let message =
+                Message { topic: sent.topic.clone(), payload, qos, expires, properties, retain: false };
+            let outcomes = Arc::clone(&self.outcomes);
+            match self.accepted(message) {
+                Ok(confirmation) => confirmation.then(move |outcome| outcomes.settled(outcome, sent)),
+                Err(error) => outcomes.told(Err(error), sent),
+            }
+        }
+    }
+}
+
+/// An encoded event that goes out.
+struct Ready {
+    id: EventId,
+    topic: Topic,
+    qos: QoS,
+    expires: Option<Instant>,
+    encoded: Encoded,
+    ticket: Option<Box<Ticket>>,
+}
+
+/// An event of a batch that the broker did not take, to be sent again.
+struct Alone {
+    sent: Sent,
+    qos: QoS,
+    expires: Option<Instant>,
 }
 
 /// Where it is counted what became of events. The transport tells it, in its own task: another one would
@@ -149,49 +336,99 @@ struct Outcomes {
     counters: Arc<Counters>,
     dead_letters: Arc<DeadLetters>,
     failures: OnceInAWhile,
-    /// Those of which the transport has not told what became of them.
+    /// Messages of which the transport has not told what became of them.
     awaited: AtomicUsize,
-    /// Woken when there are none any more.
-    ending: AtomicWaker,
+    /// Events to be sent again, each alone.
+    alone: Mutex<VecDeque<Alone>>,
+    /// Of the task that publishes: woken when there is something to be sent again, and when nothing is
+    /// awaited any more.
+    waker: AtomicWaker,
 }
 
 impl Outcomes {
-    /// Ready when the last one is told.
-    fn poll_all_told(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.ending.register(cx.waker());
-        if self.awaited.load(Ordering::Acquire) == 0 { Poll::Ready(()) } else { Poll::Pending }
+    fn alone(&self) -> MutexGuard<'_, VecDeque<Alone>> {
+        self.alone.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn settled(&self, settled: Result<Confirmed, PublishError>, ticket: Option<Box<Ticket>>, sent: Sent) {
-        self.told(settled, ticket, sent);
+    /// Ready when the last one is told.
+    fn poll_all_told(&self) -> Poll<()> {
+        // In this order: what is to be sent again is put there before its batch is told.
+        let told = self.awaited.load(Ordering::Acquire) == 0;
+        if told && self.alone().is_empty() { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    fn settled(&self, settled: Result<Confirmed, PublishError>, sent: Sent) {
+        self.told(settled, sent);
+        self.one_less();
+    }
+
+    fn settled_batch(
+        &self,
+        settled: &Result<Confirmed, PublishError>,
+        events: Vec<Sent>,
+        qos: QoS,
+        expires: Option<Instant>,
+    ) {
+        self.told_batch(settled, events, qos, expires);
+        self.one_less();
+    }
+
+    fn one_less(&self) {
         if self.awaited.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.ending.wake();
+            self.waker.wake();
         }
     }
 
-    fn told(&self, settled: Result<Confirmed, PublishError>, ticket: Option<Box<Ticket>>, sent: Sent) {
-        match settled {
+    fn told_batch(
+        &self,
+        settled: &Result<Confirmed, PublishError>,
+        events: Vec<Sent>,
+        qos: QoS,
+        expires: Option<Instant>,
+    ) {
+        // What is about one message may be about one event of it.
+        let again = matches!(
+            settled,
+            Err(PublishError::TooLarge { .. }
+                | PublishError::Refused { .. }
+                | PublishError::EndsConnections { .. })
+        );
+        if again {
+            self.alone().extend(events.into_iter().map(|sent| Alone { sent, qos, expires }));
+            return self.waker.wake();
+        }
+        events.into_iter().for_each(|sent| self.told(settled.clone(), sent));
+    }
+
+    fn told(&self, settled: Result<Confirmed, PublishError>, sent: Sent) {
+        let Sent { id, topic, payload, properties, ticket } = sent;
+        let error = match settled {
             Ok(Confirmed { had_subscribers }) => {
                 told(ticket, Ok(()));
                 self.counters.published.add_one();
                 if !had_subscribers {
                     self.counters.published_to_nobody.add_one();
                 }
+                return;
             }
-            Err(error) => {
-                let failure = Failure::Publish(error);
-                self.failed(&failure, ticket);
-                if failure.matters() && self.dead_letters.may() {
-                    let Sent { id, topic, payload, properties } = sent;
-                    let (topic, properties) = (topic.to_string(), properties.unwrap_or_default());
-                    let original = Original { topic, payload, properties };
-                    let attempts = match failure {
-                        Failure::Publish(PublishError::EndsConnections { times }) => times,
-                        _ => 1,
-                    };
-                    self.bury(&failure, id, original, attempts);
-                }
+            Err(error @ PublishError::QueueFull { .. }) => {
+                told(ticket, Err(&Failure::Publish(error)));
+                self.counters.publish_refused.add_one();
+                return self.failures.log(|more| {
+                    warn!(more, "the transport's queue is full: events are lost to other nodes");
+                });
             }
+            Err(error) => error,
+        };
+        let attempts = match error {
+            PublishError::EndsConnections { times } => times,
+            _ => 1,
+        };
+        let failure = Failure::Publish(error);
+        self.failed(&failure, ticket);
+        if failure.matters() && self.dead_letters.may() {
+            let (topic, properties) = (topic.to_string(), properties.unwrap_or_default());
+            self.bury(&failure, id, Original { topic, payload, properties }, attempts);
         }
     }
 
@@ -215,6 +452,12 @@ struct Wired {
     sequence: u64,
     /// By operation, made when there is a first event of it.
     addresses: [Option<Address>; Operation::ALL.len()],
+    /// Where several of its events go in one message.
+    batch: Option<Topic>,
+    /// Those that wait for others, and since when.
+    gathered: Vec<Ready>,
+    gathered_bytes: usize,
+    since: Option<Instant>,
 }
 
 /// Where events of one operation go, and how.
@@ -244,18 +487,17 @@ fn encode(
     outbound: &Outbound,
     sequence: u64,
     address: &Address,
-) -> Result<Message, Failure> {
+) -> Result<Ready, Failure> {
     let Outbound { event, qos, .. } = outbound;
     let content = event.content()?;
     let outgoing = outgoing(shared, &**event, &content, &address.kind, sequence);
-    let Encoded { payload, properties } = envelope::encode(&outgoing, shared.format, limits)?;
-    Ok(Message {
+    Ok(Ready {
+        id: event.meta().id,
         topic: address.topic.clone(),
-        payload: payload.into(),
         qos: qos.unwrap_or(address.qos),
         expires: event.model().expires.map(after),
-        properties,
-        retain: false,
+        encoded: envelope::encode(&outgoing, shared.format, limits)?,
+        ticket: None,
     })
 }
 
@@ -313,6 +555,7 @@ struct Sent {
     payload: Bytes,
     /// Of a form in which they are a part of the event.
     properties: Option<Properties>,
+    ticket: Option<Box<Ticket>>,
 }
 
 /// Tells whoever asked.

@@ -140,6 +140,9 @@ pub struct Topics {
     model: usize,
 }
 
+/// What stands in place of the operation where a message has several events.
+pub(crate) const BATCH: &str = "batch";
+
 /// The first levels below the prefix that are the framework's own.
 const OWN: [&str; 2] = ["dlq", "_"];
 
@@ -175,6 +178,20 @@ impl Topics {
                 Level::Text(text) => text,
                 Level::PastTense => operation.past_tense(),
                 _ => operation.as_str(),
+            });
+        }
+        Topic(topic.into())
+    }
+
+    /// The topic of several events of one model in one message: what tells the operation is `batch`.
+    #[must_use]
+    pub fn batch(&self, model: &ModelTopic) -> Topic {
+        let mut topic = self.with_model(model);
+        for level in &self.layout.0[self.model + 1..] {
+            topic.push('/');
+            topic.push_str(match level {
+                Level::Text(text) => text,
+                _ => BATCH,
             });
         }
         Topic(topic.into())

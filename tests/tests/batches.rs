@@ -1,0 +1,308 @@
+//! Events of a model that travel in one message: each keeps its place, its id and its fate.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use emitter_core::envelope::Format;
+use emitter_core::receipt::Way;
+use emitter_core::signature::{Signatures, SigningKey};
+use emitter_core::topic::{Layout, TopicFilter};
+use emitter_core::transport::memory::{Faults, MemoryBroker, MemoryTransport, Published};
+use emitter_core::transport::{
+    Confirmation, Delivery, Message, PublishError, Transport, TransportStatus, Unconfirmed,
+};
+use emitter_core::{Batches, Builder, EmitOptions, Emits, Emitter, Event, QoS, Receipt, StartError};
+use emitter_tests::eventually::eventually;
+use serde::{Deserialize, Serialize};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Emits)]
+#[emits(model = "reading", create, delete)]
+struct Reading {
+    id: i64,
+    value: String,
+}
+
+fn reading(id: i64) -> ReadingCreated {
+    ReadingCreated::new(Reading { id, value: "warm".to_owned() })
+}
+
+fn builder(node: &str) -> Builder {
+    Emitter::builder().node(node).select_listeners(|_| false)
+}
+
+/// Everything that is there when the node has worked through its queue travels together.
+fn at_once() -> Batches {
+    Batches { max_delay: Duration::ZERO, ..Batches::default() }
+}
+
+/// What a node heard: each event's id, operation and row.
+type Heard = Arc<Mutex<Vec<(emitter_core::EventId, String, i64)>>>;
+
+async fn hearing(builder: Builder) -> (Emitter, Heard) {
+    let emitter = builder.start().await.unwrap();
+    let heard = Heard::default();
+    let noted = Arc::clone(&heard);
+    let _ = emitter.on::<ReadingEvent>().remote_only().run(move |event: Event<ReadingEvent>| {
+        let id = match &*event {
+            ReadingEvent::Created(body) => body.row.id,
+            ReadingEvent::Deleted(body) => body.row.id,
+        };
+        noted.lock().unwrap().push((event.id(), event.meta().operation.to_string(), id));
+        std::future::ready(())
+    });
+    eventually(|| emitter.transport_status().unwrap().subscriptions == 1).await;
+    (emitter, heard)
+}
+
+/// How many events each message had, in order.
+fn sizes(published: &[Published]) -> Vec<usize> {
+    let events = |message: &Published| match serde_json::from_slice(&message.payload).unwrap() {
+        serde_json::Value::Array(events) => events.len(),
+        _ => 1,
+    };
+    published.iter().map(events).collect()
+}
+
+#[tokio::test]
+async fn events_travel_together_and_arrive_one_by_one_in_order() {
+    for format in [Format::Specification, Format::CloudEvents, Format::Tracker] {
+        for layout in
+            ["{prefix}/{model}/{operation}", "{prefix}/{model}/{past_tense}/v1", &Layout::npm().to_string()]
+        {
+            let broker = MemoryBroker::new();
+            let (hearer, heard) =
+                hearing(builder("b").topic_layout(layout).transport(broker.connect("b"))).await;
+            let writer = builder("a").format(format).topic_layout(layout).batches(at_once());
+            let writer = writer.transport(broker.connect("a")).start().await.unwrap();
+            let receipt = Receipt::new();
+            let mut sent = Vec::new();
+            for id in 0..250 {
+                let options = EmitOptions::default().receipt(&receipt);
+                let event = if id % 10 == 9 {
+                    let row = Reading { id, value: String::new() };
+                    writer.publish_with(ReadingDeleted::new(row), options)
+                } else {
+                    writer.publish_with(reading(id), options)
+                };
+                sent.push(event);
+            }
+            assert!(receipt.settled().await.iter().all(|fate| fate.remote == Way::Taken));
+            eventually(|| heard.lock().unwrap().len() == 250).await;
+            let heard = heard.lock().unwrap().clone();
+            assert_eq!(heard.iter().map(|(event, ..)| *event).collect::<Vec<_>>(), sent);
+            assert_eq!(heard.iter().map(|(.., id)| *id).collect::<Vec<_>>(), (0..250).collect::<Vec<_>>());
+            assert_eq!((&*heard[8].1, &*heard[9].1), ("create", "delete"));
+            let published = broker.published();
+            let sizes = sizes(&published);
+            assert_eq!(sizes.iter().sum::<usize>(), 250);
+            assert!(
+                sizes.len() < 50 && sizes.iter().all(|size| *size <= 100),
+                "{format:?} {layout}: {sizes:?}"
+            );
+            let expected = match format {
+                Format::CloudEvents => "application/cloudevents-batch+json",
+                _ => "application/vnd.model-events.batch+json",
+            };
+            assert_eq!(published[0].properties.content_type.as_deref(), Some(expected));
+            assert_eq!((writer.stats().published, hearer.stats().bad_messages), (250, 0));
+            eventually(|| broker.unacknowledged("b") == 0).await;
+            let _ = (writer.shutdown(SECOND).await, hearer.shutdown(SECOND).await);
+        }
+    }
+}
+
+#[tokio::test]
+async fn one_that_is_alone_travels_as_always() {
+    let broker = MemoryBroker::new();
+    let writer = builder("a").batches(at_once()).transport(broker.connect("a")).start().await.unwrap();
+    writer.publish(reading(1));
+    eventually(|| broker.published().len() == 1).await;
+    let message = &broker.published()[0];
+    assert_eq!(message.topic, "prisma/events/reading/create");
+    assert_eq!(message.properties.content_type.as_deref(), Some("application/json"));
+    let _ = writer.shutdown(SECOND).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_waits_for_others_as_long_as_it_may() {
+    let broker = MemoryBroker::new();
+    let delay = Duration::from_secs(3);
+    let batches = Batches { max_delay: delay, ..Batches::default() };
+    let writer = builder("a").batches(batches).transport(broker.connect("a")).start().await.unwrap();
+    let begun = tokio::time::Instant::now();
+    writer.publish(reading(1));
+    tokio::time::sleep(SECOND).await;
+    writer.publish(reading(2));
+    tokio::time::sleep(SECOND).await;
+    assert_eq!(broker.published(), []);
+    eventually(|| broker.published().len() == 1).await;
+    let waited = begun.elapsed();
+    assert!(delay <= waited && waited < delay + SECOND / 2, "{waited:?}");
+    assert_eq!(sizes(&broker.published()), [2]);
+    // What waits goes out before the node ends.
+    writer.publish(reading(3));
+    writer.publish(reading(4));
+    assert!(writer.shutdown(SECOND).await.is_clean());
+    assert_eq!(sizes(&broker.published()), [2, 2]);
+}
+
+#[tokio::test]
+async fn bounds_are_kept_and_so_is_the_order() {
+    let broker = MemoryBroker::new();
+    let (hearer, heard) = hearing(builder("b").transport(broker.connect("b"))).await;
+    let batches = Batches { max_events: 4, max_bytes: 2_000, max_delay: Duration::ZERO };
+    let writer = builder("a").batches(batches).transport(broker.connect("a")).start().await.unwrap();
+    for id in 0..9 {
+        match id {
+            // Larger than a batch may be.
+            3 => writer.publish(ReadingCreated::new(Reading { id, value: "x".repeat(2_500) })),
+            6 => writer.publish_with(reading(id), EmitOptions::default().qos(QoS::AtMostOnce)),
+            _ => writer.publish(reading(id)),
+        };
+    }
+    eventually(|| heard.lock().unwrap().len() == 9).await;
+    let order: Vec<i64> = heard.lock().unwrap().iter().map(|(.., id)| *id).collect();
+    assert_eq!(order, (0..9).collect::<Vec<_>>());
+    let published = broker.published();
+    assert_eq!(sizes(&published), [3, 1, 2, 1, 2]);
+    let batched = published.iter().filter(|message| message.topic.ends_with("/batch"));
+    assert!(batched.clone().count() == 3 && batched.clone().all(|message| message.payload.len() <= 2_000));
+    let _ = (writer.shutdown(SECOND).await, hearer.shutdown(SECOND).await);
+}
+
+#[tokio::test]
+async fn a_bad_one_among_them_is_a_dead_letter_alone() {
+    let broker = MemoryBroker::new();
+    // One place: each event waits for the listeners of the one before.
+    let (hearer, heard) = hearing(builder("b").remote_in_progress(1).transport(broker.connect("b"))).await;
+    let event =
+        |id: &str| format!(r#"{{"model":"reading","operation":"create","result":{{"id":{id},"value":""}}}}"#);
+    let topic = "prisma/events/reading/batch";
+    let several = [event("1"), event("\"no number\""), event("2"), "17".to_owned(), event("3")];
+    broker.publish(topic, format!(" [{}]", several.join(" , ")));
+    eventually(|| heard.lock().unwrap().len() == 3).await;
+    eventually(|| broker.unacknowledged("b") == 0).await;
+    let letters = hearer.dead_letters();
+    let payloads: Vec<_> = letters.iter().map(|letter| letter.payload.clone()).collect();
+    assert_eq!(payloads, [several[1].as_bytes(), several[3].as_bytes()]);
+    assert_eq!(letters[0].original_topic, topic);
+    // It is mended, and heard.
+    let mut mended = (*letters[0]).clone();
+    mended.payload = event("4").into();
+    hearer.replay_letter(&mended).unwrap();
+    eventually(|| heard.lock().unwrap().len() == 4).await;
+    // What is no batch at all is one letter.
+    for bad in ["[", "[]", "[{]"] {
+        broker.publish(topic, bad);
+    }
+    eventually(|| hearer.stats().dead_letters == 5).await;
+    eventually(|| broker.unacknowledged("b") == 0).await;
+    let _ = hearer.shutdown(SECOND).await;
+}
+
+#[tokio::test]
+async fn over_faulty_links_each_is_heard_once() {
+    let faults = Faults { seed: 11, drop: 0.05, duplicate: 0.1, disconnect: 0.02, ..Faults::default() };
+    let broker = MemoryBroker::with_faults(faults);
+    let (hearer, heard) = hearing(builder("b").transport(broker.connect("b"))).await;
+    let batches = Batches { max_events: 7, ..at_once() };
+    let writer = builder("a").batches(batches).transport(broker.connect("a")).start().await.unwrap();
+    for id in 0..5_000 {
+        writer.publish(reading(id));
+        if id % 50 == 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+    eventually(|| heard.lock().unwrap().len() >= 5_000).await;
+    eventually(|| writer.stats().published == 5_000).await;
+    let ids: Vec<i64> = heard.lock().unwrap().iter().map(|(.., id)| *id).collect();
+    assert_eq!(ids.iter().collect::<HashSet<_>>().len(), 5_000, "seed {}", faults.seed);
+    assert_eq!(ids.len(), 5_000, "seed {}", faults.seed);
+    assert!(broker.published().len() < 4_000 && hearer.stats().duplicates > 0);
+    let _ = (writer.shutdown(SECOND).await, hearer.shutdown(SECOND).await);
+}
+
+/// Refuses every message in which there is poison.
+struct Squeamish(MemoryTransport);
+
+impl Transport for Squeamish {
+    fn publish(&self, message: Message) -> Result<Confirmation, PublishError> {
+        if String::from_utf8_lossy(&message.payload).contains("poison")
+            && !message.topic.as_str().contains("/dlq/")
+        {
+            let (settler, confirmation) = Confirmation::new();
+            settler.settle(Err(PublishError::Refused { reason: "PayloadFormatInvalid".to_owned() }));
+            return Ok(confirmation);
+        }
+        self.0.publish(message)
+    }
+
+    fn subscribe(&self, filter: TopicFilter) {
+        self.0.subscribe(filter);
+    }
+
+    fn unsubscribe(&self, filter: &TopicFilter) {
+        self.0.unsubscribe(filter);
+    }
+
+    fn next(&self) -> std::pin::Pin<Box<dyn Future<Output = Option<Delivery>> + Send + '_>> {
+        self.0.next()
+    }
+
+    fn status(&self) -> TransportStatus {
+        self.0.status()
+    }
+
+    fn close(&self, deadline: Duration) -> std::pin::Pin<Box<dyn Future<Output = Unconfirmed> + Send + '_>> {
+        self.0.close(deadline)
+    }
+}
+
+#[tokio::test]
+async fn what_the_broker_refuses_of_a_batch_is_refused_alone() {
+    let key = SigningKey::hmac_sha256("k", &[1; 32]).unwrap();
+    for signatures in [None, Some(Signatures::new(key))] {
+        let broker = MemoryBroker::new();
+        let signed = |builder: Builder| match &signatures {
+            Some(signatures) => builder.signatures(signatures.clone()),
+            None => builder,
+        };
+        let (hearer, heard) = hearing(signed(builder("b")).transport(broker.connect("b"))).await;
+        let writer = signed(builder("a")).batches(at_once()).transport(Squeamish(broker.connect("a")));
+        let writer = writer.start().await.unwrap();
+        let receipt = Receipt::new();
+        for id in 0..10 {
+            let value = if id == 4 { "poison" } else { "" }.to_owned();
+            let event = ReadingCreated::new(Reading { id, value });
+            writer.publish_with(event, EmitOptions::default().receipt(&receipt));
+        }
+        let fates = receipt.settled().await;
+        let lost: Vec<usize> = (0..10).filter(|at| fates[*at].remote != Way::Taken).collect();
+        assert_eq!(lost, [4]);
+        eventually(|| heard.lock().unwrap().len() == 9).await;
+        let letters = writer.dead_letters();
+        assert!(letters.len() == 1 && letters[0].event == Some(fates[4].id), "{letters:?}");
+        assert!(writer.shutdown(SECOND).await.is_clean());
+        assert_eq!((writer.stats().published, writer.stats().publish_failed), (9, 1));
+        let _ = hearer.shutdown(SECOND).await;
+    }
+}
+
+#[tokio::test]
+async fn settings_that_cannot_be_meant_are_refused_at_start() {
+    let refused = async |batches: Batches, format: Format, expected: &str| {
+        let error = builder("a").batches(batches).format(format).start().await.unwrap_err();
+        assert!(matches!(error, StartError::Setting { setting: "batches", .. }), "{error}");
+        assert!(error.to_string().contains(expected), "{error}");
+    };
+    let default = Batches::default();
+    refused(Batches { max_events: 1, ..default }, Format::Specification, "2 to 1000").await;
+    refused(Batches { max_events: 1_001, ..default }, Format::Specification, "2 to 1000").await;
+    refused(Batches { max_bytes: 0, ..default }, Format::Specification, "max_bytes").await;
+    refused(Batches { max_bytes: 300 * 1024, ..default }, Format::Specification, "max_payload").await;
+    refused(Batches { max_delay: 61 * SECOND, ..default }, Format::Specification, "max_delay").await;
+    refused(default, Format::CloudEventsBinary, "binary").await;
+}
