@@ -18,6 +18,9 @@ impl Properties {
     /// How many user properties of a received message are kept.
     pub const MOST: usize = 64;
 
+    /// How many [bytes](Self::bytes) of a received message's are taken; an event with more is none.
+    pub const MOST_BYTES: usize = 16 * 1024;
+
     /// The content type and nothing else.
     #[must_use]
     pub fn of_type(content_type: &'static str) -> Self {

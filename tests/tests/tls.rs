@@ -1,11 +1,13 @@
 //! Connections by TLS: whom a node trusts, who it says that it is, and what it says when that fails.
 
-use std::fs;
+use std::fmt::Write as _;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use std::{fs, io};
 
 use emitter_core::transport::mqtt::{ClientId, MqttConfig, MqttTransport, MqttVersion, Tls};
 use emitter_core::transport::{LinkStatus, Transport};
-use emitter_core::{Emits, Emitter, Event};
+use emitter_core::{Emits, Emitter, Event, Signatures};
 use emitter_tests::eventually::eventually;
 use emitter_tests::servers::Mosquitto;
 use rcgen::{
@@ -14,6 +16,8 @@ use rcgen::{
 };
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Emits)]
 #[emits(create)]
@@ -265,4 +269,149 @@ fn what_is_no_certificate_and_no_key_of_it_is_refused_before_any_connection() {
     let line = one.key.lines().nth(1).unwrap();
     let shown = format!("{tls:?} {:?}", MqttConfig::new("mqtts://broker").unwrap().tls(tls.clone()));
     assert!(!shown.contains(line) && !shown.contains("PRIVATE"), "{shown}");
+}
+
+/// Everything that was logged, by whichever of the two facades.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<String>>);
+
+impl Log {
+    fn add(&self, text: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push_str(text);
+    }
+
+    fn text(&self) -> String {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.add(&String::from_utf8_lossy(bytes));
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl log::Log for Log {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        // What rumqttc speaks WebSockets with logs every frame at trace, and the request: MqttConfig says so.
+        if !record.target().starts_with("tungstenite") {
+            self.add(&format!("{} {}\n", record.target(), record.args()));
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+/// As text, in base64, and as bytes in hexadecimal.
+#[track_caller]
+fn shows_none(of: &[String], text: &str, what: &str) {
+    for secret in of {
+        let hex = secret.bytes().fold(String::new(), |mut hex, byte| {
+            let _ = write!(hex, "{byte:02x}");
+            hex
+        });
+        let lower = text.to_ascii_lowercase();
+        assert!(!text.contains(secret.as_str()) && !lower.contains(&hex), "{what} shows {secret}: {text}");
+    }
+}
+
+/// At the level `trace`, by every scheme, where it works and where it does not.
+#[tokio::test(flavor = "current_thread")]
+async fn what_is_secret_is_shown_nowhere() {
+    let log = Log::default();
+    log::set_boxed_logger(Box::new(log.clone())).unwrap();
+    log::set_max_level(log::LevelFilter::Trace);
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_max_level(LevelFilter::TRACE).with_ansi(false);
+    // For this thread, which is also where all tasks of this runtime run.
+    let _guard = subscriber.with_writer(move || writer.clone()).finish().set_default();
+
+    let authority = Authority::new("ours");
+    let Certified { chain, key } = authority.certify("localhost", |_| {});
+    let files = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = files.path().join(name);
+        fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let certificate =
+        format!("certfile {}\nkeyfile {}", file("server.pem", &chain), file("server.key", &key));
+    let [tcp, tls, ws, wss] = [free_port(), free_port(), free_port(), free_port()];
+    let _broker = Mosquitto::builder()
+        .line(format!("listener {tcp} 127.0.0.1\nlistener {tls} 127.0.0.1\n{certificate}"))
+        .line(format!("listener {ws} 127.0.0.1\nprotocol websockets"))
+        .line(format!("listener {wss} 127.0.0.1\nprotocol websockets\n{certificate}"))
+        .start();
+    let own = authority.certify("node", |_| {});
+    let signing = "hmac-sha256:k1:Q0FOQVJZQ0FOQVJZQ0FOQVJZQ0FOQVJZQ0FOQVJZQ0FOQVJZ";
+    let mut secrets = ["canary-user", "canary-password", "canary-token"].map(str::to_owned).to_vec();
+    secrets.extend([own.key.lines().nth(1).unwrap(), "CANARYCANARY", &signing[15..]].map(str::to_owned));
+
+    let closed = free_port();
+    let target = |scheme: &str, port: u16| {
+        let query = if scheme.starts_with("ws") { "/mqtt?token=canary-token" } else { "" };
+        format!("{scheme}://canary-user:canary-password@localhost:{port}{query}")
+    };
+    let trust = || authority.tls().identity(own.chain.as_bytes(), own.key.as_bytes()).unwrap();
+    for (scheme, port) in [("mqtt", tcp), ("mqtts", tls), ("ws", ws), ("wss", wss)] {
+        for version in [MqttVersion::V5, MqttVersion::V311] {
+            let ways = [
+                (target(scheme, port), trust(), true),
+                (target(scheme, closed), trust(), false),
+                (target(scheme, port), Authority::new("another").tls(), !scheme.ends_with('s')),
+            ];
+            for (url, tls, works) in ways {
+                let secured = scheme == "mqtts" || scheme == "wss";
+                let config = MqttConfig::new(&url).unwrap().protocol(version);
+                let config = if secured { config.tls(tls) } else { config };
+                shows_none(&secrets, &format!("{config:?} {config:#?}"), "Debug of the settings");
+                let key: emitter_core::signature::SigningKey = signing.parse().unwrap();
+                let signatures = Signatures::new(key);
+                shows_none(&secrets, &format!("{signatures:?}"), "Debug of the signatures");
+                let builder = Emitter::builder().service("tls").node("secretive").mqtt(config);
+                let emitter = builder.signatures(signatures).start().await.unwrap();
+                let told = || {
+                    let status = emitter.transport_status().unwrap().publisher;
+                    if works { status.connected } else { status.last_error.is_some() }
+                };
+                eventually(told).await;
+                emitter.publish(OrderCreated::new(Order { id: 7 }));
+                if works {
+                    eventually(|| emitter.stats().published == 1).await;
+                } else {
+                    let error = emitter.connected(Duration::from_millis(10)).await.unwrap_err();
+                    shows_none(&secrets, &format!("{error} {error:?}"), "an error");
+                }
+                let shown = format!(
+                    "{emitter:?} {:?} {:?} {:?}",
+                    emitter.transport_status(),
+                    emitter.stats(),
+                    emitter.health()
+                );
+                shows_none(&secrets, &shown, "what a node tells of itself");
+                let _ = emitter.shutdown(Duration::from_millis(500)).await;
+            }
+        }
+    }
+    // What cannot be read is not quoted, either.
+    for wrong in [
+        "mqtt://canary-user:canary-password@",
+        "mqtt://canary-user:canary-password@h?canary-token=1",
+        "canary-password",
+    ] {
+        let error = MqttConfig::new(wrong).unwrap_err();
+        shows_none(&secrets, &format!("{error} {error:?}"), "an error");
+    }
+    let log = log.text();
+    assert!(log.contains("started") && log.contains("localhost"), "{log}");
+    shows_none(&secrets, &log, "the log");
 }

@@ -106,15 +106,29 @@ impl Intake {
         while let Ok(place) = Arc::clone(&self.places).acquire_owned().await {
             let Some(delivery) = transport.next().await else { return };
             self.shared.counters.received.add_one();
-            match batch::split(&delivery.payload, &self.limits) {
+            match self.parts(&delivery) {
                 None => self.take(delivery, place),
                 Some(Ok(events)) => self.take_batch(&delivery.topic, events, delivery.ack, place).await,
                 Some(Err(error)) => {
-                    let Delivery { topic, payload, properties, ack } = delivery;
-                    self.reject(&error.into(), Original { topic, payload, properties }, ack);
+                    let Delivery { topic, payload, ack, .. } = delivery;
+                    // Of which there may be too many, and none is a part of a batch.
+                    let original = Original { topic, payload, properties: Properties::default() };
+                    self.reject(&error.into(), original, ack);
                 }
             }
         }
+    }
+
+    /// The events of a batch; `None` of a message that is none.
+    fn parts(
+        &self,
+        Delivery { payload, properties, .. }: &Delivery,
+    ) -> Option<Result<Vec<Bytes>, DecodeError>> {
+        let (bytes, limit) = (properties.bytes(), Properties::MOST_BYTES);
+        if bytes > limit {
+            return Some(Err(DecodeError::TooLarge { bytes, limit }));
+        }
+        batch::split(payload, &self.limits)
     }
 
     /// Each event of a batch is taken as if it had come alone. The batch is acknowledged when all are done.

@@ -18,7 +18,7 @@ use tokio::time::{interval, sleep, timeout};
 
 mod obstacles;
 
-use obstacles::{BrittleWay, Do, PAUSE, Packet, ScriptedBroker};
+use obstacles::{BrittleWay, Do, LongWay, PAUSE, Packet, ScriptedBroker};
 
 /// Longer than anything here takes.
 const LONG: Duration = Duration::from_secs(20);
@@ -431,6 +431,71 @@ async fn check_frozen_broker(version: MqttVersion) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_frozen_broker_is_noticed() {
     tokio::join!(check_frozen_broker(MqttVersion::V5), check_frozen_broker(MqttVersion::V311));
+}
+
+async fn check_thawed_broker(version: MqttVersion, frozen: Duration) {
+    let broker = Mosquitto::start();
+    let config = config_for(&broker).protocol(version).keep_alive(Duration::from_secs(5)).expect("valid");
+    let receiver = start(config.clone(), "receiver");
+    let sender = start(config, "sender");
+    subscribe(&receiver, "user").await;
+    wait_until(&sender, |status| status.publisher.connected).await;
+    let mut confirmations = Vec::new();
+    let mut ticks = interval(Duration::from_millis(5));
+    let begun = Instant::now();
+    while begun.elapsed() < frozen + Duration::from_secs(2) {
+        match confirmations.len() {
+            200 => broker.freeze(),
+            _ if begun.elapsed() > frozen + Duration::from_secs(1) => broker.thaw(),
+            _ => {}
+        }
+        confirmations.push(publish(&sender, confirmations.len()));
+        ticks.tick().await;
+    }
+    let count = confirmations.len();
+    let ((received, again), ()) = tokio::join!(receive_all(&receiver, count), confirm_all(confirmations));
+    println!("{version:?}: frozen for {frozen:?}, {again} of {count} came twice");
+    assert!(received.into_iter().eq(0..count), "first arrivals are in order");
+    close(sender).await;
+    close(receiver).await;
+}
+
+/// Who publishes and who hears both give their connections up, and new ones, until the broker answers.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_was_frozen_costs_nothing() {
+    let full = std::env::var("EMITTER_PROOF").is_ok_and(|proof| proof == "full");
+    let frozen = Duration::from_secs(if full { 60 } else { 15 });
+    tokio::join!(
+        check_thawed_broker(MqttVersion::V5, frozen),
+        check_thawed_broker(MqttVersion::V311, frozen)
+    );
+}
+
+/// Beside what a window of 100 could do at best, by the round trip of single messages in the same run.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_way_is_kept_full() {
+    for version in [MqttVersion::V5, MqttVersion::V311] {
+        let broker = Mosquitto::start();
+        let way = LongWay::to(broker.port(), Duration::from_micros(12_500));
+        let transport = start(way.config().protocol(version), "far");
+        wait_until(&transport, |status| status.publisher.connected).await;
+        let mut round_trips = Vec::new();
+        for number in 0..21 {
+            let begun = Instant::now();
+            publish(&transport, number).await.expect("confirmed");
+            round_trips.push(begun.elapsed());
+        }
+        round_trips.sort_unstable();
+        let round_trip = round_trips[10];
+        assert!(round_trip >= Duration::from_millis(25), "{round_trip:?}");
+        let begun = Instant::now();
+        confirm_all((0..5_000).map(|number| publish(&transport, number)).collect()).await;
+        let at_best = 50 * round_trip;
+        let share = at_best.as_secs_f64() / begun.elapsed().as_secs_f64();
+        println!("{version:?}: {share:.2} of what a window of 100 allows with {round_trip:?}");
+        assert!(share >= 0.6, "{share:.2} of what a window of 100 allows with {round_trip:?}");
+        close(transport).await;
+    }
 }
 
 /// A member of the group, subscribed.

@@ -3,8 +3,8 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::{Duration, Instant};
 
 use emitter_core::transport::mqtt::MqttConfig;
 
@@ -57,6 +57,55 @@ fn pass_on(mut from: TcpStream, mut to: TcpStream, length: usize) {
         }
     }
     let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
+}
+
+/// A way to a broker on which every byte takes its time.
+pub(crate) struct LongWay {
+    port: u16,
+}
+
+impl LongWay {
+    /// So long in each direction. Its threads end with the test's process.
+    pub(crate) fn to(broker: u16, takes: Duration) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let port = listener.local_addr().expect("it is bound").port();
+        std::thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let Ok(server) = TcpStream::connect(("127.0.0.1", broker)) else { continue };
+                for (from, to) in [(&client, &server), (&server, &client)] {
+                    let [from, to] = [from, to].map(|s| s.try_clone().expect("a descriptor"));
+                    let _ = to.set_nodelay(true);
+                    let (sender, on_their_way) = mpsc::channel();
+                    std::thread::spawn(move || take_in(from, &sender, takes));
+                    std::thread::spawn(move || let_out(to, &on_their_way));
+                }
+            }
+        });
+        Self { port }
+    }
+
+    pub(crate) fn config(&self) -> MqttConfig {
+        quick_config(self.port)
+    }
+}
+
+fn take_in(mut from: TcpStream, on_their_way: &mpsc::Sender<(Instant, Vec<u8>)>, takes: Duration) {
+    let mut buffer = [0; 16_384];
+    while let Ok(read @ 1..) = from.read(&mut buffer) {
+        if on_their_way.send((Instant::now() + takes, buffer[..read].to_vec())).is_err() {
+            return;
+        }
+    }
+}
+
+fn let_out(mut to: TcpStream, on_their_way: &mpsc::Receiver<(Instant, Vec<u8>)>) {
+    for (moment, bytes) in on_their_way {
+        std::thread::sleep(moment.saturating_duration_since(Instant::now()));
+        if to.write_all(&bytes).is_err() {
+            return;
+        }
+    }
+    let _ = to.shutdown(Shutdown::Both);
 }
 
 /// A broker of MQTT 5 that does what a test says: it answers each packet as the script decides.

@@ -155,6 +155,9 @@ impl MqttConfig {
     /// given, 8883 with TLS, and 80 and 443 for WebSockets; user name and password are
     /// percent-decoded. The query may have [settings by name](Self::from_env).
     ///
+    /// Nothing here logs a secret. What speaks WebSockets for rumqttc does, at the level `trace` of the
+    /// target `tungstenite`: each frame in full, of which the first holds the password. Leave that off.
+    ///
     /// # Errors
     /// [`MqttConfigError::Invalid`] for what is no such URL, or has a fragment or, but for
     /// WebSockets, a path; [`MqttConfigError::NotInThisBuild`] for a scheme whose feature is

@@ -73,6 +73,9 @@ pub(super) enum Signal {
     Disconnected,
 }
 
+const NOT_AUTHORIZED: &str = "user name or password are wrong, or the broker does not allow this client id, or its last will \
+                              below `_nodes` (allow that, or switch `announce` off)";
+
 /// What the broker said to one publish: its reason, when it refused.
 pub(super) type Verdict = Result<Confirmed, String>;
 
@@ -514,6 +517,10 @@ fn v311_error(error: &rumqttc::ConnectionError) -> String {
 
 fn advised(error: &dyn std::error::Error) -> String {
     let error = error.to_string();
+    // Of MQTT 5, and of 3.1.1.
+    if ["NotAuthorized", "BadUserNamePassword"].iter().any(|reason| error.contains(reason)) {
+        return format!("{error}; {NOT_AUTHORIZED}");
+    }
     #[cfg(feature = "mqtt-tls")]
     if let Some(advice) = super::tls::advice(&error) {
         return format!("{error}; {advice}");
