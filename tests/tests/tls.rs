@@ -362,17 +362,18 @@ async fn what_is_secret_is_shown_nowhere() {
         format!("{scheme}://canary-user:canary-password@localhost:{port}{query}")
     };
     let trust = || authority.tls().identity(own.chain.as_bytes(), own.key.as_bytes()).unwrap();
+    let secured = |scheme: &str| scheme == "mqtts" || scheme == "wss";
     for (scheme, port) in [("mqtt", tcp), ("mqtts", tls), ("ws", ws), ("wss", wss)] {
         for version in [MqttVersion::V5, MqttVersion::V311] {
             let ways = [
                 (target(scheme, port), trust(), true),
                 (target(scheme, closed), trust(), false),
-                (target(scheme, port), Authority::new("another").tls(), !scheme.ends_with('s')),
+                (target(scheme, port), Authority::new("another").tls(), !secured(scheme)),
             ];
             for (url, tls, works) in ways {
-                let secured = scheme == "mqtts" || scheme == "wss";
+                println!("{scheme} {version:?}, works: {works}");
                 let config = MqttConfig::new(&url).unwrap().protocol(version);
-                let config = if secured { config.tls(tls) } else { config };
+                let config = if secured(scheme) { config.tls(tls) } else { config };
                 shows_none(&secrets, &format!("{config:?} {config:#?}"), "Debug of the settings");
                 let key: emitter_core::signature::SigningKey = signing.parse().unwrap();
                 let signatures = Signatures::new(key);

@@ -185,11 +185,17 @@ async fn each_is_counted_and_acknowledged_and_reaches_no_listener() {
     });
     subscribed(&b, 1).await;
     let messages = [broken_bytes(), wrong_types(), wrong_meaning(), too_large(), wrong_topics()].concat();
+    let mut bad = 0;
     for (count, (topic, payload)) in (1_u64..).zip(messages) {
+        // An array is taken apart, and each part is one.
+        bad += match serde_json::from_slice(&payload) {
+            Ok(Value::Array(parts)) => parts.len().max(1) as u64,
+            _ => 1,
+        };
         let shown = String::from_utf8_lossy(&payload[..payload.len().min(200)]).into_owned();
         assert!(broker.send("b", topic, payload));
         eventually(|| b.stats().received == count && broker.unacknowledged("b") == 0).await;
-        assert_eq!(b.stats().bad_messages, count, "taken for an event: {topic} {shown}");
+        assert_eq!(b.stats().bad_messages, bad, "taken for an event: {topic} {shown}");
         assert_eq!(ear.len(), 0, "a listener was called: {topic} {shown}");
     }
     broker.publish(CREATE, creation(&User::new(1, 1)));
