@@ -268,6 +268,9 @@ impl MqttConfig {
     /// mosquitto at QoS 1: 1 gives 15k messages/s, 10 32k, 100 44k, 500 55k. After a disconnection
     /// at most so many come twice. Each costs some 450 bytes. With QoS 2 keep it at 20 or less.
     ///
+    /// Over MQTT 5 the broker may allow less: mosquitto 20, unless its `max_inflight_messages` says more. That
+    /// is the limit on a long way, where the rate is the window divided by the round trip.
+    ///
     /// # Errors
     /// If 0 or over 60,000.
     pub fn window(mut self, publishes: u16) -> Result<Self, MqttConfigError> {
