@@ -555,11 +555,14 @@ impl Shared {
         let mut published = scope.remote;
         if scope.remote {
             self.counters.emitted_remote.add_one();
-            if let Err(reason) = self.to_publish.push(Outbound { event: Arc::clone(&event), qos, ticket }) {
+            let outbound = Outbound { event: Arc::clone(&event), qos, ticket };
+            if let Err((reason, outbound)) = self.to_publish.offer(outbound) {
                 published = false;
                 if let Some(asked) = &asked {
                     asked.remote(Way::Lost(reason.into()));
                 }
+                // Not before: its ticket would tell of a shutdown.
+                drop(outbound);
                 self.counters.publish_refused.add_one();
                 self.overflows.log(|more| match reason {
                     Refused::Full => {

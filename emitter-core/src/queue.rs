@@ -95,21 +95,26 @@ impl<T> Queue<T> {
 
     /// Adds an item, unless the queue is at its bound.
     pub(crate) fn push(&self, item: T) -> Result<(), Refused> {
+        self.offer(item).map_err(|(reason, _)| reason)
+    }
+
+    /// The same, and what is refused comes back.
+    pub(crate) fn offer(&self, item: T) -> Result<(), (Refused, T)> {
         self.add(item, self.bound, false)
     }
 
     /// Adds an item whose number is bounded elsewhere, and that somebody waits for.
     pub(crate) fn push_urgent(&self, item: T) -> Result<(), Refused> {
-        self.add(item, usize::MAX, true)
+        self.add(item, usize::MAX, true).map_err(|(reason, _)| reason)
     }
 
-    fn add(&self, item: T, bound: usize, urgent: bool) -> Result<(), Refused> {
+    fn add(&self, item: T, bound: usize, urgent: bool) -> Result<(), (Refused, T)> {
         let mut state = self.lock();
         if state.closed {
-            return Err(Refused::Closed);
+            return Err((Refused::Closed, item));
         }
         if state.items.len() >= bound {
-            return Err(Refused::Full);
+            return Err((Refused::Full, item));
         }
         state.items.push_back(item);
         state.urgent |= urgent;
