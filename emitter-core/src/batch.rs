@@ -10,13 +10,19 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
-use crate::envelope::{DecodeError, Format, WireLimits, checked_text};
+use crate::envelope::{self, DecodeError, Format, WireLimits};
 
 /// When events of a model travel together. Off unless [`Builder::batches`](crate::Builder::batches) is given
 /// this: nodes of this framework take batches from each other without being told, other programs do not.
 ///
-/// The broker confirms or refuses a batch as one. When it refuses one, each of its events is sent again
-/// alone.
+/// A batch is a JSON array of events, of content type `application/vnd.model-events.batch+json` (of
+/// CloudEvents `application/cloudevents-batch+json`), on the topic `{prefix}/{model}/batch`, or where another
+/// layout has `batch` in place of the operation: access control has to allow that. Of up to 1,000 events a
+/// node takes it apart; beyond that it is no event.
+///
+/// The broker confirms or refuses a batch as one. When it refuses one, its events are sent again, each alone
+/// and on its own topic; then one may come after later ones of its key. A batch expires with the first of its
+/// events that does; of a model that says `expires`, none waits longer than a tenth of that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Batches {
     /// How many events travel in one message at most, up to 1,000. Default 100.
@@ -73,7 +79,7 @@ pub(crate) fn split(payload: &Bytes, limits: &WireLimits) -> Option<Result<Vec<B
 
 fn parts(payload: &Bytes, limits: &WireLimits) -> Result<Vec<Bytes>, DecodeError> {
     let text =
-        checked_text(payload, &WireLimits { max_depth: limits.max_depth.saturating_add(1), ..*limits })?;
+        envelope::text(payload, &WireLimits { max_depth: limits.max_depth.saturating_add(1), ..*limits })?;
     let events: Vec<&RawValue> = serde_json::from_str(text)
         .map_err(|_| DecodeError::Malformed("it begins like a batch and is no JSON array".to_owned()))?;
     if events.is_empty() || events.len() > MOST {

@@ -116,7 +116,7 @@ impl Job {
 pub(crate) struct Completion {
     unfinished: AtomicUsize,
     /// `None` once it is complete.
-    acks: Mutex<Option<Vec<Ack>>>,
+    acks: Mutex<Option<VecDeque<Ack>>>,
     /// The group whose share it is.
     group: Option<Arc<str>>,
     /// As it came, for a dead letter.
@@ -125,8 +125,8 @@ pub(crate) struct Completion {
     _place: OwnedSemaphorePermit,
 }
 
-/// How many acknowledgements of one event are kept while listeners work on it. A copy beyond that
-/// is not acknowledged, and comes again.
+/// How many acknowledgements of one event are kept while listeners work on it: those of its last copies,
+/// any of which brings it again if the node ends here.
 const ACKS: usize = 64;
 
 impl Completion {
@@ -136,17 +136,21 @@ impl Completion {
         original: Original,
         place: OwnedSemaphorePermit,
     ) -> Arc<Self> {
-        let acks = Mutex::new(Some(vec![ack]));
+        let acks = Mutex::new(Some(VecDeque::from([ack])));
         Arc::new(Self { unfinished: AtomicUsize::new(1), acks, group, original, _place: place })
     }
 
     /// The same event came again: its acknowledgement waits for the same listeners.
     pub(crate) fn attach(&self, ack: Ack) {
-        match &mut *self.acks.lock().unwrap_or_else(PoisonError::into_inner) {
-            Some(acks) if acks.len() < ACKS => acks.push(ack),
-            Some(_) => drop(ack),
-            None => ack.done(),
-        }
+        let spare = match &mut *self.acks.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(acks) => {
+                acks.push_back(ack);
+                // Done, not dropped: what is never acknowledged holds up all behind it.
+                if acks.len() > ACKS { acks.pop_front() } else { None }
+            }
+            None => Some(ack),
+        };
+        spare.into_iter().for_each(Ack::done);
     }
 
     pub(crate) fn is_complete(&self) -> bool {

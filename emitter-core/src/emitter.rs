@@ -36,6 +36,7 @@ use crate::transport::{Transport, TransportStatus};
 mod builder;
 mod burying;
 mod emission;
+mod gathering;
 mod health;
 mod intake;
 mod net;

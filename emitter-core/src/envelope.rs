@@ -68,7 +68,8 @@ mod tracker;
 
 pub use args::Names;
 pub use format::{Format, Kind, NoKind};
-use json::{from_object, is_deeper_than, malformed, text, what_is_wrong};
+pub(crate) use json::text;
+use json::{from_object, is_deeper_than, malformed, what_is_wrong};
 
 /// Bounds on what is taken from the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -211,10 +212,10 @@ pub struct RowImages {
 /// too; [`EncodeError::Json`] should never be seen here, where all parts are JSON already.
 pub fn encode(event: &Outgoing<'_>, format: Format, limits: &WireLimits) -> Result<Encoded, EncodeError> {
     let (text, properties) = match format {
-        Format::Specification => (specification::encode(event)?, beside(event, JSON)),
-        Format::CloudEvents => (cloud_events::encode(event)?, beside(event, cloud_events::STRUCTURED)),
+        Format::Specification => (specification::encode(event)?, beside(event, content_type(format))),
+        Format::CloudEvents => (cloud_events::encode(event)?, beside(event, content_type(format))),
         Format::CloudEventsBinary => cloud_events::encode_binary(event)?,
-        Format::Tracker => (tracker::encode(event)?, beside(event, JSON)),
+        Format::Tracker => (tracker::encode(event)?, beside(event, content_type(format))),
     };
     if text.len() > limits.max_bytes {
         return Err(EncodeError::TooLarge { bytes: text.len(), limit: limits.max_bytes });
@@ -226,6 +227,11 @@ pub fn encode(event: &Outgoing<'_>, format: Format, limits: &WireLimits) -> Resu
 }
 
 const JSON: &str = "application/json";
+
+/// The media type of an event in this form.
+pub(crate) fn content_type(format: Format) -> &'static str {
+    if format == Format::CloudEvents { cloud_events::STRUCTURED } else { JSON }
+}
 
 /// What programs on the way want to know without reading the payload.
 fn beside(event: &Outgoing<'_>, content_type: &'static str) -> Properties {
@@ -337,11 +343,6 @@ pub fn decode<'a>(
     })
 }
 
-/// The text of a payload within the limits, before anything else is done with it.
-pub(crate) fn checked_text<'a>(payload: &'a [u8], limits: &WireLimits) -> Result<&'a str, DecodeError> {
-    text(payload, limits)
-}
-
 /// Whether what travels beside a payload is a part of the event, as of CloudEvents in binary mode.
 pub(crate) fn has_attributes(properties: &Properties) -> bool {
     cloud_events::is_binary(properties)
@@ -444,6 +445,14 @@ pub enum DecodeError {
     #[error("the message has {bytes} bytes, the limit is {limit}")]
     TooLarge {
         /// Its size.
+        bytes: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// More user properties than [`Properties::MOST_BYTES`].
+    #[error("the message's user properties have {bytes} bytes, the limit is {limit}")]
+    Properties {
+        /// Their size.
         bytes: usize,
         /// The limit.
         limit: usize,

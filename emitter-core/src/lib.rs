@@ -94,7 +94,7 @@ pub use crate::listener::{ListenerOptions, State};
 pub use crate::masked::{HashKey, Hashed, Redacted};
 pub use crate::model::Model;
 pub use crate::receipt::Receipt;
-pub use crate::signature::Signatures;
+pub use crate::signature::{Signatures, SigningKey, VerifyingKey};
 pub use crate::trace::Trace;
 
 /// What the macros' expansions name, and nobody else should.

@@ -70,10 +70,10 @@ counters! {
         duplicates,
         /// Events under this node's name that another node wrote: give each node its own name.
         namesakes,
-        /// Messages that were no event: wrong size, depth, form or type; unknown model,
+        /// Messages, or parts of a batch, that were no event: wrong size, depth, form or type; unknown model,
         /// operation or topic.
         bad_messages,
-        /// Messages that nobody signed whom this node trusts, among those that were no event.
+        /// Those among them that nobody signed whom this node trusts.
         unauthentic,
         /// Well-formed events for which no listener was left.
         unheard,

@@ -1,4 +1,5 @@
-//! Who wrote an event: what nodes put on the events that they send, and check on those that come.
+//! That the holder of a trusted key wrote an event: what nodes put on the events that they send, and check on
+//! those that come.
 //!
 //! A broker knows who connects, and may be told who publishes where; once a message is delivered, nobody
 //! can tell who wrote it. With [`Signatures`] each event carries a signature of its origin's key, as the
@@ -10,9 +11,13 @@
 //!
 //! What is signed is the topic and all of the event, its id and origin included; of CloudEvents in binary
 //! mode also the user properties that came with it, of other forms nothing beside the payload. So an event
-//! that is altered, or moved to another topic, is refused like one that is not signed. One that is sent
-//! again as it is has its id, and is dropped as a duplicate as long as that is remembered
-//! ([`DedupConfig`](crate::dedup::DedupConfig)).
+//! that is altered, or moved to another topic, is refused like one that is not signed.
+//!
+//! What a signature does not tell: which of the key's holders wrote, for the origin is what they say it
+//! is; and whether it was sent before. Somebody who overhears an event may send it again as it is. It
+//! is dropped as a duplicate as long as its id is remembered ([`DedupConfig`](crate::dedup::DedupConfig)), which
+//! is in memory: not by a node that was started since. And it hides nothing. Against both, let nobody else
+//! read the topics: access control, and TLS.
 //!
 //! A key has a name, which the signature carries. To change keys: have all nodes
 //! [trust](Signatures::trusting) the new one, then sign with it, then trust the old one no longer.
@@ -90,17 +95,20 @@ impl Signatures {
 
     /// How many bytes a signature adds to an event.
     pub(crate) fn bytes(&self) -> usize {
-        self.own.as_ref().map_or(0, |own| BEGIN.len() + own.id.len() + 1 + own.secret.bytes() + 1)
+        self.own.as_ref().map_or(0, |own| BEGIN.len() + own.name.len() + 1 + own.secret.bytes() + 1)
     }
 
     /// Signs an event that goes out on this topic.
     pub(crate) fn sign(&self, topic: &str, properties: &Properties, payload: &mut Vec<u8>) {
         let Some(own) = &self.own else { return };
         // All forms are objects that are not empty.
-        let Some(b'}') = payload.pop() else { return };
+        if payload.last() != Some(&b'}') {
+            return;
+        }
+        payload.pop();
         let signature = own.secret.sign(&signed(topic, properties, payload));
         payload.extend_from_slice(BEGIN);
-        payload.extend_from_slice(own.id.as_bytes());
+        payload.extend_from_slice(own.name.as_bytes());
         payload.push(b':');
         payload.extend_from_slice(URL_SAFE_NO_PAD.encode(signature).as_bytes());
         payload.extend_from_slice(END);
@@ -112,21 +120,42 @@ impl Signatures {
         topic: &str,
         properties: &Properties,
         payload: &[u8],
-    ) -> Result<(), Unauthentic> {
-        let Some((content, id, signature)) = split(payload) else {
-            return if self.unsigned { Ok(()) } else { Err(Unauthentic::Unsigned) };
+    ) -> Result<Checked, Unauthentic> {
+        let Some((content, name, signature)) = split(payload) else {
+            return self.unsigned();
         };
-        let mut known = self.trusted.iter().filter(|key| *key.id == *id).peekable();
+        let mut known = self.trusted.iter().filter(|key| *key.name == *name).peekable();
         if known.peek().is_none() {
             return Err(Unauthentic::UnknownKey);
         }
         let signature = URL_SAFE_NO_PAD.decode(signature).map_err(|_| Unauthentic::Wrong)?;
         let signed = signed(topic, properties, content);
         if known.any(|key| key.public.verifies(&signed, &signature)) {
-            Ok(())
+            Ok(Checked::Signed)
         } else {
             Err(Unauthentic::Wrong)
         }
+    }
+
+    /// What becomes of a message that cannot be signed.
+    pub(crate) fn unsigned(&self) -> Result<Checked, Unauthentic> {
+        if self.unsigned { Ok(Checked::Unsigned) } else { Err(Unauthentic::Unsigned) }
+    }
+}
+
+/// What a check found, of a message that is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Checked {
+    Signed,
+    /// Not at all, which this node allows.
+    Unsigned,
+}
+
+/// An event without its signature.
+pub(crate) fn unsigned(payload: &[u8]) -> Vec<u8> {
+    match split(payload) {
+        Some((content, ..)) => [content, b"}"].concat(),
+        None => payload.to_vec(),
     }
 }
 
@@ -145,7 +174,7 @@ const BEGIN: &[u8] = br#","signature":""#;
 const END: &[u8] = br#""}"#;
 
 /// The longest name, the colon, and the longest signature.
-const MAX_TEXT: usize = MAX_ID + 1 + 86;
+const MAX_TEXT: usize = MAX_NAME + 1 + 86;
 
 /// What stands before the signature of an event, its key's name, and itself. Only at the very end is one
 /// looked for, so that nothing within a row can pass for it.
@@ -154,8 +183,8 @@ fn split(payload: &[u8]) -> Option<(&[u8], &str, &str)> {
     let from = rest.len().saturating_sub(BEGIN.len() + MAX_TEXT);
     let at = from + rest[from..].windows(BEGIN.len()).rposition(|part| part == BEGIN)?;
     let text = std::str::from_utf8(&rest[at + BEGIN.len()..]).ok()?;
-    let (id, signature) = text.split_once(':')?;
-    (is_id(id) && signature.bytes().all(is_base64url)).then_some((&rest[..at], id, signature))
+    let (name, signature) = text.split_once(':')?;
+    (is_name(name) && signature.bytes().all(is_base64url)).then_some((&rest[..at], name, signature))
 }
 
 fn is_base64url(byte: u8) -> bool {
@@ -195,10 +224,11 @@ fn signed(topic: &str, properties: &Properties, content: &[u8]) -> Vec<u8> {
 /// # Ok::<(), emitter_core::signature::BadKey>(())
 /// ```
 ///
-/// `openssl rand -base64 32` makes the last part for both kinds.
+/// `openssl rand -base64 32` makes the last part for both kinds. Of Ed25519, `key.verifying_key().public_text()` is
+/// what other nodes are given.
 #[derive(Clone)]
 pub struct SigningKey {
-    id: Arc<str>,
+    name: Arc<str>,
     secret: Secret,
 }
 
@@ -206,7 +236,7 @@ pub struct SigningKey {
 /// a text it is as a [`SigningKey`] is, with the public part for Ed25519.
 #[derive(Clone)]
 pub struct VerifyingKey {
-    id: Arc<str>,
+    name: Arc<str>,
     public: Public,
 }
 
@@ -228,7 +258,7 @@ enum Public {
 const MIN_HMAC: usize = 32;
 
 /// The longest name of a key.
-const MAX_ID: usize = 64;
+const MAX_NAME: usize = 64;
 
 impl SigningKey {
     /// HMAC-SHA256 ([RFC 2104](https://www.rfc-editor.org/rfc/rfc2104)): whoever can check a signature can
@@ -238,7 +268,7 @@ impl SigningKey {
     /// # Errors
     /// [`BadKey`] for a shorter secret, or a name that is not 1 to 64 letters, digits, '-', '_', '.'.
     pub fn hmac_sha256(name: &str, secret: &[u8]) -> Result<Self, BadKey> {
-        Ok(Self { id: id(name)?, secret: Secret::Hmac(hmac(secret)?) })
+        Ok(Self { name: checked(name)?, secret: Secret::Hmac(hmac(secret)?) })
     }
 
     /// Ed25519 ([RFC 8032](https://www.rfc-editor.org/rfc/rfc8032)) of this seed, the private key: 32 bytes
@@ -249,8 +279,9 @@ impl SigningKey {
     /// [`BadKey`] for a name that is not 1 to 64 letters, digits, '-', '_', '.'.
     #[cfg(feature = "ed25519")]
     pub fn ed25519(name: &str, seed: &[u8; 32]) -> Result<Self, BadKey> {
-        let pair = Ed25519KeyPair::from_seed_unchecked(seed).map_err(|_| BadKey::Text)?;
-        Ok(Self { id: id(name)?, secret: Secret::Ed25519(Arc::new(pair)) })
+        let pair =
+            Ed25519KeyPair::from_seed_unchecked(seed).map_err(|_| BadKey::Length { bytes: seed.len() })?;
+        Ok(Self { name: checked(name)?, secret: Secret::Ed25519(Arc::new(pair)) })
     }
 
     /// What its signatures are checked with.
@@ -265,7 +296,7 @@ impl SigningKey {
                 Public::Ed25519(public)
             }
         };
-        VerifyingKey { id: Arc::clone(&self.id), public }
+        VerifyingKey { name: Arc::clone(&self.name), public }
     }
 }
 
@@ -275,7 +306,7 @@ impl VerifyingKey {
     /// # Errors
     /// As there.
     pub fn hmac_sha256(name: &str, secret: &[u8]) -> Result<Self, BadKey> {
-        Ok(Self { id: id(name)?, public: Public::Hmac(hmac(secret)?) })
+        Ok(Self { name: checked(name)?, public: Public::Hmac(hmac(secret)?) })
     }
 
     /// The public part of an Ed25519 key.
@@ -284,7 +315,7 @@ impl VerifyingKey {
     /// [`BadKey`] for a name that is not 1 to 64 letters, digits, '-', '_', '.'.
     #[cfg(feature = "ed25519")]
     pub fn ed25519(name: &str, public: &[u8; 32]) -> Result<Self, BadKey> {
-        Ok(Self { id: id(name)?, public: Public::Ed25519(*public) })
+        Ok(Self { name: checked(name)?, public: Public::Ed25519(*public) })
     }
 
     /// Its text, to be given to other nodes. `None` of HMAC, where it is the secret.
@@ -293,7 +324,7 @@ impl VerifyingKey {
         match &self.public {
             Public::Hmac(_) => None,
             #[cfg(feature = "ed25519")]
-            Public::Ed25519(public) => Some(format!("ed25519:{}:{}", self.id, STANDARD.encode(public))),
+            Public::Ed25519(public) => Some(format!("ed25519:{}:{}", self.name, STANDARD.encode(public))),
         }
     }
 }
@@ -355,13 +386,13 @@ impl Public {
     }
 }
 
-fn is_id(name: &str) -> bool {
+fn is_name(name: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-    (1..=MAX_ID).contains(&name.len()) && name.bytes().all(allowed)
+    (1..=MAX_NAME).contains(&name.len()) && name.bytes().all(allowed)
 }
 
-fn id(name: &str) -> Result<Arc<str>, BadKey> {
-    if is_id(name) { Ok(name.into()) } else { Err(BadKey::Name) }
+fn checked(name: &str) -> Result<Arc<str>, BadKey> {
+    if is_name(name) { Ok(name.into()) } else { Err(BadKey::Name) }
 }
 
 fn hmac(secret: &[u8]) -> Result<Arc<Hmac<Sha256>>, BadKey> {
@@ -381,6 +412,11 @@ fn parts(text: &str) -> Result<(&str, &str, Vec<u8>), BadKey> {
     Ok((kind, name, STANDARD.decode(bytes).map_err(|_| BadKey::Text)?))
 }
 
+#[cfg(feature = "ed25519")]
+fn of_32(bytes: &[u8]) -> Result<[u8; 32], BadKey> {
+    bytes.try_into().map_err(|_| BadKey::Length { bytes: bytes.len() })
+}
+
 impl FromStr for SigningKey {
     type Err = BadKey;
 
@@ -388,9 +424,9 @@ impl FromStr for SigningKey {
         match parts(text)? {
             ("hmac-sha256", name, secret) => Self::hmac_sha256(name, &secret),
             #[cfg(feature = "ed25519")]
-            ("ed25519", name, seed) => {
-                Self::ed25519(name, seed.as_slice().try_into().map_err(|_| BadKey::Text)?)
-            }
+            ("ed25519", name, seed) => Self::ed25519(name, &of_32(&seed)?),
+            #[cfg(not(feature = "ed25519"))]
+            ("ed25519", ..) => Err(BadKey::NotInThisBuild),
             _ => Err(BadKey::Text),
         }
     }
@@ -403,9 +439,9 @@ impl FromStr for VerifyingKey {
         match parts(text)? {
             ("hmac-sha256", name, secret) => Self::hmac_sha256(name, &secret),
             #[cfg(feature = "ed25519")]
-            ("ed25519", name, public) => {
-                Self::ed25519(name, public.as_slice().try_into().map_err(|_| BadKey::Text)?)
-            }
+            ("ed25519", name, public) => Self::ed25519(name, &of_32(&public)?),
+            #[cfg(not(feature = "ed25519"))]
+            ("ed25519", ..) => Err(BadKey::NotInThisBuild),
             _ => Err(BadKey::Text),
         }
     }
@@ -413,13 +449,13 @@ impl FromStr for VerifyingKey {
 
 impl fmt::Debug for SigningKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "SigningKey({})", self.id)
+        write!(f, "SigningKey({})", self.name)
     }
 }
 
 impl fmt::Debug for VerifyingKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "VerifyingKey({})", self.id)
+        write!(f, "VerifyingKey({})", self.name)
     }
 }
 
@@ -440,9 +476,18 @@ pub enum BadKey {
     },
     /// Its text is none.
     #[error(
-        "write a key as `hmac-sha256:NAME:BASE64`, or with the feature `ed25519` as `ed25519:NAME:BASE64` of 32 bytes"
+        "write a key as `hmac-sha256:NAME:BASE64` or `ed25519:NAME:BASE64`, in one line, in the alphabet with + and /, padded"
     )]
     Text,
+    /// It is not as long as a key of Ed25519.
+    #[error("a key of Ed25519 has 32 bytes, this one {bytes}")]
+    Length {
+        /// How many there were.
+        bytes: usize,
+    },
+    /// Its algorithm needs a feature of this crate.
+    #[error("keys of Ed25519 need the feature `ed25519`")]
+    NotInThisBuild,
 }
 
 #[cfg(test)]
@@ -483,16 +528,16 @@ mod tests {
     fn only_what_was_signed_is_taken() {
         for signatures in all() {
             let payload = sign(&signatures, "a/b", PLAIN);
-            assert_eq!(signatures.check("a/b", PLAIN, &payload), Ok(()));
+            assert_eq!(signatures.check("a/b", PLAIN, &payload), Ok(Checked::Signed));
             assert_eq!(signatures.check("a/c", PLAIN, &payload), Err(Unauthentic::Wrong));
             assert_eq!(signatures.check("a/b", PLAIN, EVENT), Err(Unauthentic::Unsigned));
             assert_eq!(signatures.check("a/b", PLAIN, b""), Err(Unauthentic::Unsigned));
             // What says nothing of the event may change on its way, and what makes it another may not.
             let traced = PLAIN.clone().with("traceparent", "00-…");
-            assert_eq!(signatures.check("a/b", &traced, &payload), Ok(()));
+            assert_eq!(signatures.check("a/b", &traced, &payload), Ok(Checked::Signed));
             assert_eq!(signatures.check("a/b", &binary("1"), &payload), Err(Unauthentic::Wrong));
             let payload = sign(&signatures, "a/b", &binary("1"));
-            assert_eq!(signatures.check("a/b", &binary("1"), &payload), Ok(()));
+            assert_eq!(signatures.check("a/b", &binary("1"), &payload), Ok(Checked::Signed));
             assert_eq!(signatures.check("a/b", &binary("2"), &payload), Err(Unauthentic::Wrong));
             assert_eq!(signatures.check("a/b", PLAIN, &payload), Err(Unauthentic::Wrong));
         }
@@ -503,13 +548,13 @@ mod tests {
         let (old, new) = (key("old", 1), key("new", 2));
         let learning = Signatures::new(old.clone()).trusting(new.verifying_key());
         let changed = Signatures::new(new.clone());
-        assert_eq!(learning.check("t", PLAIN, &sign(&changed, "t", PLAIN)), Ok(()));
+        assert_eq!(learning.check("t", PLAIN, &sign(&changed, "t", PLAIN)), Ok(Checked::Signed));
         let late = Signatures::new(old);
         assert_eq!(changed.check("t", PLAIN, &sign(&late, "t", PLAIN)), Err(Unauthentic::UnknownKey));
         let same_name = Signatures::new(key("new", 3));
         assert_eq!(changed.check("t", PLAIN, &sign(&same_name, "t", PLAIN)), Err(Unauthentic::Wrong));
         let both = same_name.trusting(new.verifying_key());
-        assert_eq!(both.check("t", PLAIN, &sign(&changed, "t", PLAIN)), Ok(()));
+        assert_eq!(both.check("t", PLAIN, &sign(&changed, "t", PLAIN)), Ok(Checked::Signed));
 
         let listening = Signatures::listening_only();
         assert!(listening.trusts_nobody() && listening.bytes() == 0);
@@ -517,7 +562,7 @@ mod tests {
         assert!(!listening.trusting(new.verifying_key()).trusts_nobody());
 
         let lenient = Signatures::new(new).dangerous_accept_unsigned();
-        assert_eq!(lenient.check("t", PLAIN, EVENT), Ok(()));
+        assert_eq!(lenient.check("t", PLAIN, EVENT), Ok(Checked::Unsigned));
         assert_eq!(lenient.check("t", PLAIN, &sign(&late, "t", PLAIN)), Err(Unauthentic::UnknownKey));
     }
 
@@ -525,14 +570,18 @@ mod tests {
     fn keys_are_texts_and_nobody_sees_them() {
         let text = format!("hmac-sha256:k1:{}", STANDARD.encode([1; 32]));
         let (one, other) = (Signatures::new(text.parse().unwrap()), Signatures::new(key("k1", 1)));
-        assert_eq!(one.check("t", PLAIN, &sign(&other, "t", PLAIN)), Ok(()));
+        assert_eq!(one.check("t", PLAIN, &sign(&other, "t", PLAIN)), Ok(Checked::Signed));
         let seen = format!("{one:?}");
         assert!(seen.contains("SigningKey(k1)") && !seen.contains(&STANDARD.encode([1; 32])[..8]), "{seen}");
         assert_eq!(key("k1", 1).verifying_key().public_text(), None);
-        for wrong in ["", "k1", "hmac-sha256:k1", "hmac-sha256:k1:!", "none:k1:AAAA", "ed25519:k1:AAAA"] {
+        for wrong in ["", "k1", "hmac-sha256:k1", "hmac-sha256:k1:!", "none:k1:AAAA"] {
             assert_eq!(wrong.parse::<SigningKey>().unwrap_err(), BadKey::Text, "{wrong}");
         }
         assert_eq!("hmac-sha256:k1:AAAA".parse::<SigningKey>().unwrap_err(), BadKey::Short { bytes: 3 });
+        #[cfg(feature = "ed25519")]
+        assert_eq!("ed25519:k1:AAAA".parse::<SigningKey>().unwrap_err(), BadKey::Length { bytes: 3 });
+        #[cfg(not(feature = "ed25519"))]
+        assert_eq!("ed25519:k1:AAAA".parse::<SigningKey>().unwrap_err(), BadKey::NotInThisBuild);
         assert_eq!(SigningKey::hmac_sha256("a b", &[1; 32]).unwrap_err(), BadKey::Name);
         assert_eq!(VerifyingKey::hmac_sha256(&"k".repeat(65), &[1; 32]).unwrap_err(), BadKey::Name);
     }
@@ -552,7 +601,7 @@ mod tests {
         let text = format!("ed25519:k1:{}", STANDARD.encode(&seed));
         let listening = Signatures::listening_only().trusting(expected.parse().unwrap());
         let signing = Signatures::new(text.parse().unwrap());
-        assert_eq!(listening.check("t", PLAIN, &sign(&signing, "t", PLAIN)), Ok(()));
+        assert_eq!(listening.check("t", PLAIN, &sign(&signing, "t", PLAIN)), Ok(Checked::Signed));
     }
 
     proptest! {

@@ -217,7 +217,8 @@ impl TestEmitter {
     /// one in production. Wait for its listeners with [`drain`](Self::drain).
     ///
     /// # Panics
-    /// When no listener of this node hears remote events of the model, or the row is no JSON.
+    /// When no listener of this node hears remote events of the model, the row is no JSON, or the node takes
+    /// signed events only and has no key to sign one with.
     pub async fn receive<T: EventBody>(&self, event: T) -> EventId {
         let info = ModelInfo::of::<T::Model>();
         let event = event.into_event();
@@ -262,6 +263,10 @@ impl TestEmitter {
         let topic = self.emitter.topics().topic(&topic, operation);
         let Encoded { mut payload, properties } = encoded;
         if let Some(signatures) = self.emitter.signatures() {
+            assert!(
+                signatures.bytes() > 0 || signatures.unsigned().is_ok(),
+                "this node takes signed events only: give it `Signatures::new(key)` in tests, so that they can be signed"
+            );
             signatures.sign(topic.as_str(), &properties, &mut payload);
         }
         self.receive_with(topic.as_str(), payload, properties).await;

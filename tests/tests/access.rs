@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use emitter_core::dead_letter::Reason;
 use emitter_core::transport::mqtt::MqttConfig;
-use emitter_core::{Emits, Emitter, Event, HealthStatus};
+use emitter_core::{Batches, Emits, Emitter, Event, HealthStatus};
 use emitter_tests::eventually::eventually;
 use emitter_tests::servers::Mosquitto;
 use serde::{Deserialize, Serialize};
@@ -111,4 +111,29 @@ async fn each_service_may_do_what_is_its_own() {
         assert!(emitter.shutdown(Duration::from_secs(5)).await.is_clean());
         assert_eq!(emitter.stats().dead_letters_lost, 0);
     }
+}
+
+/// What the broker refuses of a batch goes out again, each event by itself and on its own topic.
+#[tokio::test]
+async fn where_batches_are_forbidden_events_go_alone() {
+    let broker = Mosquitto::builder().forbid("prisma/events/user/batch").start();
+    let node = |name: &str| {
+        let builder = Emitter::builder().node(name).select_listeners(|_| false);
+        builder.mqtt(MqttConfig::new(&broker.url()).expect("valid"))
+    };
+    let hearer = node("b").start().await.expect("it starts");
+    let heard = Arc::default();
+    hear_users(&hearer, &heard);
+    let batches = Batches { max_delay: Duration::ZERO, ..Batches::default() };
+    let writer = node("a").batches(batches).start().await.expect("it starts");
+    for emitter in [&hearer, &writer] {
+        emitter.connected(Duration::from_secs(10)).await.expect("connected");
+    }
+    for id in 0..20 {
+        writer.publish(UserCreated::new(User { id }));
+    }
+    eventually(|| heard.lock().expect("nobody panics").len() == 20).await;
+    assert!(writer.shutdown(Duration::from_secs(5)).await.is_clean());
+    assert_eq!((writer.stats().published, writer.stats().publish_failed), (20, 0));
+    let _ = hearer.shutdown(Duration::from_secs(5)).await;
 }

@@ -9,8 +9,9 @@ use emitter_core::receipt::Way;
 use emitter_core::signature::{Signatures, SigningKey};
 use emitter_core::topic::{Layout, TopicFilter};
 use emitter_core::transport::memory::{Faults, MemoryBroker, MemoryTransport, Published};
+use emitter_core::transport::mqtt::{MqttConfig, Overflow};
 use emitter_core::transport::{
-    Confirmation, Delivery, Message, PublishError, Transport, TransportStatus, Unconfirmed,
+    Confirmation, Delivery, Message, PublishError, Settler, Transport, TransportStatus, Unconfirmed,
 };
 use emitter_core::{Batches, Builder, EmitOptions, Emits, Emitter, Event, QoS, Receipt, StartError};
 use emitter_tests::eventually::eventually;
@@ -69,9 +70,7 @@ fn sizes(published: &[Published]) -> Vec<usize> {
 #[tokio::test]
 async fn events_travel_together_and_arrive_one_by_one_in_order() {
     for format in [Format::Specification, Format::CloudEvents, Format::Tracker] {
-        for layout in
-            ["{prefix}/{model}/{operation}", "{prefix}/{model}/{past_tense}/v1", &Layout::npm().to_string()]
-        {
+        for layout in ["{prefix}/{model}/{operation}", "{prefix}/{model}/{past_tense}/v1"] {
             let broker = MemoryBroker::new();
             let (hearer, heard) =
                 hearing(builder("b").topic_layout(layout).transport(broker.connect("b"))).await;
@@ -225,6 +224,144 @@ async fn over_faulty_links_each_is_heard_once() {
     let _ = (writer.shutdown(SECOND).await, hearer.shutdown(SECOND).await);
 }
 
+/// Each part of a batch has to be acknowledged, or none behind it is.
+#[tokio::test]
+async fn an_event_that_is_there_a_hundred_times_holds_nothing_up() {
+    let broker = MemoryBroker::new();
+    let emitter = builder("b").transport(broker.connect("b")).start().await.unwrap();
+    let (go, gate) = tokio::sync::watch::channel(false);
+    let _ = emitter.on::<ReadingCreated>().remote_only().run(move |_: Event<ReadingCreated>| {
+        let mut gate = gate.clone();
+        async move { gate.wait_for(|open| *open).await.map(drop).map_err(|error| error.to_string()) }
+    });
+    eventually(|| emitter.transport_status().unwrap().subscriptions == 1).await;
+    let event = |id: i64| {
+        format!(
+            r#"{{"model":"reading","operation":"create","result":{{"id":{id},"value":""}},"eventId":"01935a00-0000-7000-8000-00000000000{id}"}}"#
+        )
+    };
+    for _ in 0..3 {
+        broker.publish("prisma/events/reading/batch", format!("[{}]", vec![event(1); 100].join(",")));
+    }
+    broker.publish("prisma/events/reading/create", event(2));
+    eventually(|| emitter.stats().duplicates == 299 && emitter.stats().received == 4).await;
+    // Its last copy would bring it again.
+    assert_eq!(broker.unacknowledged("b"), 2);
+    go.send_replace(true);
+    eventually(|| broker.unacknowledged("b") == 0).await;
+    assert_eq!(emitter.stats().handled, 2);
+    let _ = emitter.shutdown(SECOND).await;
+}
+
+#[tokio::test]
+async fn a_batch_of_rubbish_leaves_dead_letters_to_others() {
+    let broker = MemoryBroker::new();
+    let (hearer, _) = hearing(builder("b").transport(broker.connect("b"))).await;
+    broker.publish("prisma/events/reading/batch", format!("[{}]", vec!["1"; 1_000].join(",")));
+    broker.publish("prisma/events/reading/create", "no event");
+    eventually(|| hearer.stats().bad_messages == 1_001).await;
+    assert_eq!((hearer.stats().dead_letters, hearer.stats().dead_letters_lost), (11, 990));
+    assert_eq!(&hearer.dead_letters().last().unwrap().payload[..], b"no event");
+    let _ = hearer.shutdown(SECOND).await;
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Emits)]
+#[emits(model = "glimpse", create, expires = "2s")]
+struct Glimpse {
+    id: i64,
+}
+
+#[tokio::test(start_paused = true)]
+async fn none_waits_for_others_until_it_expires() {
+    let broker = MemoryBroker::new();
+    let batches = Batches { max_delay: 10 * SECOND, ..Batches::default() };
+    let writer = builder("a").batches(batches).transport(broker.connect("a")).start().await.unwrap();
+    for id in 0..10 {
+        writer.publish(GlimpseCreated::new(Glimpse { id }));
+    }
+    eventually(|| writer.stats().published + writer.stats().publish_failed == 10).await;
+    assert_eq!((writer.stats().published, sizes(&broker.published())), (10, vec![10]));
+    let _ = writer.shutdown(SECOND).await;
+}
+
+/// The policy `wait` holds events back before the transport's queue, and loses none.
+#[tokio::test]
+async fn batches_wait_for_room_too() {
+    let config = MqttConfig::new("mqtt://127.0.0.1:9").unwrap().overflow(Overflow::Wait);
+    let config = config.queue_messages(10).unwrap();
+    let batches = Batches { max_delay: Duration::from_millis(1), max_events: 50, ..Batches::default() };
+    let writer = builder("a").mqtt(config).batches(batches).start().await.unwrap();
+    for id in 0..5_000 {
+        writer.publish(reading(id));
+        writer.publish(GlimpseCreated::new(Glimpse { id }));
+        if id % 7 == 0 {
+            writer.publish_with(reading(id), EmitOptions::default().qos(QoS::AtMostOnce));
+            tokio::task::yield_now().await;
+        }
+    }
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(writer.stats().publish_refused, 0);
+    assert_eq!(writer.transport_status().unwrap().unconfirmed, 10);
+    let report = writer.shutdown(Duration::from_millis(100)).await;
+    assert!(report.unpublished > 1_000, "{report:?}");
+    assert_eq!(writer.stats().publish_refused, 0);
+}
+
+/// Takes one message, and has room for no other.
+struct Narrow(MemoryTransport, Arc<Mutex<Option<Settler>>>);
+
+impl Transport for Narrow {
+    fn publish(&self, _: Message) -> Result<Confirmation, PublishError> {
+        let (settler, confirmation) = Confirmation::new();
+        *self.1.lock().unwrap() = Some(settler);
+        Ok(confirmation)
+    }
+
+    fn poll_room(&self, _: &mut std::task::Context<'_>) -> std::task::Poll<()> {
+        match &*self.1.lock().unwrap() {
+            None => std::task::Poll::Ready(()),
+            Some(_) => std::task::Poll::Pending,
+        }
+    }
+
+    fn subscribe(&self, filter: TopicFilter) {
+        self.0.subscribe(filter);
+    }
+
+    fn unsubscribe(&self, filter: &TopicFilter) {
+        self.0.unsubscribe(filter);
+    }
+
+    fn next(&self) -> std::pin::Pin<Box<dyn Future<Output = Option<Delivery>> + Send + '_>> {
+        self.0.next()
+    }
+
+    fn status(&self) -> TransportStatus {
+        self.0.status()
+    }
+
+    fn close(&self, deadline: Duration) -> std::pin::Pin<Box<dyn Future<Output = Unconfirmed> + Send + '_>> {
+        self.0.close(deadline)
+    }
+}
+
+#[tokio::test]
+async fn a_shutdown_counts_what_should_have_been_sent_again() {
+    let (broker, taken) = (MemoryBroker::new(), Arc::new(Mutex::new(None)));
+    let transport = Narrow(broker.connect("a"), Arc::clone(&taken));
+    let writer = builder("a").batches(at_once()).transport(transport).start().await.unwrap();
+    for id in 0..10 {
+        writer.publish(reading(id));
+    }
+    eventually(|| taken.lock().unwrap().is_some()).await;
+    // Refused, and there is no room.
+    let (settler, _) = Confirmation::new();
+    let refused = taken.lock().unwrap().replace(settler).unwrap();
+    refused.settle(Err(PublishError::Refused { reason: "QuotaExceeded".to_owned() }));
+    let report = writer.shutdown(Duration::from_millis(200)).await;
+    assert_eq!(report.unpublished, 10);
+}
+
 /// Refuses every message in which there is poison.
 struct Squeamish(MemoryTransport);
 
@@ -304,5 +441,8 @@ async fn settings_that_cannot_be_meant_are_refused_at_start() {
     refused(Batches { max_bytes: 0, ..default }, Format::Specification, "max_bytes").await;
     refused(Batches { max_bytes: 300 * 1024, ..default }, Format::Specification, "max_payload").await;
     refused(Batches { max_delay: 61 * SECOND, ..default }, Format::Specification, "max_delay").await;
-    refused(default, Format::CloudEventsBinary, "binary").await;
+    refused(default, Format::CloudEventsBinary, "Format::CloudEvents").await;
+    // Programs with the npm package would be sent what they do not bear.
+    let npm = builder("a").batches(default).topic_layout(Layout::npm()).start().await.unwrap_err();
+    assert!(npm.to_string().contains("npm package"), "{npm}");
 }

@@ -6,12 +6,14 @@ use std::time::Duration;
 use emitter_core::envelope::Format;
 use emitter_core::signature::{Signatures, SigningKey};
 use emitter_core::testing::TestEmitter;
+use emitter_core::transport::Properties;
 use emitter_core::transport::memory::{MemoryBroker, Published};
 use emitter_core::{Batches, Builder, Emits, Emitter, Event, StartError};
 use emitter_tests::eventually::eventually;
 use serde::{Deserialize, Serialize};
 
 const SECOND: Duration = Duration::from_secs(1);
+const PLAIN: Properties = Properties { content_type: None, user: Vec::new() };
 const FORMATS: [Format; 4] =
     [Format::Specification, Format::CloudEvents, Format::CloudEventsBinary, Format::Tracker];
 
@@ -122,6 +124,76 @@ async fn what_is_altered_on_its_way_is_refused() {
     }
 }
 
+fn a_batch() -> Batches {
+    Batches { max_delay: Duration::ZERO, ..Batches::default() }
+}
+
+#[tokio::test]
+async fn what_is_altered_within_a_batch_is_refused_alone() {
+    let broker = MemoryBroker::new();
+    let node = |name: &str| {
+        let builder = builder(name).signatures(Signatures::new(hmac("a"))).batches(a_batch());
+        builder.transport(broker.connect(name))
+    };
+    let writer = node("a").start().await.unwrap();
+    for id in 1..4 {
+        writer.publish(payment(id));
+    }
+    eventually(|| broker.published().len() == 1).await;
+    let Published { topic, payload, .. } = broker.published().remove(0);
+    let text = String::from_utf8(payload.to_vec()).unwrap();
+    assert!(topic.ends_with("/batch") && text.starts_with('['), "{topic}");
+    let (hearer, heard) = hearing(node("b")).await;
+    broker.publish(&topic, text.replacen("100", "999", 2));
+    eventually(|| heard.lock().unwrap().len() == 2 && hearer.stats().unauthentic == 1).await;
+    // One of them is of the batch's topic alone, and with anything behind it not what was signed.
+    let events: Vec<&serde_json::value::RawValue> = serde_json::from_str(&text).unwrap();
+    let one = events[0].get();
+    let twice = one.replace("}", r#","signature":"a:AAAA"}"#);
+    let tricks = [
+        (topic.replace("batch", "create"), one.to_owned()),
+        (topic.clone(), format!("{one} ")),
+        (topic, twice),
+    ];
+    for (count, (topic, payload)) in (2..).zip(tricks) {
+        broker.publish(&topic, payload);
+        eventually(|| hearer.stats().unauthentic == count).await;
+    }
+    assert_eq!((heard.lock().unwrap().len(), hearer.stats().dead_letters), (2, 0));
+    let _ = (writer.shutdown(SECOND).await, hearer.shutdown(SECOND).await);
+}
+
+#[tokio::test]
+async fn strangers_make_no_dead_letters() {
+    let broker = MemoryBroker::new();
+    let node = |name: &str| {
+        builder(name)
+            .signatures(Signatures::new(hmac("a")))
+            .max_payload(2_000)
+            .transport(broker.connect(name))
+    };
+    let (hearer, heard) = hearing(node("b")).await;
+    let topic = "prisma/events/payment/create";
+    let many = Properties::default().with("n", "x".repeat(20_000));
+    let strange = [("[ no batch", PLAIN), ("no event", PLAIN), ("[[[", PLAIN), ("{}", many)];
+    for (payload, properties) in strange {
+        broker.publish_with(topic, payload, properties);
+    }
+    broker.publish(topic, "x".repeat(3_000));
+    eventually(|| hearer.stats().unauthentic == 5).await;
+    // What was signed is read as it was signed, whatever stands beside it.
+    let writer = node("a").start().await.unwrap();
+    writer.publish(payment(1));
+    eventually(|| heard.lock().unwrap().len() == 1).await;
+    let sent = broker.published().into_iter().rfind(|message| message.topic == topic).unwrap();
+    for content_type in ["application/cloudevents+json", "application/vnd.model-events.batch+json"] {
+        broker.publish_with(&sent.topic, sent.payload.clone(), Properties::of_type(content_type));
+    }
+    eventually(|| hearer.stats().duplicates == 2).await;
+    assert_eq!((hearer.stats().dead_letters, hearer.stats().bad_messages), (0, 5));
+    let _ = (writer.shutdown(SECOND).await, hearer.shutdown(SECOND).await);
+}
+
 /// Every node trusts both before anybody signs with the new one, and trusts the old one until nobody does.
 #[tokio::test]
 async fn keys_are_changed_without_losing_an_event() {
@@ -187,6 +259,14 @@ async fn what_a_test_receives_is_signed_as_its_node_expects() {
     node.drain().await;
     assert_eq!(*heard.lock().unwrap(), [7]);
     let _ = node.shutdown(SECOND).await;
+}
+
+#[tokio::test]
+#[should_panic(expected = "Signatures::new(key)")]
+async fn a_test_is_told_that_nothing_can_be_signed() {
+    let only = Signatures::listening_only().trusting(hmac("a").verifying_key());
+    let node = TestEmitter::start(|builder| builder.select_listeners(|_| false).signatures(only)).await;
+    node.receive(payment(7)).await;
 }
 
 #[tokio::test]

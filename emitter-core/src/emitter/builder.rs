@@ -421,6 +421,9 @@ impl Builder {
         let node = self.node.clone().unwrap_or_else(|| generated_node(&incarnation));
         let kind = self.kind.as_deref().unwrap_or(self.format.default_kind()).parse()?;
         let topics = Topics::new(TopicPrefix::new(&self.prefix)?, self.layout.parse()?);
+        if let Some(batches) = &self.batches {
+            self.check_batches(batches, topics.layout())?;
+        }
         let handlers = self.handlers()?;
         let home = self.states.home();
         let transport: Option<Arc<dyn Transport>> = match self.link {
@@ -557,9 +560,6 @@ impl Builder {
                 return Err(StartError::Setting { setting: "format", problem });
             }
         }
-        if let Some(batches) = &self.batches {
-            self.check_batches(batches)?;
-        }
         if self.signatures.as_ref().is_some_and(Signatures::trusts_nobody) {
             let problem =
                 "no key is trusted, so that every event would be refused; add one with `.trusting(…)`";
@@ -583,12 +583,20 @@ impl Builder {
         self.node.as_deref().map_or(Ok(()), |node| check_name("node", node))
     }
 
-    fn check_batches(&self, batches: &Batches) -> Result<(), StartError> {
+    fn check_batches(&self, batches: &Batches, layout: &Layout) -> Result<(), StartError> {
         let Batches { max_events, max_bytes, max_delay } = *batches;
         let wrong = |problem: String| Err(StartError::Setting { setting: "batches", problem });
         if self.format == Format::CloudEventsBinary {
             return wrong(
-                "events in binary mode have properties each, so that none travel together".to_owned(),
+                "CloudEvents in binary mode have properties each, so that none travel together; use Format::CloudEvents"
+                    .to_owned(),
+            );
+        }
+        if !layout.tells_operations() {
+            return wrong(
+                "the topic layout has no level for `batch`, so that batches would reach programs that know none, such as \
+                 the npm package; use one with {operation} or {past_tense}"
+                    .to_owned(),
             );
         }
         if !(2..=batch::MOST).contains(&max_events) {

@@ -22,7 +22,7 @@ use crate::listener::same_model;
 use crate::metrics::OnceInAWhile;
 use crate::model_info::{AnyEvent, Received};
 use crate::properties::Properties;
-use crate::signature::Unauthentic;
+use crate::signature::{Checked, Unauthentic};
 use crate::topic::{BATCH, ModelTopic, Said};
 use crate::transport::{Ack, Delivery, Transport};
 
@@ -42,6 +42,8 @@ pub(super) struct Intake {
     /// messages at the broker would not do: messages without receipt (QoS 0) have none.
     places: Arc<Semaphore>,
     tidy_at: usize,
+    /// How many dead letters may still be made of the present message.
+    letters: usize,
     bad: OnceInAWhile,
     namesakes: OnceInAWhile,
 }
@@ -56,6 +58,9 @@ enum Read {
         identity: Option<Identity>,
     },
 }
+
+/// A batch of nothing but rubbish must not use up the dead letters of others.
+const LETTERS_A_BATCH: usize = 10;
 
 /// What tells an event from all others: its origin's life, if it says so, and its id.
 type Identity = (Option<Uuid>, EventId);
@@ -94,6 +99,7 @@ impl Intake {
             places: Arc::new(Semaphore::new(shared.in_progress)),
             shared,
             tidy_at: 1024,
+            letters: usize::MAX,
             bad: OnceInAWhile::every(interval),
             namesakes: OnceInAWhile::every(interval),
         }
@@ -109,32 +115,55 @@ impl Intake {
             match self.parts(&delivery) {
                 None => self.take(delivery, place),
                 Some(Ok(events)) => self.take_batch(&delivery.topic, events, delivery.ack, place).await,
-                Some(Err(error)) => {
+                Some(Err(rejection)) => {
                     let Delivery { topic, payload, ack, .. } = delivery;
                     // Of which there may be too many, and none is a part of a batch.
                     let original = Original { topic, payload, properties: Properties::default() };
-                    self.reject(&error.into(), original, ack);
+                    self.reject(&rejection, original, ack);
                 }
             }
         }
     }
 
     /// The events of a batch; `None` of a message that is none.
-    fn parts(
-        &self,
-        Delivery { payload, properties, .. }: &Delivery,
-    ) -> Option<Result<Vec<Bytes>, DecodeError>> {
+    fn parts(&self, delivery: &Delivery) -> Option<Result<Vec<Bytes>, Rejection>> {
+        let Delivery { payload, properties, .. } = delivery;
         let (bytes, limit) = (properties.bytes(), Properties::MOST_BYTES);
-        if bytes > limit {
-            return Some(Err(DecodeError::TooLarge { bytes, limit }));
+        let parts = if bytes > limit {
+            Err(DecodeError::Properties { bytes, limit })
+        } else {
+            batch::split(payload, &self.limits)?
+        };
+        // What cannot be taken apart cannot be signed, either.
+        Some(parts.map_err(|error| self.unsigned().err().unwrap_or(error.into())))
+    }
+
+    /// What cannot be signed is nothing but that, where events have to be.
+    fn unsigned(&self) -> Result<(), Rejection> {
+        let Some(signatures) = &self.shared.signatures else { return Ok(()) };
+        signatures.unsigned().map(drop).map_err(Rejection::from)
+    }
+
+    /// Whether somebody wrote it who is trusted. Of what was signed, no more is left than was.
+    fn check(&self, original: &mut Original) -> Result<(), Rejection> {
+        let Some(signatures) = &self.shared.signatures else { return Ok(()) };
+        let Original { topic, payload, properties } = original;
+        if payload.len() > self.limits.max_bytes {
+            return self.unsigned();
         }
-        batch::split(payload, &self.limits)
+        if signatures.check(topic, properties, payload)? == Checked::Signed
+            && !envelope::has_attributes(properties)
+        {
+            *properties = Properties::default();
+        }
+        Ok(())
     }
 
     /// Each event of a batch is taken as if it had come alone. The batch is acknowledged when all are done.
     async fn take_batch(&mut self, topic: &str, events: Vec<Bytes>, ack: Ack, place: OwnedSemaphorePermit) {
         let mut place = Some(place);
         let acks = ack.shared(events.len());
+        self.letters = LETTERS_A_BATCH;
         for (payload, ack) in events.into_iter().zip(acks) {
             let place = match place.take() {
                 Some(place) => place,
@@ -147,16 +176,14 @@ impl Intake {
             let properties = Properties::default();
             self.take(Delivery { topic: topic.to_owned(), payload, properties, ack }, place);
         }
+        self.letters = usize::MAX;
     }
 
     fn take(&mut self, delivery: Delivery, place: OwnedSemaphorePermit) {
         let Delivery { topic, payload, properties, ack } = delivery;
-        let original = Original { topic, payload, properties };
-        if let Some(signatures) = &self.shared.signatures {
-            let Original { topic, payload, properties } = &original;
-            if let Err(problem) = signatures.check(topic, properties, payload) {
-                return self.reject(&problem.into(), original, ack);
-            }
+        let mut original = Original { topic, payload, properties };
+        if let Err(rejection) = self.check(&mut original) {
+            return self.reject(&rejection, original, ack);
         }
         match self.read(&original) {
             Ok(Read::Echo) => {
@@ -290,7 +317,7 @@ impl Intake {
 
     /// Counts a message that is no event, and acknowledges it once it is a dead letter: it would not
     /// get better by coming again.
-    fn reject(&self, rejection: &Rejection, original: Original, ack: Ack) {
+    fn reject(&mut self, rejection: &Rejection, original: Original, ack: Ack) {
         let shared = &self.shared;
         shared.counters.bad_messages.add_one();
         if matches!(rejection, Rejection::Unauthentic(_)) {
@@ -299,9 +326,17 @@ impl Intake {
         // It may be of 64 kB.
         let topic: String = original.topic.chars().take(200).collect();
         self.bad.log(|more| warn!(topic, more, "a message was dropped: {rejection}"));
-        if !rejection.matters() || !shared.dead_letters.may() {
+        if !rejection.matters() {
             return ack.done();
         }
+        if self.letters == 0 {
+            shared.counters.dead_letters_lost.add_one();
+            return ack.done();
+        }
+        if !shared.dead_letters.may() {
+            return ack.done();
+        }
+        self.letters -= 1;
         let letter = shared.dead_letters.letter(Reason::Undecodable, rejection.to_string(), original);
         shared.dead_letters.put(letter, Held::Ack(ack), true);
     }

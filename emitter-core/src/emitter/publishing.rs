@@ -14,6 +14,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tracing::warn;
 
 use super::burying::{DeadLetters, Held};
+use super::gathering::Gathering;
 use super::shutdown::after;
 use super::{Outbound, Shared};
 use crate::batch::{self, Batches};
@@ -25,7 +26,7 @@ use crate::metrics::{Counters, OnceInAWhile};
 use crate::model_info::{AnyEvent, ModelInfo};
 use crate::queue::Linger;
 use crate::receipt::{Loss, Ticket};
-use crate::signature::Signatures;
+use crate::signature::{self, Signatures};
 use crate::topic::{ModelTopic, Topic, TopicError};
 use crate::transport::{Confirmation, Confirmed, Message, Properties, PublishError};
 
@@ -42,10 +43,18 @@ pub(super) struct Publishing {
     limits: WireLimits,
     models: HashMap<&'static str, Wired>,
     outcomes: Arc<Outcomes>,
-    /// How many events wait for others to travel with.
-    gathered: usize,
-    /// Wakes the task for those that have waited long enough.
+    gathering: Gathering,
+    /// Wakes the task for those that have been gathered long enough.
     timer: Option<Pin<Box<Sleep>>>,
+    /// Messages that wait for room, and how many events they are.
+    going: VecDeque<Going>,
+    going_events: usize,
+}
+
+/// The events of one message.
+enum Going {
+    One(Ready),
+    Several(Vec<Ready>),
 }
 
 impl Publishing {
@@ -55,12 +64,25 @@ impl Publishing {
             dead_letters: Arc::clone(&shared.dead_letters),
             failures: OnceInAWhile::every(Duration::from_secs(10)),
             awaited: AtomicUsize::new(0),
-            alone: Mutex::default(),
+            again: Mutex::new(Some(Vec::new())),
             waker: AtomicWaker::new(),
         });
+        if shared.signatures.as_ref().is_some_and(|signatures| signatures.bytes() == 0) {
+            warn!("this node signs nothing: what it emits is refused by nodes with `signatures`");
+        }
         let signature = shared.signatures.as_ref().map_or(0, Signatures::bytes);
         let limits = WireLimits { max_bytes: limits.max_bytes.saturating_sub(signature), ..limits };
-        Self { shared, limits, models: HashMap::new(), outcomes, gathered: 0, timer: None }
+        let (gathering, going) = (Gathering::default(), VecDeque::new());
+        Self {
+            shared,
+            limits,
+            models: HashMap::new(),
+            outcomes,
+            gathering,
+            timer: None,
+            going,
+            going_events: 0,
+        }
     }
 
     /// Works until the queue is closed and the last event is confirmed or given up.
@@ -72,14 +94,11 @@ impl Publishing {
         std::future::poll_fn(|cx| {
             self.outcomes.waker.register(cx.waker());
             loop {
-                let room = |cx: &mut Context<'_>| {
-                    let transport = shared.transport.as_ref();
-                    transport.is_none_or(|transport| transport.poll_room(cx).is_ready())
-                };
-                let mut waits = !self.send_alone(|| room(cx));
+                self.take_again();
+                self.hand_on_late(WHILE_BUSY);
+                let mut room = self.send_going(cx);
                 for _ in 0..work.len().min(TURN) {
-                    if waits || !room(cx) {
-                        waits = true;
+                    if !room {
                         break;
                     }
                     let Some(mut event) = work.pop_front() else { break };
@@ -87,12 +106,11 @@ impl Publishing {
                     let ticket = event.ticket.take();
                     self.publish(&event, ticket);
                     spent.push(event);
+                    room = self.send_going(cx);
                 }
-                // What waits for its confirmation is counted by the transport.
-                shared.to_publish.report(work.len() + self.gathered);
+                self.report(work.len());
                 if !work.is_empty() {
-                    self.send_late(WHILE_BUSY, cx);
-                    if !waits {
+                    if room {
                         cx.waker().wake_by_ref();
                     }
                     return Poll::Pending;
@@ -100,19 +118,26 @@ impl Publishing {
                 match shared.to_publish.poll_take(&mut linger, &mut work, &mut spent, cx) {
                     Poll::Ready(false) => {}
                     Poll::Ready(true) => {
-                        self.send_gathered(|_| true);
-                        shared.to_publish.report(0);
-                        return self.outcomes.poll_all_told();
+                        self.hand_on(|gathering, send| gathering.all(send));
+                        let all_sent = self.send_going(cx);
+                        self.report(0);
+                        return if all_sent { self.outcomes.poll_all_told() } else { Poll::Pending };
                     }
                     Poll::Pending => {
-                        self.send_late(Duration::ZERO, cx);
-                        shared.to_publish.report(self.gathered);
+                        self.wait_for_late(cx);
+                        self.report(0);
                         return Poll::Pending;
                     }
                 }
             }
         })
         .await;
+    }
+
+    /// What waits for its confirmation is counted by the transport.
+    fn report(&self, work: usize) {
+        let again = self.outcomes.again().as_ref().map_or(0, Vec::len);
+        self.shared.to_publish.report(work + self.gathering.events() + self.going_events + again);
     }
 
     fn publish(&mut self, outbound: &Outbound, ticket: Option<Box<Ticket>>) {
@@ -127,9 +152,6 @@ impl Publishing {
             Some(address) => Ok(&*address),
             absent => Address::new(&self.shared, info, operation).map(|address| &*absent.insert(address)),
         };
-        if self.shared.batches.is_some() && wired.batch.is_none() {
-            wired.batch = ModelTopic::new(info.topic).ok().map(|model| self.shared.topics.batch(&model));
-        }
         let encode = |address| encode(&self.shared, &self.limits, outbound, sequence, address);
         let encoded = catch_unwind(AssertUnwindSafe(|| address.map_err(Failure::from).and_then(encode)));
         match encoded.unwrap_or(Err(Failure::Panicked)) {
@@ -137,7 +159,7 @@ impl Publishing {
                 let ready = Ready { ticket, ..ready };
                 match self.shared.batches {
                     Some(batches) => self.gather(info, ready, &batches),
-                    None => self.send(ready),
+                    None => self.go(Going::One(ready)),
                 }
             }
             Err(failure) => {
@@ -155,76 +177,69 @@ impl Publishing {
     fn gather(&mut self, info: &'static ModelInfo, ready: Ready, batches: &Batches) {
         let bytes =
             ready.encoded.payload.len() + self.shared.signatures.as_ref().map_or(0, Signatures::bytes);
-        let Some(wired) = self.models.get_mut(info.name) else { return };
-        // One message has one quality of service. And the order of the model's events is kept.
-        let fits = wired.gathered.first().is_none_or(|first| {
-            first.qos == ready.qos && wired.gathered_bytes + bytes + 1 < batches.max_bytes
+        let now = Instant::now();
+        self.hand_on(|gathering, send| gathering.add(info.name, ready, bytes, batches, now, send));
+    }
+
+    /// Lets go what was gathered.
+    fn hand_on(&mut self, which: impl FnOnce(&mut Gathering, &mut dyn FnMut(Vec<Ready>))) {
+        let mut gathering = std::mem::take(&mut self.gathering);
+        which(&mut gathering, &mut |mut events| match events.pop() {
+            Some(one) if events.is_empty() => self.go(Going::One(one)),
+            last => {
+                events.extend(last);
+                self.go(Going::Several(events));
+            }
         });
-        if !fits {
-            self.send_model(info.name);
-        }
-        if bytes + 1 >= batches.max_bytes {
-            return self.send(ready);
-        }
-        let Some(wired) = self.models.get_mut(info.name) else { return };
-        wired.since.get_or_insert_with(Instant::now);
-        wired.gathered_bytes += bytes + 1;
-        wired.gathered.push(ready);
-        self.gathered += 1;
-        if wired.gathered.len() >= batches.max_events {
-            self.send_model(info.name);
+        self.gathering = gathering;
+    }
+
+    fn hand_on_late(&mut self, at_least: Duration) {
+        if self.gathering.events() > 0 {
+            let now = Instant::now();
+            self.hand_on(|gathering, send| gathering.late(now, at_least, send));
         }
     }
 
-    /// Sends what has waited for others as long as it may, or as long as this if that is longer, and has the
-    /// task woken for what has not.
-    fn send_late(&mut self, at_least: Duration, cx: &mut Context<'_>) {
-        let Some(Batches { max_delay, .. }) = self.shared.batches.filter(|_| self.gathered > 0) else {
-            return;
-        };
-        let delay = max_delay.max(at_least);
+    /// Sends what was gathered long enough, and has the task woken for what was not.
+    fn wait_for_late(&mut self, cx: &mut Context<'_>) {
         loop {
-            let now = Instant::now();
-            self.send_gathered(|since| now.saturating_duration_since(since) >= delay);
-            let Some(first) = self.models.values().filter_map(|wired| wired.since).min() else { return };
-            let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(now)));
-            timer.as_mut().reset(first + delay);
+            self.hand_on_late(Duration::ZERO);
+            self.send_going(cx);
+            let Some(next) = self.gathering.next() else { return };
+            let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(next)));
+            timer.as_mut().reset(next);
             if timer.as_mut().poll(cx).is_pending() {
                 return;
             }
         }
     }
 
-    /// Sends what was gathered since such a moment.
-    fn send_gathered(&mut self, which: impl Fn(Instant) -> bool) {
-        if self.gathered == 0 {
-            return;
-        }
-        let due = |(name, wired): (&&'static str, &Wired)| wired.since.is_some_and(&which).then_some(*name);
-        let due: Vec<&'static str> = self.models.iter().filter_map(due).collect();
-        due.into_iter().for_each(|name| self.send_model(name));
+    fn go(&mut self, going: Going) {
+        self.going_events += going.events();
+        self.going.push_back(going);
     }
 
-    /// Sends what was gathered of a model.
-    fn send_model(&mut self, name: &'static str) {
-        let Some(wired) = self.models.get_mut(name) else { return };
-        let mut events = std::mem::take(&mut wired.gathered);
-        wired.gathered_bytes = 0;
-        wired.since = None;
-        self.gathered -= events.len();
-        match (events.len(), &wired.batch) {
-            (0, _) => {}
-            (1, _) | (_, None) => events.drain(..).for_each(|event| self.send(event)),
-            (_, Some(topic)) => {
-                let topic = topic.clone();
-                self.send_batch(topic, events);
+    /// Sends what goes, each message when there is room for it; `false` where one has to wait.
+    fn send_going(&mut self, cx: &mut Context<'_>) -> bool {
+        while !self.going.is_empty() {
+            if self.shared.transport.as_ref().is_some_and(|transport| transport.poll_room(cx).is_pending()) {
+                return false;
+            }
+            let Some(going) = self.going.pop_front() else { break };
+            self.going_events -= going.events();
+            match going {
+                Going::One(event) => self.send(event),
+                Going::Several(events) => self.send_batch(events),
             }
         }
+        true
     }
 
     /// Sends an event alone.
     fn send(&self, ready: Ready) {
-        let Ready { id, topic, qos, expires, ticket, encoded: Encoded { mut payload, properties } } = ready;
+        let Ready { id, topic, qos, expires, ticket, encoded, .. } = ready;
+        let Encoded { mut payload, properties } = encoded;
         if let Some(signatures) = &self.shared.signatures {
             signatures.sign(topic.as_str(), &properties, &mut payload);
         }
@@ -236,6 +251,8 @@ impl Publishing {
             topic: topic.clone(),
             payload: payload.clone(),
             properties: of_event.then(|| properties.clone()),
+            qos,
+            expires,
             ticket,
         };
         let message = Message { topic, payload, qos, expires, properties, retain: false };
@@ -246,24 +263,30 @@ impl Publishing {
         }
     }
 
-    /// Sends events of one model in one message.
-    fn send_batch(&self, topic: Topic, events: Vec<Ready>) {
+    /// Sends events of one model, of which there are some, in one message.
+    fn send_batch(&self, events: Vec<Ready>) {
         const NOTHING: Properties = Properties { content_type: None, user: Vec::new() };
+        let Some(topic) = events.first().and_then(|first| first.batch.clone()) else {
+            return events.into_iter().for_each(|event| self.send(event));
+        };
         let (qos, expires) = (events[0].qos, events.iter().filter_map(|event| event.expires).min());
         let mut told = Vec::with_capacity(events.len());
         let (payload, parts) = batch::join(events.into_iter().map(|event| {
-            told.push((event.id, event.ticket));
             let mut payload = event.encoded.payload;
+            told.push((event.id, event.topic, event.expires, event.ticket));
             if let Some(signatures) = &self.shared.signatures {
                 signatures.sign(topic.as_str(), &NOTHING, &mut payload);
             }
             payload
         }));
-        let sent = told.into_iter().zip(parts).map(|((id, ticket), payload)| Sent {
+        let sent = told.into_iter().zip(parts);
+        let sent = sent.map(|((id, topic, expires, ticket), payload)| Sent {
             id,
-            topic: topic.clone(),
+            topic,
             payload,
             properties: None,
+            qos,
+            expires,
             ticket,
         });
         let sent: Vec<Sent> = sent.collect();
@@ -271,10 +294,8 @@ impl Publishing {
         let message = Message { topic, payload, qos, expires, properties, retain: false };
         let outcomes = Arc::clone(&self.outcomes);
         match self.accepted(message) {
-            Ok(confirmation) => {
-                confirmation.then(move |outcome| outcomes.settled_batch(&outcome, sent, qos, expires));
-            }
-            Err(error) => outcomes.told_batch(&Err(error), sent, qos, expires),
+            Ok(confirmation) => confirmation.then(move |outcome| outcomes.settled_batch(&outcome, sent)),
+            Err(error) => outcomes.told_batch(&Err(error), sent),
         }
     }
 
@@ -286,46 +307,49 @@ impl Publishing {
         Ok(confirmation)
     }
 
-    /// Sends again, each alone, the events of batches that the broker did not take; `false` where some have
-    /// to wait for room.
-    fn send_alone(&self, mut room: impl FnMut() -> bool) -> bool {
-        loop {
-            if self.outcomes.alone().is_empty() {
-                return true;
-            }
-            if !room() {
-                return false;
-            }
-            let Some(Alone { sent, qos, expires }) = self.outcomes.alone().pop_front() else { return true };
-            // Still as a batch, for that is what its signature was made for.
-            let (payload, _) = batch::join([sent.payload.to_vec()].into_iter());
-            let properties = Properties::of_type(batch::content_type(self.shared.format));
-            let message =
-                Message { topic: sent.topic.clone(), payload, qos, expires, properties, retain: false };
-            let outcomes = Arc::clone(&self.outcomes);
-            match self.accepted(message) {
-                Ok(confirmation) => confirmation.then(move |outcome| outcomes.settled(outcome, sent)),
-                Err(error) => outcomes.told(Err(error), sent),
-            }
+    /// Sends again, each alone, the events of batches that the broker did not take.
+    fn take_again(&mut self) {
+        let again = self.outcomes.again().as_mut().map(std::mem::take);
+        for sent in again.into_iter().flatten() {
+            let Sent { id, topic, payload, qos, expires, ticket, .. } = sent;
+            let payload = match self.shared.signatures {
+                // It was made for another topic.
+                Some(_) => signature::unsigned(&payload),
+                None => payload.to_vec(),
+            };
+            let properties = Properties::of_type(envelope::content_type(self.shared.format));
+            let encoded = Encoded { payload, properties };
+            self.go(Going::One(Ready { id, topic, batch: None, qos, expires, encoded, ticket }));
+        }
+    }
+}
+
+impl Drop for Publishing {
+    /// From now on nobody sends anything again.
+    fn drop(&mut self) {
+        self.outcomes.again().take();
+    }
+}
+
+impl Going {
+    fn events(&self) -> usize {
+        match self {
+            Self::One(_) => 1,
+            Self::Several(events) => events.len(),
         }
     }
 }
 
 /// An encoded event that goes out.
-struct Ready {
+pub(super) struct Ready {
     id: EventId,
     topic: Topic,
-    qos: QoS,
-    expires: Option<Instant>,
+    /// Where it goes with others.
+    batch: Option<Topic>,
+    pub(super) qos: QoS,
+    pub(super) expires: Option<Instant>,
     encoded: Encoded,
     ticket: Option<Box<Ticket>>,
-}
-
-/// An event of a batch that the broker did not take, to be sent again.
-struct Alone {
-    sent: Sent,
-    qos: QoS,
-    expires: Option<Instant>,
 }
 
 /// Where it is counted what became of events. The transport tells it, in its own task: another one would
@@ -338,23 +362,23 @@ struct Outcomes {
     failures: OnceInAWhile,
     /// Messages of which the transport has not told what became of them.
     awaited: AtomicUsize,
-    /// Events to be sent again, each alone.
-    alone: Mutex<VecDeque<Alone>>,
+    /// Events of batches, to be sent again; `None` once nobody does.
+    again: Mutex<Option<Vec<Sent>>>,
     /// Of the task that publishes: woken when there is something to be sent again, and when nothing is
     /// awaited any more.
     waker: AtomicWaker,
 }
 
 impl Outcomes {
-    fn alone(&self) -> MutexGuard<'_, VecDeque<Alone>> {
-        self.alone.lock().unwrap_or_else(PoisonError::into_inner)
+    fn again(&self) -> MutexGuard<'_, Option<Vec<Sent>>> {
+        self.again.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Ready when the last one is told.
     fn poll_all_told(&self) -> Poll<()> {
         // In this order: what is to be sent again is put there before its batch is told.
         let told = self.awaited.load(Ordering::Acquire) == 0;
-        if told && self.alone().is_empty() { Poll::Ready(()) } else { Poll::Pending }
+        if told && self.again().as_ref().is_none_or(Vec::is_empty) { Poll::Ready(()) } else { Poll::Pending }
     }
 
     fn settled(&self, settled: Result<Confirmed, PublishError>, sent: Sent) {
@@ -362,14 +386,8 @@ impl Outcomes {
         self.one_less();
     }
 
-    fn settled_batch(
-        &self,
-        settled: &Result<Confirmed, PublishError>,
-        events: Vec<Sent>,
-        qos: QoS,
-        expires: Option<Instant>,
-    ) {
-        self.told_batch(settled, events, qos, expires);
+    fn settled_batch(&self, settled: &Result<Confirmed, PublishError>, events: Vec<Sent>) {
+        self.told_batch(settled, events);
         self.one_less();
     }
 
@@ -379,29 +397,23 @@ impl Outcomes {
         }
     }
 
-    fn told_batch(
-        &self,
-        settled: &Result<Confirmed, PublishError>,
-        events: Vec<Sent>,
-        qos: QoS,
-        expires: Option<Instant>,
-    ) {
-        // What is about one message may be about one event of it.
-        let again = matches!(
+    fn told_batch(&self, settled: &Result<Confirmed, PublishError>, events: Vec<Sent>) {
+        // What is about one message may be about one event of it, or about the topic of batches.
+        let about_it = matches!(
             settled,
             Err(PublishError::TooLarge { .. }
                 | PublishError::Refused { .. }
                 | PublishError::EndsConnections { .. })
         );
-        if again {
-            self.alone().extend(events.into_iter().map(|sent| Alone { sent, qos, expires }));
+        if about_it && let Some(again) = &mut *self.again() {
+            again.extend(events);
             return self.waker.wake();
         }
         events.into_iter().for_each(|sent| self.told(settled.clone(), sent));
     }
 
     fn told(&self, settled: Result<Confirmed, PublishError>, sent: Sent) {
-        let Sent { id, topic, payload, properties, ticket } = sent;
+        let Sent { id, topic, payload, properties, ticket, .. } = sent;
         let error = match settled {
             Ok(Confirmed { had_subscribers }) => {
                 told(ticket, Ok(()));
@@ -452,24 +464,22 @@ struct Wired {
     sequence: u64,
     /// By operation, made when there is a first event of it.
     addresses: [Option<Address>; Operation::ALL.len()],
-    /// Where several of its events go in one message.
-    batch: Option<Topic>,
-    /// Those that wait for others, and since when.
-    gathered: Vec<Ready>,
-    gathered_bytes: usize,
-    since: Option<Instant>,
 }
 
 /// Where events of one operation go, and how.
 struct Address {
     topic: Topic,
+    /// Where several go in one message, if they do.
+    batch: Option<Topic>,
     kind: String,
     qos: QoS,
 }
 
 impl Address {
     fn new(shared: &Shared, info: &ModelInfo, operation: Operation) -> Result<Self, TopicError> {
-        let topic = shared.topics.topic(&ModelTopic::new(info.topic)?, operation);
+        let model = ModelTopic::new(info.topic)?;
+        let topic = shared.topics.topic(&model, operation);
+        let batch = shared.batches.is_some().then(|| shared.topics.batch(&model));
         let last = topic
             .as_str()
             .rmatch_indices('/')
@@ -477,7 +487,7 @@ impl Address {
             .map_or(topic.as_str(), |(place, _)| &topic.as_str()[place + 1..]);
         let qos = shared.qos.get(last).copied().unwrap_or_else(|| (info.qos)(operation));
         let kind = shared.kind.of(&shared.origin.service, info.name, operation);
-        Ok(Self { topic, kind, qos })
+        Ok(Self { topic, batch, kind, qos })
     }
 }
 
@@ -494,6 +504,7 @@ fn encode(
     Ok(Ready {
         id: event.meta().id,
         topic: address.topic.clone(),
+        batch: address.batch.clone(),
         qos: qos.unwrap_or(address.qos),
         expires: event.model().expires.map(after),
         encoded: envelope::encode(&outgoing, shared.format, limits)?,
@@ -555,6 +566,8 @@ struct Sent {
     payload: Bytes,
     /// Of a form in which they are a part of the event.
     properties: Option<Properties>,
+    qos: QoS,
+    expires: Option<Instant>,
     ticket: Option<Box<Ticket>>,
 }
 

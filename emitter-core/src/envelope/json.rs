@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use super::{DecodeError, WireLimits};
 
 /// The text of a payload, within the limits.
-pub(super) fn text<'a>(payload: &'a [u8], limits: &WireLimits) -> Result<&'a str, DecodeError> {
+pub(crate) fn text<'a>(payload: &'a [u8], limits: &WireLimits) -> Result<&'a str, DecodeError> {
     if payload.len() > limits.max_bytes {
         return Err(DecodeError::TooLarge { bytes: payload.len(), limit: limits.max_bytes });
     }

@@ -59,6 +59,11 @@ impl Layout {
         Self([Level::Prefix, Level::ModelLower, Level::Text("all".into())].into())
     }
 
+    /// Whether one of its levels tells the operation.
+    pub(crate) fn tells_operations(&self) -> bool {
+        self.0.iter().any(|level| matches!(level, Level::Operation | Level::PastTense))
+    }
+
     fn is_model(level: &Level) -> bool {
         matches!(level, Level::Model | Level::ModelLower)
     }
@@ -166,6 +171,12 @@ impl Topics {
     #[must_use]
     pub fn prefix(&self) -> &TopicPrefix {
         &self.prefix
+    }
+
+    /// The layout.
+    #[must_use]
+    pub fn layout(&self) -> &Layout {
+        &self.layout
     }
 
     /// The topic of one model's operation.
