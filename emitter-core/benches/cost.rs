@@ -127,6 +127,7 @@ fn form(format: Format, origin: &Origin, rounds: usize) {
             trace: None,
             trace_state: None,
             idempotency_key: None,
+            metadata: None,
             cause: None,
             hops: 0,
         };

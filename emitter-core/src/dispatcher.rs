@@ -223,8 +223,8 @@ struct Attendant {
 
 impl Attendant {
     fn new(listener: Arc<Listener>, limits: DispatchLimits) -> Self {
-        let options = listener.handler.options();
-        let (limits, unordered) = (limits.with(options), options.unordered.then_some(0));
+        let limits = limits.with(listener.handler.options());
+        let unordered = listener.handler.is_unordered().then_some(0);
         Self { lanes: Lanes::new(limits.concurrency), listener, limits, unordered }
     }
 

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use crate::context::Context;
 use crate::event::{EventId, Operation};
+use crate::metadata::Metadata;
 use crate::receipt::Receipt;
 use crate::trace::Trace;
 
@@ -82,6 +83,7 @@ pub(crate) struct Notes {
     /// What vendors of tracing hand on beside it.
     pub(crate) trace_state: Option<Box<str>>,
     pub(crate) idempotency_key: Option<Box<str>>,
+    pub(crate) metadata: Metadata,
     /// The event whose listener wrote.
     pub(crate) cause: Option<EventId>,
     /// How many events were caused by another, up to this one.
@@ -140,6 +142,15 @@ impl EmitOptions {
         self
     }
 
+    /// Notes something beside the event: `metadata("actor", "u-7")`. Events carry at most
+    /// [`Metadata::MAX_ENTRIES`] such texts, with names of at most [`Metadata::MAX_NAME`] bytes and values of
+    /// at most [`Metadata::MAX_VALUE`]; what is beyond that is left out.
+    #[must_use]
+    pub fn metadata(mut self, name: impl AsRef<str>, value: impl AsRef<str>) -> Self {
+        self.notes().metadata.insert(name.as_ref(), value.as_ref());
+        self
+    }
+
     /// Tells what becomes of the events.
     #[must_use]
     pub fn receipt(mut self, receipt: &Receipt) -> Self {
@@ -164,7 +175,8 @@ impl Default for EmitOptions {
     }
 }
 
-/// What an application emits, by operation. It narrows; a statement still needs `.emit()`.
+/// What an application emits, by operation. It narrows; a statement still needs `.emit()`. Events that are
+/// no rows have no operation, and are none of its business.
 ///
 /// ```
 /// use emitter_core::emit::{EmitConfig, Scope};
@@ -185,7 +197,7 @@ impl EmitConfig {
         Self([Scope::BOTH; Operation::ALL.len()])
     }
 
-    /// No operation: a switch for all events, as for a bulk import.
+    /// No operation: a switch for all changes, as for a bulk import.
     #[must_use]
     pub const fn none() -> Self {
         Self([Scope::NONE; Operation::ALL.len()])

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use tracing::{error, warn};
 
 use crate::batch::Batches;
+use crate::cause::noted;
 use crate::dead_letter::{DeadLetter, Original, Reason};
 use crate::dedup::DedupConfig;
 use crate::dispatcher::lanes::AlreadyHashed;
@@ -30,7 +31,7 @@ use crate::model_info::{AnyEvent, ModelInfo};
 use crate::queue::{Queue, Refused};
 use crate::receipt::{Asked, Loss, Ticket, Way};
 use crate::signature::Signatures;
-use crate::topic::{ModelTopic, Topics};
+use crate::topic::{ModelTopic, Said, Topics};
 use crate::transport::{Transport, TransportStatus};
 
 mod builder;
@@ -48,7 +49,7 @@ mod shutdown;
 use builder::check_name;
 pub use builder::{Builder, StartError};
 use burying::{DeadLetters, Held};
-pub use emission::{Emission, Route};
+pub use emission::{Emission, Published, Route};
 pub use health::{Health, HealthStatus};
 use intake::Intake;
 use on::On;
@@ -151,7 +152,8 @@ struct Tasks {
 struct Models {
     by_type: HashMap<std::any::TypeId, Arc<ModelState>, BuildHasherDefault<AlreadyHashed>>,
     by_name: HashMap<String, Arc<ModelState>>,
-    by_topic: HashMap<String, Arc<ModelState>>,
+    /// With whether it is an event that is no row, for such a one may have a model's levels.
+    by_topic: HashMap<(bool, String), Arc<ModelState>>,
 }
 
 /// An event for other nodes, and how hard to try if the call said so.
@@ -200,7 +202,9 @@ impl Emitter {
     pub fn route<M: Model>(&self, operation: Operation, asked: impl Into<EmitOptions>) -> Option<Route<M>> {
         let shared = &self.node.shared;
         let EmitOptions { scope, qos, notes, receipt } = asked.into();
-        let allowed = scope.and(M::SCOPE).and(shared.emit.scope(operation));
+        // What the application emits by operation says nothing of events that have none.
+        let of_application = if M::EVENT.is_some() { Scope::BOTH } else { shared.emit.scope(operation) };
+        let allowed = scope.and(M::SCOPE).and(of_application);
         if allowed.is_none() {
             return None;
         }
@@ -233,8 +237,8 @@ impl Emitter {
     }
 
     /// Emits something that this node did, here and to other nodes as far as the application and
-    /// the model allow: what `.emit()` does for a statement, for services without a database. The
-    /// event's id; it has one though nobody may hear it.
+    /// the model allow: what `.emit()` does for a statement, for services without a database, and for
+    /// events that are no rows. It has an id though nobody may hear it.
     ///
     /// ```
     /// # use emitter_core::{Emits, Emitter};
@@ -242,24 +246,30 @@ impl Emitter {
     /// # #[derive(Clone, serde::Serialize, serde::Deserialize, Emits)]
     /// # #[emits(create)]
     /// # struct Order { id: i64 }
+    /// # #[derive(Clone, serde::Serialize, serde::Deserialize, Emits)]
+    /// # #[emits(event, topic = "auth/login_failed")]
+    /// # struct LoginFailed { username: String }
     /// # fn placed(emitter: &Emitter) {
-    /// let id = emitter.publish(OrderCreated::new(Order { id: 1 }));
+    /// emitter.publish(OrderCreated::new(Order { id: 1 }));
+    /// let published = emitter.publish(LoginFailed { username: "alice".to_owned() });
+    /// println!("{} in trace {}", published.id, published.trace_id);
     /// # }
     /// ```
-    pub fn publish<T: EventBody>(&self, event: T) -> EventId {
+    pub fn publish<T: EventBody>(&self, event: T) -> Published {
         self.publish_with(event, EmitOptions::default())
     }
 
-    /// The same, narrowed, with another quality of service, in a trace, with an idempotency key.
-    pub fn publish_with<T: EventBody>(&self, event: T, options: impl Into<EmitOptions>) -> EventId {
-        match self.event::<T::Model>(event.into_event(), options) {
-            Some(emission) => {
-                let id = emission.id();
-                self.emit([emission]);
-                id
-            }
-            None => EventId::now(),
-        }
+    /// The same, narrowed, with another quality of service, in a trace, with an idempotency key or
+    /// metadata.
+    pub fn publish_with<T: EventBody>(&self, event: T, options: impl Into<EmitOptions>) -> Published {
+        let options = options.into();
+        let notes = options.notes.clone();
+        let Some(emission) = self.event::<T::Model>(event.into_event(), options) else {
+            return Published::new(EventId::now(), noted(notes).and_then(|notes| notes.trace));
+        };
+        let published = Published::new(emission.id(), emission.event.meta().trace());
+        self.emit([emission]);
+        published
     }
 
     /// Sends events on their way, in order: to dispatch and to publishing, neither of which waits
@@ -345,9 +355,8 @@ impl Emitter {
         self.node.shared.format
     }
 
-    pub(crate) fn kind(&self, model: &str, operation: Operation) -> String {
-        let shared = &self.node.shared;
-        shared.kind.of(&shared.origin.service, model, operation)
+    pub(crate) fn kind(&self, model: &ModelInfo, operation: Operation) -> String {
+        self.node.shared.kind_of(model, operation)
     }
 
     pub(crate) fn signatures(&self) -> Option<&Signatures> {
@@ -470,7 +479,7 @@ impl Shared {
         if let Some(model) = known(&models) {
             return Ok(model);
         }
-        let topic = ModelTopic::new(info.topic)?;
+        let topic = info.topic()?;
         if self.topics.is_own(&topic) {
             return Err(StartError::OwnTopic(info.name));
         }
@@ -478,7 +487,7 @@ impl Shared {
         if models.by_name.contains_key(&folded) {
             return Err(StartError::SameModelName(info.name));
         }
-        if let Some(other) = models.by_type.values().find(|other| other.topic.overlaps(&topic)) {
+        if let Some(other) = models.by_type.values().find(|other| self.topics.clash(&other.topic, &topic)) {
             return Err(StartError::SameTopic(info.name, other.info.name));
         }
         let model = Arc::new(ModelState {
@@ -495,7 +504,8 @@ impl Shared {
         });
         models.by_type.insert(info.type_id, Arc::clone(&model));
         models.by_name.insert(folded, Arc::clone(&model));
-        models.by_topic.insert(info.topic.to_ascii_lowercase(), Arc::clone(&model));
+        let levels = model.topic.as_str().to_ascii_lowercase();
+        models.by_topic.insert((model.topic.is_event(), levels), Arc::clone(&model));
         Ok(model)
     }
 
@@ -505,10 +515,25 @@ impl Shared {
         models.by_name.get(&name.to_ascii_lowercase()).cloned()
     }
 
-    /// The model with these levels in topics.
-    fn model_at(&self, levels: &str) -> Option<Arc<ModelState>> {
+    /// Whose topic it is, and what it tells of the operation. Events are looked for first: one may lie below
+    /// a model, and no topic of a model is that of an event.
+    fn model_on<'t>(&self, topic: &'t str) -> Option<(Arc<ModelState>, Said<'t>)> {
         let models = self.models.read().unwrap_or_else(PoisonError::into_inner);
-        models.by_topic.get(&levels.to_ascii_lowercase()).cloned()
+        let at = |event, levels: &str| models.by_topic.get(&(event, levels.to_ascii_lowercase())).cloned();
+        let event = self.topics.read_event(topic).and_then(|levels| at(true, levels));
+        event.map(|event| (event, Said::This(Operation::Create))).or_else(|| {
+            let (levels, said) = self.topics.read(topic)?;
+            Some((at(false, levels)?, said))
+        })
+    }
+
+    /// The kind of a model's events, for the forms that tell it.
+    fn kind_of(&self, info: &ModelInfo, operation: Operation) -> String {
+        let service = &self.origin.service;
+        match info.event {
+            Some(kind) => self.kind.of_event(service, kind),
+            None => self.kind.of(service, info.name, operation),
+        }
     }
 
     fn all_models(&self) -> Vec<Arc<ModelState>> {
@@ -518,6 +543,14 @@ impl Shared {
     /// How many models have listeners for other nodes' events, in this group or in none.
     fn subscribed_models(&self, group: Option<&str>) -> usize {
         self.all_models().iter().filter(|model| model.is_subscribed(group)).count()
+    }
+
+    /// Whether a listener of this group, or of none, brings what comes on this topic.
+    fn is_subscribed(&self, topic: &str, group: Option<&str>) -> bool {
+        let brings = |model: &Arc<ModelState>| {
+            model.is_subscribed(group) && self.topics.model_filter(&model.topic).matches(topic)
+        };
+        self.all_models().iter().any(brings)
     }
 
     fn groups(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Arc<dyn Transport>>> {

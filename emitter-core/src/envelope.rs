@@ -17,7 +17,7 @@
 //!
 //! `version` is that of the rows' shape; 1 is left out. `traceparent`, `tracestate` and
 //! `idempotencyKey` are there where the writer gave them; `causedBy` and `hops` where a listener of
-//! another event wrote.
+//! another event wrote; `metadata` where the writer noted something.
 //!
 //! A bulk operation has `"result":{"count":2}` and its rows beside it:
 //! `"rows":[{"before":{…},"after":{…}}, …]`.
@@ -55,6 +55,7 @@ use crate::columns::{Column, Columns};
 use crate::emit::EmitOptions;
 use crate::event::{EventId, Operation, Origin, Timestamp};
 use crate::key::Key;
+use crate::metadata::Metadata;
 use crate::properties::Properties;
 use crate::topic::Said;
 use crate::trace::Trace;
@@ -123,6 +124,8 @@ pub struct Outgoing<'a> {
     pub trace_state: Option<&'a str>,
     /// What tells what was done from others of its kind.
     pub idempotency_key: Option<&'a str>,
+    /// What the writer noted beside it.
+    pub metadata: Option<&'a Metadata>,
     /// The event whose listener wrote.
     pub cause: Option<EventId>,
     /// How many events were caused by another, up to this one.
@@ -268,6 +271,8 @@ pub struct Incoming<'a> {
     pub trace_state: Option<Cow<'a, str>>,
     /// What tells what was done from others of its kind, if the sender tells.
     pub idempotency_key: Option<Cow<'a, str>>,
+    /// What the writer noted beside it.
+    pub metadata: Metadata,
     /// The event whose listener wrote.
     pub cause: Option<EventId>,
     /// How many events were caused by another, up to this one.
@@ -358,6 +363,7 @@ struct Head<'a> {
     traceparent: Option<Cow<'a, str>>,
     tracestate: Option<Cow<'a, str>>,
     idempotency_key: Option<Cow<'a, str>>,
+    metadata: Option<&'a RawValue>,
     cause: Option<Cow<'a, str>>,
     hops: Option<u8>,
 }
@@ -373,6 +379,7 @@ impl<'a> Head<'a> {
             trace: self.traceparent.and_then(|trace| trace.parse().ok()),
             trace_state: self.tracestate.filter(|state| Trace::is_state(state)),
             idempotency_key: self.idempotency_key.filter(|key| key.len() <= EmitOptions::MAX_IDEMPOTENCY_KEY),
+            metadata: self.metadata.map(Metadata::read).unwrap_or_default(),
             // Nodes of this framework leave the first version out.
             version: self.version.or_else(|| self.origin.as_ref().map(|_| FIRST_VERSION)),
             id: self.id.and_then(id),
@@ -655,6 +662,14 @@ mod tests {
         sent.row.as_str().filter(|text| Trace::is_state(text))
     }
 
+    fn metadata(sent: &Sent) -> Option<Metadata> {
+        let mut metadata = Metadata::default();
+        for name in ["actor", "source", "\"\n"].iter().take((sent.id % 4) as usize) {
+            metadata.insert(name, &sent.millis.to_string());
+        }
+        (metadata != Metadata::default()).then_some(metadata)
+    }
+
     fn cause(sent: &Sent) -> Option<EventId> {
         sent.sequence.is_multiple_of(5).then(|| EventId::from_uuid(Uuid::from_u128(!sent.id)))
     }
@@ -686,6 +701,7 @@ mod tests {
             trace: Trace::new(sent.id, sent.sequence, true),
             trace_state: trace_state(sent),
             idempotency_key: idempotency_key(sent),
+            metadata: metadata(sent).as_ref(),
             cause: cause(sent),
             hops: hops(sent),
         };
@@ -799,6 +815,7 @@ mod tests {
             prop_assert_eq!(incoming.trace, Trace::new(sent.id, sent.sequence, true));
             prop_assert_eq!(incoming.trace_state.as_deref(), trace_state(&sent));
             prop_assert_eq!(incoming.idempotency_key.as_deref(), idempotency_key(&sent));
+            prop_assert_eq!(incoming.metadata, metadata(&sent).unwrap_or_default());
             prop_assert_eq!((incoming.cause, incoming.hops), (cause(&sent), hops(&sent)));
             prop_assert_eq!(incoming.inserted, inserted(&sent));
             if let Some(set) = sent.set {
@@ -919,6 +936,7 @@ mod tests {
                 trace: None,
                 trace_state: None,
                 idempotency_key: None,
+                metadata: None,
                 cause: None,
                 hops: 0,
             };

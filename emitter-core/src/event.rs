@@ -15,6 +15,7 @@ use uuid::Uuid;
 use crate::diff::ChangedRow;
 use crate::emit::Notes;
 use crate::key::Key;
+use crate::metadata::Metadata;
 use crate::model::{EventBody, Model, ModelEvent, SingleRow};
 use crate::trace::Trace;
 
@@ -46,7 +47,7 @@ impl<T: EventBody> Event<T> {
         self.stored.meta.id
     }
 
-    /// What was done.
+    /// What was done; [`Operation::Create`] of an event that is no row.
     #[must_use]
     pub fn operation(&self) -> Operation {
         self.stored.meta.operation
@@ -109,6 +110,13 @@ impl<T: EventBody> Event<T> {
     where
         T: SingleRow,
     {
+        // `Created` of an event without a key is no type that anything but `model::Created` names.
+        const {
+            assert!(
+                !T::Model::KEY_COLUMNS.is_empty(),
+                "name the key of the event, with `#[emits(event, key(…))]`"
+            )
+        };
         // A `SingleRow` event is made with exactly one key, here and by the envelope alike.
         &self.stored.meta.keys[0]
     }
@@ -193,6 +201,21 @@ impl Meta {
     #[must_use]
     pub fn idempotency_key(&self) -> Option<&str> {
         self.notes.as_ref()?.idempotency_key.as_deref()
+    }
+
+    /// What its writer noted by this name. See [`EmitOptions::metadata`](crate::emit::EmitOptions::metadata).
+    #[must_use]
+    pub fn metadata(&self, name: &str) -> Option<&str> {
+        self.notes.as_ref()?.metadata.get(name)
+    }
+
+    pub(crate) fn noted(&self) -> Option<&Metadata> {
+        self.notes.as_ref().map(|notes| &notes.metadata).filter(|metadata| **metadata != Metadata::default())
+    }
+
+    /// Everything that its writer noted, in the order of names.
+    pub fn all_metadata(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.notes.iter().flat_map(|notes| notes.metadata.iter())
     }
 }
 

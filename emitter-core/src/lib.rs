@@ -62,6 +62,7 @@ pub mod key;
 pub mod listener;
 pub mod manifest;
 pub mod masked;
+pub mod metadata;
 pub mod metrics;
 pub mod model;
 mod model_info;
@@ -85,8 +86,8 @@ pub use crate::batch::Batches;
 pub use crate::context::Context;
 pub use crate::emit::{EmitConfig, EmitOptions, QoS, Scope};
 pub use crate::emitter::{
-    Builder, Emission, Emitter, Health, HealthStatus, NotConnected, ReplayError, Route, ShutdownReport,
-    StartError, Subscription,
+    Builder, Emission, Emitter, Health, HealthStatus, NotConnected, Published, ReplayError, Route,
+    ShutdownReport, StartError, Subscription,
 };
 pub use crate::event::{Event, EventId, Operation, Origin, Source};
 pub use crate::key::Key;

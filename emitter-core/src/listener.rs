@@ -316,6 +316,11 @@ impl Handler {
         &self.options
     }
 
+    /// Whether calls may come in any order: it says so, or its events have no key to be in order by.
+    pub(crate) fn is_unordered(&self) -> bool {
+        self.options.unordered || self.info.key_columns.is_empty()
+    }
+
     /// Whether updates are to tell it the row before.
     pub(crate) fn wants_before(&self) -> bool {
         let updates = matches!(self.operation, None | Some(Operation::Update | Operation::UpdateMany));

@@ -29,7 +29,12 @@ pub trait Model: Sized + Send + Sync + 'static {
     /// The name in topics and envelopes, such as `user`.
     const NAME: &'static str;
 
-    /// The names of its key columns as they are in JSON.
+    /// What kind of event its values are, where they are events by themselves and no rows: `#[emits(event)]`.
+    /// Default: they are rows.
+    const EVENT: Option<&'static str> = None;
+
+    /// The names of its key columns as they are in JSON. Events that are no rows may have none, and then no
+    /// order among each other.
     const KEY_COLUMNS: &'static [&'static str];
 
     /// The version of its row's shape, which its events carry, from 1. Default 1.
@@ -146,6 +151,20 @@ pub trait ModelEvent<M: Model>: EventBody<Model = M> {
         Self: Sized;
 }
 
+/// Of an event that is no row there is one thing to tell, and it goes by the name of `create`.
+impl<M: Emits<operation::Create> + Model<Event = Self>> ModelEvent<M> for Created<M> {
+    fn body(&self) -> BodyRef<'_, M> {
+        BodyRef::Create(self)
+    }
+
+    fn from_body(body: Body<M>) -> Option<Self> {
+        match body {
+            Body::Create(body) => Some(body),
+            _ => None,
+        }
+    }
+}
+
 /// One operation as a type: `#[derive(Emits)]` implements [`Emits`] for each that is enabled.
 pub trait OperationType: 'static {
     /// The operation.
@@ -187,11 +206,13 @@ pub trait EmitsLocally: Model {}
 )]
 pub trait EmitsRemotely: Model {}
 
-/// The type that a listener's parameter names in `Event<…>`: a model's whole enum, or one body.
+/// The type that a listener's parameter names in `Event<…>`: a model's whole enum, one body, or an event
+/// that is no row.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an event",
     label = "not an event of an emitting model",
-    note = "`#[derive(Emits)]` on `User` makes `UserEvent`, and `UserCreated`, `UserUpdated`, … for each enabled operation"
+    note = "`#[derive(Emits)]` on `User` makes `UserEvent`, and `UserCreated`, `UserUpdated`, … for each enabled operation",
+    note = "what is no row is an event itself, with `#[emits(event)]` on it"
 )]
 pub trait EventBody: Sized + Send + Sync + 'static {
     /// Whose event it is.
@@ -207,11 +228,12 @@ pub trait EventBody: Sized + Send + Sync + 'static {
     fn into_event(self) -> <Self::Model as Model>::Event;
 }
 
-/// Events of exactly one row: every body but the bulk ones, and the enum of a model that emits
-/// no bulk operation.
+/// Events of exactly one row: every body but the bulk ones, the enum of a model that emits no bulk
+/// operation, and an event that is no row and names a key.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` may carry many rows, so it has no single key",
-    note = "use `event.keys()`, which has one key for each row"
+    message = "`{Self}` has no single key",
+    note = "where it may carry many rows, use `event.keys()`, which has one key for each row",
+    note = "where it is no row, name its key with `#[emits(event, key(…))]`"
 )]
 pub trait SingleRow: EventBody {}
 

@@ -20,6 +20,7 @@ use crate::model::{
     UpdatedMany, Upserted,
 };
 use crate::net::{Net, NetRow, Place};
+use crate::topic::{ModelTopic, TopicError};
 
 /// What is known of a model at run time.
 pub(crate) struct ModelInfo {
@@ -28,8 +29,10 @@ pub(crate) struct ModelInfo {
     pub(crate) key_columns: &'static [&'static str],
     pub(crate) columns: &'static [Column],
     pub(crate) version: u32,
+    /// What kind of event it is, where it is no row.
+    pub(crate) event: Option<&'static str>,
     /// The levels of its topics between prefix and operation.
-    pub(crate) topic: &'static str,
+    topic: &'static str,
     pub(crate) qos: fn(Operation) -> QoS,
     pub(crate) expires: Option<Duration>,
     pub(crate) operations: &'static [Operation],
@@ -50,6 +53,7 @@ impl ModelInfo {
                 key_columns: M::KEY_COLUMNS,
                 columns: M::COLUMNS,
                 version: M::VERSION,
+                event: M::EVENT,
                 topic: M::TOPIC,
                 qos: M::qos,
                 expires: M::EXPIRES,
@@ -59,6 +63,13 @@ impl ModelInfo {
                 same: same::<M>,
             }
         }
+    }
+}
+
+impl ModelInfo {
+    /// What stands for it in topics.
+    pub(crate) fn topic(&self) -> Result<ModelTopic, TopicError> {
+        ModelTopic::of(self.topic, self.event.is_some())
     }
 }
 
@@ -127,6 +138,7 @@ impl<M: Model> AnyEvent for Stored<M> {
 /// The keys of a body's rows.
 pub(crate) fn keys<M: Model>(body: &BodyRef<'_, M>) -> Keys {
     match body {
+        _ if M::KEY_COLUMNS.is_empty() => Keys::Many(Box::default()),
         BodyRef::Create(body) => Keys::One([M::key(&body.row)]),
         BodyRef::Update(body) => Keys::One([M::key(&body.after)]),
         BodyRef::Upsert(body) => Keys::One([M::key(&body.row)]),
@@ -293,10 +305,10 @@ fn opened<'m>(
     columns: &[Column],
     version: u32,
 ) -> (IncomingContent<'m>, Surrounding) {
-    let Incoming { operation, origin, sequence, trace, cause, hops, .. } = incoming;
+    let Incoming { operation, origin, sequence, trace, metadata, cause, hops, .. } = incoming;
     let trace_state = incoming.trace_state.map(Box::from);
     let idempotency_key = incoming.idempotency_key.map(Box::from);
-    let notes = Notes { trace, trace_state, idempotency_key, cause, hops };
+    let notes = Notes { trace, trace_state, idempotency_key, metadata, cause, hops };
     let notes = (notes != Notes::default()).then(|| Arc::new(notes));
     // Who knows no versions sends what is in the database now.
     let present = version;

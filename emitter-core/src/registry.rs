@@ -56,6 +56,10 @@ impl Registration {
 pub struct RegisteredModel {
     /// Its name on the wire.
     pub name: &'static str,
+    /// What kind of event it is, where it is an event itself and no row.
+    pub event: Option<&'static str>,
+    /// The levels of its topics between prefix and operation.
+    pub topic: &'static str,
     /// The version of its row's shape.
     pub version: u32,
     /// The earliest version that it still reads.
@@ -73,8 +77,8 @@ pub struct RegisteredModel {
     /// The module in which it is defined.
     pub module: &'static str,
     /// The name of the table that its rows are kept in, if they are: as Diesel's attribute says, else
-    /// by Diesel's rule (`user_roles` of `UserRole`).
-    pub table: &'static str,
+    /// by Diesel's rule (`user_roles` of `UserRole`). An event that is no row has none.
+    pub table: Option<&'static str>,
 }
 
 inventory::collect!(RegisteredModel);
@@ -82,9 +86,11 @@ inventory::collect!(RegisteredModel);
 impl RegisteredModel {
     /// A model that is defined in this module, with rows in this table.
     #[must_use]
-    pub const fn of<M: Model>(module: &'static str, table: &'static str) -> Self {
+    pub const fn of<M: Model>(module: &'static str, table: Option<&'static str>) -> Self {
         Self {
             name: M::NAME,
+            event: M::EVENT,
+            topic: M::TOPIC,
             version: M::VERSION,
             earliest: M::EARLIEST,
             key_columns: M::KEY_COLUMNS,

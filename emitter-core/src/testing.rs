@@ -60,7 +60,6 @@ use crate::model::{EventBody, ModelEvent};
 use crate::model_info::{AnyEvent, ModelInfo, keys};
 use crate::properties::Properties;
 use crate::retry::{Backoff, Retry};
-use crate::topic::ModelTopic;
 use crate::transport::memory::{MemoryBroker, Published};
 
 pub mod contract;
@@ -240,7 +239,7 @@ impl TestEmitter {
             model: info.name,
             key_columns: info.key_columns,
             operation,
-            kind: &self.emitter.kind(info.name, operation),
+            kind: &self.emitter.kind(info, operation),
             keys: &stored.meta.keys,
             content: &content,
             columns: info.columns,
@@ -254,12 +253,13 @@ impl TestEmitter {
             trace: None,
             trace_state: None,
             idempotency_key: None,
+            metadata: None,
             cause: None,
             hops: 0,
         };
         let encoded = envelope::encode(&outgoing, self.emitter.format(), &self.emitter.wire_limits())
             .unwrap_or_else(|error| panic!("{error}"));
-        let topic = ModelTopic::new(info.topic).unwrap_or_else(|error| panic!("{error}"));
+        let topic = info.topic().unwrap_or_else(|error| panic!("{error}"));
         let topic = self.emitter.topics().topic(&topic, operation);
         let Encoded { mut payload, properties } = encoded;
         if let Some(signatures) = self.emitter.signatures() {

@@ -1,5 +1,6 @@
 //! Topics `{prefix}/{model}/{operation}`, or of another [`Layout`], built from validated segments
-//! only. The model is one level, or several where it says `#[emits(topic = "shop/orders")]`.
+//! only. The model is one level, or several where it says `#[emits(topic = "shop/orders")]`. An event
+//! that is no row has no operation, and its topic no level that tells one.
 //!
 //! A client library lets through topics that make brokers drop the connection (empty ones, NUL,
 //! 70 kB, `$SYS/…`), so every topic of this framework is made here, from parts that were checked.
@@ -61,7 +62,11 @@ impl Default for TopicPrefix {
 
 /// What stands for a model in topics: its name, or levels of its own.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct ModelTopic(Arc<str>);
+pub struct ModelTopic {
+    levels: Arc<str>,
+    /// It is an event that is no row.
+    event: bool,
+}
 
 impl ModelTopic {
     /// Checks and takes levels such as `user` or `shop/orders`, at most [`MAX_MODEL_BYTES`] bytes.
@@ -80,20 +85,38 @@ impl ModelTopic {
             return Err(TopicError::Reserved(levels.to_owned()));
         }
         levels.split('/').try_for_each(check_level)?;
-        Ok(Self(levels.into()))
+        Ok(Self { levels: levels.into(), event: false })
+    }
+
+    /// The same for an event that is no row, such as `auth/login_failed`.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn of_event(levels: &str) -> Result<Self, TopicError> {
+        Self::of(levels, true)
+    }
+
+    pub(crate) fn of(levels: &str, event: bool) -> Result<Self, TopicError> {
+        Ok(Self { event, ..Self::new(levels)? })
     }
 
     /// The levels as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.levels
+    }
+
+    /// Whether it is that of an event that is no row.
+    #[must_use]
+    pub fn is_event(&self) -> bool {
+        self.event
     }
 
     /// Whether one of two lies within the other, upper and lower case not told apart, so that who
     /// subscribes to the one is sent the other, too.
     #[must_use]
     pub fn overlaps(&self, other: &Self) -> bool {
-        let (mine, theirs) = (self.0.to_ascii_lowercase(), other.0.to_ascii_lowercase());
+        let (mine, theirs) = (self.levels.to_ascii_lowercase(), other.levels.to_ascii_lowercase());
         let within = |inner: &str, outer: &str| {
             inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         };
@@ -136,6 +159,12 @@ impl TopicFilter {
         Self(Arc::clone(&topic.0))
     }
 
+    /// Whether it matches every topic that the other one matches.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        covers(&self.0, &other.0)
+    }
+
     /// Whether a topic matches, as MQTT has it: `+` stands for one level, `#` for the parent and all
     /// below.
     #[must_use]
@@ -151,6 +180,21 @@ impl TopicFilter {
         }
         levels.next().is_none()
     }
+}
+
+/// Whether the one filter matches every topic that the other one matches.
+pub(crate) fn covers(one: &str, other: &str) -> bool {
+    let mut levels = other.split('/');
+    for wanted in one.split('/') {
+        match (wanted, levels.next()) {
+            ("#", _) => return true,
+            (_, Some("#")) => return false,
+            ("+", Some(_)) => {}
+            (wanted, Some(level)) if wanted == level => {}
+            _ => return false,
+        }
+    }
+    levels.next().is_none()
 }
 
 impl fmt::Display for TopicFilter {

@@ -3,6 +3,10 @@
 use std::fmt;
 use std::str::FromStr;
 
+use uuid::Uuid;
+
+use crate::event::EventId;
+
 /// A place in a trace: the trace's id, the id of the span that caused the event, and flags.
 ///
 /// Text and JSON are those of the header `traceparent` of
@@ -45,6 +49,11 @@ impl Trace {
     #[must_use]
     pub const fn trace_id(&self) -> u128 {
         self.trace_id
+    }
+
+    /// The id of the trace to which an event belongs: its own where there is none.
+    pub(crate) fn id_of(trace: Option<Self>, event: EventId) -> Uuid {
+        trace.map_or(*event.as_uuid(), |trace| Uuid::from_u128(trace.trace_id))
     }
 
     /// The id of the span that caused the event, never 0.

@@ -191,7 +191,7 @@ impl Missed {
             Verb::Delete => ("a delete from", &[Delete, DeleteMany]),
         };
         let emits = |model: &&RegisteredModel| {
-            model.table.eq_ignore_ascii_case(&write.table)
+            model.table.is_some_and(|table| table.eq_ignore_ascii_case(&write.table))
                 && model.operations.iter().any(|operation| operations.contains(operation))
         };
         let model = RegisteredModel::all().find(emits)?.name;

@@ -256,6 +256,13 @@ impl<S, K, M> Emitting<S, K, M> {
         self
     }
 
+    /// Notes something beside the event, such as who did it: see [`EmitOptions::metadata`]. All events of
+    /// the statement carry it.
+    pub fn metadata(mut self, name: impl AsRef<str>, value: impl AsRef<str>) -> Self {
+        self.options = self.options.metadata(name, value);
+        self
+    }
+
     /// Tells what becomes of the statement's events. See [`Receipt`].
     pub fn receipt(mut self, receipt: &Receipt) -> Self {
         self.options = self.options.receipt(receipt);

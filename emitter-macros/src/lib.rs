@@ -51,6 +51,11 @@ mod tests;
 /// - `version = 2`: of the row's shape, from 1 on, the default. `earlier(UserV1, UserV2)` names the
 ///   types of the versions right before, oldest first: an event of such a version is read as that
 ///   type, and made into the next one by `From`, up to the row.
+/// - `event`, instead of operations, for what is no row: the struct is an event itself, told by
+///   `emitter.publish(LoginFailed { … })` and heard as `Event<LoginFailed>`. Its name is the struct's in
+///   snake_case by default, its topic has no operation, and it needs no key: `key(…)` gives its events an
+///   order. `kind = "…"` is what CloudEvents and the tracker form call it, by default its name. An event holds
+///   what is to be told, so its fields can neither be skipped nor hidden.
 /// - `key(a, b)`: the fields that tell rows apart. Default: Diesel's
 ///   `#[diesel(primary_key(…))]`, else `id`.
 /// - `crate = path`: where the framework is, when it is not a dependency under its own name.

@@ -78,6 +78,27 @@ fn a_model_that_says_how_it_travels_and_what_it_hides() {
 }
 
 #[test]
+fn an_event_that_is_no_row() {
+    insta::assert_snapshot!(derive(
+        r#"#[emits(crate = emitter_core, event, topic = "auth/login_failed", qos = 2)]
+        struct LoginFailed {
+            username: String,
+        }"#
+    ));
+}
+
+#[test]
+fn an_event_with_a_key_and_a_kind() {
+    insta::assert_snapshot!(derive(
+        r#"#[emits(crate = emitter_core, event, model = "orderPaid", kind = "order.paid", key(order_id))]
+        struct OrderPaid<T> {
+            order_id: i64,
+            by: T,
+        }"#
+    ));
+}
+
+#[test]
 fn a_generic_model() {
     insta::assert_snapshot!(derive(
         "#[emits(crate = emitter_core, update)]
@@ -133,6 +154,20 @@ fn mistakes() {
             #[emits(skipp)]
             password_hash: String,
         }"
+    ));
+}
+
+#[test]
+fn mistakes_of_an_event() {
+    insta::assert_snapshot!(derive(
+        r#"#[emits(crate = emitter_core, event, all, before, kind = "")]
+        struct LoginFailed {
+            #[emits(redact)]
+            ip_address: String,
+            #[serde(skip)]
+            note: String,
+            password: String,
+        }"#
     ));
 }
 

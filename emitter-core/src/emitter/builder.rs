@@ -113,6 +113,7 @@ pub enum StartError {
     #[error("two models are called `{0}`; give one of them another name with `#[emits(model = \"…\")]`")]
     SameModelName(&'static str),
     /// The topics of two models lie within each other, so that each would be sent the other's events.
+    /// (That of an event that is no row may lie below a model's, where its last level means no operation.)
     #[error(
         "the topics of the models `{0}` and `{1}` lie within each other; give one of them another with `#[emits(topic = \"…\")]`"
     )]
@@ -424,6 +425,7 @@ impl Builder {
         if let Some(batches) = &self.batches {
             self.check_batches(batches, topics.layout())?;
         }
+        check_models(&topics)?;
         let handlers = self.handlers()?;
         let home = self.states.home();
         let transport: Option<Arc<dyn Transport>> = match self.link {
@@ -640,7 +642,7 @@ impl Builder {
         }
         let mut models = HashMap::new();
         for (info, handler) in &handlers {
-            ModelTopic::new(handler.model().topic)?;
+            handler.model().topic()?;
             let model = handler.model().type_id;
             if *models.entry(info.model.to_ascii_lowercase()).or_insert(model) != model {
                 return Err(StartError::SameModelName(info.model));
@@ -652,6 +654,17 @@ impl Builder {
 
 /// Longer than this, somebody meant something else.
 const MAX_BATCH_DELAY: Duration = Duration::from_secs(60);
+
+/// Topics of models that are only written would else be refused at their first event. Whether two of them
+/// lie within each other is not asked before both are used: a program may link more models than it uses.
+fn check_models(topics: &Topics) -> Result<(), StartError> {
+    for model in RegisteredModel::all() {
+        if topics.is_own(&ModelTopic::of(model.topic, model.event.is_some())?) {
+            return Err(StartError::OwnTopic(model.name));
+        }
+    }
+    Ok(())
+}
 
 /// What a node says of itself, and where.
 #[cfg(feature = "mqtt")]

@@ -6,6 +6,8 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use uuid::Uuid;
+
 use super::ModelState;
 use crate::cause::noted;
 use crate::emit::{Notes, QoS, Scope};
@@ -14,6 +16,7 @@ use crate::masked::HashKey;
 use crate::model::{Model, ModelEvent};
 use crate::model_info::{AnyEvent, keys};
 use crate::receipt::{Receipt, Ticket};
+use crate::trace::Trace;
 
 /// An event that has been born and waits for its transaction to commit.
 pub struct Emission {
@@ -30,6 +33,23 @@ pub struct Emission {
 impl fmt::Debug for Emission {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Emission").field("model", &self.model.info.name).field("scope", &self.scope).finish()
+    }
+}
+
+/// What an event that was published is known by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Published {
+    /// The event's id.
+    pub id: EventId,
+    /// The trace to which it belongs: that of the call, or of the event whose listener made it, else its own,
+    /// which has the event's id.
+    pub trace_id: Uuid,
+}
+
+impl Published {
+    pub(super) fn new(id: EventId, trace: Option<Trace>) -> Self {
+        Self { id, trace_id: Trace::id_of(trace, id) }
     }
 }
 

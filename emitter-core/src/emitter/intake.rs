@@ -76,6 +76,9 @@ enum Rejection {
     Mismatch,
     #[error("no listener of this node knows the model")]
     UnknownModel,
+    /// On a topic below that of a model, whose subscription brings it.
+    #[error("no listener of this node knows the event")]
+    UnknownEvent,
     #[error("the origin has empty names")]
     Origin,
     #[error("the row's `Deserialize` panicked")]
@@ -193,6 +196,10 @@ impl Intake {
             Ok(Read::Event { model, event, identity }) => {
                 self.deliver(&model, event, identity, original, ack, place);
             }
+            Err(Rejection::UnknownEvent) => {
+                self.shared.counters.unheard.add_one();
+                ack.done();
+            }
             Err(rejection) => {
                 if matches!(rejection, Rejection::UnknownModel) {
                     self.give_back(&original.topic);
@@ -225,18 +232,26 @@ impl Intake {
     /// A session remembers what an earlier life of this node subscribed to. In a group that would
     /// take events from the members that have a listener for them.
     fn give_back(&self, topic: &str) {
-        let levels = self.shared.topics.read(topic).map(|(levels, _)| ModelTopic::new(levels));
-        if let Some(Ok(levels)) = levels {
-            self.transport.unsubscribe(&self.shared.topics.model_filter(&levels));
+        let topics = &self.shared.topics;
+        let model = topics.read(topic).map(|(levels, _)| ModelTopic::new(levels));
+        let event = topics.read_event(topic).map(ModelTopic::of_event);
+        for levels in [model, event].into_iter().flatten().flatten() {
+            self.transport.unsubscribe(&topics.model_filter(&levels));
         }
     }
 
     /// Everything that can be said before the rows are decoded.
     fn sort<'p>(&self, original: &'p Original) -> Result<(Arc<ModelState>, Incoming<'p>), Rejection> {
         let Original { topic, payload, properties } = original;
-        let (levels, said) = self.shared.topics.read(topic).ok_or(Rejection::Topic)?;
-        let model = self.shared.model_at(levels).ok_or(Rejection::UnknownModel)?;
-        let incoming = envelope::decode(payload, properties, said, &self.limits)?;
+        let (model, said) = self.shared.model_on(topic).ok_or_else(|| self.unknown(topic))?;
+        let incoming = envelope::decode(payload, properties, said, &self.limits);
+        let names_it = |incoming: &Incoming<'_>| {
+            incoming.model.as_ref().is_some_and(|name| same_model(model.info.name, name))
+        };
+        if said.is_unknown() && !incoming.as_ref().is_ok_and(names_it) {
+            return Err(Rejection::UnknownEvent);
+        }
+        let incoming = incoming?;
         let operation_fits = match said {
             Said::This(operation) => operation == incoming.operation,
             // The npm package writes `all` where the specification has the operation.
@@ -251,6 +266,15 @@ impl Intake {
             return Err(Rejection::Origin);
         }
         Ok((model, incoming))
+    }
+
+    /// Why a topic is no model's.
+    fn unknown(&self, topic: &str) -> Rejection {
+        let topics = &self.shared.topics;
+        match topics.read(topic).is_some() || topics.read_event(topic).is_some() {
+            true => Rejection::UnknownModel,
+            false => Rejection::Topic,
+        }
     }
 
     fn deliver(
@@ -273,7 +297,9 @@ impl Intake {
         // A session remembers subscriptions of an earlier life. Without a listener, nobody empties
         // the model's queue.
         if model.worker.get().is_none() || !model.is_subscribed(self.group.as_deref()) {
-            self.transport.unsubscribe(&self.shared.topics.model_filter(&model.topic));
+            if !self.shared.is_subscribed(&original.topic, self.group.as_deref()) {
+                self.transport.unsubscribe(&self.shared.topics.model_filter(&model.topic));
+            }
             self.shared.counters.unheard.add_one();
             return ack.done();
         }

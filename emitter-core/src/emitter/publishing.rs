@@ -27,7 +27,7 @@ use crate::model_info::{AnyEvent, ModelInfo};
 use crate::queue::Linger;
 use crate::receipt::{Loss, Ticket};
 use crate::signature::{self, Signatures};
-use crate::topic::{ModelTopic, Topic, TopicError};
+use crate::topic::{Topic, TopicError};
 use crate::transport::{Confirmation, Confirmed, Message, Properties, PublishError};
 
 /// How many events are encoded before other tasks have a turn.
@@ -477,7 +477,7 @@ struct Address {
 
 impl Address {
     fn new(shared: &Shared, info: &ModelInfo, operation: Operation) -> Result<Self, TopicError> {
-        let model = ModelTopic::new(info.topic)?;
+        let model = info.topic()?;
         let topic = shared.topics.topic(&model, operation);
         let batch = shared.batches.is_some().then(|| shared.topics.batch(&model));
         let last = topic
@@ -486,7 +486,7 @@ impl Address {
             .nth(1)
             .map_or(topic.as_str(), |(place, _)| &topic.as_str()[place + 1..]);
         let qos = shared.qos.get(last).copied().unwrap_or_else(|| (info.qos)(operation));
-        let kind = shared.kind.of(&shared.origin.service, info.name, operation);
+        let kind = shared.kind_of(info, operation);
         Ok(Self { topic, batch, kind, qos })
     }
 }
@@ -538,6 +538,7 @@ fn outgoing<'a>(
         trace: meta.trace(),
         trace_state: meta.trace_state(),
         idempotency_key: meta.idempotency_key(),
+        metadata: meta.noted(),
         cause: meta.cause(),
         hops: meta.hops(),
     }

@@ -40,13 +40,11 @@ impl Emitter {
         topic: Option<&str>,
     ) -> Result<EventId, ReplayError> {
         let shared = &self.node.shared;
-        let place = topic.and_then(|topic| shared.topics.read(topic));
-        let said = place.map_or(Said::Nothing, |(_, said)| said);
+        let place = topic.and_then(|topic| shared.model_on(topic));
+        let said = place.as_ref().map_or(Said::Nothing, |(_, said)| *said);
         let incoming = envelope::decode(payload, properties, said, &shared.wire)?;
         let named = incoming.model.as_deref().and_then(|name| shared.model_named(name));
-        let model = named
-            .or_else(|| place.and_then(|(levels, _)| shared.model_at(levels)))
-            .ok_or(ReplayError::UnknownModel)?;
+        let model = named.or(place.map(|(model, _)| model)).ok_or(ReplayError::UnknownModel)?;
         let own = incoming.origin.as_ref().is_some_and(|origin| {
             (&origin.service, &origin.node) == (&shared.origin.service, &shared.origin.node)
         });

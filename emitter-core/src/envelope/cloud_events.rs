@@ -16,6 +16,7 @@ use super::json::{Text, as_text, from_object, inner, is_object, lenient, malform
 use super::specification::WireResult;
 use super::{DecodeError, EncodeError, Head, Incoming, IncomingRow, JSON, Outgoing, RowImages, content};
 use crate::event::{EventId, Operation, Origin, Timestamp};
+use crate::metadata::Metadata;
 use crate::properties::Properties;
 
 /// The media type of an event in structured mode.
@@ -65,6 +66,8 @@ struct DataOut<'a> {
     changed: Option<Vec<&'static str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     inserted: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metadata: Option<&'a Metadata>,
 }
 
 impl<'a> DataOut<'a> {
@@ -78,6 +81,7 @@ impl<'a> DataOut<'a> {
             rows: event.content.rows(),
             changed: event.changed(),
             inserted: event.inserted,
+            metadata: event.metadata,
         }
     }
 }
@@ -270,6 +274,8 @@ struct DataIn<'a> {
     changed: Option<Names<'a>>,
     #[serde(default, deserialize_with = "lenient")]
     inserted: Option<bool>,
+    #[serde(borrow, default)]
+    metadata: Option<&'a RawValue>,
 }
 
 fn event<'a>(
@@ -300,6 +306,7 @@ fn event<'a>(
         traceparent: attributes.traceparent,
         tracestate: attributes.tracestate,
         idempotency_key: attributes.idempotency_key,
+        metadata: None,
         cause: attributes.cause,
         hops: attributes.hops,
     };
@@ -317,7 +324,7 @@ fn event<'a>(
         content: content(operation, parts.result, parts.before, parts.rows)?,
         set: parts.changed.or_else(|| args::set(operation, parts.args)),
         inserted: parts.inserted,
-        ..head.incoming(operation)
+        ..Head { metadata: parts.metadata, ..head }.incoming(operation)
     })
 }
 

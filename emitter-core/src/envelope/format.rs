@@ -77,7 +77,30 @@ impl Kind {
         };
         self.0.iter().map(part).collect()
     }
+
+    /// The kind of an event that is no row, by its own: what tells the operation falls away, with the
+    /// separators before it.
+    #[must_use]
+    pub fn of_event(&self, service: &str, event: &str) -> String {
+        let mut kind = String::new();
+        for part in &self.0 {
+            match part {
+                Part::Text(text) if kind.is_empty() => kind.push_str(text.trim_start_matches(SEPARATORS)),
+                Part::Text(text) => kind.push_str(text),
+                Part::Service => kind.push_str(service),
+                Part::Model => kind.push_str(event),
+                Part::Operation | Part::PastTense => {
+                    kind.truncate(kind.trim_end_matches(SEPARATORS).len());
+                }
+            }
+        }
+        // An event has some kind.
+        if kind.is_empty() { event.to_owned() } else { kind }
+    }
 }
+
+/// What stands between the words of a kind.
+const SEPARATORS: [char; 4] = ['.', '_', '/', '-'];
 
 impl FromStr for Kind {
     type Err = NoKind;
@@ -128,7 +151,7 @@ impl fmt::Display for Kind {
 /// The operation that the end of a kind names: `user.create`, `com.example.user.created`, `user_created`.
 pub(super) fn operation_of(kind: &str) -> Option<Operation> {
     let ends = |name: &str| {
-        kind.strip_suffix(name).is_some_and(|rest| rest.is_empty() || rest.ends_with(['.', '_', '/', '-']))
+        kind.strip_suffix(name).is_some_and(|rest| rest.is_empty() || rest.ends_with(SEPARATORS))
     };
     // The longest first: `updated_many` ends with no shorter one, but `x.many_created` might.
     Operation::ALL.into_iter().find(|operation| ends(operation.as_str()) || ends(operation.past_tense()))
@@ -146,6 +169,18 @@ mod tests {
         assert_eq!(kind(Format::Tracker.default_kind()), "user_updated_many");
         assert_eq!(kind(Format::CloudEvents.default_kind()), "user.updateMany");
         assert_eq!(kind("com.example.{service}.{model}"), "com.example.shop.user");
+        let event = |text: &str| text.parse::<Kind>().unwrap().of_event("shop", "login_failed");
+        for text in [
+            Format::Tracker.default_kind(),
+            Format::CloudEvents.default_kind(),
+            "{model}",
+            "{past_tense}_{model}",
+            "{operation}",
+        ] {
+            assert_eq!(event(text), "login_failed", "{text}");
+        }
+        assert_eq!(event("com.example.{service}.{model}.{past_tense}"), "com.example.shop.login_failed");
+        assert_eq!(event("com.example._{operation}.v1/{model}"), "com.example.v1/login_failed");
         for wrong in ["", "{table}", "{model", "model}", "a\nb", &"x".repeat(257)] {
             assert!(wrong.parse::<Kind>().is_err(), "{wrong}");
         }

@@ -9,6 +9,7 @@ use super::args::{self, Args, Names};
 use super::json::{from_object, malformed};
 use super::{Content, DecodeError, EncodeError, Head, Incoming, IncomingRow, Outgoing, RowImages, content};
 use crate::event::{EventId, Operation, Origin, Timestamp};
+use crate::metadata::Metadata;
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -37,6 +38,8 @@ struct WireOut<'a> {
     tracestate: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     idempotency_key: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metadata: Option<&'a Metadata>,
     #[serde(skip_serializing_if = "Option::is_none")]
     caused_by: Option<EventId>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -78,6 +81,7 @@ pub(super) fn encode(event: &Outgoing<'_>) -> Result<String, EncodeError> {
         traceparent: event.traceparent(),
         tracestate: event.trace_state,
         idempotency_key: event.idempotency_key,
+        metadata: event.metadata,
         caused_by: event.cause,
         hops: event.hops(),
     };
@@ -120,6 +124,8 @@ struct WireIn<'a> {
     #[serde(borrow, default)]
     idempotency_key: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
+    metadata: Option<&'a RawValue>,
+    #[serde(borrow, default)]
     caused_by: Option<Cow<'a, str>>,
     #[serde(default)]
     hops: Option<u8>,
@@ -136,6 +142,7 @@ pub(super) fn decode(text: &str) -> Result<Incoming<'_>, DecodeError> {
         traceparent: wire.traceparent,
         tracestate: wire.tracestate,
         idempotency_key: wire.idempotency_key,
+        metadata: wire.metadata,
         cause: wire.caused_by,
         hops: wire.hops,
     };

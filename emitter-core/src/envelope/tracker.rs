@@ -15,6 +15,7 @@ use super::json::{Text, as_text, from_object, inner, is_object, lenient, malform
 use super::specification::WireResult;
 use super::{DecodeError, EncodeError, Head, Incoming, IncomingRow, Outgoing, RowImages, content};
 use crate::event::{EventId, Operation, Origin, Timestamp};
+use crate::metadata::Metadata;
 use crate::trace::Trace;
 
 #[derive(Serialize)]
@@ -53,6 +54,8 @@ struct ChangeOut<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     idempotency_key: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    metadata: Option<&'a Metadata>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     caused_by: Option<EventId>,
     #[serde(skip_serializing_if = "Option::is_none")]
     hops: Option<u8>,
@@ -60,7 +63,7 @@ struct ChangeOut<'a> {
 
 pub(super) fn encode(event: &Outgoing<'_>) -> Result<String, EncodeError> {
     let wire = WireOut {
-        trace_id: event.trace.map_or(*event.id.as_uuid(), |trace| Uuid::from_u128(trace.trace_id())),
+        trace_id: Trace::id_of(event.trace, event.id),
         ts: event.time,
         kind: event.kind,
         idempotency_key: event.idempotency_key.map_or_else(|| made_up(event).into(), Cow::Borrowed),
@@ -79,6 +82,7 @@ pub(super) fn encode(event: &Outgoing<'_>) -> Result<String, EncodeError> {
             traceparent: event.traceparent(),
             tracestate: event.trace_state,
             idempotency_key: event.idempotency_key,
+            metadata: event.metadata,
             caused_by: event.cause,
             hops: event.hops(),
         },
@@ -135,6 +139,8 @@ struct ChangeIn<'a> {
     #[serde(borrow, default)]
     idempotency_key: Option<Text<'a>>,
     #[serde(borrow, default)]
+    metadata: Option<&'a RawValue>,
+    #[serde(borrow, default)]
     caused_by: Option<Text<'a>>,
     #[serde(default)]
     hops: Option<u8>,
@@ -183,7 +189,11 @@ pub(super) fn decode(text: &str, said: Option<Operation>) -> Result<Incoming<'_>
         let of_this_kind = wire.kind.and_then(as_text).and_then(|kind| operation_of(&kind));
         let operation = said.or(of_this_kind).ok_or(DecodeError::UnknownOperation)?;
         let trace = wire.trace_id.and_then(trace_id).and_then(of_trace);
-        let head = Head { idempotency_key: wire.idempotency_key.and_then(as_text), ..Head::default() };
+        let head = Head {
+            idempotency_key: wire.idempotency_key.and_then(as_text),
+            metadata: wire.payload.and_then(metadata),
+            ..Head::default()
+        };
         let content = content(operation, wire.payload, None, None)?;
         return Ok(Incoming { time, trace, content, ..head.incoming(operation) });
     };
@@ -196,6 +206,7 @@ pub(super) fn decode(text: &str, said: Option<Operation>) -> Result<Incoming<'_>
         traceparent: inner(change.traceparent),
         tracestate: inner(change.tracestate),
         idempotency_key: inner(change.idempotency_key),
+        metadata: change.metadata,
         cause: inner(change.caused_by),
         hops: change.hops,
     };
@@ -207,6 +218,16 @@ pub(super) fn decode(text: &str, said: Option<Operation>) -> Result<Incoming<'_>
         inserted: change.inserted,
         ..head.incoming(operation)
     })
+}
+
+/// What other programs note within the payload.
+fn metadata(payload: &RawValue) -> Option<&RawValue> {
+    #[derive(Deserialize)]
+    struct Payload<'a> {
+        #[serde(borrow, default)]
+        metadata: Option<&'a RawValue>,
+    }
+    serde_json::from_str::<Payload<'_>>(payload.get()).ok()?.metadata
 }
 
 fn trace_id(value: &RawValue) -> Option<Uuid> {

@@ -21,7 +21,8 @@ pub const MAX_LAYOUT_BYTES: usize = 256;
 /// | `{past_tense}` | `created`, `updated_many`, … |
 ///
 /// A level is one of these or a text of its own, as in `tracker/events/{model}/{past_tense}`. The
-/// model stands there once, what tells the operation at most once, and behind it.
+/// model stands there once, what tells the operation at most once, and behind it. Topics of events that
+/// are no rows lack the level that tells the operation.
 ///
 /// ```
 /// use emitter_core::topic::Layout;
@@ -179,11 +180,11 @@ impl Topics {
         &self.layout
     }
 
-    /// The topic of one model's operation.
+    /// The topic of one model's operation, or that of an event, which has none.
     #[must_use]
     pub fn topic(&self, model: &ModelTopic, operation: Operation) -> Topic {
         let mut topic = self.with_model(model);
-        for level in &self.layout.0[self.model + 1..] {
+        for level in self.behind(model) {
             topic.push('/');
             topic.push_str(match level {
                 Level::Text(text) => text,
@@ -194,11 +195,12 @@ impl Topics {
         Topic(topic.into())
     }
 
-    /// The topic of several events of one model in one message: what tells the operation is `batch`.
+    /// The topic of several events of one model in one message: what tells the operation is `batch`. That
+    /// of an event, which has none, stays as it is.
     #[must_use]
     pub fn batch(&self, model: &ModelTopic) -> Topic {
         let mut topic = self.with_model(model);
-        for level in &self.layout.0[self.model + 1..] {
+        for level in self.behind(model) {
             topic.push('/');
             topic.push_str(match level {
                 Level::Text(text) => text,
@@ -208,20 +210,27 @@ impl Topics {
         Topic(topic.into())
     }
 
-    /// The filter for everything of one model: what tells the operation is a wildcard.
+    /// The filter for everything of one model: what tells the operation is a wildcard. That of an event
+    /// is its topic.
     #[must_use]
     pub fn model_filter(&self, model: &ModelTopic) -> TopicFilter {
         let mut filter = self.with_model(model);
-        let after = &self.layout.0[self.model + 1..];
-        for (place, level) in after.iter().enumerate() {
+        let mut behind = self.behind(model).peekable();
+        while let Some(level) = behind.next() {
             filter.push('/');
             filter.push_str(match level {
                 Level::Text(text) => text,
-                _ if place + 1 == after.len() => "#",
+                _ if behind.peek().is_none() => "#",
                 _ => "+",
             });
         }
         TopicFilter(filter.into())
+    }
+
+    /// The levels behind a model, or behind an event.
+    fn behind(&self, model: &ModelTopic) -> impl Iterator<Item = &Level> {
+        let (levels, event) = (&self.layout.0[self.model + 1..], model.is_event());
+        levels.iter().filter(move |level| !event || matches!(level, Level::Text(_)))
     }
 
     fn with_model(&self, model: &ModelTopic) -> String {
@@ -251,6 +260,38 @@ impl Topics {
         }
         let empty = rest.is_empty() || matches!(said, Said::Other(""));
         (!empty).then_some((rest, said))
+    }
+
+    /// The levels of an event that is no row, of a received topic that has this layout but for what tells
+    /// the operation. They are not validated further.
+    #[must_use]
+    pub fn read_event<'t>(&self, topic: &'t str) -> Option<&'t str> {
+        let mut levels = topic.strip_prefix(&*self.before)?;
+        for level in self.layout.0[self.model + 1..].iter().rev() {
+            if let Level::Text(text) = level {
+                levels = levels.strip_suffix(&**text)?.strip_suffix('/')?;
+            }
+        }
+        (!levels.is_empty()).then_some(levels)
+    }
+
+    /// Whether something of one could be taken for something of the other, upper and lower case not told
+    /// apart. An event may lie below a model, as `projects/status_changed` below `projects`, where its last
+    /// level means no operation.
+    #[must_use]
+    pub fn clash(&self, one: &ModelTopic, other: &ModelTopic) -> bool {
+        let (event, model) = match (one.is_event(), other.is_event()) {
+            (false, false) => return one.overlaps(other),
+            (true, true) => return one.as_str().eq_ignore_ascii_case(other.as_str()),
+            (true, false) => (one, other),
+            (false, true) => (other, one),
+        };
+        // Of an event, every operation has the same topic.
+        let topic = self.topic(event, Operation::Create);
+        let of_model = |(levels, said): (&str, Said<'_>)| {
+            levels.eq_ignore_ascii_case(model.as_str()) && !said.is_unknown()
+        };
+        self.read(topic.as_str()).is_some_and(of_model)
     }
 
     /// Whether a model's topics would lie among the framework's own, or those of the broker.
@@ -300,6 +341,18 @@ pub enum Said<'t> {
 impl<'t> Said<'t> {
     fn of(word: &'t str, operation: impl FnOnce(&str) -> Option<Operation>) -> Self {
         operation(word).map_or(Self::Other(word), Self::This)
+    }
+
+    /// Whether it is a word that means nothing: neither an operation, in whichever naming, nor a batch, nor
+    /// the `all` of the npm package.
+    #[must_use]
+    pub fn is_unknown(self) -> bool {
+        let Self::Other(word) = self else { return false };
+        let word = word.to_ascii_lowercase();
+        let names = |operation: Operation| {
+            word.eq_ignore_ascii_case(operation.as_str()) || word == operation.past_tense()
+        };
+        word != "all" && word != BATCH && !Operation::ALL.into_iter().any(names)
     }
 }
 

@@ -16,6 +16,10 @@ pub(crate) struct StructAttr {
     /// With the word that enabled it.
     pub(crate) operations: Vec<(Operation, Path)>,
     pub(crate) key: Option<Vec<Ident>>,
+    /// It is an event itself, and no row.
+    pub(crate) event: Option<()>,
+    /// What kind of event it is then.
+    pub(crate) kind: Option<LitStr>,
     /// Its events stay here.
     pub(crate) local: Option<()>,
     /// Its events only go elsewhere.
@@ -38,6 +42,8 @@ pub(crate) struct StructAttr {
 pub(crate) struct FieldAttr {
     /// What listeners are handed instead of the value, if anything.
     pub(crate) mask: Option<Mask>,
+    /// The word that says so.
+    pub(crate) mask_word: Option<Path>,
     /// Why a field that looks secret may be in events.
     pub(crate) sensitive_ok: Option<LitStr>,
 }
@@ -66,7 +72,7 @@ impl Mask {
 
 const FIELD_WORDS: [&str; 4] = ["skip", "redact", "hash", "sensitive_ok"];
 
-const STRUCT_WORDS: [&str; 19] = [
+const STRUCT_WORDS: [&str; 21] = [
     "create",
     "create_many",
     "update",
@@ -85,12 +91,15 @@ const STRUCT_WORDS: [&str; 19] = [
     "qos",
     "expires",
     "before",
+    "event",
+    "kind",
     "crate",
 ];
 
 const STRUCT_HELP: &str = "known are the operations `create`, `create_many`, `update`, `update_many`, `upsert`, `delete`, \
                            `delete_many`, `all`, and `model = \"…\"`, `key(…)`, `local`, `remote`, `version = …`, `earlier(…)`, \
-                           `topic = \"…\"`, `qos = …`, `expires = \"…\"`, `before`, `crate = …`";
+                           `topic = \"…\"`, `qos = …`, `expires = \"…\"`, `before`, `crate = …`, and for what \
+                           is no row `event`, `kind = \"…\"`";
 
 impl StructAttr {
     pub(crate) fn parse(attributes: &[Attribute], errors: &Errors) -> Self {
@@ -105,6 +114,8 @@ impl StructAttr {
             "model" => once(&mut self.model, meta, errors, text),
             "crate" => once(&mut self.krate, meta, errors, |meta| meta.value()?.call(Path::parse_mod_style)),
             "key" => once(&mut self.key, meta, errors, idents),
+            "event" => once(&mut self.event, meta, errors, flag),
+            "kind" => once(&mut self.kind, meta, errors, text),
             "local" => once(&mut self.local, meta, errors, flag),
             "remote" => once(&mut self.remote, meta, errors, flag),
             "version" => once(&mut self.version, meta, errors, version),
@@ -184,6 +195,7 @@ impl FieldAttr {
         for_each_word(attributes, "emits", errors, |meta| {
             let word = word(meta);
             if let Some(mask) = Mask::from_word(&word) {
+                parsed.mask_word = Some(meta.path.clone());
                 if parsed.mask.replace(mask).is_some() {
                     errors.at(
                         &meta.path,

@@ -12,8 +12,10 @@ use crate::crate_path;
 use crate::time::Millis;
 
 pub(crate) fn expand(model: &Model) -> TokenStream {
-    let row = row(model);
-    let events = events(model);
+    let (row, events) = match &model.event {
+        Some(_) => (None, event(model)),
+        None => (Some(row(model)), events(model)),
+    };
     let diff = diff(model);
     let implementation = implementation(model);
     let reach = reach(model);
@@ -27,6 +29,39 @@ pub(crate) fn expand(model: &Model) -> TokenStream {
         #reach
         #(#emits)*
         #registration
+    }
+}
+
+/// An event that is no row is handed to listeners itself.
+fn event(model: &Model) -> TokenStream {
+    let Model { krate, ident, generics, .. } = model;
+    let (parameters, arguments, bounds) = generics.split_for_impl();
+    let created = quote!(#krate::model::Created<Self>);
+    let single = (!model.key.is_empty()).then(|| {
+        quote! {
+            #[automatically_derived]
+            impl #parameters #krate::model::SingleRow for #ident #arguments #bounds {}
+        }
+    });
+    quote! {
+        #[automatically_derived]
+        impl #parameters #krate::model::EventBody for #ident #arguments #bounds {
+            type Model = Self;
+            const OPERATION: ::core::option::Option<#krate::event::Operation> =
+                ::core::option::Option::Some(#krate::event::Operation::Create);
+
+            #[inline]
+            fn of(__event: &#created) -> ::core::option::Option<&Self> {
+                ::core::option::Option::Some(&__event.row)
+            }
+
+            #[inline]
+            fn into_event(self) -> #created {
+                <#created>::new(self)
+            }
+        }
+
+        #single
     }
 }
 
@@ -250,7 +285,12 @@ fn columns(model: &Model, row: &TokenStream) -> TokenStream {
 fn implementation(model: &Model) -> TokenStream {
     let Model { krate, ident, name, key, .. } = model;
     let (parameters, arguments, bounds) = model.generics.split_for_impl();
-    let event = model.event_ident();
+    let event = model.event_type();
+    let kind = model.event.as_ref().map(|kind| {
+        quote! {
+            const EVENT: ::core::option::Option<&'static ::core::primitive::str> = ::core::option::Option::Some(#kind);
+        }
+    });
     let operations = model.operations.iter().map(|operation| operation.variant_ident());
     let key_columns = key.iter().map(|field| &field.wire_name);
     // Not by its other name: where that is taken, one error is enough.
@@ -287,6 +327,7 @@ fn implementation(model: &Model) -> TokenStream {
         1 => quote!(#(#parts)*),
         _ => quote!(#krate::key::Key::composite([#(#parts,)*])),
     };
+    let keyed_row = if key.is_empty() { quote!(_) } else { quote!(__row) };
     let about_columns = columns(model, &row);
     let about_delivery = delivery(model);
     let about_versions = versions(model, &row);
@@ -294,10 +335,11 @@ fn implementation(model: &Model) -> TokenStream {
         #[automatically_derived]
         impl #parameters #krate::model::Model for #ident #arguments #bounds {
             const NAME: &'static ::core::primitive::str = #name;
+            #kind
             const KEY_COLUMNS: &'static [&'static ::core::primitive::str] = &[#(#key_columns,)*];
             const OPERATIONS: &'static [#krate::event::Operation] = &[#(#krate::event::Operation::#operations,)*];
             type Row = #row;
-            type Event = #event #arguments;
+            type Event = #event;
 
             #[inline]
             fn to_row(&self, #hash_key: ::core::option::Option<&#krate::HashKey>) -> #row {
@@ -307,7 +349,7 @@ fn implementation(model: &Model) -> TokenStream {
             #into_row
 
             #[inline]
-            fn key(__row: &#row) -> #krate::key::Key {
+            fn key(#keyed_row: &#row) -> #krate::key::Key {
                 #row_key
             }
 
@@ -426,23 +468,34 @@ fn emits(model: &Model, operation: Operation) -> TokenStream {
     let Model { krate, ident, generics, .. } = model;
     let (parameters, arguments, bounds): (ImplGenerics<'_>, TypeGenerics<'_>, Option<&WhereClause>) =
         generics.split_for_impl();
-    let event = model.event_ident();
+    let event = model.event_type();
     let (variant, body) = (operation.variant_ident(), operation.body_ident());
-    let otherwise = (model.operations.len() > 1).then(|| quote! { _ => ::core::option::Option::None, });
-    quote! {
-        #[automatically_derived]
-        impl #parameters #krate::model::Emits<#krate::model::operation::#variant> for #ident #arguments #bounds {
-            #[inline]
-            fn wrap(__body: #krate::model::#body<Self>) -> #event #arguments {
-                #event::#body(__body)
-            }
-
-            #[inline]
-            fn unwrap(__event: &#event #arguments) -> ::core::option::Option<&#krate::model::#body<Self>> {
+    let (wrapped, unwrapped) = match &model.event {
+        Some(_) => (quote!(__body), quote!(::core::option::Option::Some(__event))),
+        None => {
+            let event = model.event_ident();
+            let otherwise =
+                (model.operations.len() > 1).then(|| quote! { _ => ::core::option::Option::None, });
+            let unwrapped = quote! {
                 match __event {
                     #event::#body(__body) => ::core::option::Option::Some(__body),
                     #otherwise
                 }
+            };
+            (quote!(#event::#body(__body)), unwrapped)
+        }
+    };
+    quote! {
+        #[automatically_derived]
+        impl #parameters #krate::model::Emits<#krate::model::operation::#variant> for #ident #arguments #bounds {
+            #[inline]
+            fn wrap(__body: #krate::model::#body<Self>) -> #event {
+                #wrapped
+            }
+
+            #[inline]
+            fn unwrap(__event: &#event) -> ::core::option::Option<&#krate::model::#body<Self>> {
+                #unwrapped
             }
         }
     }
@@ -451,6 +504,10 @@ fn emits(model: &Model, operation: Operation) -> TokenStream {
 /// Its entry among the program's models; a generic one is as many models as it has types.
 fn registration(model: &Model) -> Option<TokenStream> {
     let Model { krate, ident, generics, table, .. } = model;
+    let table = match table {
+        Some(table) => quote!(::core::option::Option::Some(#table)),
+        None => quote!(::core::option::Option::None),
+    };
     generics.params.is_empty().then(|| {
         quote! {
             #krate::__private::inventory::submit! {
@@ -482,6 +539,17 @@ impl Model {
 
     fn event_ident(&self) -> Ident {
         format_ident!("{}Event", self.ident.unraw(), span = self.ident.span())
+    }
+
+    /// `UserEvent`, or of an event that is no row what all of them are.
+    fn event_type(&self) -> TokenStream {
+        let Self { krate, generics, .. } = self;
+        let (_, arguments, _) = generics.split_for_impl();
+        let event = self.event_ident();
+        match self.event {
+            Some(_) => quote!(#krate::model::Created<Self>),
+            None => quote!(#event #arguments),
+        }
     }
 
     /// `None` for a model that is never updated.

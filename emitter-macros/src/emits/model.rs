@@ -5,8 +5,8 @@ use quote::{quote, quote_spanned};
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
 use syn::{
-    Attribute, Data, DeriveInput, Fields, Generics, Ident, LitInt, Path, Type, Visibility, WhereClause,
-    parse_quote,
+    Attribute, Data, DeriveInput, Fields, Generics, Ident, LitInt, LitStr, Path, Type, Visibility,
+    WhereClause, parse_quote,
 };
 
 use super::attr::{
@@ -110,8 +110,10 @@ pub(crate) struct Model {
     /// The user's alone.
     pub(crate) own_bounds: Option<WhereClause>,
     pub(crate) name: String,
+    /// What kind of event it is, if it is one itself and no row.
+    pub(crate) event: Option<String>,
     /// The name of its table, as far as Diesel's attribute and Diesel's rule tell.
-    pub(crate) table: String,
+    pub(crate) table: Option<String>,
     pub(crate) version: u32,
     /// The types of the versions right before, oldest first.
     pub(crate) earlier: Vec<Path>,
@@ -193,16 +195,22 @@ impl Model {
         let attr = StructAttr::parse(&input.attrs, &errors);
         // What is missing may be what was misspelt.
         let complete = errors.is_empty();
-        let fields = fields(input, &errors);
+        let fields = fields(input, &attr, &errors);
         refuse_lifetimes(input, &errors);
-        fields.iter().flatten().for_each(|field| refuse_generic_hash(input, field, &errors));
+        match attr.event {
+            Some(()) => refuse_rows_words(&attr, fields.as_deref().unwrap_or_default(), &errors),
+            None => {
+                refuse_events_words(&attr, &errors);
+                fields.iter().flatten().for_each(|field| refuse_generic_hash(input, field, &errors));
+            }
+        }
         let krate = crate_path::core(attr.krate.as_ref());
         let operations = operations(input, &attr, complete, &errors);
         let key: Vec<KeyField> =
             fields.as_ref().map(|fields| key(input, &attr, complete, fields, &errors)).unwrap_or_default();
-        refuse_serde(input, fields.as_deref().unwrap_or_default(), &key, &errors);
+        refuse_serde(input, &attr, fields.as_deref().unwrap_or_default(), &key, &errors);
         let columns =
-            fields.as_ref().map(|fields| columns(input, fields, &krate, &errors)).unwrap_or_default();
+            fields.as_ref().map(|fields| columns(input, &attr, fields, &krate, &errors)).unwrap_or_default();
         let version = number(attr.version.as_ref(), 1);
         let earlier = earlier(&attr, version, &errors);
         if attr.local.is_some() && attr.remote.is_some() {
@@ -213,19 +221,25 @@ impl Model {
         }
         let updates =
             |(operation, _): &(Operation, _)| matches!(operation, Operation::Update | Operation::UpdateMany);
-        if let Some(before) =
-            attr.before.as_ref().filter(|_| complete && !attr.operations.iter().any(updates))
+        if let Some(before) = attr
+            .before
+            .as_ref()
+            .filter(|_| complete && attr.event.is_none() && !attr.operations.iter().any(updates))
         {
             errors.at(
                 before,
                 "`before` is about updates, of which this model emits none: add `update` or `update_many`, or leave it out",
             );
         }
+        let name = name(input, &attr, &errors);
+        refuse_kind(&attr, &errors);
+        let table = || diesel_table_name(&input.attrs).unwrap_or_else(|| snake_case(&input.ident) + "s");
         let model = Self {
             vis: input.vis.clone(),
             ident: input.ident.clone(),
-            name: name(input, &attr, &errors),
-            table: diesel_table_name(&input.attrs).unwrap_or_else(|| diesel_table(&input.ident)),
+            event: attr.event.map(|()| attr.kind.as_ref().map_or_else(|| name.clone(), LitStr::value)),
+            name,
+            table: attr.event.is_none().then(table),
             generics: generics(input, &krate, &operations, &key),
             own_bounds: input.generics.where_clause.clone(),
             topic: topic(&attr, &errors),
@@ -310,20 +324,21 @@ fn type_name(ty: &Type, mask: Option<Mask>) -> String {
     text
 }
 
-/// The table of a struct that names none, by Diesel's rule: `user_roles` of `UserRole`.
-fn diesel_table(ident: &Ident) -> String {
-    let mut table = String::new();
+/// `LoginFailed` → `login_failed`, as the specification names events. With an `s`, the table of a struct that
+/// names none, by Diesel's rule: `user_roles` of `UserRole`.
+fn snake_case(ident: &Ident) -> String {
+    let mut name = String::new();
     for c in ident.unraw().to_string().chars() {
-        if c.is_uppercase() && !table.is_empty() {
-            table.push('_');
+        if c.is_uppercase() && !name.is_empty() {
+            name.push('_');
         }
-        table.extend(c.to_lowercase());
+        name.extend(c.to_lowercase());
     }
-    table + "s"
+    name
 }
 
 /// `None` when it has no named fields, which is an error.
-fn fields<'a>(input: &'a DeriveInput, errors: &Errors) -> Option<Vec<Field<'a>>> {
+fn fields<'a>(input: &'a DeriveInput, model: &StructAttr, errors: &Errors) -> Option<Vec<Field<'a>>> {
     let named = match &input.data {
         Data::Struct(data) => match &data.fields {
             Fields::Named(fields) => Some(fields),
@@ -341,7 +356,7 @@ fn fields<'a>(input: &'a DeriveInput, errors: &Errors) -> Option<Vec<Field<'a>>>
         let complete = Errors::default();
         let attr = FieldAttr::parse(&field.attrs, &complete);
         if complete.is_empty() {
-            refuse_secret(ident, &attr, errors);
+            refuse_secret(ident, &attr, model, errors);
         }
         errors.take(complete);
         Some(Field { field, ident, attr })
@@ -350,16 +365,70 @@ fn fields<'a>(input: &'a DeriveInput, errors: &Errors) -> Option<Vec<Field<'a>>>
 }
 
 /// Refuses a field whose name looks secret and that is not said to be harmless.
-fn refuse_secret(ident: &Ident, attr: &FieldAttr, errors: &Errors) {
+fn refuse_secret(ident: &Ident, attr: &FieldAttr, model: &StructAttr, errors: &Errors) {
     let name = ident.unraw().to_string();
     if looks_secret(&name) && attr.mask.is_none() && attr.sensitive_ok.is_none() {
+        let cure = match model.event {
+            Some(()) => "leave it out of the struct,\n",
+            None => {
+                "leave it out of them with `#[emits(skip)]`,\nhide its value with `#[emits(redact)]` or `#[emits(hash)]`, "
+            }
+        };
         errors.at(
             ident,
             format_args!(
-                "`{name}` looks secret, and events are sent to every node and listener: leave it out of them with \
-                 `#[emits(skip)]`,\nhide its value with `#[emits(redact)]` or `#[emits(hash)]`, or say why it may be in \
+                "`{name}` looks secret, and events are sent to every node and listener: {cure}or say why it may be in \
                  them, as in `#[emits(sensitive_ok = \"a public key\")]`"
             ),
+        );
+    }
+}
+
+/// Refuses what is said of rows where there is none.
+fn refuse_rows_words(attr: &StructAttr, fields: &[Field<'_>], errors: &Errors) {
+    let mut words: Vec<&Path> = Vec::new();
+    for (_, word) in &attr.operations {
+        // `all` is several.
+        if words.last().is_none_or(|last| !(last.is_ident("all") && word.is_ident("all"))) {
+            words.push(word);
+        }
+    }
+    for word in words {
+        errors.at(
+            word,
+            "an event that is no row has no operations, `emitter.publish(…)` tells of it: leave this out, or `event`",
+        );
+    }
+    if let Some(word) = &attr.before {
+        errors.at(word, "an event that is no row is not updated, so there is nothing before: leave this out");
+    }
+    for word in fields.iter().filter_map(|field| field.attr.mask_word.as_ref()) {
+        errors.at(
+            word,
+            "an event holds what is to be told: leave the field out of the struct, or this out of the field",
+        );
+    }
+}
+
+/// A kind is one word for programs that read nothing else.
+fn refuse_kind(attr: &StructAttr, errors: &Errors) {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | '/');
+    let good = |kind: &str| (1..=128).contains(&kind.len()) && kind.chars().all(allowed);
+    if let Some(kind) = attr.kind.as_ref().filter(|kind| !good(&kind.value())) {
+        errors.at(
+            kind,
+            "a kind of event is 1 to 128 letters (a to z), digits, '_', '-', '.' or '/', such as \"login_failed\"",
+        );
+    }
+}
+
+/// The other way round.
+fn refuse_events_words(attr: &StructAttr, errors: &Errors) {
+    if let Some(kind) = &attr.kind {
+        errors.at(
+            kind,
+            "a model's events are of the kind that its name and their operation make, see `Builder::event_kind`:\nleave \
+             `kind` out, or write `event` beside it for what is no row",
         );
     }
 }
@@ -419,7 +488,13 @@ fn refuse_lifetimes(input: &DeriveInput, errors: &Errors) {
 }
 
 /// Refuses what serde would make of a row that its columns do not say.
-fn refuse_serde(input: &DeriveInput, fields: &[Field<'_>], key: &[KeyField], errors: &Errors) {
+fn refuse_serde(
+    input: &DeriveInput,
+    attr: &StructAttr,
+    fields: &[Field<'_>],
+    key: &[KeyField],
+    errors: &Errors,
+) {
     if let Some(word) =
         ["transparent", "into", "from", "try_from"].into_iter().find(|word| serde_has(&input.attrs, &[word]))
     {
@@ -434,10 +509,16 @@ fn refuse_serde(input: &DeriveInput, fields: &[Field<'_>], key: &[KeyField], err
     let in_key = |field: &&Field<'_>| key.iter().any(|part| part.ident == *field.ident);
     for field in fields.iter().filter(|field| field.attr.mask.is_none() && !in_key(field)) {
         if serde_has(&field.field.attrs, &["skip", "skip_serializing", "skip_deserializing"]) {
+            let cure = match attr.event {
+                Some(()) => "leave it out of the struct",
+                None => "write `#[emits(skip)]`, which leaves it out for every listener",
+            };
             errors.at(
                 field.ident,
-                "serde leaves it out, so that other nodes would be handed a default in its place, or nothing at all:\n\
-                 write `#[emits(skip)]`, which leaves it out for every listener",
+                format_args!(
+                    "serde leaves it out, so that other nodes would be handed a default in its place, or nothing at \
+                     all:\n{cure}"
+                ),
             );
         }
         if serde_has(&field.field.attrs, &["flatten"]) {
@@ -524,6 +605,7 @@ fn topic(attr: &StructAttr, errors: &Errors) -> Option<String> {
 fn name(input: &DeriveInput, attr: &StructAttr, errors: &Errors) -> String {
     let name = match &attr.model {
         Some(given) => given.value(),
+        None if attr.event.is_some() => snake_case(&input.ident),
         None => camel_case(&input.ident.unraw().to_string()),
     };
     let allowed = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
@@ -539,13 +621,17 @@ fn name(input: &DeriveInput, attr: &StructAttr, errors: &Errors) -> String {
 }
 
 fn operations(input: &DeriveInput, attr: &StructAttr, complete: bool, errors: &Errors) -> Vec<Operation> {
+    if attr.event.is_some() {
+        return vec![Operation::Create];
+    }
     let mut operations: Vec<Operation> = attr.operations.iter().map(|(operation, _)| *operation).collect();
     operations.sort_unstable();
     operations.dedup();
     if operations.is_empty() && complete {
         errors.at(
             &input.ident,
-            "no operation emits: write those that shall, such as `#[emits(create, update, delete)]`, or `#[emits(all)]`",
+            "no operation emits: write those that shall, such as `#[emits(create, update, delete)]`, or `#[emits(all)]`;\n\
+             what is no row is an event itself, with `#[emits(event)]`",
         );
     }
     operations
@@ -558,6 +644,9 @@ fn key(
     fields: &[Field<'_>],
     errors: &Errors,
 ) -> Vec<KeyField> {
+    if attr.event.is_some() && attr.key.is_none() {
+        return Vec::new();
+    }
     let explicit = attr.key.clone().or_else(|| diesel_primary_key(&input.attrs));
     let implicit = explicit.is_none();
     let idents = explicit.unwrap_or_else(|| vec![Ident::new("id", input.ident.span())]);
@@ -572,7 +661,7 @@ fn key(
         if key.iter().any(|other: &KeyField| other.ident == *field.ident) {
             errors.at(&ident, format_args!("`{ident}` is in the key twice; once is enough"));
         }
-        if field.attr.mask.is_some() {
+        if field.attr.mask.is_some() && attr.event.is_none() {
             errors.at(
                 field.ident,
                 "a field of the key cannot be skipped, redacted or hashed: it tells listeners which row it is",
@@ -596,7 +685,13 @@ fn wire_name(input: &DeriveInput, field: &Field<'_>) -> String {
     serde_rename(&field.field.attrs).unwrap_or_else(own)
 }
 
-fn columns(input: &DeriveInput, fields: &[Field<'_>], krate: &TokenStream, errors: &Errors) -> Vec<Column> {
+fn columns(
+    input: &DeriveInput,
+    attr: &StructAttr,
+    fields: &[Field<'_>],
+    krate: &TokenStream,
+    errors: &Errors,
+) -> Vec<Column> {
     let embeds = fields.iter().any(|field| diesel_embeds(&field.field.attrs));
     let seen = fields.iter().enumerate().filter(|(_, field)| field.attr.mask != Some(Mask::Skip));
     let defaults = serde_has(&input.attrs, &["default"]);
@@ -612,10 +707,13 @@ fn columns(input: &DeriveInput, fields: &[Field<'_>], krate: &TokenStream, error
         })
         .collect();
     if let Some(one_too_many) = columns.get(128) {
-        errors.at(
-            &one_too_many.ident,
-            "an emitting model has at most 128 fields, as a table has for Diesel: skip those that no listener needs",
-        );
+        let limit = match attr.event {
+            Some(()) => "an event has at most 128 fields: put some of them into a struct of their own",
+            None => {
+                "an emitting model has at most 128 fields, as a table has for Diesel: skip those that no listener needs"
+            }
+        };
+        errors.at(&one_too_many.ident, limit);
     }
     columns
 }

@@ -94,7 +94,8 @@ impl Listener {
 }
 
 impl Listener {
-    /// The mistake of `Event<User>` and `Event<UserRow>` for the model `user`.
+    /// The mistake of `Event<UserRow>` for the model `user`. Of `Event<User>` only the compiler knows that it is
+    /// one: `User` may be an event that is no row.
     pub(crate) fn row_for_event(&self) -> Option<TokenStream> {
         let model = match &self.model {
             ModelRef::Name(name) => name.value(),
@@ -103,11 +104,7 @@ impl Listener {
             }
         };
         let name = last_word(&self.event)?;
-        let row = name.strip_suffix("Row").filter(|row| row.eq_ignore_ascii_case(&model));
-        if is_event(&name) || (row.is_none() && !name.eq_ignore_ascii_case(&model)) {
-            return None;
-        }
-        let model = row.unwrap_or(&name);
+        let model = name.strip_suffix("Row").filter(|row| row.eq_ignore_ascii_case(&model))?;
         let mistake = syn::Error::new_spanned(
             &self.event,
             format_args!(
