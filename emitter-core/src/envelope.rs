@@ -683,6 +683,7 @@ mod tests {
             Some(Key::Composite(_)) => &["a", "b"],
             _ => &["id"],
         };
+        let noted = metadata(sent);
         let outgoing = Outgoing {
             model: "user",
             key_columns: columns,
@@ -701,7 +702,7 @@ mod tests {
             trace: Trace::new(sent.id, sent.sequence, true),
             trace_state: trace_state(sent),
             idempotency_key: idempotency_key(sent),
-            metadata: metadata(sent).as_ref(),
+            metadata: noted.as_ref(),
             cause: cause(sent),
             hops: hops(sent),
         };

@@ -29,13 +29,18 @@ pub struct Manifest {
     listeners: Vec<ListenerShape>,
 }
 
-/// A model's events.
+/// A model's events, or an event that is no row.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct ModelShape {
+    /// Its kind, of an event that is no row.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    event: Option<String>,
     version: u32,
     /// The earliest version that it reads.
     reads_from: u32,
     key: Vec<String>,
+    /// None, of an event that is no row.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     emits: Vec<Operation>,
     columns: BTreeMap<String, ColumnShape>,
 }
@@ -143,12 +148,15 @@ impl Manifest {
         for (name, now) in &self.models {
             match recorded.models.get(name) {
                 Some(before) => now.differences(name, before, &mut differences),
-                None => differences.push(Difference::Harmless(format!("model `{name}` is new"))),
+                None => {
+                    differences.push(Difference::Harmless(format!("{} `{name}` is new", now.noun())));
+                }
             }
         }
-        let gone = recorded.models.keys().filter(|name| !self.models.contains_key(*name));
-        differences.extend(gone.map(|name| {
-            Difference::Harmless(format!("model `{name}` is gone: nobody hears of it any more"))
+        let gone = recorded.models.iter().filter(|(name, _)| !self.models.contains_key(*name));
+        differences.extend(gone.map(|(name, before)| {
+            let noun = before.noun();
+            Difference::Harmless(format!("{noun} `{name}` is gone: nobody hears of it any more"))
         }));
         if self.listeners != recorded.listeners {
             let names = |these: &[ListenerShape], those: &[ListenerShape]| {
@@ -205,42 +213,55 @@ impl ModelShape {
                 ColumnShape { r#type: column.type_name.to_owned(), may_be_absent: column.may_be_absent };
             (column.json.to_owned(), shape)
         };
+        let emits = if model.event.is_some() { &[] } else { model.operations };
         Self {
+            event: model.event.map(str::to_owned),
             version: model.version,
             reads_from: model.earliest,
             key: model.key_columns.iter().map(|&column| column.to_owned()).collect(),
-            emits: model.operations.to_vec(),
+            emits: emits.to_vec(),
             columns: model.columns.iter().map(column).collect(),
         }
+    }
+
+    fn noun(&self) -> &'static str {
+        if self.event.is_some() { "event" } else { "model" }
     }
 
     fn differences(&self, name: &str, before: &Self, differences: &mut Vec<Difference>) {
         if self == before {
             return;
         }
-        let version = before.version;
+        let (version, noun) = (before.version, self.noun());
+        if noun != before.noun() {
+            differences.push(Difference::Breaking(format!(
+                "{noun} `{name}`: it was recorded as {}, whose topics are others: nodes of before and after do not hear \
+                 each other",
+                before.noun()
+            )));
+        }
         match self.version.cmp(&version) {
             std::cmp::Ordering::Less => differences.push(Difference::Breaking(format!(
-                "model `{name}`: the version went back from {version} to {}: nodes and records know {version} already",
+                "{noun} `{name}`: the version went back from {version} to {}: nodes and records know {version} already",
                 self.version
             ))),
             std::cmp::Ordering::Greater if self.reads_from > version => {
                 differences.push(Difference::Breaking(format!(
-                    "model `{name}`: events of version {version}, which are stored or on their way, cannot be read: keep \
+                    "{noun} `{name}`: events of version {version}, which are stored or on their way, cannot be read: keep \
                      the former struct and name it, as in `#[emits(version = {}, earlier({}V{version}))]`",
                     self.version,
                     pascal_case(name)
                 )));
             }
             std::cmp::Ordering::Greater => {
-                differences.push(Difference::Harmless(format!("model `{name}`: version {}", self.version)));
+                differences.push(Difference::Harmless(format!("{noun} `{name}`: version {}", self.version)));
             }
             std::cmp::Ordering::Equal => self.differences_of_one_version(name, before, differences),
         }
     }
 
     fn differences_of_one_version(&self, name: &str, before: &Self, differences: &mut Vec<Difference>) {
-        let mut breaking = Vec::new();
+        let (mut breaking, noun) = (Vec::new(), self.noun());
         for (column, now) in &self.columns {
             match before.columns.get(column) {
                 Some(before) if before.r#type != now.r#type => {
@@ -268,21 +289,22 @@ impl ModelShape {
         }
         if self.reads_from > before.reads_from {
             differences.push(Difference::Breaking(format!(
-                "model `{name}`: events before version {} cannot be read any more: keep their types in `earlier(…)`",
+                "{noun} `{name}`: events before version {} cannot be read any more: keep their types in `earlier(…)`",
                 self.reads_from
             )));
         }
         if breaking.is_empty() {
             differences.push(Difference::Harmless(format!(
-                "model `{name}`: what it emits, or a column that may be absent"
+                "{noun} `{name}`: what it emits, its kind, or a column that may be absent"
             )));
         } else {
             let (version, next) = (self.version, self.version + 1);
             let model = pascal_case(name);
+            let row = if self.event.is_some() { "" } else { "Row" };
             differences.push(Difference::Breaking(format!(
-                "model `{name}`: {}.\n    Keep the struct of version {version} as `{model}V{version}`, with serde's \
+                "{noun} `{name}`: {}.\n    Keep the struct of version {version} as `{model}V{version}`, with serde's \
                  derives alone, write `#[emits(version = {next}, earlier({model}V{version}))]` on the new one,\n    and \
-                 `impl From<{model}V{version}> for {model}Row`. Deploy nodes that listen before those that write",
+                 `impl From<{model}V{version}> for {model}{row}`. Deploy nodes that listen before those that write",
                 breaking.join(";\n    ")
             )));
         }
@@ -301,10 +323,13 @@ impl ListenerShape {
     }
 }
 
-/// `orderItem` → `OrderItem`: most likely the struct's name.
+/// `orderItem` and `order_item` → `OrderItem`: most likely the struct's name.
 fn pascal_case(name: &str) -> String {
-    let mut chars = name.chars();
-    chars.next().map(|first| first.to_ascii_uppercase()).into_iter().chain(chars).collect()
+    let word = |word: &str| {
+        let mut chars = word.chars();
+        chars.next().map(|first| first.to_ascii_uppercase()).into_iter().chain(chars).collect::<String>()
+    };
+    name.split('_').map(word).collect()
 }
 
 /// Something that a program and its manifest say differently.

@@ -378,6 +378,39 @@ mod tests {
             }
         }
 
+        /// Events are found by their whole levels, models are not taken for events, nor events for models.
+        #[test]
+        fn the_topic_of_an_event_lacks_the_operation(
+            prefix in prefix(), layout in layout(), model in model(), operation in operation(), other in model()
+        ) {
+            let topics = Topics::new(prefix, layout.clone());
+            let event = ModelTopic::of_event(model.as_str()).unwrap();
+            let topic = topics.topic(&event, operation);
+            let lower = layout.to_string().contains("{model_lower}");
+            let levels = if lower { model.as_str().to_ascii_lowercase() } else { model.as_str().to_owned() };
+            prop_assert_eq!(topics.read_event(topic.as_str()), Some(&*levels));
+            prop_assert_eq!(topics.model_filter(&event), TopicFilter::of(&topic));
+            prop_assert!(!layout.to_string().ends_with("all") || topic.as_str().ends_with("/all"));
+            for other in [&model, &other] {
+                let taken = Operation::ALL.iter().any(|operation| topics.topic(other, *operation) == topic);
+                prop_assert!(!taken || topics.clash(other, &event), "{} {:?}", topic, other);
+                prop_assert_eq!(topics.clash(other, &event), topics.clash(&event, other));
+            }
+        }
+
+        #[test]
+        fn a_filter_that_covers_matches_all_that_the_other_matches(
+            one in "[ab+]?(/[ab+]){0,3}(/#)?", other in "[ab+]?(/[ab+]){0,3}(/#)?", topic in "[ab](/[ab]){0,4}"
+        ) {
+            if covers(&one, &other) && naive_match(&other, &topic) {
+                prop_assert!(naive_match(&one, &topic), "{} {} {}", one, other, topic);
+            }
+            // A topic is a filter that it alone matches.
+            prop_assert_eq!(covers(&one, &topic), naive_match(&one, &topic));
+            prop_assert!(covers(&one, &one));
+            prop_assert!(one == other || !covers(&one, &other) || !covers(&other, &one));
+        }
+
         #[test]
         fn any_text_is_a_layout_or_refused(text in any::<String>()) {
             if let Ok(layout) = text.parse::<Layout>() {
@@ -445,6 +478,32 @@ mod tests {
         assert!(matches!(TopicPrefix::new(&long(MAX_PREFIX_BYTES + 1)), Err(TopicError::TooLong { .. })));
         assert!(ModelTopic::new(&long(MAX_MODEL_BYTES)).is_ok());
         assert!(matches!(ModelTopic::new(&long(MAX_MODEL_BYTES + 1)), Err(TopicError::TooLong { .. })));
+    }
+
+    #[test]
+    fn an_event_may_lie_below_a_model() {
+        let check = |layout: &str, event: &str, clashes: bool| {
+            let topics = Topics::new(TopicPrefix::default(), layout.parse().unwrap());
+            let (event, model) = (ModelTopic::of_event(event).unwrap(), ModelTopic::new("projects").unwrap());
+            assert_eq!(topics.clash(&event, &model), clashes, "{layout} {event:?}");
+        };
+        for layout in ["{prefix}/{model}/{operation}", "tracker/{model_lower}/{past_tense}"] {
+            check(layout, "projects/status_changed", false);
+            check(layout, "projects", false);
+            check(layout, "projects/items/create", false);
+            for taken in ["create", "created", "updateMany", "updated_many", "updatemany", "all"] {
+                check(layout, &format!("projects/{taken}"), true);
+                check(layout, &format!("Projects/{taken}"), true);
+            }
+        }
+        check("{prefix}/{model_lower}/all", "projects", true);
+        check("{prefix}/{model_lower}/all", "projects/create", false);
+        check("{prefix}/{model}/{operation}/v1", "projects/create", true);
+        check("{model}", "projects", true);
+        let events = ["Auth/login", "auth/Login", "auth/login/failed"]
+            .map(|levels| ModelTopic::of_event(levels).unwrap());
+        assert!(Topics::default().clash(&events[0], &events[1]));
+        assert!(!Topics::default().clash(&events[0], &events[2]));
     }
 
     #[test]

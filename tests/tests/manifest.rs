@@ -19,6 +19,13 @@ struct Item {
     iban: String,
 }
 
+/// It is no row.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Emits)]
+#[emits(event, kind = "auth.login_failed")]
+struct LoginFailed {
+    username: String,
+}
+
 #[listener(model = "orderItem", remote_only)]
 async fn hear(_: Event<ItemUpdated>) {}
 
@@ -36,6 +43,17 @@ fn with(from: &str, to: &str) -> Manifest {
 fn it_is_text() {
     let expected = r#"{
   "models": {
+    "login_failed": {
+      "event": "auth.login_failed",
+      "version": 1,
+      "reads_from": 1,
+      "key": [],
+      "columns": {
+        "username": {
+          "type": "String"
+        }
+      }
+    },
     "orderItem": {
       "version": 1,
       "reads_from": 1,
@@ -118,6 +136,22 @@ fn a_change_is_told_by_what_it_does() {
     check(&with(r#""version": 1"#, r#""version": 2"#), &["went back from 2 to 1"], &[]);
     check(&with(r#""version": 1"#, r#""version": 0"#), &["events of version 0, which are stored"], &[]);
     check(&with("orderItem", "orderLine"), &[], &["`orderItem` is new", "`orderLine` is gone"]);
+    check(
+        &with(r#""auth.login_failed""#, r#""login_failed""#),
+        &[],
+        &["event `login_failed`: what it emits, its kind"],
+    );
+    check(
+        &with("      \"event\": \"auth.login_failed\",\n", ""),
+        &["it was recorded as model"],
+        &["its kind"],
+    );
+    check(&with(r#""username": {"#, r#""user": {"#), &["`impl From<LoginFailedV1> for LoginFailed`"], &[]);
+    check(
+        &with("login_failed", "signin_failed"),
+        &[],
+        &["event `login_failed` is new", "event `signin_failed` is gone"],
+    );
     check(&with(r#""name": "hear""#, r#""name": "listen""#), &[], &["now [`hear`], before [`listen`]"]);
 }
 

@@ -3,15 +3,22 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
+use crate::topic::covers;
+
 /// The wished filters and where each stands, and those that the broker must still forget.
+///
+/// Of two of which one covers the other, the wider is asked for, and the other only where that is
+/// refused: some brokers send a message once for each filter that it matches. What is asked for
+/// anew is confirmed before what it replaces is given back, so that nothing is missed in between.
 ///
 /// One request is outstanding at a time, so its answer needs no guessing; a request may name many
 /// filters.
 #[derive(Debug, Default)]
 pub(super) struct Subscriptions {
     wishes: BTreeMap<String, Standing>,
-    /// Taken back, and not confirmed so: a persistent session remembers them.
-    dropped: BTreeSet<String>,
+    /// What the broker may know of, for a persistent session remembers it: what was asked for, wished, or
+    /// taken back, and was not confirmed to be forgotten.
+    known: BTreeSet<String>,
     outstanding: Option<Outstanding>,
 }
 
@@ -47,37 +54,63 @@ const BYTES_A_REQUEST: usize = 4_096;
 
 impl Subscriptions {
     pub(super) fn wish(&mut self, filter: &str) {
-        self.dropped.remove(filter);
+        self.known.insert(filter.to_owned());
         self.wishes.entry(filter.to_owned()).or_insert(Standing::Wanted { refusals: 0 });
     }
 
     pub(super) fn take_back(&mut self, filter: &str) {
         // Also one that was not wished for: the session may remember it from an earlier life.
-        if self.wishes.remove(filter).is_some() || self.dropped.len() < STRAYS {
-            self.dropped.insert(filter.to_owned());
+        if self.wishes.remove(filter).is_some() || self.dropped() < STRAYS {
+            self.known.insert(filter.to_owned());
         }
     }
 
+    /// How many wishes the broker serves, by their own filter or by one that covers it.
     pub(super) fn confirmed(&self) -> usize {
-        self.wishes.values().filter(|standing| **standing == Standing::Confirmed).count()
+        self.wishes.keys().filter(|filter| self.is_confirmed(filter)).count()
     }
 
     pub(super) fn is_confirmed(&self, filter: &str) -> bool {
-        self.wishes.get(filter) == Some(&Standing::Confirmed)
+        match self.wishes.get(filter) {
+            Some(Standing::Confirmed) => true,
+            Some(_) => self.is_replaced(filter),
+            None => false,
+        }
     }
 
     /// Those that the broker must still forget.
     pub(super) fn dropped(&self) -> usize {
-        self.dropped.len()
+        self.superfluous().count()
+    }
+
+    fn superfluous(&self) -> impl Iterator<Item = &String> {
+        self.known.iter().filter(|filter| !self.wishes.contains_key(*filter) || self.is_replaced(filter))
     }
 
     /// The refused filters with the broker's reasons.
     pub(super) fn refused(&self) -> Vec<(String, String)> {
         let refused = |(filter, standing): (&String, &Standing)| match standing {
-            Standing::Refused { reason, .. } => Some((filter.clone(), reason.clone())),
+            Standing::Refused { reason, .. } if !self.is_replaced(filter) => {
+                Some((filter.clone(), reason.clone()))
+            }
             _ => None,
         };
         self.wishes.iter().filter_map(refused).collect()
+    }
+
+    /// Whether another wish that is not refused brings what this one would.
+    fn is_covered(&self, filter: &str) -> bool {
+        self.covering(filter).any(|standing| !matches!(standing, Standing::Refused { .. }))
+    }
+
+    /// Whether another wish that is confirmed brings what this one would.
+    fn is_replaced(&self, filter: &str) -> bool {
+        self.covering(filter).any(|standing| *standing == Standing::Confirmed)
+    }
+
+    fn covering(&self, filter: &str) -> impl Iterator<Item = &Standing> {
+        let covering = move |(other, _): &(&String, &Standing)| *other != filter && covers(other, filter);
+        self.wishes.iter().filter(covering).map(|(_, standing)| standing)
     }
 
     /// A connection begins. All wishes are asked again even in a session that remembers them: it
@@ -85,7 +118,7 @@ impl Subscriptions {
     pub(super) fn connected(&mut self, session_present: bool) {
         self.disconnected();
         if !session_present {
-            self.dropped.clear();
+            self.known.clear();
         }
         for standing in self.wishes.values_mut() {
             let refusals = standing.refusals();
@@ -108,11 +141,9 @@ impl Subscriptions {
         if self.outstanding.is_some() {
             return None;
         }
-        if let Some(filter) = self.dropped.first() {
-            return Some(Request::Unsubscribe(filter.clone()));
-        }
         let mut bytes = 0;
-        let due = self.wishes.iter().filter(|(_, standing)| standing.is_due(now));
+        let due =
+            self.wishes.iter().filter(|(filter, standing)| standing.is_due(now) && !self.is_covered(filter));
         let filters: Vec<String> = due
             .map(|(filter, _)| filter.clone())
             .take(FILTERS_A_REQUEST)
@@ -122,14 +153,26 @@ impl Subscriptions {
                 first || bytes <= BYTES_A_REQUEST
             })
             .collect();
-        (!filters.is_empty()).then_some(Request::Subscribe(filters))
+        if filters.is_empty() {
+            return self.superfluous().next().cloned().map(Request::Unsubscribe);
+        }
+        Some(Request::Subscribe(filters))
     }
 
     pub(super) fn sent(&mut self, request: Request, now: Instant) {
-        if let Request::Subscribe(filters) = &request {
-            for filter in filters {
+        match &request {
+            Request::Subscribe(filters) => {
+                for filter in filters {
+                    self.known.insert(filter.clone());
+                    if let Some(standing) = self.wishes.get_mut(filter) {
+                        *standing = Standing::Asked { refusals: standing.refusals() };
+                    }
+                }
+            }
+            // From now on it is the one that covers it which brings this.
+            Request::Unsubscribe(filter) => {
                 if let Some(standing) = self.wishes.get_mut(filter) {
-                    *standing = Standing::Asked { refusals: standing.refusals() };
+                    *standing = Standing::Wanted { refusals: 0 };
                 }
             }
         }
@@ -184,7 +227,7 @@ impl Subscriptions {
         if let Some(Outstanding { request: Request::Unsubscribe(filter), .. }) =
             self.outstanding.take_if(is_unsubscribe)
         {
-            self.dropped.remove(&filter);
+            self.known.remove(&filter);
         }
     }
 
@@ -193,11 +236,11 @@ impl Subscriptions {
         if self.outstanding.is_some() {
             return None;
         }
-        let again = |standing: &Standing| match standing {
-            Standing::Refused { again, .. } => Some(*again),
+        let again = |(filter, standing): (&String, &Standing)| match standing {
+            Standing::Refused { again, .. } if !self.is_covered(filter) => Some(*again),
             _ => None,
         };
-        self.wishes.values().filter_map(again).min()
+        self.wishes.iter().filter_map(again).min()
     }
 }
 
@@ -223,6 +266,8 @@ impl Standing {
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
+
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -306,6 +351,152 @@ mod tests {
         subscriptions.take_back("a");
         subscriptions.subscribed(vec![Ok(())], |_| now);
         assert_eq!(send(&mut subscriptions, now), Some(Request::Unsubscribe("a".to_owned())));
+    }
+
+    #[test]
+    fn of_two_filters_the_wider_is_subscribed() {
+        let now = Instant::now();
+        let unsubscribe = |filter: &str| Some(Request::Unsubscribe(filter.to_owned()));
+        let mut subscriptions = Subscriptions::default();
+        subscriptions.wish("projects/paid");
+        subscriptions.connected(false);
+        assert_eq!(send(&mut subscriptions, now), subscribe(&["projects/paid"]));
+        subscriptions.subscribed(vec![Ok(())], |_| now);
+        subscriptions.wish("projects/#");
+        assert_eq!(send(&mut subscriptions, now), subscribe(&["projects/#"]));
+        subscriptions.subscribed(vec![Ok(())], |_| now);
+        assert_eq!(send(&mut subscriptions, now), unsubscribe("projects/paid"), "not before the other came");
+        subscriptions.unsubscribed();
+        assert_eq!((send(&mut subscriptions, now), subscriptions.confirmed()), (None, 2));
+
+        subscriptions.take_back("projects/#");
+        assert_eq!(send(&mut subscriptions, now), subscribe(&["projects/paid"]));
+        subscriptions.subscribed(vec![Ok(())], |_| now);
+        assert_eq!(send(&mut subscriptions, now), unsubscribe("projects/#"), "not before the other came");
+        subscriptions.unsubscribed();
+
+        // Who may not have the wider one is not deprived of the other.
+        subscriptions.wish("projects/#");
+        subscriptions.connected(true);
+        assert_eq!(send(&mut subscriptions, now), subscribe(&["projects/#"]));
+        subscriptions.subscribed(vec![Err("no".to_owned())], |_| now + Duration::from_secs(1));
+        assert_eq!(send(&mut subscriptions, now), subscribe(&["projects/paid"]));
+        subscriptions.subscribed(vec![Ok(())], |_| now);
+        assert_eq!((send(&mut subscriptions, now), subscriptions.confirmed()), (None, 1));
+        assert_eq!(subscriptions.refused(), [("projects/#".to_owned(), "no".to_owned())]);
+    }
+
+    const FILTERS: [&str; 6] = ["a/#", "a/b", "a/b/#", "a/+/c", "a/b/c", "d"];
+
+    /// A broker that refuses some filters.
+    #[derive(Debug, Default)]
+    struct Broker {
+        session: BTreeSet<String>,
+        refused: BTreeSet<&'static str>,
+    }
+
+    impl Broker {
+        /// One round trip; `false` when there is nothing to say. An answer may be lost, with the connection.
+        fn round_trip(&mut self, subscriptions: &mut Subscriptions, now: Instant, lost: bool) -> bool {
+            let Some(request) = send(subscriptions, now) else { return false };
+            let mut answers = Vec::new();
+            match &request {
+                Request::Unsubscribe(filter) => drop(self.session.remove(filter)),
+                Request::Subscribe(filters) => {
+                    for filter in filters {
+                        let refused = self.refused.contains(filter.as_str());
+                        answers.push(if refused { Err("no".to_owned()) } else { Ok(()) });
+                        if !refused {
+                            self.session.insert(filter.clone());
+                        }
+                    }
+                }
+            }
+            match request {
+                _ if lost => subscriptions.connected(true),
+                Request::Subscribe(_) => {
+                    subscriptions.subscribed(answers, |_| now + Duration::from_secs(1));
+                }
+                Request::Unsubscribe(_) => subscriptions.unsubscribed(),
+            }
+            true
+        }
+
+        fn serves(&self, filter: &str) -> bool {
+            self.session.iter().any(|other| covers(other, filter))
+        }
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Wish(usize),
+        TakeBack(usize),
+        RoundTrip { lost: bool },
+        Reconnect { session: bool },
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            4 => (0..FILTERS.len()).prop_map(Step::Wish),
+            2 => (0..FILTERS.len()).prop_map(Step::TakeBack),
+            6 => prop::bool::weighted(0.1).prop_map(|lost| Step::RoundTrip { lost }),
+            1 => any::<bool>().prop_map(|session| Step::Reconnect { session }),
+        ]
+    }
+
+    proptest! {
+        /// Whatever is wished and taken back when, in the end the broker has what is wished, each part
+        /// of it once; and while a session lasts, what is served stays served.
+        #[test]
+        fn the_broker_has_each_part_once(
+            earlier in prop::sample::subsequence(FILTERS.to_vec(), 0..FILTERS.len()),
+            refused in prop::sample::subsequence(FILTERS.to_vec(), 0..2),
+            steps in prop::collection::vec(step(), 0..40),
+        ) {
+            let now = Instant::now();
+            let refused: BTreeSet<&str> = refused.into_iter().collect();
+            let session = earlier.into_iter().filter(|filter| !refused.contains(filter)).map(str::to_owned);
+            let mut broker = Broker { session: session.collect(), refused };
+            let (mut subscriptions, mut wished) = (Subscriptions::default(), BTreeSet::<&str>::new());
+            subscriptions.connected(true);
+            for step in steps {
+                let served: Vec<&str> = wished.iter().copied().filter(|filter| broker.serves(filter)).collect();
+                let mut lasts = true;
+                match step {
+                    Step::Wish(place) => {
+                        subscriptions.wish(FILTERS[place]);
+                        wished.insert(FILTERS[place]);
+                    }
+                    Step::TakeBack(place) => {
+                        subscriptions.take_back(FILTERS[place]);
+                        wished.remove(FILTERS[place]);
+                    }
+                    Step::RoundTrip { lost } => drop(broker.round_trip(&mut subscriptions, now, lost)),
+                    Step::Reconnect { session } => {
+                        lasts = session;
+                        if !session {
+                            broker.session.clear();
+                        }
+                        subscriptions.connected(session);
+                    }
+                }
+                // What an earlier life left, and nobody may have now, goes when it is given back.
+                let stays = |filter: &&str| !lasts || !wished.contains(filter) || broker.serves(filter) || broker.refused.contains(filter);
+                prop_assert!(served.iter().all(stays), "{served:?} {broker:?}");
+            }
+            let mut round_trips = 0;
+            while broker.round_trip(&mut subscriptions, now, false) {
+                round_trips += 1;
+                prop_assert!(round_trips < 50, "it comes to no end: {subscriptions:?}");
+            }
+            let granted = |filter: &&str| !broker.refused.contains(filter);
+            for filter in wished.iter().copied() {
+                let covered = wished.iter().copied().filter(granted).any(|other| other != filter && covers(other, filter));
+                prop_assert_eq!(broker.session.contains(filter), !covered && granted(&filter), "{} {:?}", filter, broker);
+                prop_assert_eq!(subscriptions.is_confirmed(filter), covered || granted(&filter), "{} {:?}", filter, subscriptions);
+            }
+            prop_assert_eq!(subscriptions.dropped(), 0);
+        }
     }
 
     #[test]
