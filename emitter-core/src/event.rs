@@ -110,13 +110,8 @@ impl<T: EventBody> Event<T> {
     where
         T: SingleRow,
     {
-        // `Created` of an event without a key is no type that anything but `model::Created` names.
-        const {
-            assert!(
-                !T::Model::KEY_COLUMNS.is_empty(),
-                "name the key of the event, with `#[emits(event, key(…))]`"
-            )
-        };
+        // `Created` is a `SingleRow` of every model, also of an event that has no key.
+        const { assert!(!T::Model::KEY_COLUMNS.is_empty(), "name its key, with `#[emits(event, key(…))]`") };
         // A `SingleRow` event is made with exactly one key, here and by the envelope alike.
         &self.stored.meta.keys[0]
     }

@@ -4,9 +4,9 @@
 //! everything here; a service that only listens, or that emits without a database, needs this
 //! crate alone.
 //!
-//! An **event** is one change to one **model**. A **listener** is a function that events are
-//! handed to: those of its own **node** (`Local`), and, if it allows that, those of others
-//! (`Remote`), which come over a **transport**. An [`Emitter`] is a running node.
+//! An **event** is one change to one **model**, or something that happened to no row. A **listener** is
+//! a function that events are handed to: those of its own **node** (`Local`), and, if it allows that,
+//! those of others (`Remote`), which come over a **transport**. An [`Emitter`] is a running node.
 //!
 //! ```standalone_crate
 //! use std::time::Duration;

@@ -218,7 +218,7 @@ pub trait EventBody: Sized + Send + Sync + 'static {
     /// Whose event it is.
     type Model: Model;
 
-    /// The one operation, or `None` for the enum of all.
+    /// The one operation, or `None` for the enum of all, and for an event that is no row.
     const OPERATION: Option<Operation>;
 
     /// The body within an event of the model, if it is of this type.

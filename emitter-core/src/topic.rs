@@ -491,7 +491,7 @@ mod tests {
             check(layout, "projects/status_changed", false);
             check(layout, "projects", false);
             check(layout, "projects/items/create", false);
-            for taken in ["create", "created", "updateMany", "updated_many", "updatemany", "all"] {
+            for taken in ["create", "created", "updateMany", "updated_many", "updatemany", "batch", "all"] {
                 check(layout, &format!("projects/{taken}"), true);
                 check(layout, &format!("Projects/{taken}"), true);
             }

@@ -197,7 +197,7 @@ pub struct TransportStatus {
     pub subscriber: LinkStatus,
     /// Messages accepted and not yet confirmed.
     pub unconfirmed: usize,
-    /// Filters subscribed and confirmed by the broker.
+    /// Filters of which the broker has confirmed that what they match comes: by themselves, or by a wider one.
     pub subscriptions: usize,
     /// Filters that were taken back, and of which the broker has not confirmed that yet.
     pub unsubscribing: usize,

@@ -47,8 +47,7 @@ fn event(model: &Model) -> TokenStream {
         #[automatically_derived]
         impl #parameters #krate::model::EventBody for #ident #arguments #bounds {
             type Model = Self;
-            const OPERATION: ::core::option::Option<#krate::event::Operation> =
-                ::core::option::Option::Some(#krate::event::Operation::Create);
+            const OPERATION: ::core::option::Option<#krate::event::Operation> = ::core::option::Option::None;
 
             #[inline]
             fn of(__event: &#created) -> ::core::option::Option<&Self> {

@@ -198,7 +198,10 @@ impl Model {
         let fields = fields(input, &attr, &errors);
         refuse_lifetimes(input, &errors);
         match attr.event {
-            Some(()) => refuse_rows_words(&attr, fields.as_deref().unwrap_or_default(), &errors),
+            Some(()) => {
+                refuse_rows_words(&attr, fields.as_deref().unwrap_or_default(), &errors);
+                refuse_kind(&attr, &errors);
+            }
             None => {
                 refuse_events_words(&attr, &errors);
                 fields.iter().flatten().for_each(|field| refuse_generic_hash(input, field, &errors));
@@ -232,7 +235,6 @@ impl Model {
             );
         }
         let name = name(input, &attr, &errors);
-        refuse_kind(&attr, &errors);
         let table = || diesel_table_name(&input.attrs).unwrap_or_else(|| snake_case(&input.ident) + "s");
         let model = Self {
             vis: input.vis.clone(),
@@ -386,13 +388,9 @@ fn refuse_secret(ident: &Ident, attr: &FieldAttr, model: &StructAttr, errors: &E
 
 /// Refuses what is said of rows where there is none.
 fn refuse_rows_words(attr: &StructAttr, fields: &[Field<'_>], errors: &Errors) {
-    let mut words: Vec<&Path> = Vec::new();
-    for (_, word) in &attr.operations {
-        // `all` is several.
-        if words.last().is_none_or(|last| !(last.is_ident("all") && word.is_ident("all"))) {
-            words.push(word);
-        }
-    }
+    let mut words: Vec<&Path> = attr.operations.iter().map(|(_, word)| word).collect();
+    // `all` is several.
+    words.dedup_by(|a, b| a.is_ident("all") && b.is_ident("all"));
     for word in words {
         errors.at(
             word,
@@ -410,6 +408,17 @@ fn refuse_rows_words(attr: &StructAttr, fields: &[Field<'_>], errors: &Errors) {
     }
 }
 
+/// The other way round.
+fn refuse_events_words(attr: &StructAttr, errors: &Errors) {
+    if let Some(kind) = &attr.kind {
+        errors.at(
+            kind,
+            "a model's events are of the kind that its name and their operation make, see `Builder::event_kind`:\nleave \
+             `kind` out, or write `event` beside it for what is no row",
+        );
+    }
+}
+
 /// A kind is one word for programs that read nothing else.
 fn refuse_kind(attr: &StructAttr, errors: &Errors) {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | '/');
@@ -418,17 +427,6 @@ fn refuse_kind(attr: &StructAttr, errors: &Errors) {
         errors.at(
             kind,
             "a kind of event is 1 to 128 letters (a to z), digits, '_', '-', '.' or '/', such as \"login_failed\"",
-        );
-    }
-}
-
-/// The other way round.
-fn refuse_events_words(attr: &StructAttr, errors: &Errors) {
-    if let Some(kind) = &attr.kind {
-        errors.at(
-            kind,
-            "a model's events are of the kind that its name and their operation make, see `Builder::event_kind`:\nleave \
-             `kind` out, or write `event` beside it for what is no row",
         );
     }
 }
