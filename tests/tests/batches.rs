@@ -82,9 +82,9 @@ async fn events_travel_together_and_arrive_one_by_one_in_order() {
                 let options = EmitOptions::default().receipt(&receipt);
                 let event = if id % 10 == 9 {
                     let row = Reading { id, value: String::new() };
-                    writer.publish_with(ReadingDeleted::new(row), options)
+                    writer.publish_with(ReadingDeleted::new(row), options).id
                 } else {
-                    writer.publish_with(reading(id), options)
+                    writer.publish_with(reading(id), options).id
                 };
                 sent.push(event);
             }

@@ -38,6 +38,13 @@ struct Line {
     line: String,
 }
 
+/// An event that is no row has no table, though there is one that would be its by Diesel's rule.
+#[derive(Debug, Clone, Serialize, Deserialize, Emits)]
+#[emits(event)]
+struct Note {
+    line: String,
+}
+
 fn database(watch: Watch) -> SqliteConnection {
     let mut db = SqliteConnection::establish(":memory:").unwrap();
     db.batch_execute(

@@ -128,7 +128,7 @@ async fn what_a_listener_does_not_handle_becomes_one_and_can_be_replayed() {
 async fn what_this_node_wrote_becomes_one_too() {
     let (node, depot) = start(|builder| builder).await;
     *depot.closed.lock().unwrap() = true;
-    let id = node.emitter().publish(parcel(7));
+    let id = node.emitter().publish(parcel(7)).id;
     node.drain().await;
     eventually(|| letters(&node).len() == 1).await;
     let kept = node.emitter().dead_letters();

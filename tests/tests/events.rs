@@ -10,7 +10,7 @@ use emitter_core::testing::TestEmitter;
 use emitter_core::transport::memory::MemoryBroker;
 use emitter_core::transport::{Properties, Transport};
 use emitter_core::{
-    Builder, Context, EmitConfig, EmitOptions, Emits, Emitter, Event, Key, Operation, Scope, Source,
+    Batches, Builder, Context, EmitConfig, EmitOptions, Emits, Emitter, Event, Key, Operation, Scope, Source,
     StartError, State, Trace, listener,
 };
 use emitter_tests::eventually::eventually;
@@ -173,6 +173,28 @@ async fn it_carries_its_trace_and_what_was_noted() {
         assert_eq!(*heard.lock().unwrap(), [expected], "{format:?}");
         let _ = (writer.shutdown(SECOND).await, hearer.shutdown(SECOND).await);
     }
+}
+
+#[tokio::test]
+async fn many_travel_together_on_the_topic_of_one() {
+    let broker = MemoryBroker::new();
+    let hearer = builder("b").transport(broker.connect("b")).start().await.unwrap();
+    let heard = Heard::default();
+    let noted = Arc::clone(&heard);
+    let _ = hearer.on::<LoginFailed>().remote_only().run(move |event: Event<LoginFailed>| {
+        noted.lock().unwrap().push(event.username.clone());
+        std::future::ready(())
+    });
+    hearer.connected(10 * SECOND).await.unwrap();
+    let together = Batches { max_delay: SECOND / 10, ..Batches::default() };
+    let writer = builder("a").batches(together).transport(broker.connect("a")).start().await.unwrap();
+    for attempt in 0..10 {
+        writer.publish(failed("alice", attempt));
+    }
+    eventually(|| heard.lock().unwrap().len() == 10).await;
+    let topics: Vec<String> = broker.published().into_iter().map(|message| message.topic).collect();
+    assert_eq!(topics, ["prisma/events/auth/login_failed"]);
+    let _ = (writer.shutdown(SECOND).await, hearer.shutdown(SECOND).await);
 }
 
 /// The topic and the kind of what is published so.

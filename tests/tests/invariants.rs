@@ -283,7 +283,7 @@ fn rumqttc_is_named_by_its_transport_alone() {
 // 2 · No I/O, no clock -----------------------------------------------------------------------------
 
 /// The modules that decide and do nothing; property tests reach all of them.
-const PURE: [&str; 27] = [
+const PURE: [&str; 28] = [
     "emitter-core/src/batch.rs",
     "emitter-core/src/signature.rs",
     "emitter-core/src/columns.rs",
@@ -303,6 +303,7 @@ const PURE: [&str; 27] = [
     "emitter-core/src/event.rs",
     "emitter-core/src/filter.rs",
     "emitter-core/src/key.rs",
+    "emitter-core/src/metadata.rs",
     "emitter-core/src/model.rs",
     "emitter-core/src/properties.rs",
     "emitter-core/src/retry.rs",
@@ -609,11 +610,11 @@ const MANY_BY_MACRO: [(&str, &str); 8] = [
     ("EmitsLocally", "`#[derive(Emits)]` for every model but those that say `remote`"),
     ("EmitsRemotely", "`#[derive(Emits)]` for every model but those that say `local`"),
     ("OperationType", "`bodies!` implements it for each of seven operations"),
-    ("SingleRow", "`bodies!` for four bodies, `#[derive(Emits)]` for the enum"),
+    ("SingleRow", "`bodies!` for four bodies, `#[derive(Emits)]` for the enum, and for events with a key"),
     ("Kind", "`kinds!` implements it for five kinds of statements"),
     ("Model", "each `#[derive(Emits)]` is one"),
-    ("ModelEvent", "each `#[derive(Emits)]` is one"),
-    ("Emits", "each operation of each `#[derive(Emits)]` is one"),
+    ("ModelEvent", "the enum of each `#[derive(Emits)]` is one, and `Created` for events that are no rows"),
+    ("Emits", "each operation of each `#[derive(Emits)]` is one, and each event that is no row"),
 ];
 
 /// Traits that are no abstraction over implementations.

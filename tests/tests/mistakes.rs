@@ -13,8 +13,9 @@ out. Rendered from `tests/ui/fail` by `cargo xtask bless`.
 ";
 
 /// The headings, and the words with which the names of their programs begin: the last that fits.
-const GROUPS: [(&str, &[&str]); 5] = [
+const GROUPS: [(&str, &[&str]); 6] = [
     ("The derive", &[""]),
+    ("Events that are no rows", &["event_"]),
     ("Keys", &["key_", "no_id_"]),
     ("Listeners", &["listener_", "two_listeners_", "skipped_field_in_"]),
     ("Filters", &["filter_"]),

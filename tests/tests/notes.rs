@@ -1,4 +1,4 @@
-//! What a call says besides its rows: the trace, and the idempotency key.
+//! What a call says besides its rows: the trace, the idempotency key, and metadata.
 
 #![allow(missing_docs, reason = "diesel's `table!` documents nothing")]
 
@@ -68,6 +68,37 @@ async fn trace_and_idempotency_key_come_to_every_listener() {
         message.contains(&format!(r#""traceparent":"{trace}","idempotencyKey":"request-17""#)),
         "{message}"
     );
+}
+
+#[tokio::test]
+async fn what_a_statement_notes_comes_to_other_nodes() {
+    let broker = MemoryBroker::new();
+    let start = async |name: &'static str| {
+        TestEmitter::start_on(&broker, |builder| builder.node(name).select_listeners(|_| false)).await
+    };
+    let (one, other) = (start("one").await, start("other").await);
+    let heard = Arc::new(Mutex::new(None));
+    let noted = Arc::clone(&heard);
+    let _ = other.on::<PaymentCreated>().remote_only().run(move |event: Event<PaymentCreated>| {
+        *noted.lock().unwrap() = event.meta().metadata("actor").map(str::to_owned);
+        std::future::ready(())
+    });
+    other.connected(std::time::Duration::from_secs(10)).await.unwrap();
+    let mut database = SqliteConnection::establish(":memory:").unwrap();
+    diesel::sql_query("CREATE TABLE payments (id INTEGER PRIMARY KEY, cents INTEGER NOT NULL)")
+        .execute(&mut database)
+        .unwrap();
+    let conn = &mut one.bind(&mut database).unwrap();
+    let pay = diesel::insert_into(payments::table).values(payments::cents.eq(100)).emit::<Payment>();
+    pay.metadata("actor", "u-7").metadata("source", "desk").execute(conn).unwrap();
+    one.drain().await;
+    other.drain().await;
+    assert_eq!(heard.lock().unwrap().as_deref(), Some("u-7"));
+    let emitted = one.assert_emitted::<PaymentCreated>(|_| true);
+    let all: Vec<_> = emitted.meta().all_metadata().collect();
+    assert_eq!(all, [("actor", "u-7"), ("source", "desk")]);
+    let message = String::from_utf8(one.published()[0].payload.to_vec()).unwrap();
+    assert!(message.contains(r#""metadata":{"actor":"u-7","source":"desk"}"#), "{message}");
 }
 
 #[tokio::test]

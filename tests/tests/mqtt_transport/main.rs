@@ -651,6 +651,37 @@ async fn unsubscribing_ends_the_deliveries() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_two_filters_match_comes_once() {
+    for version in [MqttVersion::V5, MqttVersion::V311] {
+        let broker = Mosquitto::start();
+        let transport = start(config_for(&broker).protocol(version), "twofold");
+        let topics = Topics::default();
+        let event = ModelTopic::of_event("projects/status_changed").expect("a valid name");
+        let (narrow, wide) = (topics.model_filter(&event), topics.model_filter(&model("projects")));
+        let change = |number: usize| {
+            let topic = topics.topic(&event, Operation::Create);
+            transport.publish(Message::new(topic, number.to_string())).expect("there is room")
+        };
+        transport.subscribe(narrow.clone());
+        wait_until(&transport, |status| status.subscriptions == 1).await;
+        for (number, (added, taken)) in [(&wide, &narrow), (&narrow, &wide)].into_iter().enumerate() {
+            transport.subscribe(added.clone());
+            wait_until(&transport, |status| status.subscriptions == 2 && status.unsubscribing == 0).await;
+            confirm_all(vec![change(2 * number)]).await;
+            transport.unsubscribe(taken);
+            wait_until(&transport, |status| status.subscriptions == 1 && status.unsubscribing == 0).await;
+            confirm_all(vec![change(2 * number + 1)]).await;
+        }
+        for expected in 0..4 {
+            let (number, ack) = receive(&transport).await;
+            assert_eq!(number, expected, "each once, in order");
+            ack.done();
+        }
+        close(transport).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_refused_subscription_shows_and_is_tried_again() {
     let mut refusals = 3;
     let broker = ScriptedBroker::start(move |packet| match packet.kind() {

@@ -1,0 +1,11 @@
+use emitter_diesel::Emits;
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, Clone, Serialize, Deserialize, Emits)]
+#[emits(event)]
+struct LoginFailed {
+    username: String,
+    password: String,
+}
+
+fn main() {}
