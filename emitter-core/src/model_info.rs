@@ -314,10 +314,10 @@ fn opened<'m>(
     let present = version;
     let version = incoming.version.unwrap_or(present);
     // Names of another version may be other columns now, and a set of none but foreign names says
-    // nothing of ours.
+    // nothing of ours. One of no names at all says that none of the columns that listeners see was set.
     let set = incoming.set.and_then(|names| {
         let set = names.columns(columns);
-        let foreign = set.is_empty() || version != present && !names.all_of(columns);
+        let foreign = (set.is_empty() || version != present) && !names.all_of(columns);
         (!foreign).then_some(set)
     });
     (

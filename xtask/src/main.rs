@@ -1,6 +1,7 @@
 //! The commands of this repository. `cargo xtask test` is the one to know: it checks everything.
 
 mod compile_cost;
+mod fuzz;
 mod servers;
 mod steps;
 mod suites;
@@ -18,7 +19,8 @@ cargo xtask COMMAND [ARGUMENTS]
   ci      the same on a build machine: a failing test does not end the run of the others
   bless   accept what the ui and snapshot tests see now; then read the diff
   bench   the benchmarks; `bench compile [ROUNDS]`: what the macros cost the compiler
-  prove   the long proofs: the same tests with bigger numbers, in release mode, over real servers
+  prove   the long proofs: the same tests with bigger numbers, in release mode, over real servers, and the
+          fuzz targets; `prove fuzz [TARGET…]`: these alone
 
 bless, bench and prove hand further ARGUMENTS on, as in `cargo xtask bless -p emitter-macros`.
 ";
@@ -33,6 +35,7 @@ fn main() -> ExitCode {
         ("bless", rest) => bless(rest),
         ("bench", [what, rest @ ..]) if what == "compile" => compile_cost::run(rest),
         ("bench", rest) => bench(rest),
+        ("prove", [what, rest @ ..]) if what == "fuzz" => prove_fuzz(rest),
         ("prove", rest) => prove(rest),
         ("test" | "ci", _) => Err(Failure::new("test and ci take no arguments; for a part: cargo test")),
         ("help" | "--help" | "-h" | "", _) => {
@@ -152,6 +155,22 @@ fn prove(rest: &[String]) -> Result<(), Failure> {
     };
     command.args(rest).env("EMITTER_PROOF", "full");
     steps.tests("proofs", command)?;
+    match fuzz::missing() {
+        // Whoever names a part of the tests wants that part.
+        _ if !rest.is_empty() => {}
+        Some(why) => steps.leave_out("fuzz targets", why),
+        None => fuzz::run(&mut steps, &[])?,
+    }
+    steps.finish();
+    Ok(())
+}
+
+fn prove_fuzz(targets: &[String]) -> Result<(), Failure> {
+    if let Some(why) = fuzz::missing() {
+        return Err(Failure::new(why));
+    }
+    let mut steps = Steps::new();
+    fuzz::run(&mut steps, targets)?;
     steps.finish();
     Ok(())
 }

@@ -62,11 +62,13 @@ struct ChangeOut<'a> {
 }
 
 pub(super) fn encode(event: &Outgoing<'_>) -> Result<String, EncodeError> {
+    // An empty one is none to the form, and would be refused by whoever receives it.
+    let given = event.idempotency_key.filter(|key| !key.is_empty());
     let wire = WireOut {
         trace_id: Trace::id_of(event.trace, event.id),
         ts: event.time,
         kind: event.kind,
-        idempotency_key: event.idempotency_key.map_or_else(|| made_up(event).into(), Cow::Borrowed),
+        idempotency_key: given.map_or_else(|| made_up(event).into(), Cow::Borrowed),
         payload: WireResult::of(event.content),
         change: ChangeOut {
             model: event.model,

@@ -301,10 +301,12 @@ impl Topics {
         let below = text.strip_prefix(self.prefix.as_str()).and_then(|rest| rest.strip_prefix('/'));
         let first = below.and_then(|rest| rest.split('/').next());
         let within = first.is_some_and(|first| first == OWN[0] || first.starts_with(OWN[1]));
-        // Where the model's own levels are few, all of these may lie below it.
+        // Where the model's own levels are few, all of these may lie below it. Their last level may be what the
+        // layout has there.
         let filter = self.model_filter(model);
+        let last = filter.as_str().rsplit('/').next().filter(|last| *last != "#").unwrap_or("x");
         within
-            || ["dlq", "_nodes", "_canary"].iter().any(|own| filter.matches(self.own(&[own, "x"]).as_str()))
+            || ["dlq", "_nodes", "_canary"].iter().any(|own| filter.matches(self.own(&[own, last]).as_str()))
     }
 
     /// The topic of this node's own that has these levels below the prefix.

@@ -108,6 +108,10 @@ pub(super) fn credentials(url: &Url) -> Result<Option<Credentials>, MqttConfigEr
     }
     let user = Secret(percent_decode(url.username())?);
     let password = Secret(percent_decode(url.password().unwrap_or_default())?);
+    // MQTT has two bytes for the length of each.
+    if [&user, &password].into_iter().any(|secret| secret.expose().len() > usize::from(u16::MAX)) {
+        return Err(invalid_url("user name and password may have 65535 bytes each"));
+    }
     Ok(Some(Credentials { user, password }))
 }
 

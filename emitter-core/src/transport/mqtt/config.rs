@@ -593,6 +593,7 @@ mod tests {
         check_error("mqtt://u:hunter2#@host", "");
         check_error("mqtt://:hunter2@host", "password without a user name");
         check_error("mqtt://u:hunter2%FF@host", "UTF-8");
+        check_error(&format!("mqtt://u:{}@host", "hunter2".repeat(10_000)), "65535 bytes");
         check_error("mqtt://host:0", "1 to 65535");
         check_error("mqtt://u:hunter2@host:70000", "");
         if cfg!(feature = "mqtt-websocket") {
