@@ -469,6 +469,7 @@ mod tests {
         assert!(!own("{prefix}/{model}/{operation}", "dlqs") && !own("{prefix}/rows/{model}", "dlq"));
         assert!(!own("events/{model}", "dlq"));
         assert!(own("{model}/{operation}", "prisma") && !own("{model}/{operation}", "user"));
+        assert!(own("prisma/{model}/{operation}/all", "events") && !own("prisma/{model}/all", "events"));
     }
 
     #[test]

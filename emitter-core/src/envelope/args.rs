@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 
 use super::{Content, Outgoing, RowImages};
 use crate::columns::{Column, Columns};
-use crate::event::Operation;
+use crate::event::{Operation, Origin};
 use crate::key::Key;
 
 /// The specification's `args`. The npm package dies of an absent one, so there is always an
@@ -251,9 +251,20 @@ impl<'de: 'a, 'a> Deserialize<'de> for Names<'a> {
     }
 }
 
+/// The columns that a write set, as far as its sender tells. A node of this framework, which says who it is, tells by
+/// `changed` or does not know: its `args` are there for the filters of others.
+pub(super) fn told<'a>(
+    operation: Operation,
+    changed: Option<Names<'a>>,
+    args: Option<&'a RawValue>,
+    origin: Option<&Origin>,
+) -> Option<Names<'a>> {
+    changed.or_else(|| if origin.is_none() { set(operation, args) } else { None })
+}
+
 /// What `args` says about the columns that a write set; `None` where it says nothing, or is
 /// something else than the specification's.
-pub(super) fn set<'a>(operation: Operation, args: Option<&'a RawValue>) -> Option<Names<'a>> {
+fn set<'a>(operation: Operation, args: Option<&'a RawValue>) -> Option<Names<'a>> {
     #[derive(Deserialize)]
     struct Written<'a> {
         #[serde(borrow, default)]

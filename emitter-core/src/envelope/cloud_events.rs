@@ -318,11 +318,12 @@ fn event<'a>(
         return Ok(Incoming { time: attributes.time, content, ..head.incoming(operation) });
     };
     let operation = Operation::from_name(&operation).ok_or(DecodeError::UnknownOperation)?;
+    let set = args::told(operation, parts.changed, parts.args, head.origin.as_ref());
     Ok(Incoming {
         model: Some(model),
         time: attributes.time,
         content: content(operation, parts.result, parts.before, parts.rows)?,
-        set: parts.changed.or_else(|| args::set(operation, parts.args)),
+        set,
         inserted: parts.inserted,
         ..Head { metadata: parts.metadata, ..head }.incoming(operation)
     })

@@ -134,6 +134,7 @@ struct WireIn<'a> {
 pub(super) fn decode(text: &str) -> Result<Incoming<'_>, DecodeError> {
     let wire: WireIn<'_> = from_object(text).map_err(|error| malformed(&error))?;
     let operation = Operation::from_name(&wire.operation).ok_or(DecodeError::UnknownOperation)?;
+    let set = args::told(operation, wire.changed, wire.args, wire.origin.as_ref());
     let head = Head {
         id: wire.event_id,
         origin: wire.origin,
@@ -151,7 +152,7 @@ pub(super) fn decode(text: &str) -> Result<Incoming<'_>, DecodeError> {
         operation,
         time: wire.timestamp,
         content: content(operation, wire.result, wire.before, wire.rows)?,
-        set: wire.changed.or_else(|| args::set(operation, wire.args)),
+        set,
         inserted: wire.inserted,
         ..head.incoming(operation)
     })

@@ -339,9 +339,7 @@ fn read_as_sent(encoded: &Encoded, sent: &Outgoing<'_>, set: Option<Columns>) {
     assert_eq!(read.idempotency_key.as_deref(), sent.idempotency_key);
     assert!(read.metadata.iter().eq(sent.metadata.iter().flat_map(|metadata| metadata.iter())));
     assert_eq!((read.cause, read.hops, read.inserted), (sent.cause, sent.hops, sent.inserted));
-    if set.is_some() {
-        assert_eq!(read.set.map(|names| names.columns(COLUMNS)), set);
-    }
+    assert_eq!(read.set.map(|names| names.columns(COLUMNS)), set);
     assert_eq!(format!("{:?}", content(&read.content)), format!("{:?}", sent.content));
 }
 

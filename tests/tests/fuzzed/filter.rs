@@ -242,8 +242,10 @@ impl Write {
     /// As another node sends it.
     fn message(&self) -> Vec<u8> {
         let (before, after) = &self.rows[0];
-        let mut message =
-            json!({ "model": "article", "operation": self.operation.as_str(), "result": after });
+        let mut message = json!({
+            "model": "article", "operation": self.operation.as_str(), "result": after,
+            "origin": { "service": "shop", "node": "there", "incarnation": "01935a3b-0000-7000-8000-00000000000a" },
+        });
         if self.is_bulk() {
             message["result"] = json!({ "count": self.rows.len() });
         }
@@ -259,6 +261,8 @@ impl Write {
                 JSON.iter().zip(set).filter(|(_, set)| *set).map(|(name, _)| *name).collect();
         }
         if self.operation == Operation::Upsert {
+            // For filters of the npm package, and not for ours.
+            message["args"] = json!({ "where": { "id": after.id }, "create": after, "update": after });
             message["inserted"] = json!(self.inserted);
         }
         message.to_string().into_bytes()

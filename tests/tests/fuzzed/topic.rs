@@ -94,6 +94,7 @@ impl Check {
     /// What is read of a topic of somebody else's is what it would be made of.
     fn reading(&self) {
         let Some((levels, said)) = self.topics.read(&self.topic) else { return };
+        assert!(!levels.is_empty() && said != Said::Other(""), "half a topic");
         let Ok(model) = ModelTopic::new(levels) else { return };
         // A layout in lower case makes no topic of another, but reads one.
         if levels != self.as_published(levels) {
