@@ -236,7 +236,7 @@ impl Builder {
         self
     }
 
-    /// Sends consecutive events of a model together, which brings many times as many of them through a broker:
+    /// Sends consecutive events of a model together, which brings several times as many of them through a broker at QoS 1:
     /// see [`Batches`]. Default: each alone.
     pub fn batches(mut self, batches: Batches) -> Self {
         self.batches = Some(batches);
