@@ -186,7 +186,13 @@ async fn an_update_sets_what_its_statement_names() {
     check(Updated::new(Some(draft), active.clone(), None), &[&is_active[..], &sets_active, &moved].concat())
         .await;
     // Nothing is known of it but the row.
-    check(Updated::new(None, active, None), &is_active).await;
+    check(Updated::new(None, active.clone(), None), &is_active).await;
+    // It set a column that listeners do not see, and a trigger the others.
+    check(
+        Updated::new(Some(article(1, "DRAFT", None, 0)), active, set(&[])),
+        &[&is_active[..], &moved].concat(),
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -236,7 +242,9 @@ async fn an_upsert_sets_what_it_wrote_and_hides_the_row_before() {
     let is = ["where_id", "where_list", "where_null", "where_two", "where_column", "where_row"];
     let sets = ["data_value", "data_list", "data_set", "data_column", "data_row", "where_and_data"];
     check(Upserted::new(row.clone(), set(&["id", "status"]), None), &[&is[..], &sets].concat()).await;
-    check(Upserted::new(row, set(&["id", "views"]), None), &[&is[..], &["data_row"]].concat()).await;
+    check(Upserted::new(row.clone(), set(&["id", "views"]), None), &[&is[..], &["data_row"]].concat()).await;
+    // What it wrote is not known.
+    check(Upserted::new(row, None, None), &[&is[..], &["data_row"]].concat()).await;
 }
 
 #[tokio::test]

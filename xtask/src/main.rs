@@ -169,8 +169,5 @@ fn prove_fuzz(targets: &[String]) -> Result<(), Failure> {
     if let Some(why) = fuzz::missing() {
         return Err(Failure::new(why));
     }
-    let mut steps = Steps::new();
-    fuzz::run(&mut steps, targets)?;
-    steps.finish();
-    Ok(())
+    fuzz::run(&mut Steps::new(), targets)
 }
