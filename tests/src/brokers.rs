@@ -166,6 +166,11 @@ pub const AEDES: Kind = Kind {
         FORGETS,
         NO_WINDOW,
         Inability { case: "window_of_the_next_life", ..NO_WINDOW },
+        Inability {
+            case: "order_after_a_cut",
+            reason: "To a client that comes back it sends what it kept and what is new side by side.",
+            ..OVERTAKES
+        },
         Inability { case: "duplicate_bound", shows: "when the receiver was cut", ..NO_WINDOW },
     ],
     program: Program::Aedes,

@@ -175,17 +175,22 @@ pub(super) async fn order(trial: &Trial<'_>) -> Outcome {
 }
 
 pub(super) async fn order_after_a_cut(trial: &Trial<'_>) -> Outcome {
-    // What is on its way when the connection breaks must not be overtaken by what comes afterwards.
+    // What is on its way when the connection breaks must not be overtaken by what is published while the broker
+    // sends it again.
+    let kept = trial.bounds().deliveries;
     let user = trial.model("late");
     let sender = trial.connect("sender").await;
     let receiver = trial.receiver("late", &[&user]).await?;
-    trial.stream(&*sender, &user, 0..10, |_| {}).await?;
+    trial.stream(&*sender, &user, 0..kept, |_| {}).await?;
     let mut arrivals = Arrivals::default();
     // So that it is known to be on its way; it is not done, and comes again.
     arrivals.note(number(&trial.next(&*receiver).await?)?);
+    let connections = receiver.status().subscriber.connections;
     trial.cut("late").await?;
-    trial.stream(&*sender, &user, 10..20, |_| {}).await?;
-    trial.receive_more(&*receiver, &mut arrivals, 20).await?;
+    let is_back = |status: &TransportStatus| status.subscriber.connections > connections;
+    trial.until(&*receiver, "connected again", is_back).await?;
+    let sending = trial.stream(&*sender, &user, kept..10 * kept, |_| {});
+    try_join!(sending, trial.receive_more(&*receiver, &mut arrivals, 10 * kept))?;
     arrivals.in_order()?;
 
     let (third, two_thirds) = (trial.events / 3, trial.events * 2 / 3);
