@@ -55,28 +55,43 @@ pub(crate) struct Job {
     event: Arc<dyn AnyEvent>,
     /// Present for events that have to be acknowledged.
     done: Option<Arc<Completion>>,
-    /// It is on its way to other nodes, too, so that groups get it from the broker.
-    published: bool,
+    /// Whose it is.
+    share: Share,
     /// Nobody forbade that it goes to other nodes.
     may_leave: bool,
 }
 
+/// For which listeners an event is.
+#[derive(Clone)]
+enum Share {
+    /// It came from the broker for those of this group, or for those of none.
+    Of(Option<Arc<str>>),
+    /// This node wrote it. Where it is on its way to other nodes, too, groups get it from the broker.
+    Own { published: bool },
+}
+
 impl Job {
     pub(crate) fn local(event: Arc<dyn AnyEvent>, published: bool, may_leave: bool) -> Self {
-        Self { event, done: None, published, may_leave }
+        Self { event, done: None, share: Share::Own { published }, may_leave }
+    }
+
+    /// The same of an event that is written down until listeners are done with it.
+    pub(crate) fn recorded(event: Arc<dyn AnyEvent>, published: bool, may_leave: bool, handled: Ack) -> Self {
+        let done = Some(Completion::new(handled, None, None));
+        Self { event, done, share: Share::Own { published }, may_leave }
     }
 
     /// An event whose acknowledgements wait in `done`.
-    pub(crate) fn remote(event: Arc<dyn AnyEvent>, done: Arc<Completion>) -> Self {
-        Self { event, done: Some(done), published: true, may_leave: true }
+    pub(crate) fn remote(event: Arc<dyn AnyEvent>, group: Option<Arc<str>>, done: Arc<Completion>) -> Self {
+        Self { event, done: Some(done), share: Share::Of(group), may_leave: true }
     }
 
     /// Whether it is for the listeners of this group, or for those of none.
     fn is_for(&self, group: Option<&str>) -> bool {
-        match (&self.done, group) {
-            (Some(done), group) => done.group.as_deref() == group,
-            (None, Some(_)) => !self.published,
-            (None, None) => true,
+        match (&self.share, group) {
+            (Share::Of(own), group) => own.as_deref() == group,
+            (Share::Own { published }, Some(_)) => !published,
+            (Share::Own { .. }, None) => true,
         }
     }
 
@@ -98,7 +113,7 @@ impl Job {
 
     /// As it came, if it did.
     pub(crate) fn original(&self) -> Option<&Original> {
-        self.done.as_ref().map(|done| &done.original)
+        self.done.as_ref()?.original.as_ref()
     }
 
     /// One listener less works on it.
@@ -117,12 +132,10 @@ pub(crate) struct Completion {
     unfinished: AtomicUsize,
     /// `None` once it is complete.
     acks: Mutex<Option<VecDeque<Ack>>>,
-    /// The group whose share it is.
-    group: Option<Arc<str>>,
-    /// As it came, for a dead letter.
-    original: Original,
+    /// As it came, if it did, for a dead letter.
+    original: Option<Original>,
     /// Its place among the events of other nodes that are in progress.
-    _place: OwnedSemaphorePermit,
+    _place: Option<OwnedSemaphorePermit>,
 }
 
 /// How many acknowledgements of one event are kept while listeners work on it: those of its last copies,
@@ -132,12 +145,11 @@ const ACKS: usize = 64;
 impl Completion {
     pub(crate) fn new(
         ack: Ack,
-        group: Option<Arc<str>>,
-        original: Original,
-        place: OwnedSemaphorePermit,
+        original: Option<Original>,
+        place: Option<OwnedSemaphorePermit>,
     ) -> Arc<Self> {
         let acks = Mutex::new(Some(VecDeque::from([ack])));
-        Arc::new(Self { unfinished: AtomicUsize::new(1), acks, group, original, _place: place })
+        Arc::new(Self { unfinished: AtomicUsize::new(1), acks, original, _place: place })
     }
 
     /// The same event came again: its acknowledgement waits for the same listeners.

@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::{error, warn};
 
+use crate::ack::Ack;
 use crate::batch::Batches;
 use crate::cause::noted;
 use crate::dead_letter::{DeadLetter, Original, Reason};
@@ -23,13 +24,13 @@ use crate::dispatcher::{Bury, DispatchLimits, GivenUp, Job, Listener, Message, W
 use crate::emit::{EmitConfig, EmitOptions, QoS, Scope};
 use crate::envelope::{Format, Kind, WireLimits};
 use crate::event::{EventId, Operation, Origin, Source};
-use crate::listener::{Handler, ListenerInfo};
+use crate::listener::{Handler, ListenerInfo, State, States};
 use crate::masked::HashKey;
 use crate::metrics::{Counters, OnceInAWhile, Stats};
 use crate::model::{EventBody, Model, ModelEvent};
 use crate::model_info::{AnyEvent, ModelInfo};
 use crate::queue::{Queue, Refused};
-use crate::receipt::{Asked, Loss, Ticket, Way};
+use crate::receipt::{Asked, Loss, Way};
 use crate::signature::Signatures;
 use crate::topic::{ModelTopic, Said, Topics};
 use crate::transport::{Transport, TransportStatus};
@@ -43,17 +44,19 @@ mod intake;
 mod net;
 mod on;
 mod publishing;
+mod recording;
 mod replay;
 mod shutdown;
 
 use builder::check_name;
-pub use builder::{Builder, StartError};
+pub use builder::{BeginCompanion, Builder, EndCompanion, StartError};
 use burying::{DeadLetters, Held};
 pub use emission::{Emission, Published, Route};
 pub use health::{Health, HealthStatus};
 use intake::Intake;
 use on::On;
 pub use on::Subscription;
+use publishing::Outbound;
 pub use replay::ReplayError;
 pub use shutdown::ShutdownReport;
 use shutdown::{Ending, after};
@@ -80,10 +83,18 @@ pub struct Emitter {
 
 /// An emitter that does not keep its node alive.
 #[derive(Clone)]
-pub(crate) struct WeakEmitter(std::sync::Weak<Node>);
+pub struct WeakEmitter(std::sync::Weak<Node>);
+
+impl fmt::Debug for WeakEmitter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("WeakEmitter")
+    }
+}
 
 impl WeakEmitter {
-    pub(crate) fn upgrade(&self) -> Option<Emitter> {
+    /// The emitter, while its node is there.
+    #[must_use]
+    pub fn upgrade(&self) -> Option<Emitter> {
         self.0.upgrade().map(|node| Emitter { node })
     }
 }
@@ -126,6 +137,7 @@ struct Shared {
     /// Sees everything that is emitted, in tests.
     tap: Option<Tap>,
     next_listener: AtomicU64,
+    states: States,
     /// Where the tasks run. Listeners may be added from threads that know no runtime.
     runtime: tokio::runtime::Handle,
 }
@@ -139,6 +151,8 @@ struct Tasks {
     workers: JoinSet<()>,
     publishing: Option<tokio::task::JoinHandle<()>>,
     burying: Option<tokio::task::JoinHandle<()>>,
+    /// What ends each of the companions.
+    companions: Vec<EndCompanion>,
     /// By group; `None` is what comes for every node.
     intakes: HashMap<Option<Arc<str>>, tokio::task::JoinHandle<()>>,
     /// All listeners of the start are there: what waits at the broker may come.
@@ -154,13 +168,6 @@ struct Models {
     by_name: HashMap<String, Arc<ModelState>>,
     /// With whether it is an event that is no row, for such a one may have a model's levels.
     by_topic: HashMap<(bool, String), Arc<ModelState>>,
-}
-
-/// An event for other nodes, and how hard to try if the call said so.
-struct Outbound {
-    event: Arc<dyn AnyEvent>,
-    qos: Option<QoS>,
-    ticket: Option<Box<Ticket>>,
 }
 
 /// A model at this node.
@@ -224,6 +231,7 @@ impl Emitter {
             qos,
             notes,
             receipt,
+            durable: M::DURABLE,
             model: std::marker::PhantomData,
         })
     }
@@ -302,6 +310,18 @@ impl Emitter {
             .collect();
         all.sort_by(|a, b| (a.model, &a.name).cmp(&(b.model, &b.name)));
         all
+    }
+
+    /// The state of this type that the application gave, if it did: see [`Builder::state`].
+    #[must_use]
+    pub fn state<T: Send + Sync + 'static>(&self) -> Option<State<T>> {
+        self.node.shared.states.get().ok()
+    }
+
+    /// A pointer that does not keep the node alive.
+    #[must_use]
+    pub fn downgrade(&self) -> WeakEmitter {
+        WeakEmitter(Arc::downgrade(&self.node))
     }
 
     /// What was counted since the start.
@@ -578,10 +598,10 @@ impl Shared {
     }
 
     fn emit(&self, emission: Emission) {
-        let Emission { event, model, scope, allowed, qos, mut ticket } = emission;
+        let Emission { event, model, scope, allowed, qos, mut ticket, .. } = emission;
         let asked = ticket.as_mut().map(|ticket| ticket.emitted(scope.remote));
-        if event.meta().hops() > self.max_hops {
-            return self.end_loop(&*event, scope, asked);
+        if !self.admits(&*event) {
+            return told_of_loop(scope, asked);
         }
         if let Some(tap) = &self.tap {
             tap(&event, allowed);
@@ -589,7 +609,7 @@ impl Shared {
         let mut published = scope.remote;
         if scope.remote {
             self.counters.emitted_remote.add_one();
-            let outbound = Outbound { event: Arc::clone(&event), qos, ticket };
+            let outbound = Outbound::Event { event: Arc::clone(&event), qos, ticket };
             if let Err((reason, outbound)) = self.to_publish.offer(outbound) {
                 published = false;
                 if let Some(asked) = &asked {
@@ -662,15 +682,36 @@ impl Shared {
     }
 
     /// Emits no more of what listeners cause each other to write.
-    fn end_loop(&self, event: &dyn AnyEvent, scope: Scope, asked: Option<Asked>) {
-        self.counters.loops.add_one();
-        let (model, hops) = (event.model().name, self.max_hops);
-        self.overflows.log(|more| error!(model, hops, more, LOOP));
-        if let Some(asked) = asked {
-            let way = |meant| if meant { Way::Lost(Loss::Loop) } else { Way::NotMeant };
-            asked.local(way(scope.local));
-            asked.remote(way(scope.remote));
+    fn admits(&self, event: &dyn AnyEvent) -> bool {
+        let admitted = event.meta().hops() <= self.max_hops;
+        if !admitted {
+            self.counters.loops.add_one();
+            let (model, hops) = (event.model().name, self.max_hops);
+            self.overflows.log(|more| error!(model, hops, more, LOOP));
         }
+        admitted
+    }
+
+    /// An event that is written down: others get it from there.
+    fn emit_recorded(&self, emission: Emission, handled: Ack) {
+        let Emission { event, model, scope, allowed, mut ticket, .. } = emission;
+        let asked = ticket.as_mut().map(|ticket| ticket.emitted(scope.remote));
+        if let Some(tap) = &self.tap {
+            tap(&event, allowed);
+        }
+        if scope.remote {
+            self.counters.emitted_remote.add_one();
+        }
+        if let Some(asked) = &asked {
+            asked.remote(if scope.remote { Way::Recorded } else { Way::NotMeant });
+            asked.local(if scope.local { Way::Recorded } else { Way::NotMeant });
+        }
+        if !scope.local {
+            return;
+        }
+        self.counters.emitted_local.add_one();
+        // Refused, it is handed on later by whoever reads what was written down.
+        let _ = model.queue.push(Message::Event(Job::recorded(event, scope.remote, allowed.remote, handled)));
     }
 
     /// The listener and what follows from it: events from here on, and the subscription.
@@ -712,6 +753,15 @@ impl Shared {
         if let Some(transport) = way.filter(|_| last_remote) {
             transport.unsubscribe(&self.topics.model_filter(&model.topic));
         }
+    }
+}
+
+/// Tells whoever asked that an event goes nowhere.
+fn told_of_loop(scope: Scope, asked: Option<Asked>) {
+    if let Some(asked) = asked {
+        let way = |meant| if meant { Way::Lost(Loss::Loop) } else { Way::NotMeant };
+        asked.local(way(scope.local));
+        asked.remote(way(scope.remote));
     }
 }
 

@@ -15,6 +15,9 @@
 //! where that is not known, or goes without saying (inserts set all, deletes none). Of programs
 //! that do not send it, `args` tells.
 //!
+//! `seq` counts the events of the origin and the model. Those that an outbox relays have it last, with the
+//! `stream` that it counts instead.
+//!
 //! `version` is that of the rows' shape; 1 is left out. `traceparent`, `tracestate` and
 //! `idempotencyKey` are there where the writer gave them; `causedBy` and `hops` where a listener of
 //! another event wrote; `metadata` where the writer noted something.
@@ -57,6 +60,7 @@ use crate::event::{EventId, Operation, Origin, Timestamp};
 use crate::key::Key;
 use crate::metadata::Metadata;
 use crate::properties::Properties;
+use crate::record::Number;
 use crate::topic::Said;
 use crate::trace::Trace;
 
@@ -114,8 +118,8 @@ pub struct Outgoing<'a> {
     pub id: EventId,
     /// Who.
     pub origin: &'a Origin,
-    /// The how-many-eth of this origin and model.
-    pub sequence: u64,
+    /// The how-many-eth of this origin and model; `None` where it is numbered later.
+    pub sequence: Option<u64>,
     /// The version of the rows' shape.
     pub version: u32,
     /// The trace to which it belongs.
@@ -231,6 +235,26 @@ pub fn encode(event: &Outgoing<'_>, format: Format, limits: &WireLimits) -> Resu
 
 const JSON: &str = "application/json";
 
+/// Adds its number to an event that was encoded without one.
+pub(crate) fn add_number(event: &mut Encoded, number: &Number) {
+    let (stream, sequence) = (number.stream(), number.sequence());
+    if cloud_events::is_binary(&event.properties) {
+        let properties = std::mem::take(&mut event.properties);
+        event.properties =
+            properties.with("sequence", sequence.to_string()).with("stream", stream.to_string());
+        return;
+    }
+    let is_structured = event.properties.content_type.as_deref() == Some(cloud_events::STRUCTURED);
+    let members = match is_structured {
+        true => format!(",\"sequence\":\"{sequence}\",\"stream\":\"{stream}\"}}"),
+        false => format!(",\"seq\":{sequence},\"stream\":\"{stream}\"}}"),
+    };
+    // All of these forms are an object that is not empty.
+    if event.payload.pop_if(|last| *last == b'}').is_some() {
+        event.payload.extend_from_slice(members.as_bytes());
+    }
+}
+
 /// The media type of an event in this form.
 pub(crate) fn content_type(format: Format) -> &'static str {
     if format == Format::CloudEvents { cloud_events::STRUCTURED } else { JSON }
@@ -261,8 +285,10 @@ pub struct Incoming<'a> {
     pub id: Option<EventId>,
     /// Who, if the sender says.
     pub origin: Option<Origin>,
-    /// Its number at its origin.
+    /// Its number at its origin, or in its stream.
     pub sequence: Option<u64>,
+    /// What its number counts, where that is not its origin: see [`Number`](crate::record::Number).
+    pub stream: Option<Cow<'a, str>>,
     /// The version of the rows' shape; `None` where the sender knows no versions.
     pub version: Option<u32>,
     /// The trace to which it belongs, if the sender tells and it is one.
@@ -359,6 +385,7 @@ struct Head<'a> {
     id: Option<Cow<'a, str>>,
     origin: Option<Origin>,
     sequence: Option<u64>,
+    stream: Option<Cow<'a, str>>,
     version: Option<u32>,
     traceparent: Option<Cow<'a, str>>,
     tracestate: Option<Cow<'a, str>>,
@@ -385,6 +412,7 @@ impl<'a> Head<'a> {
             id: self.id.and_then(id),
             origin: self.origin,
             sequence: self.sequence,
+            stream: self.stream.filter(|stream| stream.len() <= Number::MAX_STREAM),
             content: IncomingContent::Rows { count: 0, rows: None },
             set: None,
             inserted: None,
@@ -701,7 +729,7 @@ mod tests {
             time: Timestamp::from_millis(sent.millis),
             id: EventId::from_uuid(Uuid::from_u128(sent.id)),
             origin: &origin(),
-            sequence: sent.sequence,
+            sequence: Some(sent.sequence),
             version: version(sent),
             trace: Trace::new(sent.id, sent.sequence, true),
             trace_state: trace_state(sent),
@@ -936,7 +964,7 @@ mod tests {
                 time: Timestamp::from_millis(0),
                 id: EventId::from_uuid(Uuid::from_u128(0)),
                 origin: &origin(),
-                sequence: 1,
+                sequence: Some(1),
                 version: FIRST_VERSION,
                 trace: None,
                 trace_state: None,

@@ -70,6 +70,7 @@ mod net;
 mod properties;
 mod queue;
 pub mod receipt;
+pub mod record;
 pub mod registry;
 pub mod retry;
 pub mod signature;
@@ -86,8 +87,8 @@ pub use crate::batch::Batches;
 pub use crate::context::Context;
 pub use crate::emit::{EmitConfig, EmitOptions, QoS, Scope};
 pub use crate::emitter::{
-    Builder, Emission, Emitter, Health, HealthStatus, NotConnected, Published, ReplayError, Route,
-    ShutdownReport, StartError, Subscription,
+    BeginCompanion, Builder, Emission, Emitter, EndCompanion, Health, HealthStatus, NotConnected, Published,
+    ReplayError, Route, ShutdownReport, StartError, Subscription, WeakEmitter,
 };
 pub use crate::event::{Event, EventId, Operation, Origin, Source};
 pub use crate::key::Key;

@@ -50,6 +50,10 @@ pub trait Model: Sized + Send + Sync + 'static {
     /// Where its events may go at most. Default: everywhere.
     const SCOPE: Scope = Scope::BOTH;
 
+    /// Whether its events are written down with the rows, in the outbox of the database, though the call does
+    /// not say so. Default: no.
+    const DURABLE: bool = false;
+
     /// How long its events are worth anything to other nodes, from when they are published.
     /// Default: for ever.
     const EXPIRES: Option<Duration> = None;

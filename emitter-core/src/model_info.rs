@@ -152,6 +152,11 @@ pub(crate) fn keys<M: Model>(body: &BodyRef<'_, M>) -> Keys {
     }
 }
 
+/// Whether one event of this operation is of several rows.
+pub(crate) const fn bulk(operation: Operation) -> bool {
+    matches!(operation, Operation::CreateMany | Operation::UpdateMany | Operation::DeleteMany)
+}
+
 // What follows is split so that little of it is compiled for each model, and most of it once.
 
 fn all_keys(rows: Option<usize>, key: &dyn Fn(usize) -> Option<Key>) -> Keys {

@@ -46,6 +46,27 @@ impl Properties {
         self.content_type.is_none() && self.user.is_empty()
     }
 
+    /// The user properties as a JSON list of pairs, and the content type, where there is one, as the first of
+    /// them with an empty name: for a table that keeps them.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        let content_type = self.content_type.as_ref().map(|content_type| ("", &**content_type));
+        let user = self.user.iter().map(|(name, value)| (&**name, &**value));
+        let all: Vec<(&str, &str)> = content_type.into_iter().chain(user).collect();
+        // Texts can always be written.
+        serde_json::to_string(&all).unwrap_or_default()
+    }
+
+    /// Reads what [`to_json`](Self::to_json) wrote; `None` of anything else.
+    #[must_use]
+    pub fn from_json(text: &str) -> Option<Self> {
+        let mut all: Vec<(String, String)> = serde_json::from_str(text).ok()?;
+        let has_type = all.first().is_some_and(|(name, _)| name.is_empty());
+        let content_type = has_type.then(|| all.remove(0).1.into());
+        let user = all.into_iter().map(|(name, value)| (name.into(), value)).collect();
+        Some(Self { content_type, user })
+    }
+
     /// How many bytes it has in a packet of MQTT 5: its texts, and what stands before each.
     #[must_use]
     pub fn bytes(&self) -> usize {

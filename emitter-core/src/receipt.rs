@@ -40,6 +40,7 @@ use crate::transport::PublishError;
 /// | it became part of a net change, which has a fate of its own further on in the list | `Withdrawn` | `Withdrawn` |
 /// | no listener here, no transport, `.local_only()`, `.remote_only()` | [`NotMeant`](Way::NotMeant) there | |
 /// | the dispatcher has it; the broker has confirmed it | [`Taken`](Way::Taken) | `Taken` |
+/// | an outbox has it, and its transaction is committed | [`Recorded`](Way::Recorded) | `Recorded` |
 /// | a full queue, a shutdown, a refusal | [`Lost`](Way::Lost) | `Lost` |
 ///
 /// A statement that touched no row has no event, and one that goes nowhere is not made: then there is
@@ -84,6 +85,8 @@ pub enum Way {
     /// not told here), or with the broker, which has confirmed it. (With QoS 0, it was written to the
     /// socket.)
     Taken,
+    /// It is written down in an outbox, from where it gets there whatever dies meanwhile.
+    Recorded,
     /// It is lost to those there, or nobody knows that it is not.
     Lost(Loss),
 }

@@ -248,7 +248,7 @@ impl TestEmitter {
             time: stored.meta.time,
             id,
             origin: &self.elsewhere,
-            sequence: self.received.fetch_add(1, Ordering::Relaxed) + 1,
+            sequence: Some(self.received.fetch_add(1, Ordering::Relaxed) + 1),
             version: info.version,
             trace: None,
             trace_state: None,

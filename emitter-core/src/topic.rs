@@ -22,6 +22,9 @@ pub const MAX_PREFIX_BYTES: usize = 256;
 /// The longest topic of a model, in bytes.
 pub const MAX_MODEL_BYTES: usize = 128;
 
+/// The longest topic in bytes that is taken from where it was kept; MQTT allows 65,535.
+pub const MAX_TOPIC_BYTES: usize = 1024;
+
 /// The first levels of every topic of an application, such as `prisma/events`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct TopicPrefix(Arc<str>);
@@ -129,6 +132,21 @@ impl ModelTopic {
 pub struct Topic(Arc<str>);
 
 impl Topic {
+    /// One that was kept as text; at most [`MAX_TOPIC_BYTES`] bytes.
+    ///
+    /// # Errors
+    /// [`TopicError`] names what is wrong and what is allowed.
+    pub fn parse(topic: &str) -> Result<Self, TopicError> {
+        if topic.len() > MAX_TOPIC_BYTES {
+            return Err(TopicError::TooLong { what: "topic", bytes: topic.len(), limit: MAX_TOPIC_BYTES });
+        }
+        if topic.starts_with('$') {
+            return Err(TopicError::Reserved(topic.to_owned()));
+        }
+        topic.split('/').try_for_each(check_level)?;
+        Ok(Self(topic.into()))
+    }
+
     /// The topic as text.
     #[must_use]
     pub fn as_str(&self) -> &str {

@@ -19,6 +19,7 @@ use crate::handle::{
     BindError, Depth, ENDED_BEFORE, EmittingTransactionManager, GUARD, NOTHING_COMMITTED, RAW_TRANSACTION,
     RELEASE_GUARD, is_guarded,
 };
+use crate::outbox::{Dialect, Written};
 use crate::statements::{Emitting, Executes, FromRows, Handle, Kind, Loads};
 use crate::watched::Watched;
 use crate::{bypass, raw_sql};
@@ -56,6 +57,7 @@ pub struct BoundAsync<'c, C: AsyncConnection> {
     guarded: bool,
     /// What was asked last had no answer: its future was dropped.
     unanswered: bool,
+    dialect: Option<Dialect>,
 }
 
 impl<'c, C: AsyncConnection> BoundAsync<'c, C> {
@@ -78,6 +80,7 @@ impl<'c, C: AsyncConnection> BoundAsync<'c, C> {
             alone: false,
             guarded: is_guarded::<C::Backend>(),
             unanswered: false,
+            dialect: Dialect::of::<C::Backend>(),
         })
     }
 
@@ -113,6 +116,35 @@ impl<'c, C: AsyncConnection> BoundAsync<'c, C> {
         self.alone = depth(self.conn)?.beyond_ground == 0;
         bypass::meant(|| self.conn.instrumentation(), true);
         Ok(())
+    }
+
+    /// Begins a transaction for a statement that has to be in one and is not; whether it did.
+    async fn begin_own(&mut self, needed: bool) -> QueryResult<bool> {
+        if !needed {
+            return Ok(false);
+        }
+        self.ready().await?;
+        if depth(self.conn)?.beyond_ground > 0 {
+            return Ok(false);
+        }
+        EmittingTransactionManager::begin_transaction(self).await?;
+        Ok(true)
+    }
+
+    /// Ends it, as the statement ended.
+    async fn end_own<T>(&mut self, begun: bool, result: QueryResult<T>) -> QueryResult<T> {
+        if !begun {
+            return result;
+        }
+        // Dropped from here on, it is rolled back by whoever comes next.
+        self.alone = true;
+        let ended = match &result {
+            Ok(_) => EmittingTransactionManager::commit_transaction(self).await,
+            // The first error says more than that of the clean-up after it.
+            Err(_) => EmittingTransactionManager::rollback_transaction(self).await.or(Ok(())),
+        };
+        self.alone = false;
+        ended.and(result)
     }
 
     /// The statement has ended, well or not.
@@ -153,6 +185,16 @@ impl<'c, C: AsyncConnection> BoundAsync<'c, C> {
     /// it knew the row before.
     pub fn net_changes(&mut self) {
         self.net = true;
+    }
+
+    /// What the outermost transaction emitted, with what is to be written down of it.
+    fn written(&mut self, durable: bool) -> QueryResult<Option<Written>> {
+        if !durable {
+            return Ok(None);
+        }
+        let events = self.buffer.committed(0);
+        let events = if std::mem::take(&mut self.net) { self.emitter.net(events) } else { events };
+        Written::new(&self.emitter, self.dialect, events).map(Some)
     }
 
     /// Brings the buffer in line after a transaction began or ended; `ended_well` says how.
@@ -312,16 +354,21 @@ where
     {
         let (statement, events) = emitting.route::<Op>(&self.emitter);
         Box::pin(async move {
+            let alone =
+                self.begin_own(events.as_ref().is_some_and(|(events, _)| events.are_durable())).await?;
             self.begin_statement().await?;
+            self.alone |= alone;
             let (events, ask) = events.unzip();
             let load = C::Backend::load(self.conn, statement, ask.unwrap_or_default());
             let rows = Watched::new(&mut self.unanswered, load).await;
             self.ended();
-            let mut rows = rows?;
-            if let Some(events) = events {
-                events.of::<Op>(&mut rows, |event| self.keep(event));
-            }
-            then(rows)
+            let result = rows.and_then(|mut rows| {
+                if let Some(events) = events {
+                    events.of::<Op>(&mut rows, |event| self.keep(event));
+                }
+                then(rows)
+            });
+            self.end_own(alone, result).await
         })
     }
 }
@@ -339,7 +386,10 @@ where
     {
         let (statement, events) = emitting.route::<K::Many>(&self.emitter);
         Box::pin(async move {
+            let alone =
+                self.begin_own(events.as_ref().is_some_and(|(events, _)| events.are_durable())).await?;
             self.begin_statement().await?;
+            self.alone |= alone;
             let Some((events, ask)) = events else {
                 let count = Watched::new(&mut self.unanswered, statement.execute(self.conn)).await;
                 self.ended();
@@ -347,9 +397,11 @@ where
             };
             let rows = Watched::new(&mut self.unanswered, C::Backend::load(self.conn, statement, ask)).await;
             self.ended();
-            let mut rows = rows?;
-            events.of::<K::Many>(&mut rows, |event| self.keep(event));
-            Ok(rows.count())
+            let result = rows.map(|mut rows| {
+                events.of::<K::Many>(&mut rows, |event| self.keep(event));
+                rows.count()
+            });
+            self.end_own(alone, result).await
         })
     }
 }
@@ -384,7 +436,9 @@ impl<'c, C: AsyncConnection> TransactionManager<BoundAsync<'c, C>> for EmittingT
     async fn commit_transaction(conn: &mut BoundAsync<'c, C>) -> QueryResult<()> {
         conn.settle();
         let outermost = depth(conn.conn)?.beyond_ground == 1;
-        if outermost && conn.buffer.len() > 0 {
+        let durable = outermost && conn.buffer.any(Emission::is_durable);
+        // What is written into the outbox tells it as well, but for MySQL: there it would be committed by itself.
+        if outermost && conn.buffer.len() > 0 && (conn.guarded || !durable) {
             let (probe, otherwise) =
                 if conn.guarded { (RELEASE_GUARD, ENDED_BEFORE) } else { ("SELECT 1", NOTHING_COMMITTED) };
             if conn.ask(probe).await.is_err() {
@@ -392,10 +446,27 @@ impl<'c, C: AsyncConnection> TransactionManager<BoundAsync<'c, C>> for EmittingT
                 return Err(Error::QueryBuilderError(otherwise.into()));
             }
         }
+        let written = match conn.written(durable) {
+            Ok(written) => written,
+            Err(error) => {
+                Self::rollback_transaction(conn).await?;
+                return Err(error);
+            }
+        };
+        if let Some(insert) = written.as_ref().and_then(Written::sql)
+            && let Err(error) = conn.ask(insert).await
+        {
+            Self::rollback_transaction(conn).await?;
+            return Err(error);
+        }
         let commit = C::TransactionManager::commit_transaction(conn.conn);
         let committed = Watched::new(&mut conn.unanswered, commit).await;
         conn.follow(committed.is_ok());
-        committed
+        committed?;
+        if let Some(written) = written {
+            written.emit(&conn.emitter);
+        }
+        Ok(())
     }
 
     fn transaction_manager_status_mut<'s>(

@@ -36,6 +36,11 @@ impl<T> Buffer<T> {
         if depth == 0 { std::mem::take(&mut self.events) } else { Vec::new() }
     }
 
+    /// Whether one of those that wait is so.
+    pub(crate) fn any(&self, is_so: impl Fn(&T) -> bool) -> bool {
+        self.events.iter().any(is_so)
+    }
+
     /// Transactions have been rolled back: `depth` are still open. What they emitted never was.
     pub(crate) fn rolled_back(&mut self, depth: usize) {
         if let Some(mark) = self.marks.get(depth) {

@@ -1,13 +1,15 @@
 //! A connection bound to an emitter.
 
 use std::fmt;
+use std::num::NonZeroU32;
 
 use diesel::backend::Backend;
 #[cfg(any(feature = "_postgres", feature = "sqlite"))]
 use diesel::connection::AnsiTransactionManager;
 use diesel::connection::{
-    CacheSize, Connection, ConnectionSealed, Instrumentation, LoadConnection, SimpleConnection,
-    TransactionManager, TransactionManagerStatus, WithMetadataLookup,
+    CacheSize, Connection, ConnectionSealed, Instrumentation, InstrumentationEvent, LoadConnection,
+    SimpleConnection, TransactionDepthChange, TransactionManager, TransactionManagerStatus,
+    WithMetadataLookup,
 };
 use diesel::expression::QueryMetadata;
 use diesel::query_builder::{Query, QueryFragment, QueryId};
@@ -16,6 +18,7 @@ use emitter_core::{Emission, Emitter};
 use tracing::warn;
 
 use crate::buffer::Buffer;
+use crate::outbox::{Dialect, Written};
 use crate::statements::Handle;
 use crate::{bypass, raw_sql};
 
@@ -90,6 +93,7 @@ impl<C: Connection<Backend: 'static>> Bindable<marker::Blocking> for C {
             buffer: Buffer::new(),
             net: false,
             guarded: is_guarded::<C::Backend>(),
+            dialect: Dialect::of::<C::Backend>(),
         })
     }
 }
@@ -159,6 +163,7 @@ pub struct Bound<'c, C: Connection> {
     net: bool,
     /// The database ends transactions behind Diesel's back: a savepoint tells whether it did.
     guarded: bool,
+    dialect: Option<Dialect>,
 }
 
 impl<C: Connection> Handle for Bound<'_, C> {
@@ -221,6 +226,53 @@ impl<C: Connection> Bound<'_, C> {
     /// ```
     pub fn net_changes(&mut self) {
         self.net = true;
+    }
+
+    /// Runs a statement in a transaction, if it has to be in one and is not.
+    pub(crate) fn together<T>(
+        &mut self,
+        in_transaction: bool,
+        statement: impl FnOnce(&mut Self) -> QueryResult<T>,
+    ) -> QueryResult<T> {
+        if in_transaction && Depth::of(self.conn)?.beyond_ground == 0 {
+            self.transaction(statement)
+        } else {
+            statement(self)
+        }
+    }
+
+    /// Commits the outermost transaction together with the events that are to be written down.
+    fn commit_written(&mut self) -> QueryResult<()> {
+        let events = self.buffer.committed(0);
+        let events = if std::mem::take(&mut self.net) { self.emitter.net(events) } else { events };
+        let written = match Written::new(&self.emitter, self.dialect, events) {
+            Ok(written) => written,
+            Err(error) => {
+                EmittingTransactionManager::rollback_transaction(self)?;
+                return Err(error);
+            }
+        };
+        let committed = match written.sql() {
+            Some(insert) if self.commits_in_one() => commit_with(self.conn, insert),
+            Some(insert) => match self.conn.batch_execute(insert) {
+                Ok(()) => C::TransactionManager::commit_transaction(self.conn),
+                Err(error) => {
+                    EmittingTransactionManager::rollback_transaction(self)?;
+                    return Err(error);
+                }
+            },
+            None => C::TransactionManager::commit_transaction(self.conn),
+        };
+        self.follow(committed.is_ok());
+        committed?;
+        written.emit(&self.emitter);
+        Ok(())
+    }
+
+    /// Whether the INSERT and the COMMIT can be one message.
+    fn commits_in_one(&mut self) -> bool {
+        let alone = Depth::of(self.conn).is_ok_and(|depth| !depth.within_test);
+        alone && self.dialect == Some(Dialect::Postgres)
     }
 
     /// Brings the buffer in line after a transaction began or ended; `ended_well` says how.
@@ -395,10 +447,6 @@ pub(crate) struct Depth {
     /// The innermost will be rolled back by the database whatever is asked of it.
     doomed: bool,
     /// The ground is a test transaction.
-    #[cfg_attr(
-        not(feature = "_async"),
-        expect(dead_code, reason = "blocking connections cannot be cancelled")
-    )]
     pub(crate) within_test: bool,
 }
 
@@ -461,6 +509,9 @@ impl<'c, C: Connection> TransactionManager<Bound<'c, C>> for EmittingTransaction
             Self::rollback_transaction(conn)?;
             return Err(Error::QueryBuilderError(ENDED_BEFORE.into()));
         }
+        if depth.beyond_ground == 1 && conn.buffer.any(Emission::is_durable) {
+            return conn.commit_written();
+        }
         let committed = C::TransactionManager::commit_transaction(conn.conn);
         conn.follow(committed.is_ok());
         committed
@@ -468,6 +519,35 @@ impl<'c, C: Connection> TransactionManager<Bound<'c, C>> for EmittingTransaction
 
     fn transaction_manager_status_mut<'s>(conn: &'s mut Bound<'c, C>) -> &'s mut TransactionManagerStatus {
         C::TransactionManager::transaction_manager_status_mut(conn.conn)
+    }
+}
+
+/// Ends a transaction by SQL that goes before its COMMIT, in one message: as Diesel's manager does.
+fn commit_with<C: Connection>(conn: &mut C, sql: &str) -> QueryResult<()> {
+    let one = NonZeroU32::MIN;
+    conn.instrumentation().on_connection_event(InstrumentationEvent::commit_transaction(one));
+    match conn.batch_execute(&format!("{sql}; COMMIT")) {
+        Ok(()) => {
+            let status = C::TransactionManager::transaction_manager_status_mut(conn);
+            match status {
+                TransactionManagerStatus::Valid(status) => {
+                    match status.change_transaction_depth(TransactionDepthChange::DecreaseDepth) {
+                        // The connection has seen for itself that the transaction ended.
+                        Ok(()) | Err(Error::NotInTransaction) => Ok(()),
+                        Err(error) => Err(error),
+                    }
+                }
+                TransactionManagerStatus::InError => Err(Error::BrokenTransactionManager),
+            }
+        }
+        Err(error) => {
+            // It may be open still. The first error says more than that of its end.
+            let rolled_back = C::TransactionManager::rollback_transaction(conn);
+            if rolled_back.is_err() {
+                C::TransactionManager::transaction_manager_status_mut(conn).set_in_error();
+            }
+            Err(error)
+        }
     }
 }
 

@@ -141,6 +141,7 @@ mod buffer;
 pub mod bypass;
 pub mod engine;
 mod handle;
+pub mod outbox;
 pub mod queries;
 mod raw_sql;
 pub mod statements;

@@ -46,7 +46,13 @@ pub trait Emit<Marker>: Sized {
     where
         Self::Verb: TellsAll,
     {
-        Emitting { statement: self, options: EmitOptions::default(), unchanged: false, kind: PhantomData }
+        Emitting {
+            statement: self,
+            options: EmitOptions::default(),
+            unchanged: false,
+            durable: false,
+            kind: PhantomData,
+        }
     }
 }
 
@@ -198,6 +204,8 @@ pub struct Emitting<S, K, M> {
     options: EmitOptions,
     /// Rows that an update left as they were are told of, too.
     unchanged: bool,
+    /// The events are written down with the rows.
+    durable: bool,
     kind: PhantomData<fn() -> (K, M)>,
 }
 
@@ -230,6 +238,14 @@ impl<S, K, M> Emitting<S, K, M> {
     /// Emits if `condition`, else not.
     pub fn emit_if(self, condition: bool) -> Self {
         self.narrowed(condition.into())
+    }
+
+    /// Writes the event down in the outbox, in the transaction of the statement, or in one of its own where
+    /// none is open: what is committed is relayed, whatever dies afterwards. Where the event cannot be
+    /// written down, the transaction fails. See [`outbox`](crate::outbox).
+    pub fn durable(mut self) -> Self {
+        self.durable = true;
+        self
     }
 
     /// How hard is tried to bring the event to other nodes, instead of what the model says. It says
@@ -336,8 +352,9 @@ impl<S, K: Kind, M: Model> Emitting<S, K, M> {
     where
         M: Emits<Op>,
     {
-        let Self { statement, options, unchanged, .. } = self;
+        let Self { statement, options, unchanged, durable, .. } = self;
         let route = emitter.route::<M>(Op::OPERATION, options).map(|route| {
+            let route = route.durable(durable || M::DURABLE);
             let hash_key = route.hash_key();
             let ask = Ask { set: true, before: route.wants_before(), hash_key: hash_key.clone() };
             (Events { route, hash_key, unchanged }, ask)
@@ -354,6 +371,11 @@ pub(crate) struct Events<M> {
 }
 
 impl<M: Model> Events<M> {
+    /// Whether they are written down with the rows.
+    pub(crate) fn are_durable(&self) -> bool {
+        self.route.is_durable()
+    }
+
     /// Calls `keep` with each of them.
     pub(crate) fn of<Op: FromRows>(self, rows: &mut Rows<M>, keep: impl FnMut(Emission))
     where
@@ -429,9 +451,11 @@ where
         let Some((events, ask)) = events else {
             return then(self.run(|conn| C::Backend::load(conn, statement, Ask::default()))?);
         };
-        let mut rows = self.run(|conn| C::Backend::load(conn, statement, ask))?;
-        events.of::<Op>(&mut rows, |event| self.keep(event));
-        then(rows)
+        self.together(events.are_durable(), |bound| {
+            let mut rows = bound.run(|conn| C::Backend::load(conn, statement, ask))?;
+            events.of::<Op>(&mut rows, |event| bound.keep(event));
+            then(rows)
+        })
     }
 }
 
@@ -465,9 +489,11 @@ where
     {
         let (statement, events) = emitting.route::<K::Many>(self.emitter());
         let Some((events, ask)) = events else { return self.run(|conn| statement.execute(conn)) };
-        let mut rows = self.run(|conn| C::Backend::load(conn, statement, ask))?;
-        events.of::<K::Many>(&mut rows, |event| self.keep(event));
-        Ok(rows.count())
+        self.together(events.are_durable(), |bound| {
+            let mut rows = bound.run(|conn| C::Backend::load(conn, statement, ask))?;
+            events.of::<K::Many>(&mut rows, |event| bound.keep(event));
+            Ok(rows.count())
+        })
     }
 }
 

@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
+use tokio::time::Instant;
 use tracing::{info, warn};
 use uuid::Uuid;
 
@@ -55,6 +57,7 @@ pub struct Builder {
     signatures: Option<Signatures>,
     tap: Option<Tap>,
     states: States,
+    companions: Vec<(&'static str, BeginCompanion)>,
     required: Vec<String>,
     select: Box<dyn Fn(&ListenerInfo) -> bool + Send>,
     dedup: DedupConfig,
@@ -64,6 +67,13 @@ pub struct Builder {
     in_progress: usize,
     link: Link,
 }
+
+/// Begins something that runs with a node; it must not keep the emitter alive. An error is why it cannot.
+pub type BeginCompanion =
+    Box<dyn FnOnce(WeakEmitter) -> BoxFuture<'static, Result<EndCompanion, String>> + Send>;
+
+/// Ends it, until this moment at the latest.
+pub type EndCompanion = Box<dyn FnOnce(Instant) -> BoxFuture<'static, ()> + Send>;
 
 /// The way to other nodes.
 enum Link {
@@ -144,10 +154,21 @@ pub enum StartError {
     /// A listener has a group, and the transport cannot share messages out.
     #[error("a listener has a group, and this transport knows none: leave `group` out, or use MQTT")]
     NoGroups,
+    /// Something that runs with the node could not begin.
+    #[error("{name}: {problem}")]
+    Companion {
+        /// What it is, such as `outbox`.
+        name: &'static str,
+        /// What is wrong, and what to do.
+        problem: String,
+    },
     /// A listener was added after the shutdown.
     #[error("the emitter is shut down")]
     ShutDown,
 }
+
+/// How long a node that could not begin has for its end.
+const ABORTING: Duration = Duration::from_secs(5);
 
 impl Default for Builder {
     fn default() -> Self {
@@ -168,6 +189,7 @@ impl Default for Builder {
             signatures: None,
             tap: None,
             states: States::default(),
+            companions: Vec::new(),
             required: Vec::new(),
             select: Box::new(|_| true),
             dedup: DedupConfig::default(),
@@ -307,6 +329,13 @@ impl Builder {
         self
     }
 
+    /// Runs something with the node, such as the relay of an outbox. It begins when the node has begun, and is
+    /// ended at a shutdown when listeners are done and before the way to other nodes is closed.
+    pub fn companion(mut self, name: &'static str, begin: BeginCompanion) -> Self {
+        self.companions.push((name, begin));
+        self
+    }
+
     /// Makes it an error at start when no listener of this name was linked into the program.
     pub fn require(mut self, listener: impl Into<String>) -> Self {
         self.required.push(listener.into());
@@ -410,8 +439,6 @@ impl Builder {
     ///
     /// # Errors
     /// [`StartError`], which names the setting or the listener and what to do.
-    // Async, though it waits for nothing today, because it belongs inside a runtime.
-    #[expect(clippy::unused_async, reason = "a promise about where it may be called")]
     pub async fn start(self) -> Result<Emitter, StartError> {
         let runtime = tokio::runtime::Handle::try_current().map_err(|_| StartError::NoRuntime)?;
         // Tokio tells in no other way whether a runtime has timers.
@@ -479,6 +506,7 @@ impl Builder {
             transient: self.node.is_none(),
             tap: self.tap,
             next_listener: AtomicU64::new(1),
+            states: self.states,
             runtime,
         });
         let burying = Some(tokio::spawn(undertaker.run(graveyard)));
@@ -495,6 +523,16 @@ impl Builder {
         node.tasks().receiving = true;
         node.receive();
         let emitter = Emitter { node };
+        for (name, begin) in self.companions {
+            match begin(emitter.downgrade()).await {
+                Ok(end) => emitter.node.tasks().companions.push(end),
+                Err(problem) => {
+                    // Nothing was done yet that could be left undone.
+                    let _ = emitter.shutdown(ABORTING).await;
+                    return Err(StartError::Companion { name, problem });
+                }
+            }
+        }
         report(&emitter);
         Ok(emitter)
     }

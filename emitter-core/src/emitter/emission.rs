@@ -26,6 +26,8 @@ pub struct Emission {
     /// Where it might go if somebody listened.
     pub(super) allowed: Scope,
     pub(super) qos: Option<QoS>,
+    /// It is written down before its transaction commits.
+    pub(super) durable: bool,
     /// Somebody asked what becomes of it.
     pub(super) ticket: Option<Box<Ticket>>,
 }
@@ -61,10 +63,24 @@ pub struct Route<M> {
     pub(super) qos: Option<QoS>,
     pub(super) notes: Option<Arc<Notes>>,
     pub(super) receipt: Option<Receipt>,
+    pub(super) durable: bool,
     pub(super) model: PhantomData<fn() -> M>,
 }
 
 impl<M: Model> Route<M> {
+    /// The same for events that are written down with what they tell of, if `durable`.
+    #[must_use]
+    pub fn durable(mut self, durable: bool) -> Self {
+        self.durable = durable;
+        self
+    }
+
+    /// Whether its events are written down with what they tell of.
+    #[must_use]
+    pub fn is_durable(&self) -> bool {
+        self.durable
+    }
+
     /// Makes an event of something that this node did. It goes nowhere until [`Emitter::emit`](crate::Emitter::emit).
     #[must_use]
     pub fn event(self, event: M::Event) -> Emission {
@@ -83,7 +99,8 @@ impl<M: Model> Route<M> {
         };
         let ticket = self.receipt.map(|receipt| Box::new(receipt.ticket(meta.id, meta.operation)));
         let event = Arc::new(Stored::<M> { meta, event });
-        Emission { event, model: self.state, scope: self.scope, allowed: self.allowed, qos: self.qos, ticket }
+        let Self { state: model, scope, allowed, qos, durable, .. } = self;
+        Emission { event, model, scope, allowed, qos, durable, ticket }
     }
 
     /// Whether updates should carry the row as it was before: the model says so, or a listener here
@@ -104,7 +121,8 @@ impl<M> Clone for Route<M> {
     fn clone(&self) -> Self {
         let (state, model) = (Arc::clone(&self.state), PhantomData);
         let (notes, receipt) = (self.notes.clone(), self.receipt.clone());
-        Self { state, scope: self.scope, allowed: self.allowed, qos: self.qos, notes, receipt, model }
+        let Self { scope, allowed, qos, durable, .. } = *self;
+        Self { state, scope, allowed, qos, notes, receipt, durable, model }
     }
 }
 
@@ -127,19 +145,26 @@ impl Emission {
         self.event.meta().operation
     }
 
+    /// Whether it is to be [written down](crate::Emitter::record) before its transaction commits.
+    #[must_use]
+    pub fn is_durable(&self) -> bool {
+        self.durable
+    }
+
     /// Another event that goes the same way.
     pub(super) fn with(&self, event: Arc<dyn AnyEvent>) -> Self {
-        let Self { model, scope, allowed, qos, .. } = self;
+        let Self { model, scope, allowed, qos, durable, .. } = self;
         let ticket = self.ticket.as_ref().map(|ticket| {
             let meta = event.meta();
             Box::new(ticket.receipt().ticket(meta.id, meta.operation))
         });
-        Self { event, model: Arc::clone(model), scope: *scope, allowed: *allowed, qos: *qos, ticket }
+        let model = Arc::clone(model);
+        Self { event, model, scope: *scope, allowed: *allowed, qos: *qos, durable: *durable, ticket }
     }
 
     /// What decides who hears it, and what is told beside it.
     pub(super) fn way(&self) -> impl Eq + Hash {
         let receipt = self.ticket.as_ref().map(|ticket| ticket.receipt().address());
-        (self.scope, self.allowed, self.qos, &self.event.meta().notes, receipt)
+        (self.scope, self.allowed, self.qos, self.durable, &self.event.meta().notes, receipt)
     }
 }

@@ -303,12 +303,12 @@ impl Intake {
             self.shared.counters.unheard.add_one();
             return ack.done();
         }
-        let completion = Completion::new(ack, self.group.clone(), original, place);
+        let completion = Completion::new(ack, Some(original), Some(place));
         if let Some(identity) = identity {
             self.remember(identity, &completion);
         }
         // Refused only while the emitter shuts down: then it is not acknowledged and comes again.
-        let _ = model.queue.push_urgent(Message::Event(Job::remote(event, completion)));
+        let _ = model.queue.push_urgent(Message::Event(Job::remote(event, self.group.clone(), completion)));
     }
 
     fn is_echo(&self, incoming: &Incoming<'_>) -> bool {

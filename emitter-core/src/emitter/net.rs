@@ -25,6 +25,12 @@ impl Emitter {
     /// service, trace or idempotency key), and an update that sets a key is merged with nothing.
     /// A net change stands where its row was touched first, a delete where it was deleted.
     pub fn emit_net(&self, emissions: Vec<Emission>) {
+        self.emit(self.net(emissions));
+    }
+
+    /// The events that [`emit_net`](Self::emit_net) would emit of these.
+    #[must_use]
+    pub fn net(&self, emissions: Vec<Emission>) -> Vec<Emission> {
         let config = &self.node.shared.emit;
         let ways = ways(&emissions);
         let changes: Vec<_> =
@@ -34,13 +40,14 @@ impl Emitter {
         let same = |row: NetRow| (emissions[row.first.event].model.info.same)(row, &events);
         let planned = plan(&changes, &same);
         let mut emissions: Vec<Option<Emission>> = emissions.into_iter().map(Some).collect();
-        self.emit(planned.into_iter().filter_map(|planned| match planned {
+        let net = planned.into_iter().filter_map(|planned| match planned {
             Planned::Same(event) => emissions[event].take(),
             Planned::Net(net) => {
                 let of = emissions[net.of].as_ref()?;
                 Some(of.with((of.model.info.merge)(&net, &events)?))
             }
-        }));
+        });
+        net.collect()
     }
 }
 

@@ -13,10 +13,10 @@ use futures_util::task::AtomicWaker;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tracing::warn;
 
+use super::Shared;
 use super::burying::{DeadLetters, Held};
 use super::gathering::Gathering;
 use super::shutdown::after;
-use super::{Outbound, Shared};
 use crate::batch::{self, Batches};
 use crate::dead_letter::{DeadLetter, Original, Reason};
 use crate::emit::QoS;
@@ -26,6 +26,7 @@ use crate::metrics::{Counters, OnceInAWhile};
 use crate::model_info::{AnyEvent, ModelInfo};
 use crate::queue::Linger;
 use crate::receipt::{Loss, Ticket};
+use crate::record::{Number, Parcel, RecordError};
 use crate::signature::{self, Signatures};
 use crate::topic::{Topic, TopicError};
 use crate::transport::{Confirmation, Confirmed, Message, Properties, PublishError};
@@ -49,6 +50,70 @@ pub(super) struct Publishing {
     /// Messages that wait for room, and how many events they are.
     going: VecDeque<Going>,
     going_events: usize,
+}
+
+/// An event for other nodes.
+pub(super) enum Outbound {
+    /// As it was emitted, and how hard to try if the call said so.
+    Event { event: Arc<dyn AnyEvent>, qos: Option<QoS>, ticket: Option<Box<Ticket>> },
+    /// As it was written down.
+    Record { parcel: Box<Parcel>, number: Number, told: Told },
+}
+
+/// Who wants to know what became of an event.
+pub(super) enum Told {
+    Nobody,
+    Ticket(Box<Ticket>),
+    /// Who has it written down, and does what is to be done.
+    Relay(Relay),
+}
+
+/// Calls a function once, also when nothing became of the event.
+pub(super) struct Relay(Option<Box<dyn FnOnce(Result<(), PublishError>) + Send>>);
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        if let Some(told) = self.0.take() {
+            told(Err(PublishError::Closed));
+        }
+    }
+}
+
+impl From<Option<Box<Ticket>>> for Told {
+    fn from(ticket: Option<Box<Ticket>>) -> Self {
+        ticket.map_or(Self::Nobody, Self::Ticket)
+    }
+}
+
+impl Told {
+    fn is_relay(&self) -> bool {
+        matches!(self, Self::Relay(_))
+    }
+
+    pub(super) fn relay(told: impl FnOnce(Result<(), PublishError>) + Send + 'static) -> Self {
+        Self::Relay(Relay(Some(Box::new(told))))
+    }
+
+    fn settled(self, outcome: Result<(), &Failure>) {
+        match self {
+            Self::Nobody => {}
+            Self::Ticket(ticket) => ticket.settled(outcome.map_err(|failure| match failure {
+                Failure::Publish(PublishError::QueueFull { .. }) => Loss::QueueFull,
+                Failure::Publish(PublishError::Closed) => Loss::ShutDown,
+                Failure::Publish(error) => Loss::Publish(error.clone()),
+                other => Loss::Encode(other.to_string()),
+            })),
+            Self::Relay(mut relay) => {
+                if let Some(told) = relay.0.take() {
+                    told(outcome.map_err(|failure| match failure {
+                        Failure::Publish(error) => error.clone(),
+                        // Of its form nothing is left to be wrong.
+                        _ => PublishError::Closed,
+                    }));
+                }
+            }
+        }
+    }
 }
 
 /// The events of one message.
@@ -101,11 +166,9 @@ impl Publishing {
                     if !room {
                         break;
                     }
-                    let Some(mut event) = work.pop_front() else { break };
+                    let Some(outbound) = work.pop_front() else { break };
                     // What is spent is dropped at some later time.
-                    let ticket = event.ticket.take();
-                    self.publish(&event, ticket);
-                    spent.push(event);
+                    spent.extend(self.publish(outbound));
                     room = self.send_going(cx);
                 }
                 self.report(work.len());
@@ -140,34 +203,58 @@ impl Publishing {
         self.shared.to_publish.report(work + self.gathering.events() + self.going_events + again);
     }
 
-    fn publish(&mut self, outbound: &Outbound, ticket: Option<Box<Ticket>>) {
+    /// Sends an event on its way, and returns what is left of it.
+    fn publish(&mut self, outbound: Outbound) -> Option<Outbound> {
+        match outbound {
+            Outbound::Event { event, qos, ticket } => {
+                self.publish_event(&event, qos, Told::from(ticket));
+                Some(Outbound::Event { event, qos, ticket: None })
+            }
+            Outbound::Record { parcel, number, told } => {
+                self.publish_record(*parcel, &number, told);
+                None
+            }
+        }
+    }
+
+    fn publish_record(&mut self, parcel: Parcel, number: &Number, told: Told) {
+        let Parcel { id, topic, qos, payload, properties } = parcel;
+        let topic = match Topic::parse(&topic) {
+            Ok(topic) => topic,
+            Err(error) => return told.settled(Err(&error.into())),
+        };
+        let mut encoded = Encoded { payload, properties };
+        envelope::add_number(&mut encoded, number);
+        self.go(Going::One(Ready { id, topic, batch: None, qos, expires: None, encoded, told }));
+    }
+
+    fn publish_event(&mut self, event: &Arc<dyn AnyEvent>, qos: Option<QoS>, told: Told) {
         // The number is used up even when the event fails from here on: receivers shall see a gap.
-        let info = outbound.event.model();
+        let info = event.model();
         let wired = self.models.entry(info.name).or_default();
         wired.sequence += 1;
         let sequence = wired.sequence;
         // The row's `Serialize` is the user's; its panic must not end this task.
-        let operation = outbound.event.meta().operation;
+        let operation = event.meta().operation;
         let address = match &mut wired.addresses[operation.index()] {
             Some(address) => Ok(&*address),
             absent => Address::new(&self.shared, info, operation).map(|address| &*absent.insert(address)),
         };
-        let encode = |address| encode(&self.shared, &self.limits, outbound, sequence, address);
+        let encode = |address| encode(&self.shared, &self.limits, &**event, qos, sequence, address);
         let encoded = catch_unwind(AssertUnwindSafe(|| address.map_err(Failure::from).and_then(encode)));
         match encoded.unwrap_or(Err(Failure::Panicked)) {
             Ok(ready) => {
-                let ready = Ready { ticket, ..ready };
+                let ready = Ready { told, ..ready };
                 match self.shared.batches {
                     Some(batches) => self.gather(info, ready, &batches),
                     None => self.go(Going::One(ready)),
                 }
             }
             Err(failure) => {
-                self.outcomes.failed(&failure, ticket);
+                self.outcomes.failed(&failure, told);
                 if failure.matters() && self.shared.dead_letters.may() {
-                    let original =
-                        catch_unwind(AssertUnwindSafe(|| original(&self.shared, &*outbound.event)));
-                    self.outcomes.bury(&failure, outbound.event.meta().id, original.unwrap_or_default(), 0);
+                    let original = catch_unwind(AssertUnwindSafe(|| original(&self.shared, &**event)));
+                    self.outcomes.bury(&failure, event.meta().id, original.unwrap_or_default(), 0);
                 }
             }
         }
@@ -238,7 +325,7 @@ impl Publishing {
 
     /// Sends an event alone.
     fn send(&self, ready: Ready) {
-        let Ready { id, topic, qos, expires, ticket, encoded, .. } = ready;
+        let Ready { id, topic, qos, expires, told, encoded, .. } = ready;
         let Encoded { mut payload, properties } = encoded;
         if let Some(signatures) = &self.shared.signatures {
             signatures.sign(topic.as_str(), &properties, &mut payload);
@@ -253,7 +340,7 @@ impl Publishing {
             properties: of_event.then(|| properties.clone()),
             qos,
             expires,
-            ticket,
+            told,
         };
         let message = Message { topic, payload, qos, expires, properties, retain: false };
         let outcomes = Arc::clone(&self.outcomes);
@@ -270,24 +357,24 @@ impl Publishing {
             return events.into_iter().for_each(|event| self.send(event));
         };
         let (qos, expires) = (events[0].qos, events.iter().filter_map(|event| event.expires).min());
-        let mut told = Vec::with_capacity(events.len());
+        let mut tickets = Vec::with_capacity(events.len());
         let (payload, parts) = batch::join(events.into_iter().map(|event| {
             let mut payload = event.encoded.payload;
-            told.push((event.id, event.topic, event.expires, event.ticket));
+            tickets.push((event.id, event.topic, event.expires, event.told));
             if let Some(signatures) = &self.shared.signatures {
                 signatures.sign(topic.as_str(), &NOTHING, &mut payload);
             }
             payload
         }));
-        let sent = told.into_iter().zip(parts);
-        let sent = sent.map(|((id, topic, expires, ticket), payload)| Sent {
+        let sent = tickets.into_iter().zip(parts);
+        let sent = sent.map(|((id, topic, expires, told), payload)| Sent {
             id,
             topic,
             payload,
             properties: None,
             qos,
             expires,
-            ticket,
+            told,
         });
         let sent: Vec<Sent> = sent.collect();
         let properties = Properties::of_type(batch::content_type(self.shared.format));
@@ -311,7 +398,7 @@ impl Publishing {
     fn take_again(&mut self) {
         let again = self.outcomes.again().as_mut().map(std::mem::take);
         for sent in again.into_iter().flatten() {
-            let Sent { id, topic, payload, qos, expires, ticket, .. } = sent;
+            let Sent { id, topic, payload, qos, expires, told, .. } = sent;
             let payload = match self.shared.signatures {
                 // It was made for another topic.
                 Some(_) => signature::unsigned(&payload),
@@ -319,7 +406,7 @@ impl Publishing {
             };
             let properties = Properties::of_type(envelope::content_type(self.shared.format));
             let encoded = Encoded { payload, properties };
-            self.go(Going::One(Ready { id, topic, batch: None, qos, expires, encoded, ticket }));
+            self.go(Going::One(Ready { id, topic, batch: None, qos, expires, encoded, told }));
         }
     }
 }
@@ -349,7 +436,7 @@ pub(super) struct Ready {
     pub(super) qos: QoS,
     pub(super) expires: Option<Instant>,
     encoded: Encoded,
-    ticket: Option<Box<Ticket>>,
+    told: Told,
 }
 
 /// Where it is counted what became of events. The transport tells it, in its own task: another one would
@@ -413,10 +500,10 @@ impl Outcomes {
     }
 
     fn told(&self, settled: Result<Confirmed, PublishError>, sent: Sent) {
-        let Sent { id, topic, payload, properties, ticket, .. } = sent;
+        let Sent { id, topic, payload, properties, told, .. } = sent;
         let error = match settled {
             Ok(Confirmed { had_subscribers }) => {
-                told(ticket, Ok(()));
+                told.settled(Ok(()));
                 self.counters.published.add_one();
                 if !had_subscribers {
                     self.counters.published_to_nobody.add_one();
@@ -424,8 +511,11 @@ impl Outcomes {
                 return;
             }
             Err(error @ PublishError::QueueFull { .. }) => {
-                told(ticket, Err(&Failure::Publish(error)));
                 self.counters.publish_refused.add_one();
+                if told.is_relay() {
+                    return told.settled(Err(&Failure::Publish(error)));
+                }
+                told.settled(Err(&Failure::Publish(error)));
                 return self.failures.log(|more| {
                     warn!(more, "the transport's queue is full: events are lost to other nodes");
                 });
@@ -437,8 +527,10 @@ impl Outcomes {
             _ => 1,
         };
         let failure = Failure::Publish(error);
-        self.failed(&failure, ticket);
-        if failure.matters() && self.dead_letters.may() {
+        // Who relays has it still, and makes the dead letter when it gives up.
+        let is_relay = told.is_relay();
+        self.failed(&failure, told);
+        if !is_relay && failure.matters() && self.dead_letters.may() {
             let (topic, properties) = (topic.to_string(), properties.unwrap_or_default());
             self.bury(&failure, id, Original { topic, payload, properties }, attempts);
         }
@@ -450,8 +542,8 @@ impl Outcomes {
         self.dead_letters.put(letter, Held::Nothing, true);
     }
 
-    fn failed(&self, failure: &Failure, ticket: Option<Box<Ticket>>) {
-        told(ticket, Err(failure));
+    fn failed(&self, failure: &Failure, told: Told) {
+        told.settled(Err(failure));
         self.counters.publish_failed.add_one();
         self.failures.log(|more| warn!(more, "an event was not published: {failure}"));
     }
@@ -494,13 +586,13 @@ impl Address {
 fn encode(
     shared: &Shared,
     limits: &WireLimits,
-    outbound: &Outbound,
+    event: &dyn AnyEvent,
+    qos: Option<QoS>,
     sequence: u64,
     address: &Address,
 ) -> Result<Ready, Failure> {
-    let Outbound { event, qos, .. } = outbound;
     let content = event.content()?;
-    let outgoing = outgoing(shared, &**event, &content, &address.kind, sequence);
+    let outgoing = outgoing(shared, event, &content, &address.kind, Some(sequence));
     Ok(Ready {
         id: event.meta().id,
         topic: address.topic.clone(),
@@ -508,8 +600,21 @@ fn encode(
         qos: qos.unwrap_or(address.qos),
         expires: event.model().expires.map(after),
         encoded: envelope::encode(&outgoing, shared.format, limits)?,
-        ticket: None,
+        told: Told::Nobody,
     })
+}
+
+/// An event as it is written down.
+pub(super) fn parcel(shared: &Shared, event: &dyn AnyEvent, qos: Option<QoS>) -> Result<Parcel, RecordError> {
+    let (info, meta) = (event.model(), event.meta());
+    let address = Address::new(shared, info, meta.operation)?;
+    let content = event.content()?;
+    let outgoing = outgoing(shared, event, &content, &address.kind, None);
+    let beside = Number::MAX_BYTES + shared.signatures.as_ref().map_or(0, Signatures::bytes);
+    let limits = WireLimits { max_bytes: shared.wire.max_bytes.saturating_sub(beside), ..shared.wire };
+    let Encoded { payload, properties } = envelope::encode(&outgoing, shared.format, &limits)?;
+    let qos = qos.unwrap_or(address.qos);
+    Ok(Parcel { id: meta.id, topic: address.topic.to_string(), qos, payload, properties })
 }
 
 fn outgoing<'a>(
@@ -517,7 +622,7 @@ fn outgoing<'a>(
     event: &'a dyn AnyEvent,
     content: &'a Content,
     kind: &'a str,
-    sequence: u64,
+    sequence: Option<u64>,
 ) -> Outgoing<'a> {
     let (info, meta) = (event.model(), event.meta());
     Outgoing {
@@ -551,7 +656,7 @@ pub(super) fn original(shared: &Shared, event: &dyn AnyEvent) -> Original {
         return Original::default();
     };
     let payload = event.content().ok().and_then(|content| {
-        let outgoing = outgoing(shared, event, &content, &kind, meta.sequence.unwrap_or_default());
+        let outgoing = outgoing(shared, event, &content, &kind, meta.sequence.or(Some(0)));
         // No limit: it is not to be sent.
         let limits = WireLimits { max_bytes: usize::MAX, max_depth: usize::MAX };
         envelope::encode(&outgoing, Format::Specification, &limits).ok()
@@ -569,19 +674,7 @@ struct Sent {
     properties: Option<Properties>,
     qos: QoS,
     expires: Option<Instant>,
-    ticket: Option<Box<Ticket>>,
-}
-
-/// Tells whoever asked.
-fn told(ticket: Option<Box<Ticket>>, outcome: Result<(), &Failure>) {
-    if let Some(ticket) = ticket {
-        ticket.settled(outcome.map_err(|failure| match failure {
-            Failure::Publish(PublishError::QueueFull { .. }) => Loss::QueueFull,
-            Failure::Publish(PublishError::Closed) => Loss::ShutDown,
-            Failure::Publish(error) => Loss::Publish(error.clone()),
-            other => Loss::Encode(other.to_string()),
-        }));
-    }
+    told: Told,
 }
 
 impl Failure {

@@ -8,7 +8,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, timeout_at};
 use tracing::{info, warn};
 
-use super::{Emitter, ModelState, Shared};
+use super::{Emitter, EndCompanion, ModelState, Shared};
 use crate::transport::Transport;
 
 /// How long a node without a name of its own takes to leave its groups.
@@ -58,8 +58,9 @@ impl Emitter {
             intakes: std::mem::take(&mut tasks.intakes).into_values().collect(),
             deadline,
         };
+        let companions = std::mem::take(&mut tasks.companions);
         self.node.shared.runtime.spawn(async move {
-            let report = shutdown.run().await;
+            let report = shutdown.run(companions).await;
             told.send_replace(Some(report));
         });
         ending
@@ -102,7 +103,7 @@ struct Shutdown {
 }
 
 impl Shutdown {
-    async fn run(mut self) -> ShutdownReport {
+    async fn run(mut self, companions: Vec<EndCompanion>) -> ShutdownReport {
         if self.shared.transient {
             let left = self.deadline.saturating_duration_since(Instant::now());
             self.shared.leave_groups(left.min(LEAVING)).await;
@@ -110,6 +111,9 @@ impl Shutdown {
         self.stop_intake().await;
         let models = self.shared.all_models();
         self.finish_listeners(&models).await;
+        for end in companions {
+            end(self.deadline).await;
+        }
         self.stop_publishing().await;
         self.stop_burying().await;
         let unconfirmed = self.close_transport().await;

@@ -35,7 +35,8 @@ struct StructuredOut<'a> {
     subject: Option<String>,
     time: Timestamp,
     datacontenttype: &'static str,
-    sequence: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sequence: Option<String>,
     incarnation: Uuid,
     #[serde(skip_serializing_if = "Option::is_none")]
     traceparent: Option<String>,
@@ -95,7 +96,7 @@ pub(super) fn encode(event: &Outgoing<'_>) -> Result<String, EncodeError> {
         subject: subject(event),
         time: event.time,
         datacontenttype: JSON,
-        sequence: event.sequence.to_string(),
+        sequence: event.sequence.map(|number| number.to_string()),
         incarnation: event.origin.incarnation,
         traceparent: event.traceparent(),
         tracestate: event.trace_state,
@@ -116,9 +117,9 @@ pub(super) fn encode_binary(event: &Outgoing<'_>) -> Result<(String, Properties)
         .with("source", source(event.origin))
         .with("type", event.kind)
         .with("time", event.time.to_string())
-        .with("sequence", event.sequence.to_string())
         .with("incarnation", event.origin.incarnation.to_string());
     let optional = [
+        ("sequence", event.sequence.map(|number| number.to_string())),
         ("subject", subject(event)),
         ("traceparent", event.traceparent()),
         ("tracestate", event.trace_state.map(str::to_owned)),
@@ -162,6 +163,8 @@ struct StructuredIn<'a> {
     #[serde(borrow, default, deserialize_with = "lenient")]
     sequence: Option<Text<'a>>,
     #[serde(borrow, default, deserialize_with = "lenient")]
+    stream: Option<Text<'a>>,
+    #[serde(borrow, default, deserialize_with = "lenient")]
     incarnation: Option<Text<'a>>,
     #[serde(borrow, default, deserialize_with = "lenient")]
     traceparent: Option<Text<'a>>,
@@ -187,6 +190,7 @@ struct Attributes<'a> {
     kind: Cow<'a, str>,
     time: Option<Timestamp>,
     sequence: Option<Cow<'a, str>>,
+    stream: Option<Cow<'a, str>>,
     incarnation: Option<Cow<'a, str>>,
     traceparent: Option<Cow<'a, str>>,
     tracestate: Option<Cow<'a, str>>,
@@ -205,6 +209,7 @@ pub(super) fn decode(text: &str, said: Option<Operation>) -> Result<Incoming<'_>
         kind: wire.kind.0,
         time: wire.time,
         sequence: inner(wire.sequence),
+        stream: inner(wire.stream),
         incarnation: inner(wire.incarnation),
         traceparent: inner(wire.traceparent),
         tracestate: inner(wire.tracestate),
@@ -244,6 +249,7 @@ pub(super) fn decode_binary<'a>(
         kind: needed("type")?,
         time,
         sequence: attribute("sequence"),
+        stream: attribute("stream"),
         incarnation: attribute("incarnation"),
         traceparent: attribute("traceparent"),
         tracestate: attribute("tracestate"),
@@ -302,6 +308,7 @@ fn event<'a>(
         id: Some(attributes.id),
         origin,
         sequence: attributes.sequence.and_then(|number| number.parse().ok()),
+        stream: attributes.stream,
         version: attributes.row_version,
         traceparent: attributes.traceparent,
         tracestate: attributes.tracestate,

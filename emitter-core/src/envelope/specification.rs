@@ -29,7 +29,8 @@ struct WireOut<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     inserted: Option<bool>,
     origin: &'a Origin,
-    seq: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seq: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     version: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -115,6 +116,8 @@ struct WireIn<'a> {
     origin: Option<Origin>,
     #[serde(default)]
     seq: Option<u64>,
+    #[serde(borrow, default)]
+    stream: Option<Cow<'a, str>>,
     #[serde(default)]
     version: Option<u32>,
     #[serde(borrow, default)]
@@ -139,6 +142,7 @@ pub(super) fn decode(text: &str) -> Result<Incoming<'_>, DecodeError> {
         id: wire.event_id,
         origin: wire.origin,
         sequence: wire.seq,
+        stream: wire.stream,
         version: wire.version,
         traceparent: wire.traceparent,
         tracestate: wire.tracestate,

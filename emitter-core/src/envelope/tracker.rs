@@ -35,7 +35,8 @@ struct ChangeOut<'a> {
     operation: Operation,
     event_id: EventId,
     origin: &'a Origin,
-    seq: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seq: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     before: Option<&'a RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -112,6 +113,10 @@ struct WireIn<'a> {
     payload: Option<&'a RawValue>,
     #[serde(borrow, default, deserialize_with = "lenient")]
     change: Option<ChangeIn<'a>>,
+    #[serde(default, deserialize_with = "lenient")]
+    seq: Option<u64>,
+    #[serde(borrow, default, deserialize_with = "lenient")]
+    stream: Option<Text<'a>>,
 }
 
 #[derive(Deserialize)]
@@ -123,7 +128,8 @@ struct ChangeIn<'a> {
     #[serde(borrow)]
     event_id: Text<'a>,
     origin: Origin,
-    seq: u64,
+    #[serde(default)]
+    seq: Option<u64>,
     #[serde(borrow, default)]
     before: Option<&'a RawValue>,
     #[serde(borrow, default)]
@@ -203,7 +209,8 @@ pub(super) fn decode(text: &str, said: Option<Operation>) -> Result<Incoming<'_>
     let head = Head {
         id: Some(change.event_id.0),
         origin: Some(change.origin),
-        sequence: Some(change.seq),
+        sequence: change.seq.or(wire.seq),
+        stream: inner(wire.stream),
         version: change.version,
         traceparent: inner(change.traceparent),
         tracestate: inner(change.tracestate),

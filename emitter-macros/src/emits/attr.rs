@@ -34,6 +34,8 @@ pub(crate) struct StructAttr {
     pub(crate) expires: Option<Millis>,
     /// Updates carry the row before, whoever listens.
     pub(crate) before: Option<Path>,
+    /// Its events are written down with the rows.
+    pub(crate) durable: Option<Path>,
     pub(crate) krate: Option<Path>,
 }
 
@@ -72,7 +74,7 @@ impl Mask {
 
 const FIELD_WORDS: [&str; 4] = ["skip", "redact", "hash", "sensitive_ok"];
 
-const STRUCT_WORDS: [&str; 21] = [
+const STRUCT_WORDS: [&str; 22] = [
     "create",
     "create_many",
     "update",
@@ -91,6 +93,7 @@ const STRUCT_WORDS: [&str; 21] = [
     "qos",
     "expires",
     "before",
+    "durable",
     "event",
     "kind",
     "crate",
@@ -98,7 +101,7 @@ const STRUCT_WORDS: [&str; 21] = [
 
 const STRUCT_HELP: &str = "known are the operations `create`, `create_many`, `update`, `update_many`, `upsert`, `delete`, \
                            `delete_many`, `all`, and `model = \"…\"`, `key(…)`, `local`, `remote`, `version = …`, `earlier(…)`, \
-                           `topic = \"…\"`, `qos = …`, `expires = \"…\"`, `before`, `crate = …`, and for what \
+                           `topic = \"…\"`, `qos = …`, `expires = \"…\"`, `before`, `durable`, `crate = …`, and for what \
                            is no row `event`, `kind = \"…\"`";
 
 impl StructAttr {
@@ -124,6 +127,7 @@ impl StructAttr {
             "qos" => once(&mut self.qos, meta, errors, qos),
             "expires" => once(&mut self.expires, meta, errors, some_time),
             "before" => once(&mut self.before, meta, errors, |meta| flag(meta).map(|()| meta.path.clone())),
+            "durable" => once(&mut self.durable, meta, errors, |meta| flag(meta).map(|()| meta.path.clone())),
             "all" if self.operations.iter().any(|(_, path)| path.is_ident("all")) => {
                 errors.at(&meta.path, "`all` is written twice; once is enough");
                 Ok(())

@@ -361,7 +361,7 @@ fn implementation(model: &Model) -> TokenStream {
 
 /// What of [`Model`](trait@Model) is about how its events travel, where it says so.
 fn delivery(model: &Model) -> TokenStream {
-    let Model { krate, topic, qos, expires, before, .. } = model;
+    let Model { krate, topic, qos, expires, before, durable, .. } = model;
     let scope = match model.reach {
         Reach::Everywhere => None,
         Reach::Local => Some(quote!(LOCAL)),
@@ -404,7 +404,12 @@ fn delivery(model: &Model) -> TokenStream {
             const BEFORE: bool = true;
         )
     });
-    quote!(#scope #topic #expires #before #hashes #qos)
+    let durable = durable.then(|| {
+        quote!(
+            const DURABLE: ::core::primitive::bool = true;
+        )
+    });
+    quote!(#scope #topic #expires #before #durable #hashes #qos)
 }
 
 /// What of [`Model`](trait@Model) is about versions, where it says so.

@@ -121,6 +121,7 @@ pub(crate) struct Model {
     pub(crate) qos: Qos,
     pub(crate) expires: Option<Millis>,
     pub(crate) before: bool,
+    pub(crate) durable: bool,
     pub(crate) operations: Vec<Operation>,
     pub(crate) reach: Reach,
     pub(crate) key: Vec<KeyField>,
@@ -255,6 +256,7 @@ impl Model {
             },
             expires: attr.expires,
             before: attr.before.is_some(),
+            durable: attr.durable.is_some(),
             version,
             earlier,
             operations,
@@ -399,6 +401,9 @@ fn refuse_rows_words(attr: &StructAttr, fields: &[Field<'_>], errors: &Errors) {
     }
     if let Some(word) = &attr.before {
         errors.at(word, "an event that is no row is not updated, so there is nothing before: leave this out");
+    }
+    if let Some(word) = &attr.durable {
+        errors.at(word, "an event that is no row is written with none, so there is no transaction that it could be in: leave this out");
     }
     for word in fields.iter().filter_map(|field| field.attr.mask_word.as_ref()) {
         errors.at(

@@ -295,7 +295,7 @@ fn sent_on(incoming: &Incoming<'_>, format: Format, kind: &str) {
         time: incoming.time.unwrap_or(Timestamp::from_millis(0)),
         id: incoming.id.unwrap_or(EventId::from_uuid(Uuid::from_u128(1))),
         origin: &origin,
-        sequence: incoming.sequence.unwrap_or(1),
+        sequence: incoming.sequence.or(Some(1)),
         version: incoming.version.unwrap_or(1),
         trace: incoming.trace,
         trace_state: incoming.trace_state.as_deref(),
@@ -334,7 +334,7 @@ fn read_as_sent(encoded: &Encoded, sent: &Outgoing<'_>, set: Option<Columns>) {
     assert_eq!(read.model.as_deref(), Some(sent.model));
     assert_eq!((read.operation, read.time, read.id), (sent.operation, Some(sent.time), Some(sent.id)));
     assert_eq!(read.origin.as_ref(), Some(sent.origin));
-    assert_eq!((read.sequence, read.version), (Some(sent.sequence), Some(sent.version)));
+    assert_eq!((read.sequence, read.version), (sent.sequence, Some(sent.version)));
     assert_eq!((read.trace, read.trace_state.as_deref()), (sent.trace, sent.trace_state));
     assert_eq!(read.idempotency_key.as_deref(), sent.idempotency_key);
     assert!(read.metadata.iter().eq(sent.metadata.iter().flat_map(|metadata| metadata.iter())));

@@ -1,0 +1,74 @@
+//! Events that somebody keeps until they are published.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use super::publishing::{self, Outbound, Told};
+use super::{Emission, Emitter};
+use crate::ack::Ack;
+use crate::model_info::bulk;
+use crate::record::{Number, Parcel, Record, RecordError, lane};
+use crate::trace::Trace;
+use crate::transport::PublishError;
+
+impl Emitter {
+    /// Writes an event down, in the form in which it is published.
+    ///
+    /// # Errors
+    /// [`RecordError`] when it cannot be encoded; then it could not be published, either.
+    pub fn record(&self, emission: &Emission) -> Result<Record, RecordError> {
+        let event = &*emission.event;
+        let (info, meta) = (event.model(), event.meta());
+        // The row's `Serialize` is the user's.
+        let encoded =
+            catch_unwind(AssertUnwindSafe(|| publishing::parcel(&self.node.shared, event, emission.qos)));
+        let parcel = encoded.unwrap_or(Err(RecordError::Panicked))?;
+        let key = match &*meta.keys {
+            [key] => Some(key),
+            _ => None,
+        };
+        let by_model = info.operations.iter().any(|operation| bulk(*operation));
+        Ok(Record {
+            parcel,
+            model: info.name,
+            operation: meta.operation,
+            inserted: event.inserted(),
+            key: key.map(ToString::to_string),
+            lane: lane(info.name, key.filter(|_| !by_model)),
+            by_model,
+            scope: emission.scope,
+            time: meta.time,
+            trace_id: Trace::id_of(meta.trace(), meta.id),
+            idempotency_key: meta.idempotency_key().map(str::to_owned),
+        })
+    }
+
+    /// Whether an event may leave at all: what listeners make each other write in a circle does not, and is
+    /// counted and logged.
+    #[must_use]
+    pub fn admits(&self, emission: &Emission) -> bool {
+        self.node.shared.admits(&*emission.event)
+    }
+
+    /// Hands an event that is written down, and whose transaction is committed, to the listeners of this
+    /// node. `handled` is done when the last of them is, and dropped where that does not happen in this
+    /// life, or where none of them is meant; other nodes get the event by [`publish_record`](Self::publish_record).
+    pub fn emit_recorded(&self, emission: Emission, handled: Ack) {
+        self.node.shared.emit_recorded(emission, handled);
+    }
+
+    /// Publishes what was written down, in order with everything that this node publishes. `told` is called
+    /// once, when the broker has confirmed it, or with the reason why it does not have it.
+    ///
+    /// It waits for nothing. What is unconfirmed is kept in memory, so bound how many are.
+    pub fn publish_record(
+        &self,
+        parcel: Parcel,
+        number: &Number,
+        told: impl FnOnce(Result<(), PublishError>) + Send + 'static,
+    ) {
+        let told = Told::relay(told);
+        let outbound = Outbound::Record { parcel: Box::new(parcel), number: number.clone(), told };
+        // Refused, it is dropped, which tells whoever wants to know.
+        let _ = self.node.shared.to_publish.push_urgent(outbound);
+    }
+}

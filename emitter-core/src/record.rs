@@ -1,0 +1,180 @@
+//! Events written down, so that they outlive the process that wrote them: what an outbox keeps of them
+//! from the write until they are published.
+//!
+//! Nothing here knows where they are kept; [`Emitter::record`](crate::Emitter::record) makes a record,
+//! [`Emitter::publish_record`](crate::Emitter::publish_record) publishes it, there or on another node.
+
+use std::fmt;
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use crate::emit::{QoS, Scope};
+use crate::envelope::EncodeError;
+use crate::event::{EventId, Operation, Timestamp};
+use crate::key::Key;
+use crate::properties::Properties;
+use crate::topic::TopicError;
+
+/// An event written down.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Record {
+    /// What is published.
+    pub parcel: Parcel,
+    /// The model's name.
+    pub model: &'static str,
+    /// What was done.
+    pub operation: Operation,
+    /// Of an upsert, whether it inserted, where that is known.
+    pub inserted: Option<bool>,
+    /// The key of its row as text; `None` of an event of several rows, or of none.
+    pub key: Option<String>,
+    /// Events whose order matters have the same number here: those of one key; and all of a model that
+    /// emits bulk operations, for one such event may be of any key. It is the same on every node.
+    pub lane: u64,
+    /// The order of all events of the model matters, and not only of those of one key.
+    pub by_model: bool,
+    /// Where the event goes.
+    pub scope: Scope,
+    /// When it was written.
+    pub time: Timestamp,
+    /// The trace to which it belongs, or the event's own id.
+    pub trace_id: Uuid,
+    /// What tells what was done from others of its kind, where the writer said it.
+    pub idempotency_key: Option<String>,
+}
+
+/// What is published of a [`Record`]. A node that does not know its model can do that, too.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Parcel {
+    /// The event's id.
+    pub id: EventId,
+    /// The whole topic.
+    pub topic: String,
+    /// How hard is tried.
+    pub qos: QoS,
+    /// The event in the form of the node that wrote it, without number and signature.
+    pub payload: Vec<u8>,
+    /// What travels beside it.
+    pub properties: Properties,
+}
+
+/// The place of a recorded event among those that are published one after the other.
+///
+/// Events that are not recorded are numbered by their origin as they are published. An outbox outlives the
+/// origins, and counts itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Number {
+    /// What is counted: letters, digits, `-`, `.`, `:` and `/`.
+    stream: Arc<str>,
+    sequence: u64,
+}
+
+impl Number {
+    /// The longest name of a stream in bytes.
+    pub const MAX_STREAM: usize = 96;
+
+    /// How many bytes it adds to an event at most.
+    pub(crate) const MAX_BYTES: usize = Self::MAX_STREAM + 64;
+
+    /// A number in a stream; `None` where the stream's name is empty, longer than
+    /// [`MAX_STREAM`](Self::MAX_STREAM), or has other characters than letters, digits, `-`, `.`, `:` and `/`.
+    #[must_use]
+    pub fn new(stream: Arc<str>, sequence: u64) -> Option<Self> {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b':' | b'/');
+        let good = (1..=Self::MAX_STREAM).contains(&stream.len()) && stream.bytes().all(allowed);
+        good.then_some(Self { stream, sequence })
+    }
+
+    /// What is counted.
+    #[must_use]
+    pub fn stream(&self) -> &str {
+        &self.stream
+    }
+
+    /// The how-many-eth it is.
+    #[must_use]
+    pub const fn sequence(&self) -> u64 {
+        self.sequence
+    }
+}
+
+impl fmt::Display for Number {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {}", self.sequence, self.stream)
+    }
+}
+
+/// Why an event could not be written down.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecordError {
+    /// It is larger or deeper than events may be.
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
+    /// Its model's topic is none.
+    #[error(transparent)]
+    Topic(#[from] TopicError),
+    /// The row's `Serialize` panicked.
+    #[error("the row's `Serialize` panicked")]
+    Panicked,
+}
+
+/// The lane of a model's events, or of those of one key.
+pub(crate) fn lane(model: &str, key: Option<&Key>) -> u64 {
+    // Models are one model whatever the case of their letters.
+    let model = Key::Text(model.to_ascii_lowercase().into()).stable_hash();
+    match key {
+        // A rotation, so that the two do not undo each other where a key's text is the model's name.
+        Some(key) => model.rotate_left(32) ^ key.stable_hash(),
+        None => model,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lanes_tell_keys_and_models_apart_and_are_the_same_everywhere() {
+        let (one, two) = (Key::Int(1), Key::Int(2));
+        let lanes = [
+            lane("user", None),
+            lane("user", Some(&one)),
+            lane("user", Some(&two)),
+            lane("order", None),
+            lane("order", Some(&one)),
+            lane("user", Some(&Key::Text("user".into()))),
+        ];
+        for (place, lane) in lanes.iter().enumerate() {
+            assert!(!lanes[..place].contains(lane), "{place}");
+        }
+        assert_eq!(lane("User", Some(&one)), lane("user", Some(&one)));
+        // Rows that one version has written are read by the next.
+        assert_eq!(lane("user", Some(&one)), 0);
+    }
+
+    #[test]
+    fn keys_spread_over_lanes() {
+        for lanes in [8, 16, 64] {
+            let mut count = vec![0; lanes];
+            for id in 0..10_000 {
+                let lane = lane("user", Some(&Key::Int(id))) % lanes as u64;
+                count[usize::try_from(lane).unwrap()] += 1;
+            }
+            let even = 10_000 / lanes;
+            assert!(count.iter().all(|count| (even * 3 / 4..=even * 5 / 4).contains(count)), "{count:?}");
+        }
+    }
+
+    #[test]
+    fn a_stream_has_a_name_that_needs_no_escape() {
+        let long = "a".repeat(Number::MAX_STREAM + 1);
+        for bad in ["", "a b", "a\"b", "ä", &long] {
+            assert_eq!(Number::new(bad.into(), 1), None, "{bad}");
+        }
+        let number = Number::new("9f3a/3.7:120".into(), 121).unwrap();
+        assert_eq!((number.stream(), number.sequence()), ("9f3a/3.7:120", 121));
+    }
+}

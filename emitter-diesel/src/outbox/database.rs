@@ -1,0 +1,134 @@
+//! Connections that an outbox can work with.
+
+use diesel::RunQueryDsl;
+use diesel::connection::SimpleConnection;
+use diesel::prelude::QueryableByName;
+use diesel::result::QueryResult;
+use diesel::sql_query;
+use diesel::sql_types::{BigInt, Integer, Nullable, SmallInt, Text};
+
+use super::dialect::Dialect;
+
+/// A connection that an outbox has for itself: Diesel's to PostgreSQL, SQLite, MySQL or MariaDB.
+pub trait Database {
+    /// Its SQL.
+    fn dialect(&self) -> Dialect;
+
+    /// Runs statements without parameters.
+    ///
+    /// # Errors
+    /// The database's.
+    fn run(&mut self, sql: &str) -> QueryResult<()>;
+
+    /// Runs one statement, and returns how many rows it changed.
+    ///
+    /// # Errors
+    /// The database's.
+    fn change(&mut self, sql: String) -> QueryResult<usize>;
+
+    /// Reads queued rows.
+    ///
+    /// # Errors
+    /// The database's.
+    fn queued(&mut self, sql: String) -> QueryResult<Vec<Queued>>;
+
+    /// Reads lanes.
+    ///
+    /// # Errors
+    /// The database's.
+    fn lanes(&mut self, sql: String) -> QueryResult<Vec<Lane>>;
+
+    /// Reads a pair of a text and a number.
+    ///
+    /// # Errors
+    /// The database's.
+    fn pairs(&mut self, sql: String) -> QueryResult<Vec<Pair>>;
+}
+
+/// A row that is to be published.
+#[derive(Debug, Clone, PartialEq, Eq, QueryableByName)]
+pub struct Queued {
+    #[diesel(sql_type = BigInt)]
+    pub(crate) id: i64,
+    #[diesel(sql_type = Integer)]
+    pub(crate) lane: i32,
+    #[diesel(sql_type = Text)]
+    pub(crate) event_id: String,
+    #[diesel(sql_type = Text)]
+    pub(crate) model: String,
+    #[diesel(sql_type = Nullable<Text>)]
+    pub(crate) record_id: Option<String>,
+    #[diesel(sql_type = SmallInt)]
+    pub(crate) by_model: i16,
+    #[diesel(sql_type = Text)]
+    pub(crate) topic: String,
+    #[diesel(sql_type = SmallInt)]
+    pub(crate) qos: i16,
+    #[diesel(sql_type = Text)]
+    pub(crate) payload: String,
+    #[diesel(sql_type = Nullable<Text>)]
+    pub(crate) properties: Option<String>,
+    #[diesel(sql_type = Integer)]
+    pub(crate) retries: i32,
+    #[diesel(sql_type = Nullable<BigInt>)]
+    pub(crate) sequence: Option<i64>,
+    #[diesel(sql_type = Nullable<Text>)]
+    pub(crate) stream: Option<String>,
+    #[diesel(sql_type = Integer)]
+    pub(crate) handled_here: i32,
+}
+
+/// A lane that a relay owns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, QueryableByName)]
+pub struct Lane {
+    #[diesel(sql_type = Integer)]
+    pub(crate) lane: i32,
+    #[diesel(sql_type = BigInt)]
+    pub(crate) epoch: i64,
+}
+
+/// A text and a number.
+#[derive(Debug, Clone, PartialEq, Eq, QueryableByName)]
+pub struct Pair {
+    #[diesel(sql_type = Text)]
+    pub(crate) text: String,
+    #[diesel(sql_type = BigInt)]
+    pub(crate) number: i64,
+}
+
+macro_rules! databases {
+    ($($feature:literal $connection:path: $dialect:ident;)*) => { $(
+        #[cfg(feature = $feature)]
+        impl Database for $connection {
+            fn dialect(&self) -> Dialect {
+                Dialect::$dialect
+            }
+
+            fn run(&mut self, sql: &str) -> QueryResult<()> {
+                self.batch_execute(sql)
+            }
+
+            fn change(&mut self, sql: String) -> QueryResult<usize> {
+                sql_query(sql).execute(self)
+            }
+
+            fn queued(&mut self, sql: String) -> QueryResult<Vec<Queued>> {
+                sql_query(sql).load(self)
+            }
+
+            fn lanes(&mut self, sql: String) -> QueryResult<Vec<Lane>> {
+                sql_query(sql).load(self)
+            }
+
+            fn pairs(&mut self, sql: String) -> QueryResult<Vec<Pair>> {
+                sql_query(sql).load(self)
+            }
+        }
+    )* };
+}
+
+databases! {
+    "postgres" diesel::PgConnection: Postgres;
+    "sqlite" diesel::SqliteConnection: Sqlite;
+    "mysql" diesel::MysqlConnection: MySql;
+}

@@ -1,0 +1,240 @@
+//! The tables, version by version.
+
+use diesel::result::QueryResult;
+
+use super::Names;
+use super::database::Database;
+use super::dialect::Dialect;
+use super::store::Store;
+
+/// One step from a version of the tables to the next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Migration {
+    /// The version that it leads to, from 1.
+    pub version: u32,
+    /// Its statements, each without a semicolon at the end.
+    pub statements: Vec<String>,
+}
+
+impl Migration {
+    /// Its statements as one text, for a tool of your own.
+    #[must_use]
+    pub fn sql(&self) -> String {
+        self.statements.iter().map(|statement| format!("{statement};\n")).collect()
+    }
+}
+
+/// The version that this program works with.
+pub const VERSION: u32 = 1;
+
+/// How many lanes an outbox has that was not told otherwise.
+pub const LANES: u32 = 16;
+
+/// All steps, in order.
+pub(crate) fn migrations(dialect: Dialect, names: &Names, lanes: u32) -> Vec<Migration> {
+    vec![Migration { version: 1, statements: first(dialect, names, lanes) }]
+}
+
+/// What the tables say of themselves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Found {
+    pub(crate) version: u32,
+    pub(crate) lanes: u32,
+    pub(crate) outbox_id: String,
+}
+
+/// Looks at the tables.
+pub(crate) fn found(database: &mut dyn Database, store: &Store) -> QueryResult<Found> {
+    let schema = store.names.table("schema");
+    let number = |pairs: Vec<super::database::Pair>| {
+        pairs
+            .into_iter()
+            .next()
+            .map_or((String::new(), 0), |pair| (pair.text, u32::try_from(pair.number).unwrap_or(0)))
+    };
+    let first = format!(
+        "SELECT outbox_id AS text, CAST(lanes AS {}) AS number FROM {schema} WHERE version = 1",
+        bigint(store.dialect)
+    );
+    let (outbox_id, lanes) = number(database.pairs(first)?);
+    let last = format!(
+        "SELECT 'version' AS text, CAST(MAX(version) AS {}) AS number FROM {schema}",
+        bigint(store.dialect)
+    );
+    let (_, version) = number(database.pairs(last)?);
+    Ok(Found { version, lanes, outbox_id })
+}
+
+const fn bigint(dialect: Dialect) -> &'static str {
+    match dialect {
+        Dialect::Postgres | Dialect::Sqlite => "BIGINT",
+        Dialect::MySql => "SIGNED",
+    }
+}
+
+/// Makes the tables, or brings them up to date. Several programs may do it at once.
+pub(crate) fn migrate(database: &mut dyn Database, store: &Store, lanes: u32) -> QueryResult<()> {
+    let Store { dialect, names } = store;
+    // What is asked in vain would end PostgreSQL's transaction.
+    let is_there = |database: &mut dyn Database| found(database, store).map_or(0, |found| found.version);
+    if is_there(database) >= VERSION {
+        return Ok(());
+    }
+    let (begin, end) = match dialect {
+        // A number of our own.
+        Dialect::Postgres => ("BEGIN; SELECT pg_advisory_xact_lock(7246811902553)", "COMMIT"),
+        Dialect::Sqlite => ("BEGIN IMMEDIATE", "COMMIT"),
+        // It commits each of these by itself.
+        Dialect::MySql => ("DO GET_LOCK('emitter_migration', 60)", "DO RELEASE_LOCK('emitter_migration')"),
+    };
+    database.run(begin)?;
+    let steps = (|| {
+        if *dialect == Dialect::Postgres {
+            database.run("SAVEPOINT emitter_found")?;
+        }
+        let version = is_there(database);
+        if *dialect == Dialect::Postgres {
+            database.run("ROLLBACK TO SAVEPOINT emitter_found")?;
+        }
+        let steps = migrations(*dialect, names, lanes);
+        for statement in
+            steps.into_iter().filter(|step| step.version > version).flat_map(|step| step.statements)
+        {
+            database.run(&statement)?;
+        }
+        Ok(())
+    })();
+    match steps {
+        Ok(()) => database.run(end),
+        Err(error) => {
+            // The first error says more than that of the clean-up.
+            let _ = database.run(if *dialect == Dialect::MySql { end } else { "ROLLBACK" });
+            Err(error)
+        }
+    }
+}
+
+/// What the databases call types.
+struct Types {
+    serial: &'static str,
+    uuid: &'static str,
+    /// A short text that can be a key.
+    name: &'static str,
+    text: &'static str,
+    json: &'static str,
+    time: &'static str,
+    /// What follows a table's columns.
+    options: &'static str,
+    /// The part of a long text that is in an index.
+    prefix: &'static str,
+}
+
+fn types(dialect: Dialect) -> Types {
+    match dialect {
+        Dialect::Postgres => Types {
+            serial: "BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
+            uuid: "UUID",
+            name: "TEXT",
+            text: "TEXT",
+            // As text: it is kept as it was written, and may hold an escaped NUL.
+            json: "JSON",
+            time: "TIMESTAMPTZ",
+            options: "",
+            prefix: "",
+        },
+        Dialect::Sqlite => Types {
+            serial: "INTEGER PRIMARY KEY AUTOINCREMENT",
+            uuid: "TEXT",
+            name: "TEXT",
+            text: "TEXT",
+            json: "TEXT",
+            time: "TEXT",
+            options: "",
+            prefix: "",
+        },
+        Dialect::MySql => Types {
+            serial: "BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY",
+            uuid: "CHAR(36)",
+            name: "VARCHAR(191)",
+            text: "LONGTEXT",
+            json: "LONGTEXT",
+            time: "DATETIME(3)",
+            // Names and keys are told apart by their letters' case.
+            options: " ENGINE = InnoDB CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
+            prefix: "(191)",
+        },
+    }
+}
+
+fn first(dialect: Dialect, names: &Names, lanes: u32) -> Vec<String> {
+    let Types { serial, uuid, name, text, json, time, options, prefix } = types(dialect);
+    let (outbox, history) = (names.table("outbox"), names.table("history"));
+    let (lane_table, streams) = (names.table("lanes"), names.table("streams"));
+    let (relays, schema) = (names.table("relays"), names.table("schema"));
+    let columns = format!(
+        "event_id {uuid} NOT NULL, \
+         action {name} NOT NULL, \
+         model {name} NOT NULL, \
+         record_id {text}, \
+         payload {json} NOT NULL, \
+         status {name} NOT NULL DEFAULT 'PENDING', \
+         retries INTEGER NOT NULL DEFAULT 0, \
+         last_error {text}, \
+         created_at {time} NOT NULL, \
+         processed_at {time}, \
+         operation {name} NOT NULL, \
+         topic {text} NOT NULL, \
+         qos SMALLINT NOT NULL, \
+         properties {text}, \
+         lane INTEGER NOT NULL, \
+         by_model SMALLINT NOT NULL, \
+         sequence BIGINT, \
+         stream {text}, \
+         trace_id {uuid} NOT NULL, \
+         idempotency_key {text}"
+    );
+    let mut statements = vec![
+        format!(
+            "CREATE TABLE {outbox} (id {serial}, {columns}, handler {name}, next_attempt BIGINT NOT NULL DEFAULT 0){options}"
+        ),
+        format!("CREATE INDEX {} ON {outbox} (status, lane, id)", names.index("outbox_lane")),
+        format!("CREATE INDEX {} ON {outbox} (status, created_at)", names.index("outbox_created")),
+        format!("CREATE INDEX {} ON {outbox} (model, record_id{prefix})", names.index("outbox_record")),
+        format!("CREATE TABLE {history} (id BIGINT NOT NULL PRIMARY KEY, {columns}){options}"),
+        format!("CREATE INDEX {} ON {history} (model, lane, sequence)", names.index("history_sequence")),
+        format!("CREATE INDEX {} ON {history} (processed_at)", names.index("history_processed")),
+        format!(
+            "CREATE TABLE {lane_table} (lane INTEGER NOT NULL PRIMARY KEY, owner {name}, node {name}, \
+             epoch BIGINT NOT NULL DEFAULT 0, until BIGINT NOT NULL DEFAULT 0){options}"
+        ),
+        format!(
+            "CREATE TABLE {streams} (lane INTEGER NOT NULL, model {name} NOT NULL, sequence BIGINT NOT NULL, \
+             PRIMARY KEY (lane, model)){options}"
+        ),
+        format!(
+            "CREATE TABLE {relays} (relay {name} NOT NULL PRIMARY KEY, node {name} NOT NULL, until BIGINT NOT NULL){options}"
+        ),
+        format!(
+            "CREATE TABLE {schema} (version INTEGER NOT NULL PRIMARY KEY, outbox_id {name} NOT NULL, \
+             lanes INTEGER NOT NULL, applied_at {time} NOT NULL){options}"
+        ),
+    ];
+    if dialect == Dialect::Postgres {
+        // Rows come and go: what is gone is cleared away early.
+        statements.push(format!(
+            "ALTER TABLE {outbox} SET (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000)"
+        ));
+    }
+    let every: Vec<String> = (0..lanes).map(|lane| format!("({lane})")).collect();
+    statements.push(format!("INSERT INTO {lane_table} (lane) VALUES {}", every.join(", ")));
+    let random = match dialect {
+        Dialect::Postgres => "substr(md5(random()::text || clock_timestamp()::text), 1, 16)",
+        Dialect::Sqlite => "lower(hex(randomblob(8)))",
+        Dialect::MySql => "substr(md5(concat(uuid(), rand())), 1, 16)",
+    };
+    statements.push(format!(
+        "INSERT INTO {schema} (version, outbox_id, lanes, applied_at) VALUES (1, {random}, {lanes}, {})",
+        dialect.timestamp()
+    ));
+    statements
+}

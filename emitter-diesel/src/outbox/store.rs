@@ -1,0 +1,433 @@
+//! What is asked of the tables, as SQL.
+
+use std::fmt::Write;
+
+use emitter_core::Operation;
+use emitter_core::emit::QoS;
+use emitter_core::record::Record;
+use emitter_core::transport::Properties;
+
+use super::Names;
+use super::dialect::{Dialect, list};
+
+/// How the statements of one outbox are written.
+#[derive(Debug, Clone)]
+pub(crate) struct Store {
+    pub(crate) dialect: Dialect,
+    pub(crate) names: Names,
+}
+
+/// What is read of a lane.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Reading {
+    pub(crate) lane: i32,
+    /// Rows with higher numbers alone.
+    pub(crate) after: i64,
+    /// Those that are on their way.
+    pub(crate) except: Vec<i64>,
+    /// No more than so many.
+    pub(crate) most: usize,
+}
+
+/// A published row and its number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Settled {
+    pub(crate) id: i64,
+    pub(crate) lane: i32,
+    pub(crate) epoch: i64,
+    pub(crate) model: String,
+    pub(crate) stream: String,
+    pub(crate) sequence: i64,
+    /// Listeners of the node that wrote may not be done with it.
+    pub(crate) handled_here: bool,
+}
+
+/// A row that was not published, and is to be tried again, or not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Unsettled {
+    pub(crate) at: Settled,
+    pub(crate) error: String,
+    /// In so many milliseconds; `None` when it was given up.
+    pub(crate) again: Option<i64>,
+}
+
+impl Store {
+    /// One INSERT for all that a transaction emitted.
+    pub(crate) fn insert<'r>(
+        &self,
+        records: impl IntoIterator<Item = &'r Record>,
+        lanes: u32,
+        handler: &str,
+    ) -> String {
+        let mut sql = format!(
+            "INSERT INTO {} (event_id, action, model, record_id, payload, status, created_at, operation, topic, qos, \
+             properties, lane, by_model, trace_id, idempotency_key, handler) VALUES ",
+            self.names.table("outbox")
+        );
+        for (place, record) in records.into_iter().enumerate() {
+            sql.push_str(if place == 0 { "(" } else { ", (" });
+            self.values(&mut sql, record, lanes, handler);
+            sql.push(')');
+        }
+        sql
+    }
+
+    fn values(&self, sql: &mut String, record: &Record, lanes: u32, handler: &str) {
+        let dialect = self.dialect;
+        let parcel = &record.parcel;
+        let status = if record.scope.remote { PENDING } else { PROCESSING };
+        // Writing to a `String` cannot fail. Ids and words of ours need no escape.
+        let _ = write!(sql, "'{}', '{}', ", parcel.id, action(record));
+        dialect.text(sql, record.model);
+        sql.push_str(", ");
+        dialect.optional(sql, record.key.as_deref());
+        sql.push_str(", ");
+        dialect.text(sql, &String::from_utf8_lossy(&parcel.payload));
+        let _ = write!(sql, ", '{status}', {}, '{}', ", dialect.timestamp(), record.operation);
+        dialect.text(sql, &parcel.topic);
+        let _ = write!(sql, ", {}, ", qos_number(parcel.qos));
+        // Most have the usual ones, which need not be kept.
+        let usual = parcel.properties == usual_properties(&parcel.id.to_string());
+        let properties = (!usual).then(|| parcel.properties.to_json());
+        dialect.optional(sql, properties.as_deref());
+        let lane = record.lane % u64::from(lanes.max(1));
+        let _ = write!(sql, ", {lane}, {}, '{}', ", u8::from(record.by_model), record.trace_id);
+        dialect.optional(sql, record.idempotency_key.as_deref());
+        sql.push_str(", ");
+        dialect.optional(sql, record.scope.local.then_some(handler));
+    }
+
+    /// The next rows of these lanes that are due.
+    ///
+    /// Each lane is read by itself, in the order of an index: to sort a long queue for each batch would take
+    /// longer the longer it is. A row is not due while one that comes before it waits for its next attempt.
+    pub(crate) fn due(&self, relay: &str, lanes: &[Reading]) -> String {
+        let Self { dialect, names } = self;
+        let (outbox, lane_table, now) = (names.table("outbox"), names.table("lanes"), dialect.now());
+        let text = |column| match dialect {
+            Dialect::Postgres => format!("CAST(o.{column} AS TEXT) AS {column}"),
+            Dialect::Sqlite | Dialect::MySql => format!("o.{column}"),
+        };
+        let columns = format!(
+            "o.id, o.lane, {}, o.model, o.record_id, o.by_model, o.topic, o.qos, {}, o.properties, o.retries, o.sequence, \
+             o.stream, CASE WHEN o.handler IS NULL THEN 0 ELSE 1 END AS handled_here",
+            text("event_id"),
+            text("payload"),
+        );
+        let lanes = lanes.iter().map(|Reading { lane, after, except, most }| {
+            let part = |status: &str, also: &str| {
+                format!(
+                    "SELECT * FROM (SELECT {columns} FROM {outbox} o WHERE o.status = '{status}' AND o.lane = {lane} \
+                     AND o.id > {after} AND o.id NOT IN ({except}){also} \
+                     AND EXISTS (SELECT 1 FROM {lane_table} l WHERE l.lane = {lane} AND l.owner = '{relay}') \
+                     AND NOT EXISTS (SELECT 1 FROM {outbox} e WHERE e.status = '{WAITING}' AND e.lane = {lane} AND e.id < o.id \
+                     AND e.model = o.model AND (o.by_model = 1 OR e.record_id = o.record_id)) \
+                     ORDER BY o.id LIMIT {most}) AS {status}_{lane}",
+                    except = list(except.iter().copied()),
+                )
+            };
+            let again = part(WAITING, &format!(" AND o.next_attempt <= {now}"));
+            // What waits is looked for where everything is.
+            if *after > 0 { part(PENDING, "") } else { format!("{} UNION ALL {again}", part(PENDING, "")) }
+        });
+        lanes.collect::<Vec<_>>().join(" UNION ALL ")
+    }
+
+    /// The lanes that a relay owns.
+    pub(crate) fn owned(&self, relay: &str) -> String {
+        let lanes = self.names.table("lanes");
+        format!("SELECT lane, epoch FROM {lanes} WHERE owner = '{relay}' AND until > {}", self.dialect.now())
+    }
+
+    /// The lanes that nobody owns.
+    pub(crate) fn free(&self) -> String {
+        let (lanes, now) = (self.names.table("lanes"), self.dialect.now());
+        format!("SELECT lane, epoch FROM {lanes} WHERE owner IS NULL OR until <= {now} ORDER BY lane")
+    }
+
+    /// Takes a lane, if nobody owns it.
+    pub(crate) fn take(&self, lane: i32, relay: &str, node: &str, lease: i64) -> String {
+        let (lanes, now) = (self.names.table("lanes"), self.dialect.now());
+        format!(
+            "UPDATE {lanes} SET owner = '{relay}', node = '{node}', epoch = epoch + 1, until = {now} + {lease} \
+             WHERE lane = {lane} AND (owner IS NULL OR until <= {now})"
+        )
+    }
+
+    /// Says that a relay is there, and keeps its lanes.
+    pub(crate) fn beat(&self, relay: &str, node: &str, lease: i64) -> String {
+        let Self { dialect, names } = self;
+        let (relays, lanes, now) = (names.table("relays"), names.table("lanes"), dialect.now());
+        let here = match dialect {
+            Dialect::Postgres | Dialect::Sqlite => format!(
+                "INSERT INTO {relays} (relay, node, until) VALUES ('{relay}', '{node}', {now} + {lease}) \
+                 ON CONFLICT (relay) DO UPDATE SET until = excluded.until"
+            ),
+            Dialect::MySql => format!(
+                "INSERT INTO {relays} (relay, node, until) VALUES ('{relay}', '{node}', {now} + {lease}) \
+                 ON DUPLICATE KEY UPDATE until = VALUES(until)"
+            ),
+        };
+        dialect.atomic(&[
+            here,
+            format!("DELETE FROM {relays} WHERE until <= {now} - 10 * {lease}"),
+            format!("UPDATE {lanes} SET until = {now} + {lease} WHERE owner = '{relay}'"),
+        ])
+    }
+
+    /// How many relays are there.
+    pub(crate) fn relays(&self) -> String {
+        let (relays, now) = (self.names.table("relays"), self.dialect.now());
+        format!("SELECT 'relays' AS text, COUNT(*) AS number FROM {relays} WHERE until > {now}")
+    }
+
+    /// Gives lanes back.
+    pub(crate) fn release(&self, relay: &str, which: impl IntoIterator<Item = i64>) -> String {
+        let lanes = self.names.table("lanes");
+        format!(
+            "UPDATE {lanes} SET owner = NULL, node = NULL, until = 0 WHERE owner = '{relay}' AND lane IN ({})",
+            list(which)
+        )
+    }
+
+    /// A relay is there no more.
+    pub(crate) fn leave(&self, relay: &str) -> String {
+        let Self { dialect, names } = self;
+        let (relays, lanes) = (names.table("relays"), names.table("lanes"));
+        dialect.atomic(&[
+            format!("UPDATE {lanes} SET owner = NULL, node = NULL, until = 0 WHERE owner = '{relay}'"),
+            format!("DELETE FROM {relays} WHERE relay = '{relay}'"),
+        ])
+    }
+
+    /// The last number of each model in these lanes, as `lane/model`.
+    pub(crate) fn numbers(&self, lanes: impl IntoIterator<Item = i64>) -> String {
+        let streams = self.names.table("streams");
+        let text = match self.dialect {
+            Dialect::Postgres | Dialect::Sqlite => "lane || '/' || model",
+            Dialect::MySql => "CONCAT(lane, '/', model)",
+        };
+        format!("SELECT {text} AS text, sequence AS number FROM {streams} WHERE lane IN ({})", list(lanes))
+    }
+
+    /// Moves published rows to the history, those alone whose lanes the relay still owns.
+    pub(crate) fn settle(&self, relay: &str, rows: &[Settled]) -> String {
+        let Self { dialect, names } = self;
+        let (outbox, history) = (names.table("outbox"), names.table("history"));
+        let mut statements = self.fence(relay, &mut rows.iter());
+        statements.push(self.number(relay, rows.iter(), "status = status"));
+        let ids = list(rows.iter().map(|row| row.id));
+        let mine = self.mine(relay, rows.iter());
+        let columns = "id, event_id, action, model, record_id, payload, retries, last_error, created_at, operation, topic, qos, \
+                       properties, lane, by_model, sequence, stream, trace_id, idempotency_key";
+        let done = format!("{outbox}.id IN ({ids}) AND {outbox}.handler IS NULL AND {mine}");
+        if *dialect == Dialect::Postgres {
+            // The numbers come with it: the rows are not written a second time.
+            statements.pop();
+            let numbers = self.numbered(rows.iter());
+            let numbered = columns.replace("sequence, stream", "n_sequence, n_stream");
+            statements.push(format!(
+                "WITH n (n_id, n_sequence, n_stream) AS (VALUES {numbers}), \
+                 gone AS (DELETE FROM {outbox} USING n WHERE {outbox}.id = n_id AND {done} RETURNING {outbox}.*, n_sequence, n_stream) \
+                 INSERT INTO {history} ({columns}, status, processed_at) \
+                 SELECT {numbered}, '{COMPLETED}', clock_timestamp() FROM gone"
+            ));
+            // Listeners of the node that wrote are not done with these.
+            if rows.iter().any(|row| row.handled_here) {
+                statements.push(format!(
+                    "WITH n (n_id, n_sequence, n_stream) AS (VALUES {numbers}) \
+                     UPDATE {outbox} SET status = '{PROCESSING}', sequence = n_sequence, stream = n_stream FROM n \
+                     WHERE {outbox}.id = n_id AND {outbox}.status IN ('{PENDING}', '{WAITING}') AND {mine}"
+                ));
+            }
+        } else {
+            statements.push(format!(
+                "INSERT INTO {history} ({columns}, status, processed_at) \
+                 SELECT {columns}, '{COMPLETED}', {} FROM {outbox} WHERE {done}",
+                dialect.timestamp()
+            ));
+            statements.push(format!("DELETE FROM {outbox} WHERE {done}"));
+            statements.push(format!(
+                "UPDATE {outbox} SET status = '{PROCESSING}' WHERE id IN ({ids}) AND status IN ('{PENDING}', '{WAITING}') AND {mine}"
+            ));
+        }
+        statements.extend(self.count(relay, rows.iter()));
+        dialect.atomic(&statements)
+    }
+
+    /// Notes what was not published, and when it is tried again.
+    pub(crate) fn fail(&self, relay: &str, row: &Unsettled) -> String {
+        let Self { dialect, names } = self;
+        let outbox = names.table("outbox");
+        let Unsettled { at, error, again } = row;
+        let Settled { id, sequence, stream, .. } = at;
+        let one = || std::iter::once(at);
+        let mine = self.mine(relay, one());
+        let (error, stream) = (dialect.quoted(error), dialect.quoted(stream));
+        let next = match again {
+            Some(delay) => format!("status = '{WAITING}', next_attempt = {} + {delay}", dialect.now()),
+            None => format!("status = '{FAILED}', processed_at = {}", dialect.timestamp()),
+        };
+        let mut statements = self.fence(relay, &mut one());
+        statements.push(format!(
+            "UPDATE {outbox} SET retries = retries + 1, last_error = {error}, sequence = {sequence}, stream = {stream}, \
+             {next} WHERE id = {id} AND {mine}"
+        ));
+        statements.extend(self.count(relay, one()));
+        dialect.atomic(&statements)
+    }
+
+    /// Holds the lanes of these rows while the transaction lasts, so that nobody takes them meanwhile.
+    fn fence<'r>(&self, relay: &str, rows: &mut dyn Iterator<Item = &'r Settled>) -> Vec<String> {
+        let lanes = self.names.table("lanes");
+        let of = |rows: &mut dyn Iterator<Item = &'r Settled>| {
+            list(rows.map(|row| i64::from(row.lane)).collect::<std::collections::BTreeSet<_>>())
+        };
+        match self.dialect {
+            // Its transactions that write come one after the other.
+            Dialect::Sqlite => Vec::new(),
+            Dialect::Postgres => {
+                vec![format!(
+                    "SELECT 1 FROM {lanes} WHERE owner = '{relay}' AND lane IN ({}) FOR SHARE",
+                    of(rows)
+                )]
+            }
+            Dialect::MySql => {
+                vec![format!(
+                    "UPDATE {lanes} SET node = node WHERE owner = '{relay}' AND lane IN ({})",
+                    of(rows)
+                )]
+            }
+        }
+    }
+
+    /// That the relay still owns the lane as it did when it read the row.
+    fn mine<'r>(&self, relay: &str, rows: impl Iterator<Item = &'r Settled>) -> String {
+        let (outbox, lanes) = (self.names.table("outbox"), self.names.table("lanes"));
+        let mut owned: Vec<(i32, i64)> = rows.map(|row| (row.lane, row.epoch)).collect();
+        owned.sort_unstable();
+        owned.dedup();
+        let owned: Vec<String> =
+            owned.iter().map(|(lane, epoch)| format!("(l.lane = {lane} AND l.epoch = {epoch})")).collect();
+        let owned = if owned.is_empty() { "1 = 0".to_owned() } else { owned.join(" OR ") };
+        format!(
+            "EXISTS (SELECT 1 FROM {lanes} l WHERE l.lane = {outbox}.lane AND l.owner = '{relay}' AND ({owned}))"
+        )
+    }
+
+    fn numbered<'r>(&self, rows: impl Iterator<Item = &'r Settled>) -> String {
+        let all: Vec<String> = rows
+            .map(|row| format!("({}, {}, {})", row.id, row.sequence, self.dialect.quoted(&row.stream)))
+            .collect();
+        all.join(", ")
+    }
+
+    /// Gives rows their numbers.
+    fn number<'r>(&self, relay: &str, rows: impl Iterator<Item = &'r Settled> + Clone, also: &str) -> String {
+        let outbox = self.names.table("outbox");
+        let (mut sequences, mut streams) = (String::new(), String::new());
+        for row in rows.clone() {
+            // Writing to a `String` cannot fail.
+            let _ = write!(sequences, " WHEN {} THEN {}", row.id, row.sequence);
+            let _ = write!(streams, " WHEN {} THEN {}", row.id, self.dialect.quoted(&row.stream));
+        }
+        format!(
+            "UPDATE {outbox} SET sequence = CASE id{sequences} END, stream = CASE id{streams} END, {also} \
+             WHERE id IN ({}) AND {}",
+            list(rows.clone().map(|row| row.id)),
+            self.mine(relay, rows),
+        )
+    }
+
+    /// Notes the last number of each stream.
+    fn count<'r>(&self, relay: &str, rows: impl Iterator<Item = &'r Settled>) -> Vec<String> {
+        let Self { dialect, names } = self;
+        let (streams, lanes) = (names.table("streams"), names.table("lanes"));
+        let mut last = std::collections::BTreeMap::<(i32, i64, &str), i64>::new();
+        for row in rows {
+            let number = last.entry((row.lane, row.epoch, &row.model)).or_default();
+            *number = row.sequence.max(*number);
+        }
+        let counts = last.into_iter().map(|((lane, epoch, model), sequence)| {
+            let row = format!(
+                "INSERT INTO {streams} (lane, model, sequence) SELECT {lane}, {}, {sequence} FROM {lanes} \
+                 WHERE lane = {lane} AND owner = '{relay}' AND epoch = {epoch}",
+                dialect.quoted(model)
+            );
+            match dialect {
+                Dialect::Postgres => format!(
+                    "{row} ON CONFLICT (lane, model) DO UPDATE SET sequence = greatest({streams}.sequence, excluded.sequence)"
+                ),
+                Dialect::Sqlite => format!(
+                    "{row} ON CONFLICT (lane, model) DO UPDATE SET sequence = max(sequence, excluded.sequence)"
+                ),
+                Dialect::MySql => format!(
+                    "{row} ON DUPLICATE KEY UPDATE sequence = greatest({streams}.sequence, {sequence})"
+                ),
+            }
+        });
+        counts.collect()
+    }
+
+    /// Listeners of the node that wrote are done with these rows.
+    pub(crate) fn handled(&self, ids: &[String]) -> String {
+        let Self { dialect, names } = self;
+        let (outbox, history) = (names.table("outbox"), names.table("history"));
+        let ids: Vec<String> = ids.iter().map(|id| format!("'{id}'")).collect();
+        let ids = ids.join(", ");
+        let columns = "id, event_id, action, model, record_id, payload, retries, last_error, created_at, operation, topic, qos, \
+                       properties, lane, by_model, sequence, stream, trace_id, idempotency_key";
+        let done = format!("event_id IN ({ids}) AND handler IS NULL AND status = '{PROCESSING}'");
+        dialect.atomic(&[
+            format!("UPDATE {outbox} SET handler = NULL WHERE event_id IN ({ids})"),
+            format!(
+                "INSERT INTO {history} ({columns}, status, processed_at) SELECT {columns}, '{COMPLETED}', {} FROM {outbox} WHERE {done}",
+                dialect.timestamp()
+            ),
+            format!("DELETE FROM {outbox} WHERE {done}"),
+        ])
+    }
+}
+
+/// To be published.
+pub(crate) const PENDING: &str = "PENDING";
+/// Was refused, and waits for its next attempt; what comes after it waits with it.
+pub(crate) const WAITING: &str = "WAITING";
+/// Published, or not to be: listeners of the node that wrote work on it.
+pub(crate) const PROCESSING: &str = "PROCESSING";
+/// Nothing is left to be done.
+pub(crate) const COMPLETED: &str = "COMPLETED";
+/// Given up.
+pub(crate) const FAILED: &str = "FAILED";
+
+/// What a sync queue calls it.
+fn action(record: &Record) -> &'static str {
+    match record.operation {
+        Operation::Create | Operation::CreateMany => "CREATE",
+        Operation::Delete | Operation::DeleteMany => "DELETE",
+        Operation::Upsert if record.inserted == Some(true) => "CREATE",
+        Operation::Update | Operation::UpdateMany | Operation::Upsert => "UPDATE",
+    }
+}
+
+/// What travels beside an event that has no trace, in the specification's form.
+pub(crate) fn usual_properties(event: &str) -> Properties {
+    Properties::of_type("application/json").with("eventId", event)
+}
+
+const fn qos_number(qos: QoS) -> u8 {
+    match qos {
+        QoS::AtMostOnce => 0,
+        QoS::AtLeastOnce => 1,
+        QoS::ExactlyOnce => 2,
+    }
+}
+
+pub(crate) const fn qos(number: i16) -> Option<QoS> {
+    match number {
+        0 => Some(QoS::AtMostOnce),
+        1 => Some(QoS::AtLeastOnce),
+        2 => Some(QoS::ExactlyOnce),
+        _ => None,
+    }
+}

@@ -1,0 +1,74 @@
+//! The events of a transaction on their way into the outbox.
+
+use std::sync::Arc;
+
+use diesel::result::{Error, QueryResult};
+use emitter_core::transport::Ack;
+use emitter_core::{Emission, Emitter};
+
+use super::dialect::Dialect;
+use super::{Attached, Opened};
+
+/// What a transaction emitted, and what is to be written down of it before it commits.
+pub(crate) struct Written {
+    events: Vec<Emission>,
+    sql: Option<String>,
+    attached: Arc<Attached>,
+}
+
+impl Written {
+    /// # Errors
+    /// Where there is no outbox in this database, or an event cannot be encoded.
+    pub(crate) fn new(
+        emitter: &Emitter,
+        dialect: Option<Dialect>,
+        mut events: Vec<Emission>,
+    ) -> QueryResult<Self> {
+        let attached = emitter.state::<Arc<Attached>>().ok_or_else(|| wrong(NO_OUTBOX))?;
+        let Opened { store, lanes, .. } = attached.opened().ok_or_else(|| wrong(NOT_OPEN))?;
+        if dialect != Some(store.dialect) {
+            return Err(wrong(OTHER_DATABASE));
+        }
+        events.retain(|event| !event.is_durable() || emitter.admits(event));
+        let records = events.iter().filter(|event| event.is_durable()).map(|event| {
+            let record = emitter.record(event);
+            record.map_err(|error| wrong(format!("an event cannot be written into the outbox: {error}")))
+        });
+        let records = records.collect::<QueryResult<Vec<_>>>()?;
+        let origin = emitter.origin();
+        let handler = format!("{}.{}", origin.service, origin.node);
+        let sql = (!records.is_empty()).then(|| store.insert(&records, *lanes, &handler));
+        Ok(Self { sql, events, attached: Arc::clone(&attached) })
+    }
+
+    /// What goes before the COMMIT.
+    pub(crate) fn sql(&self) -> Option<&str> {
+        self.sql.as_deref()
+    }
+
+    /// The transaction is committed.
+    pub(crate) fn emit(self, emitter: &Emitter) {
+        for event in self.events {
+            if event.is_durable() {
+                let (mailbox, id) = (Arc::clone(self.attached.mailbox()), event.id());
+                emitter.emit_recorded(event, Ack::new(move || mailbox.handled(id)));
+            } else {
+                emitter.emit([event]);
+            }
+        }
+        self.attached.mailbox().wake();
+    }
+}
+
+fn wrong(problem: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+    Error::QueryBuilderError(problem.into())
+}
+
+const NO_OUTBOX: &str = "an event is to be durable, and its emitter has no outbox: give it one with \
+                         `Emitter::builder().outbox(Outbox::new(…))`";
+
+const NOT_OPEN: &str = "an event is to be durable, and the outbox of its emitter has not begun: write after \
+                        `start().await` has returned";
+
+const OTHER_DATABASE: &str = "an event is to be durable, and the outbox of its emitter is in a database of another kind \
+                              than this connection's: an event can be written down only in its transaction";

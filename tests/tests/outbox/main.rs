@@ -1,0 +1,128 @@
+//! Events in the outbox of a database: written with their rows, relayed in order, and not lost.
+//!
+//! The suite is written once and compiled for each database.
+
+#![allow(missing_docs, reason = "diesel's `table!` documents nothing")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use diesel::{Identifiable, Insertable, Queryable};
+use emitter_core::transport::memory::MemoryBroker;
+use emitter_core::{Builder, Emitter, Event, EventId};
+use emitter_diesel::Emits;
+use serde::{Deserialize, Serialize};
+
+#[macro_use]
+mod suite;
+mod databases;
+
+diesel::table! {
+    orders {
+        id -> BigInt,
+        step -> BigInt,
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Queryable, Identifiable, Insertable, Serialize, Deserialize, Emits)]
+#[emits(create, update)]
+struct Order {
+    id: i64,
+    step: i64,
+}
+
+diesel::table! {
+    notes {
+        id -> BigInt,
+        text -> Text,
+    }
+}
+
+/// A model of which events are durable though no call says so, and of which one event may be of several rows.
+#[derive(Debug, Clone, PartialEq, Queryable, Identifiable, Insertable, Serialize, Deserialize, Emits)]
+#[emits(create, create_many, delete_many, durable)]
+struct Note {
+    id: i64,
+    text: String,
+}
+
+const TABLES: [&str; 2] = [
+    "CREATE TABLE orders (id BIGINT PRIMARY KEY, step BIGINT NOT NULL)",
+    "CREATE TABLE notes (id BIGINT PRIMARY KEY, text VARCHAR(2000) NOT NULL)",
+];
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn builder(broker: &MemoryBroker, name: &str) -> Builder {
+    Emitter::builder().service("shop").node(name).transport(broker.connect(&format!("shop.{name}")))
+}
+
+/// What another node heard, in order.
+#[derive(Debug, Clone, Default)]
+struct Ear(Arc<Mutex<Vec<Heard>>>);
+
+#[derive(Debug, Clone, PartialEq)]
+struct Heard {
+    event: EventId,
+    id: i64,
+    step: i64,
+    sequence: Option<u64>,
+}
+
+impl Ear {
+    /// A node that hears orders, and nothing else.
+    async fn start(broker: &MemoryBroker) -> (Emitter, Self) {
+        let emitter = builder(broker, "ear").start().await.unwrap();
+        let ear = Self::default();
+        let heard = ear.clone();
+        emitter.on::<OrderEvent>().allow_remote().run(move |event: Event<OrderEvent>| {
+            let row = match &*event {
+                OrderEvent::Created(body) => body.row.clone(),
+                OrderEvent::Updated(body) => body.after.clone(),
+            };
+            heard.0.lock().unwrap().push(Heard {
+                event: event.id(),
+                id: row.id,
+                step: row.step,
+                sequence: event.sequence(),
+            });
+            std::future::ready(())
+        });
+        emitter.connected(10 * SECOND).await.unwrap();
+        (emitter, ear)
+    }
+
+    fn heard(&self) -> Vec<Heard> {
+        self.0.lock().unwrap().clone()
+    }
+
+    fn len(&self) -> usize {
+        self.0.lock().unwrap().len()
+    }
+
+    /// Keys with the steps that were heard of them, at first sight.
+    fn steps(&self) -> BTreeMap<i64, Vec<i64>> {
+        let mut seen = BTreeSet::new();
+        let mut steps = BTreeMap::<_, Vec<_>>::new();
+        for heard in self.heard() {
+            if seen.insert(heard.event) {
+                steps.entry(heard.id).or_default().push(heard.step);
+            }
+        }
+        steps
+    }
+}
+
+/// How many rows of how many keys.
+fn size() -> (i64, i64) {
+    if std::env::var("EMITTER_PROOF").is_ok_and(|proof| proof == "full") {
+        (40_000, 100)
+    } else {
+        (4_000, 100)
+    }
+}
+
+suite!(sqlite: databases::Sqlite);
+suite!(postgres: emitter_tests::servers::Postgres);
+suite!(mariadb: emitter_tests::servers::MariaDb);

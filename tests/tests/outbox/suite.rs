@@ -1,0 +1,242 @@
+//! The suite, as a macro: of a database's type.
+
+macro_rules! suite {
+    ($name:ident: $server:ty) => {
+        mod $name {
+            use diesel::prelude::*;
+            use diesel::result::Error;
+            use emitter_core::StartError;
+            use emitter_core::receipt::Way;
+            use emitter_diesel::outbox::{Outbox, RelayConfig, WithOutbox};
+            use emitter_diesel::{Bind, Bound, Emit, Receipt, update};
+            use emitter_tests::eventually::eventually;
+
+            use super::databases::Database;
+            use super::*;
+
+            type Conn = <$server as Database>::Conn;
+
+            #[derive(QueryableByName)]
+            struct Count {
+                #[diesel(sql_type = diesel::sql_types::BigInt)]
+                count: i64,
+            }
+
+            fn count(conn: &mut Conn, what: &str) -> i64 {
+                let rows: Vec<Count> =
+                    diesel::sql_query(format!("SELECT COUNT(*) AS count FROM {what}")).load(conn).unwrap();
+                rows[0].count
+            }
+
+            fn create(conn: &mut Bound<'_, Conn>, id: i64) -> QueryResult<Order> {
+                diesel::insert_into(orders::table)
+                    .values(&Order { id, step: 0 })
+                    .emit()
+                    .durable()
+                    .get_result(conn)
+            }
+
+            fn step(conn: &mut Bound<'_, Conn>, order: &Order) -> QueryResult<Order> {
+                update(order).set(orders::step.eq(orders::step + 1)).emit().durable().get_result(conn)
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn what_is_committed_is_relayed_and_moves_to_the_history() {
+                let server = <$server>::with_tables();
+                let broker = MemoryBroker::new();
+                let (ear, heard) = Ear::start(&broker).await;
+                let emitter = builder(&broker, "a").outbox(server.outbox()).start().await.unwrap();
+                let mut db = server.connect();
+                {
+                    let conn = &mut emitter.bind(&mut db).unwrap();
+                    // By itself, in a transaction, and in one that is taken back in part.
+                    let one = create(conn, 1).unwrap();
+                    conn.transaction(|conn| {
+                        let one = step(conn, &one)?;
+                        create(conn, 2)?;
+                        step(conn, &one)
+                    })
+                    .unwrap();
+                    conn.transaction(|conn| {
+                        create(conn, 3)?;
+                        let inner: QueryResult<()> = conn.transaction(|conn| {
+                            create(conn, 4)?;
+                            Err(Error::RollbackTransaction)
+                        });
+                        assert!(inner.is_err());
+                        create(conn, 5)
+                    })
+                    .unwrap();
+                    let undone: QueryResult<()> = conn.transaction(|conn| {
+                        create(conn, 6)?;
+                        Err(Error::RollbackTransaction)
+                    });
+                    assert!(undone.is_err());
+                    // What fails has no event, and leaves no transaction behind.
+                    assert!(create(conn, 1).is_err());
+                    create(conn, 7).unwrap();
+                }
+                eventually(|| heard.len() >= 7).await;
+                let expected = [(1, vec![0, 1, 2]), (2, vec![0]), (3, vec![0]), (5, vec![0]), (7, vec![0])];
+                assert_eq!(heard.steps(), BTreeMap::from(expected));
+                assert!(emitter.shutdown(10 * SECOND).await.is_clean());
+                assert_eq!(count(&mut db, "emitter_outbox"), 0);
+                assert_eq!(count(&mut db, "emitter_history WHERE status = 'COMPLETED'"), 7);
+                assert_eq!(count(&mut db, "emitter_lanes WHERE owner IS NOT NULL"), 0);
+                assert_eq!(count(&mut db, "emitter_relays"), 0);
+                assert_eq!(heard.len(), 7);
+                assert!(ear.shutdown(10 * SECOND).await.is_clean());
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn local_listeners_have_it_at_once_and_it_stays_until_they_are_done() {
+                let server = <$server>::with_tables();
+                let broker = MemoryBroker::new();
+                let emitter = builder(&broker, "a").outbox(server.outbox()).start().await.unwrap();
+                let (go, wait) = tokio::sync::watch::channel(false);
+                emitter.on::<OrderCreated>().run(move |_| {
+                    let mut wait = wait.clone();
+                    async move { drop(wait.wait_for(|go| *go).await) }
+                });
+                let mut db = server.connect();
+                let receipt = Receipt::new();
+                {
+                    let conn = &mut emitter.bind(&mut db).unwrap();
+                    let insert = diesel::insert_into(orders::table).values(&Order { id: 1, step: 0 });
+                    let _: Order = insert.emit().durable().receipt(&receipt).get_result(conn).unwrap();
+                }
+                let [fate] = &receipt.fates()[..] else { panic!("{receipt:?}") };
+                assert_eq!((&fate.local, &fate.remote), (&Way::Recorded, &Way::Recorded));
+                let mut other = server.connect();
+                // Published, and not handled.
+                tokio::task::block_in_place(|| {
+                    while count(&mut other, "emitter_outbox WHERE status = 'PROCESSING'") < 1 {
+                        std::thread::sleep(Duration::from_millis(5));
+                    }
+                });
+                assert_eq!(count(&mut other, "emitter_history"), 0);
+                go.send_replace(true);
+                assert!(emitter.shutdown(10 * SECOND).await.is_clean());
+                assert_eq!(count(&mut db, "emitter_outbox"), 0);
+                assert_eq!(count(&mut db, "emitter_history WHERE sequence = 1"), 1);
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn a_transaction_whose_event_cannot_be_written_down_fails() {
+                let server = <$server>::with_tables();
+                let broker = MemoryBroker::new();
+                let without = builder(&broker, "a").start().await.unwrap();
+                let mut db = server.connect();
+                {
+                    let conn = &mut without.bind(&mut db).unwrap();
+                    let error = create(conn, 1).unwrap_err().to_string();
+                    assert!(error.contains(".outbox("), "{error}");
+                    // The model says it, too.
+                    let note = Note { id: 1, text: String::new() };
+                    let insert = diesel::insert_into(notes::table).values(&note).emit::<Note>();
+                    assert!(insert.execute(conn).is_err());
+                    assert!(create(conn, 1).is_err(), "the connection is as it was");
+                    let plain: QueryResult<usize> =
+                        diesel::insert_into(orders::table).values(&Order { id: 9, step: 0 }).execute(conn);
+                    assert_eq!(plain, Ok(1));
+                }
+                assert_eq!(count(&mut db, "orders"), 1);
+                assert_eq!(count(&mut db, "notes"), 0);
+
+                let outbox = server.outbox();
+                let emitter = builder(&broker, "b").max_payload(600).outbox(outbox).start().await.unwrap();
+                let conn = &mut emitter.bind(&mut db).unwrap();
+                let large = Note { id: 2, text: "a".repeat(1000) };
+                let insert = diesel::insert_into(notes::table).values(&large).emit::<Note>();
+                let error = insert.execute(conn).unwrap_err().to_string();
+                assert!(error.contains("cannot be written into the outbox"), "{error}");
+                let small = Note { id: 3, text: "'; $e0$ \\' \u{e4} \0".replace('\0', "") };
+                diesel::insert_into(notes::table).values(&small).emit::<Note>().execute(conn).unwrap();
+                let found: Vec<Note> = notes::table.load(conn).unwrap();
+                assert_eq!(found, [small]);
+                for emitter in [without, emitter] {
+                    let _ = emitter.shutdown(10 * SECOND).await;
+                }
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn a_start_without_tables_says_what_to_do() {
+                let server = <$server>::start();
+                let broker = MemoryBroker::new();
+                let start = || builder(&broker, "a").outbox(Outbox::new(server.connector())).start();
+                let error = start().await.unwrap_err();
+                assert!(matches!(error, StartError::Companion { name: "outbox", .. }), "{error:?}");
+                assert!(error.to_string().contains(".migrate()"), "{error}");
+                // Several at once, and once more.
+                let starts = (0..4).map(|node| {
+                    let builder = builder(&broker, &format!("node-{node}"));
+                    builder.outbox(server.outbox()).start()
+                });
+                for emitter in futures_util::future::join_all(starts).await {
+                    assert!(emitter.unwrap().shutdown(10 * SECOND).await.is_clean());
+                }
+                assert!(start().await.unwrap().shutdown(10 * SECOND).await.is_clean());
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn relays_share_the_work_and_keep_the_order() {
+                let (rows, keys) = super::size();
+                let server = <$server>::with_tables();
+                let broker = MemoryBroker::new();
+                let writer = builder(&broker, "writer").outbox(server.outbox().without_relay());
+                let writer = writer.start().await.unwrap();
+                for relays in [1, 2, 4, 8] {
+                    let (ear, heard) = Ear::start(&broker).await;
+                    let mut db = server.connect();
+                    tokio::task::block_in_place(|| {
+                        let conn = &mut writer.bind(&mut db).unwrap();
+                        diesel::delete(orders::table).execute(conn).unwrap();
+                        let mut all: Vec<Order> = Vec::new();
+                        conn.transaction(|conn| {
+                            for id in 0..keys {
+                                all.push(create(conn, id)?);
+                            }
+                            QueryResult::Ok(())
+                        })
+                        .unwrap();
+                        for _ in 1..rows / keys {
+                            conn.transaction(|conn| {
+                                for order in &mut all {
+                                    *order = step(conn, order)?;
+                                }
+                                QueryResult::Ok(())
+                            })
+                            .unwrap();
+                        }
+                    });
+                    let relays = (0..relays).map(|relay| {
+                        let config = RelayConfig::default().lease(3 * SECOND).batch(100);
+                        let builder = builder(&broker, &format!("relay-{relay}"));
+                        builder.outbox(server.outbox().relay(config)).start()
+                    });
+                    let relays = futures_util::future::join_all(relays).await;
+                    let expected = usize::try_from(rows).unwrap();
+                    let begun = std::time::Instant::now();
+                    while heard.len() < expected && begun.elapsed() < 60 * SECOND {
+                        tokio::time::sleep(Duration::from_millis(5)).await;
+                    }
+                    println!("{} relays: {} rows in {:?}", relays.len(), rows, begun.elapsed());
+                    for relay in relays {
+                        assert!(relay.unwrap().shutdown(10 * SECOND).await.is_clean());
+                    }
+                    let steps: Vec<i64> = (0..rows / keys).collect();
+                    let inverted = heard.steps().into_iter().filter(|(_, heard)| *heard != steps).count();
+                    assert_eq!((heard.len(), heard.steps().len(), inverted), (expected, usize::try_from(keys).unwrap(), 0));
+                    assert_eq!(count(&mut db, "emitter_outbox"), 0);
+                    assert!(ear.shutdown(10 * SECOND).await.is_clean());
+                }
+                let _ = writer.shutdown(10 * SECOND).await;
+                // Each stream of the history counts without a gap.
+                let gaps = "(SELECT lane, model, COUNT(*) AS n, MAX(sequence) AS last, COUNT(DISTINCT sequence) AS d \
+                            FROM emitter_history GROUP BY lane, model) AS s WHERE n <> last OR d <> n";
+                assert_eq!(count(&mut server.connect(), gaps), 0);
+            }
+
+        }
+    };
+}
