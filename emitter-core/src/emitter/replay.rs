@@ -1,15 +1,18 @@
 //! Events that come from a record instead of a write.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
-use super::Emitter;
+use super::{Emitter, ModelState};
+use crate::ack::Ack;
 use crate::dead_letter::DeadLetter;
 use crate::dispatcher::{Job, Message};
 use crate::envelope::{self, DecodeError};
 use crate::event::{EventId, Source, Timestamp};
-use crate::model_info::Received;
+use crate::model_info::{AnyEvent, Received};
 use crate::properties::Properties;
 use crate::queue::Refused;
+use crate::record::Parcel;
 use crate::topic::Said;
 
 impl Emitter {
@@ -33,12 +36,57 @@ impl Emitter {
         self.replay_as(&letter.payload, &letter.properties, Some(&letter.original_topic))
     }
 
+    /// Hands an event that is written down to this node's listeners, as `Local`, as its writer would have done
+    /// who did not come to it. `handled` is done when the last of them is, or where there is none.
+    ///
+    /// # Errors
+    /// [`ReplayError`]; then no listener is called, and `handled` is dropped.
+    pub fn replay_record(&self, parcel: &Parcel, handled: Ack) -> Result<(), ReplayError> {
+        let (model, event) = self.recalled(&parcel.payload, &parcel.properties, Some(&parcel.topic), true)?;
+        if model.worker.get().is_none() {
+            self.node.shared.counters.unheard.add_one();
+            handled.done();
+            return Ok(());
+        }
+        self.room(&model)?;
+        // That it goes to others is somebody else's business.
+        model.queue.push(Message::Event(Job::recorded(event, true, true, handled)))?;
+        Ok(())
+    }
+
     fn replay_as(
         &self,
         payload: &[u8],
         properties: &Properties,
         topic: Option<&str>,
     ) -> Result<EventId, ReplayError> {
+        let (model, event) = self.recalled(payload, properties, topic, false)?;
+        let id = event.meta().id;
+        if model.worker.get().is_none() {
+            self.node.shared.counters.unheard.add_one();
+            return Ok(id);
+        }
+        self.room(&model)?;
+        model.queue.push(Message::Event(Job::local(event, false, false)))?;
+        Ok(id)
+    }
+
+    /// What waits in lanes counts, too: a replay is faster than any listener.
+    fn room(&self, model: &ModelState) -> Result<(), ReplayError> {
+        if model.queue.unfinished() >= self.node.shared.limits.queue {
+            return Err(ReplayError::QueueFull);
+        }
+        Ok(())
+    }
+
+    /// An event as it was encoded once.
+    fn recalled(
+        &self,
+        payload: &[u8],
+        properties: &Properties,
+        topic: Option<&str>,
+        of_own_service: bool,
+    ) -> Result<(Arc<ModelState>, Arc<dyn AnyEvent>), ReplayError> {
         let shared = &self.node.shared;
         let place = topic.and_then(|topic| shared.model_on(topic));
         let said = place.as_ref().map_or(Said::Nothing, |(_, said)| *said);
@@ -48,6 +96,7 @@ impl Emitter {
         let own = incoming.origin.as_ref().is_some_and(|origin| {
             (&origin.service, &origin.node) == (&shared.origin.service, &shared.origin.node)
         });
+        let own = own || of_own_service;
         let id = incoming.id.unwrap_or_else(EventId::now);
         let received = Received {
             id,
@@ -57,16 +106,7 @@ impl Emitter {
         // The row's `Deserialize` is the user's, and so is what makes it of an earlier version.
         let decoded = catch_unwind(AssertUnwindSafe(|| (model.info.decode)(incoming, received)));
         let event = decoded.map_err(|_| ReplayError::Panicked)??;
-        if model.worker.get().is_none() {
-            shared.counters.unheard.add_one();
-            return Ok(id);
-        }
-        // What waits in lanes counts, too: a replay is faster than any listener.
-        if model.queue.unfinished() >= shared.limits.queue {
-            return Err(ReplayError::QueueFull);
-        }
-        model.queue.push(Message::Event(Job::local(event, false, false)))?;
-        Ok(id)
+        Ok((model, event))
     }
 }
 

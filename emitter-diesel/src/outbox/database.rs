@@ -14,6 +14,13 @@ pub trait Database {
     /// Its SQL.
     fn dialect(&self) -> Dialect;
 
+    /// Whether another connection may have committed something since this was asked last: always, where to look
+    /// at the tables costs next to nothing, and never, where nobody tells.
+    ///
+    /// # Errors
+    /// The database's.
+    fn has_changed(&mut self) -> QueryResult<bool>;
+
     /// Runs statements without parameters.
     ///
     /// # Errors
@@ -97,11 +104,15 @@ pub struct Pair {
 }
 
 macro_rules! databases {
-    ($($feature:literal $connection:path: $dialect:ident;)*) => { $(
+    ($($feature:literal $connection:path: $dialect:ident, $changed:expr;)*) => { $(
         #[cfg(feature = $feature)]
         impl Database for $connection {
             fn dialect(&self) -> Dialect {
                 Dialect::$dialect
+            }
+
+            fn has_changed(&mut self) -> QueryResult<bool> {
+                $changed(self)
             }
 
             fn run(&mut self, sql: &str) -> QueryResult<()> {
@@ -128,7 +139,9 @@ macro_rules! databases {
 }
 
 databases! {
-    "postgres" diesel::PgConnection: Postgres;
-    "sqlite" diesel::SqliteConnection: Sqlite;
-    "mysql" diesel::MysqlConnection: MySql;
+    "postgres" diesel::PgConnection: Postgres, |conn: &mut diesel::PgConnection| {
+        conn.notifications_iter().try_fold(false, |_, notification| notification.map(|_| true))
+    };
+    "sqlite" diesel::SqliteConnection: Sqlite, |_| Ok(true);
+    "mysql" diesel::MysqlConnection: MySql, |_| Ok(false);
 }

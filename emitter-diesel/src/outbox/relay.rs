@@ -6,15 +6,16 @@ use std::time::{Duration, Instant};
 
 use diesel::result::QueryResult;
 use emitter_core::record::{Number, Parcel};
-use emitter_core::transport::{Properties, PublishError};
-use emitter_core::{BeginCompanion, Emitter, EventId, WeakEmitter};
+use emitter_core::transport::{Ack, Properties, PublishError};
+use emitter_core::{BeginCompanion, Emitter, EventId, ReplayError, WeakEmitter};
 use futures_util::FutureExt;
 use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
-use super::database::{Database, Lane, Queued};
+use super::database::{Database, Lane, Pair, Queued};
 use super::mailbox::{Mail, Mailbox, Sending};
 use super::store::{self, Reading, Settled, Store, Unsettled};
+use super::writing::handler;
 use super::{Attached, BACKOFF, Connect, Opened, Outbox, schema};
 
 /// How a node relays.
@@ -168,7 +169,15 @@ fn run(
         outbox_id: Arc::clone(&opened.outbox_id),
         all_lanes: opened.lanes,
         id: origin.incarnation.to_string(),
-        node: format!("{}.{}", origin.service, origin.node),
+        node: origin.to_string(),
+        service: origin.service.to_string(),
+        handler: handler(&origin),
+        inherited: 0,
+        inherits: false,
+        handing: BTreeSet::new(),
+        changes: false,
+        listens: false,
+        tells: false,
         mailbox: Arc::clone(attached.mailbox()),
         emitter: emitter.clone(),
         lanes: BTreeMap::new(),
@@ -199,7 +208,23 @@ struct Relay {
     outbox_id: Arc<str>,
     all_lanes: u32,
     id: String,
+    /// `service/node`.
     node: String,
+    service: String,
+    /// Whose rows this node's listeners are handed.
+    handler: String,
+    /// Up to which of the rows that others left this node's listeners were handed them.
+    inherited: i64,
+    /// There may be more of those.
+    inherits: bool,
+    /// Which of them listeners work on.
+    handing: BTreeSet<String>,
+    /// Others write or relay as well: what they commit is looked for more often.
+    changes: bool,
+    /// The connection is told of what others commit.
+    listens: bool,
+    /// Others are to be told of what this node committed.
+    tells: bool,
     mailbox: Arc<Mailbox>,
     emitter: WeakEmitter,
     lanes: BTreeMap<i32, Owned>,
@@ -279,6 +304,9 @@ const A_FEW: usize = 32;
 /// How often all of a lane is looked at.
 const SWEEP: Duration = Duration::from_millis(100);
 
+/// How often it is asked whether others wrote something.
+const LOOK: Duration = Duration::from_millis(10);
+
 /// How long a thread waits where there is nothing to do but to look whether the emitter is still there.
 const IDLE: Duration = Duration::from_secs(1);
 
@@ -290,6 +318,7 @@ impl Relay {
             // Held for one round only: the thread does not keep the node alive.
             let Some(emitter) = self.emitter.upgrade() else { return self.leave() };
             let ending = mail.ending;
+            self.tells |= mail.woken;
             if mail.woken || self.is_full && !mail.outcomes.is_empty() {
                 self.next_poll = Instant::now();
             }
@@ -323,7 +352,6 @@ impl Relay {
 
     fn leave(&mut self) {
         if let Some(database) = &mut self.database
-            && self.relays
             && let Err(error) = database.run(&self.store.leave(&self.id))
         {
             // Then the lease runs out by itself.
@@ -333,7 +361,12 @@ impl Relay {
 
     /// Notes what was told.
     fn take(&mut self, mail: Mail) {
-        self.handled.extend(mail.handled);
+        for event in mail.handled {
+            if !self.handing.is_empty() {
+                self.handing.remove(&event.to_string());
+            }
+            self.handled.push(event);
+        }
         let mut touched = BTreeSet::new();
         for (Sending { id, attempt }, outcome) in mail.outcomes {
             // Of a lane that was lost meanwhile nothing is known any more.
@@ -421,17 +454,40 @@ impl Relay {
                 return Ok(self.next_connection - now);
             }
             match (self.connect)() {
-                Ok(database) => self.database = Some(database),
+                Ok(database) => {
+                    self.database = Some(database);
+                    self.listens = false;
+                }
                 Err(error) => {
                     return Err(diesel::result::Error::QueryBuilderError(error.into()));
                 }
             }
             self.next_beat = now;
         }
-        if self.relays && now >= self.next_beat {
+        if !self.listens {
+            if let Some(listen) = self.store.listen().filter(|_| self.relays) {
+                self.database()?.run(&listen)?;
+            }
+            self.listens = true;
+        }
+        if now >= self.next_beat {
             self.beat(ending)?;
         }
+        // After the commits, and once for all of them.
+        if std::mem::take(&mut self.tells)
+            && self.changes
+            && self.lanes.len() < self.all_lanes as usize
+            && let Some(notify) = self.store.notify()
+        {
+            self.database()?.run(&notify)?;
+        }
         self.note()?;
+        if self.inherits && !ending {
+            self.hand_on(emitter)?;
+        }
+        if self.relays && self.changes && self.database()?.has_changed()? {
+            self.next_poll = now;
+        }
         let mut more = false;
         if self.relays && !ending && Instant::now() >= self.next_poll {
             more = self.publish(emitter)?;
@@ -442,8 +498,9 @@ impl Relay {
             return Ok(Duration::ZERO);
         }
         let now = Instant::now();
-        let next = if self.relays { self.next_beat.min(self.next_poll) } else { now + IDLE };
-        Ok(next.saturating_duration_since(now).clamp(Duration::from_millis(1), IDLE))
+        let next = if self.relays { self.next_beat.min(self.next_poll) } else { self.next_beat };
+        let longest = if self.relays && self.changes || self.inherits { LOOK } else { IDLE };
+        Ok(next.saturating_duration_since(now).clamp(Duration::from_millis(1), longest))
     }
 
     /// The connection. (There is one wherever this is called.)
@@ -457,20 +514,28 @@ impl Relay {
     /// Says that the relay is there, and takes its share of the lanes.
     fn beat(&mut self, ending: bool) -> QueryResult<()> {
         let lease = millis(self.config.lease);
-        let (beat, relays, free) =
-            (self.store.beat(&self.id, &self.node, lease), self.store.relays(), self.store.free());
+        let beat = self.store.beat(&self.id, &self.node, self.relays, lease);
+        let (relays, free) = (self.store.relays(), self.store.free(&self.id, &self.node));
+        let handlers = self.store.handlers();
         let owned = self.store.owned(&self.id);
         let database = self.database()?;
         database.run(&beat)?;
-        let others = database.pairs(relays)?.first().map_or(1, |pair| pair.number.max(1));
+        let there = database.pairs(relays)?;
+        let handlers = database.pairs(handlers)?;
         let owned = database.lanes(owned)?;
         let free = database.lanes(free)?;
         self.keep_only(&owned);
         self.next_beat = Instant::now() + self.config.lease / 3;
+        self.changes = there.len() > 1;
         if ending {
             return Ok(());
         }
-        let share = (self.all_lanes as usize).div_ceil(usize::try_from(others).unwrap_or(1));
+        self.inherit(&handlers, &there)?;
+        if !self.relays {
+            return Ok(());
+        }
+        let relays = there.iter().filter(|relay| relay.number != 0).count();
+        let share = (self.all_lanes as usize).div_ceil(relays.max(1));
         let staying = self.lanes.values().filter(|lane| !lane.leaving).count();
         if staying > share {
             let too_many = staying - share;
@@ -496,6 +561,71 @@ impl Relay {
             self.enter(&taken)?;
         }
         self.give_back()
+    }
+
+    /// Takes over what nodes left to their listeners that are there no more: earlier lives of this one, and
+    /// other nodes of its service.
+    fn inherit(&mut self, handlers: &[Pair], there: &[Pair]) -> QueryResult<()> {
+        let own = format!("{}+", self.handler);
+        for Pair { text: handler, .. } in handlers {
+            let mut parts = handler.trim_end_matches('+').rsplitn(2, '/');
+            let (Some(life), Some(node)) = (parts.next(), parts.next()) else { continue };
+            let of_service = node.split('/').next() == Some(&self.service);
+            let is_there = there.iter().any(|relay| relay.text == life) && node != self.node;
+            if life == self.id || is_there || !of_service {
+                continue;
+            }
+            let inherit = self.store.inherit(handler, &own, self.config.batch);
+            let rows = self.database()?.change(inherit)?;
+            if rows > 0 {
+                info!(rows, from = %handler, "events that a node left to its listeners are taken over");
+                // Some may be older than those that were there before.
+                (self.inherits, self.inherited) = (true, 0);
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands rows that others left to the listeners of this node.
+    fn hand_on(&mut self, emitter: &Emitter) -> QueryResult<()> {
+        let own = format!("{}+", self.handler);
+        let rows = self.store.inherited(&own, self.inherited, self.config.batch);
+        let rows = self.database()?.queued(rows)?;
+        self.inherits = rows.len() == self.config.batch;
+        for row in rows {
+            let (id, event) = (row.id, row.event_id.clone());
+            if self.handing.contains(&event) {
+                self.inherited = id;
+                continue;
+            }
+            let mailbox = Arc::clone(&self.mailbox);
+            let handed = parcel(row).ok_or(None).and_then(|parcel| {
+                let event = parcel.id;
+                emitter.replay_record(&parcel, Ack::new(move || mailbox.handled(event))).map_err(Some)
+            });
+            let (terminal, problem) = match handed {
+                Ok(()) => {
+                    self.handing.insert(event);
+                    self.inherited = id;
+                    continue;
+                }
+                // In a while.
+                Err(Some(ReplayError::QueueFull | ReplayError::ShutDown)) => {
+                    self.inherits = true;
+                    return Ok(());
+                }
+                Err(Some(ReplayError::UnknownModel)) => {
+                    (store::ORPHANED, ReplayError::UnknownModel.to_string())
+                }
+                Err(Some(error)) => (store::UNREADABLE, error.to_string()),
+                Err(None) => (store::UNREADABLE, "it is not as an outbox writes it".to_owned()),
+            };
+            error!(row = id, "a row of the outbox could not be handed to listeners: {problem}");
+            let give_up = self.store.give_up(id, terminal, &problem);
+            self.database()?.change(give_up)?;
+            self.inherited = id;
+        }
+        Ok(())
     }
 
     /// Forgets lanes that are another's now, and what was on its way from them.

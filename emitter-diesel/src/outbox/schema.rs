@@ -168,6 +168,7 @@ fn types(dialect: Dialect) -> Types {
 
 fn first(dialect: Dialect, names: &Names, lanes: u32) -> Vec<String> {
     let Types { serial, uuid, name, text, json, time, options, prefix } = types(dialect);
+    let present = if dialect == Dialect::MySql { "" } else { " WHERE handler IS NOT NULL" };
     let (outbox, history) = (names.table("outbox"), names.table("history"));
     let (lane_table, streams) = (names.table("lanes"), names.table("streams"));
     let (relays, schema) = (names.table("relays"), names.table("schema"));
@@ -200,6 +201,8 @@ fn first(dialect: Dialect, names: &Names, lanes: u32) -> Vec<String> {
         format!("CREATE INDEX {} ON {outbox} (status, lane, id)", names.index("outbox_lane")),
         format!("CREATE INDEX {} ON {outbox} (status, created_at)", names.index("outbox_created")),
         format!("CREATE INDEX {} ON {outbox} (model, record_id{prefix})", names.index("outbox_record")),
+        format!("CREATE INDEX {} ON {outbox} (event_id)", names.index("outbox_event")),
+        format!("CREATE INDEX {} ON {outbox} (handler){present}", names.index("outbox_handler")),
         format!("CREATE TABLE {history} (id BIGINT NOT NULL PRIMARY KEY, {columns}){options}"),
         format!("CREATE INDEX {} ON {history} (model, lane, sequence)", names.index("history_sequence")),
         format!("CREATE INDEX {} ON {history} (processed_at)", names.index("history_processed")),
@@ -212,7 +215,8 @@ fn first(dialect: Dialect, names: &Names, lanes: u32) -> Vec<String> {
              PRIMARY KEY (lane, model)){options}"
         ),
         format!(
-            "CREATE TABLE {relays} (relay {name} NOT NULL PRIMARY KEY, node {name} NOT NULL, until BIGINT NOT NULL){options}"
+            "CREATE TABLE {relays} (relay {name} NOT NULL PRIMARY KEY, node {name} NOT NULL, lanes SMALLINT NOT NULL, \
+             until BIGINT NOT NULL){options}"
         ),
         format!(
             "CREATE TABLE {schema} (version INTEGER NOT NULL PRIMARY KEY, outbox_id {name} NOT NULL, \

@@ -139,32 +139,42 @@ impl Store {
         format!("SELECT lane, epoch FROM {lanes} WHERE owner = '{relay}' AND until > {}", self.dialect.now())
     }
 
-    /// The lanes that nobody owns.
-    pub(crate) fn free(&self) -> String {
-        let (lanes, now) = (self.names.table("lanes"), self.dialect.now());
-        format!("SELECT lane, epoch FROM {lanes} WHERE owner IS NULL OR until <= {now} ORDER BY lane")
+    /// That nobody owns a lane, or an earlier life of this very node.
+    fn is_free(&self, relay: &str, node: &str) -> String {
+        format!(
+            "(owner IS NULL OR until <= {} OR (node = '{node}' AND owner <> '{relay}'))",
+            self.dialect.now()
+        )
     }
 
-    /// Takes a lane, if nobody owns it.
+    /// The lanes that may be taken.
+    pub(crate) fn free(&self, relay: &str, node: &str) -> String {
+        let lanes = self.names.table("lanes");
+        format!("SELECT lane, epoch FROM {lanes} WHERE {} ORDER BY lane", self.is_free(relay, node))
+    }
+
+    /// Takes a lane, if it may be taken.
     pub(crate) fn take(&self, lane: i32, relay: &str, node: &str, lease: i64) -> String {
         let (lanes, now) = (self.names.table("lanes"), self.dialect.now());
         format!(
             "UPDATE {lanes} SET owner = '{relay}', node = '{node}', epoch = epoch + 1, until = {now} + {lease} \
-             WHERE lane = {lane} AND (owner IS NULL OR until <= {now})"
+             WHERE lane = {lane} AND {}",
+            self.is_free(relay, node)
         )
     }
 
     /// Says that a relay is there, and keeps its lanes.
-    pub(crate) fn beat(&self, relay: &str, node: &str, lease: i64) -> String {
+    pub(crate) fn beat(&self, relay: &str, node: &str, takes_lanes: bool, lease: i64) -> String {
+        let takes = u8::from(takes_lanes);
         let Self { dialect, names } = self;
         let (relays, lanes, now) = (names.table("relays"), names.table("lanes"), dialect.now());
         let here = match dialect {
             Dialect::Postgres | Dialect::Sqlite => format!(
-                "INSERT INTO {relays} (relay, node, until) VALUES ('{relay}', '{node}', {now} + {lease}) \
+                "INSERT INTO {relays} (relay, node, lanes, until) VALUES ('{relay}', '{node}', {takes}, {now} + {lease}) \
                  ON CONFLICT (relay) DO UPDATE SET until = excluded.until"
             ),
             Dialect::MySql => format!(
-                "INSERT INTO {relays} (relay, node, until) VALUES ('{relay}', '{node}', {now} + {lease}) \
+                "INSERT INTO {relays} (relay, node, lanes, until) VALUES ('{relay}', '{node}', {takes}, {now} + {lease}) \
                  ON DUPLICATE KEY UPDATE until = VALUES(until)"
             ),
         };
@@ -175,10 +185,59 @@ impl Store {
         ])
     }
 
-    /// How many relays are there.
+    /// Has this connection told of what others commit, where databases do that.
+    pub(crate) fn listen(&self) -> Option<String> {
+        (self.dialect == Dialect::Postgres).then(|| format!("LISTEN {}", self.names.index("outbox")))
+    }
+
+    /// Tells others that something was committed.
+    pub(crate) fn notify(&self) -> Option<String> {
+        (self.dialect == Dialect::Postgres).then(|| format!("NOTIFY {}", self.names.index("outbox")))
+    }
+
+    /// Who is there, each with whether it takes lanes.
     pub(crate) fn relays(&self) -> String {
         let (relays, now) = (self.names.table("relays"), self.dialect.now());
-        format!("SELECT 'relays' AS text, COUNT(*) AS number FROM {relays} WHERE until > {now}")
+        let number = match self.dialect {
+            Dialect::Postgres | Dialect::Sqlite => "CAST(lanes AS BIGINT)",
+            Dialect::MySql => "CAST(lanes AS SIGNED)",
+        };
+        format!("SELECT relay AS text, {number} AS number FROM {relays} WHERE until > {now}")
+    }
+
+    /// Whose listeners are not done, and with how many rows.
+    pub(crate) fn handlers(&self) -> String {
+        let outbox = self.names.table("outbox");
+        format!(
+            "SELECT handler AS text, COUNT(*) AS number FROM {outbox} WHERE handler IS NOT NULL GROUP BY handler"
+        )
+    }
+
+    /// Takes over rows from a node that is there no more.
+    pub(crate) fn inherit(&self, from: &str, to: &str, most: usize) -> String {
+        let outbox = self.names.table("outbox");
+        let (from, to) = (self.dialect.quoted(from), self.dialect.quoted(to));
+        // MySQL reads no table that it writes but through another one.
+        format!(
+            "UPDATE {outbox} SET handler = {to} WHERE handler = {from} AND id IN (SELECT id FROM \
+             (SELECT id FROM {outbox} WHERE handler = {from} ORDER BY id LIMIT {most}) AS first)"
+        )
+    }
+
+    /// Rows that are this node's to handle, and with which it has not begun.
+    pub(crate) fn inherited(&self, handler: &str, after: i64, most: usize) -> String {
+        let outbox = self.names.table("outbox");
+        let text = |column| match self.dialect {
+            Dialect::Postgres => format!("CAST({column} AS TEXT) AS {column}"),
+            Dialect::Sqlite | Dialect::MySql => format!("{column}"),
+        };
+        format!(
+            "SELECT id, lane, {}, model, record_id, by_model, topic, qos, {}, properties, retries, sequence, stream, \
+             1 AS handled_here FROM {outbox} WHERE handler = {} AND id > {after} ORDER BY id LIMIT {most}",
+            text("event_id"),
+            text("payload"),
+            self.dialect.quoted(handler),
+        )
     }
 
     /// Gives lanes back.
@@ -236,7 +295,7 @@ impl Store {
             if rows.iter().any(|row| row.handled_here) {
                 statements.push(format!(
                     "WITH n (n_id, n_sequence, n_stream) AS (VALUES {numbers}) \
-                     UPDATE {outbox} SET status = '{PROCESSING}', sequence = n_sequence, stream = n_stream FROM n \
+                     UPDATE {outbox} SET status = {AFTER}, sequence = n_sequence, stream = n_stream FROM n \
                      WHERE {outbox}.id = n_id AND {outbox}.status IN ('{PENDING}', '{WAITING}') AND {mine}"
                 ));
             }
@@ -248,7 +307,7 @@ impl Store {
             ));
             statements.push(format!("DELETE FROM {outbox} WHERE {done}"));
             statements.push(format!(
-                "UPDATE {outbox} SET status = '{PROCESSING}' WHERE id IN ({ids}) AND status IN ('{PENDING}', '{WAITING}') AND {mine}"
+                "UPDATE {outbox} SET status = {AFTER} WHERE id IN ({ids}) AND status IN ('{PENDING}', '{WAITING}') AND {mine}"
             ));
         }
         statements.extend(self.count(relay, rows.iter()));
@@ -369,6 +428,16 @@ impl Store {
         counts.collect()
     }
 
+    /// Listeners of this node cannot be handed a row: it is neither done nor forgotten.
+    pub(crate) fn give_up(&self, id: i64, terminal: &str, error: &str) -> String {
+        let outbox = self.names.table("outbox");
+        let (error, mark) = (self.dialect.quoted(error), terminal.to_ascii_lowercase());
+        format!(
+            "UPDATE {outbox} SET handler = '!{mark}', last_error = {error}, \
+             status = CASE status WHEN '{PROCESSING}' THEN '{terminal}' ELSE status END WHERE id = {id}"
+        )
+    }
+
     /// Listeners of the node that wrote are done with these rows.
     pub(crate) fn handled(&self, ids: &[String]) -> String {
         let Self { dialect, names } = self;
@@ -395,6 +464,13 @@ pub(crate) const PENDING: &str = "PENDING";
 pub(crate) const WAITING: &str = "WAITING";
 /// Published, or not to be: listeners of the node that wrote work on it.
 pub(crate) const PROCESSING: &str = "PROCESSING";
+/// What a published row becomes that listeners are not done with.
+const AFTER: &str = "CASE handler WHEN '!unreadable' THEN 'UNREADABLE' WHEN '!orphaned' THEN 'ORPHANED' \
+                     ELSE 'PROCESSING' END";
+/// No program that is there can read it.
+pub(crate) const UNREADABLE: &str = "UNREADABLE";
+/// No program that is there has a listener for it.
+pub(crate) const ORPHANED: &str = "ORPHANED";
 /// Nothing is left to be done.
 pub(crate) const COMPLETED: &str = "COMPLETED";
 /// Given up.

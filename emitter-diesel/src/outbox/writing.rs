@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use diesel::result::{Error, QueryResult};
 use emitter_core::transport::Ack;
-use emitter_core::{Emission, Emitter};
+use emitter_core::{Emission, Emitter, Origin};
 
 use super::dialect::Dialect;
 use super::{Attached, Opened};
@@ -35,8 +35,7 @@ impl Written {
             record.map_err(|error| wrong(format!("an event cannot be written into the outbox: {error}")))
         });
         let records = records.collect::<QueryResult<Vec<_>>>()?;
-        let origin = emitter.origin();
-        let handler = format!("{}.{}", origin.service, origin.node);
+        let handler = handler(emitter.origin());
         let sql = (!records.is_empty()).then(|| store.insert(&records, *lanes, &handler));
         Ok(Self { sql, events, attached: Arc::clone(&attached) })
     }
@@ -58,6 +57,11 @@ impl Written {
         }
         self.attached.mailbox().wake();
     }
+}
+
+/// Who hands a row to its listeners: the node that wrote it, and which life of it. No name has a slash.
+pub(super) fn handler(origin: &Origin) -> String {
+    format!("{origin}/{}", origin.incarnation)
 }
 
 fn wrong(problem: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use diesel::{Identifiable, Insertable, Queryable};
+use emitter_core::model::EventBody;
 use emitter_core::transport::memory::MemoryBroker;
 use emitter_core::{Builder, Emitter, Event, EventId};
 use emitter_diesel::Emits;
@@ -81,16 +82,16 @@ impl Ear {
                 OrderEvent::Created(body) => body.row.clone(),
                 OrderEvent::Updated(body) => body.after.clone(),
             };
-            heard.0.lock().unwrap().push(Heard {
-                event: event.id(),
-                id: row.id,
-                step: row.step,
-                sequence: event.sequence(),
-            });
+            heard.hear(&event, &row);
             std::future::ready(())
         });
         emitter.connected(10 * SECOND).await.unwrap();
         (emitter, ear)
+    }
+
+    fn hear<T: EventBody>(&self, event: &Event<T>, row: &Order) {
+        let heard = Heard { event: event.id(), id: row.id, step: row.step, sequence: event.sequence() };
+        self.0.lock().unwrap().push(heard);
     }
 
     fn heard(&self) -> Vec<Heard> {
@@ -112,6 +113,11 @@ impl Ear {
         }
         steps
     }
+}
+
+/// Ends a node without a word to anybody: what it had not done stays undone.
+fn kill(emitter: Emitter) {
+    drop(emitter);
 }
 
 /// How many rows of how many keys.

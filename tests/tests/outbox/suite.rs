@@ -28,6 +28,18 @@ macro_rules! suite {
                 rows[0].count
             }
 
+            /// Waits until there are so many.
+            #[track_caller]
+            fn until(conn: &mut Conn, what: &str, wanted: i64) {
+                let begun = std::time::Instant::now();
+                tokio::task::block_in_place(|| {
+                    while count(conn, what) != wanted {
+                        assert!(begun.elapsed() < 20 * SECOND, "{what}: {} and not {wanted}", count(conn, what));
+                        std::thread::sleep(Duration::from_millis(5));
+                    }
+                });
+            }
+
             fn create(conn: &mut Bound<'_, Conn>, id: i64) -> QueryResult<Order> {
                 diesel::insert_into(orders::table)
                     .values(&Order { id, step: 0 })
@@ -109,16 +121,46 @@ macro_rules! suite {
                 assert_eq!((&fate.local, &fate.remote), (&Way::Recorded, &Way::Recorded));
                 let mut other = server.connect();
                 // Published, and not handled.
-                tokio::task::block_in_place(|| {
-                    while count(&mut other, "emitter_outbox WHERE status = 'PROCESSING'") < 1 {
-                        std::thread::sleep(Duration::from_millis(5));
-                    }
-                });
+                until(&mut other, "emitter_outbox WHERE status = 'PROCESSING'", 1);
                 assert_eq!(count(&mut other, "emitter_history"), 0);
                 go.send_replace(true);
                 assert!(emitter.shutdown(10 * SECOND).await.is_clean());
                 assert_eq!(count(&mut db, "emitter_outbox"), 0);
                 assert_eq!(count(&mut db, "emitter_history WHERE sequence = 1"), 1);
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn what_a_life_left_to_its_listeners_the_next_one_hands_them() {
+                let server = <$server>::with_tables();
+                let broker = MemoryBroker::new();
+                // The same node again, and another one of its service when the lease has run out.
+                for (left_by, found_by) in [("a", "a"), ("b", "c")] {
+                    let config = RelayConfig::default().lease(SECOND);
+                    let start = |node| builder(&broker, node).outbox(server.outbox().relay(config)).start();
+                    let first = start(left_by).await.unwrap();
+                    first.on::<OrderCreated>().run(|_| std::future::pending::<()>());
+                    let mut db = server.connect();
+                    diesel::delete(orders::table).execute(&mut db).unwrap();
+                    {
+                        let conn = &mut first.bind(&mut db).unwrap();
+                        (1..=50).for_each(|id| drop(create(conn, id).unwrap()));
+                    }
+                    // Its listeners never come to an end, and it leaves no word: as good as killed.
+                    crate::kill(first);
+                    let second = start(found_by).await.unwrap();
+                    let heard = Ear::default();
+                    let ear = heard.clone();
+                    second.on::<OrderCreated>().run(move |event: Event<OrderCreated>| {
+                        assert_eq!(event.source(), emitter_core::Source::Local);
+                        ear.hear(&event, &event.row);
+                        std::future::ready(())
+                    });
+                    eventually(|| heard.len() >= 50).await;
+                    until(&mut db, "emitter_outbox", 0);
+                    assert!(second.shutdown(10 * SECOND).await.is_clean());
+                    assert_eq!(heard.steps().into_keys().collect::<Vec<_>>(), (1..=50).collect::<Vec<_>>());
+                    assert_eq!(heard.len(), 50);
+                }
             }
 
             #[tokio::test(flavor = "multi_thread")]
