@@ -7,3 +7,4 @@ pub mod node;
 pub mod npm;
 pub mod raw_publisher;
 pub mod servers;
+pub mod worker;

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use super::TABLES;
 
 /// A database that connections can be made to.
-pub trait Database: Sized {
+pub(crate) trait Database: Sized {
     type Conn: emitter_diesel::outbox::Database + Connection + SimpleConnection + 'static;
 
     fn start() -> Self;
@@ -37,7 +37,7 @@ pub trait Database: Sized {
     }
 }
 
-pub struct Sqlite {
+pub(crate) struct Sqlite {
     folder: TempDir,
 }
 

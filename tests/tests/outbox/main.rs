@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 #[macro_use]
 mod suite;
 mod databases;
+mod kills;
 
 diesel::table! {
     orders {

@@ -1,0 +1,195 @@
+//! Workers that are killed, frozen, and lose their database: what was committed is heard, in order, and what
+//! was not is not.
+
+use diesel::connection::SimpleConnection;
+use diesel::prelude::*;
+use emitter_diesel::outbox::WithOutbox;
+use emitter_tests::servers::{Mosquitto, Postgres};
+use emitter_tests::worker::{Task, Worker};
+
+use super::databases::Database as _;
+use super::*;
+
+const KEYS: i64 = 40;
+
+/// How often something is killed.
+fn rounds() -> u32 {
+    if std::env::var("EMITTER_PROOF").is_ok_and(|proof| proof == "full") { 50 } else { 6 }
+}
+
+/// PostgreSQL with an outbox, mosquitto, and a node that hears what becomes of orders.
+struct Stage {
+    database: Postgres,
+    broker: Mosquitto,
+    emitter: Emitter,
+    heard: Ear,
+}
+
+impl Stage {
+    async fn set() -> Self {
+        let database = <Postgres as databases::Database>::with_tables();
+        let broker = Mosquitto::start();
+        // Makes the tables.
+        let maker = Emitter::builder().outbox(database.outbox()).start().await.unwrap();
+        assert!(maker.shutdown(10 * SECOND).await.is_clean());
+        let orders: Vec<Order> = (0..KEYS).map(|id| Order { id, step: 0 }).collect();
+        diesel::insert_into(orders::table).values(&orders).execute(&mut database.connect()).unwrap();
+        let emitter = Emitter::builder().service("desk").node("ear").mqtt(broker.url().as_str());
+        let emitter = emitter.start().await.unwrap();
+        let heard = Ear::default();
+        let ear = heard.clone();
+        emitter.on::<OrderUpdated>().allow_remote().run(move |event: Event<OrderUpdated>| {
+            ear.hear(&event, &event.after);
+            std::future::ready(())
+        });
+        emitter.connected(10 * SECOND).await.unwrap();
+        Self { database, broker, emitter, heard }
+    }
+
+    fn task(&self, node: &str) -> Task {
+        Task {
+            node: node.to_owned(),
+            database: self.database.url(),
+            broker: self.broker.url(),
+            lease: Some(1_000),
+            batch: 50,
+            keys: 0,
+            pause: None,
+        }
+    }
+
+    fn writer(&self, node: &str) -> Task {
+        Task { keys: KEYS, pause: Some(500), ..self.task(node) }
+    }
+
+    fn start(task: &Task) -> Worker {
+        tokio::task::block_in_place(|| Worker::start(env!("CARGO_BIN_EXE_worker"), task))
+    }
+
+    /// Waits until everything is relayed, and compares what was heard with the database. Returns how many events
+    /// there were, and how many came twice.
+    async fn settle(self) -> (usize, u64) {
+        let _relay = Self::start(&self.task("last"));
+        let mut db = self.database.connect();
+        let committed: Vec<Order> = orders::table.order(orders::id).load(&mut db).unwrap();
+        let events: i64 = committed.iter().map(|order| order.step).sum();
+        let events = usize::try_from(events).unwrap();
+        let begun = std::time::Instant::now();
+        while (self.heard.len() < events || outbox(&mut db) > 0) && begun.elapsed() < 60 * SECOND {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let expected: BTreeMap<i64, Vec<i64>> = committed
+            .iter()
+            .filter(|order| order.step > 0)
+            .map(|order| (order.id, (1..=order.step).collect()))
+            .collect();
+        let steps = self.heard.steps();
+        for (id, expected) in &expected {
+            assert_eq!(steps.get(id), Some(expected), "order {id}");
+        }
+        assert_eq!(
+            (steps.len(), self.heard.len()),
+            (expected.len(), events),
+            "nothing else was heard, or twice"
+        );
+        assert_eq!(outbox(&mut db), 0);
+        let history: Vec<Number> = diesel::sql_query(
+            "SELECT COUNT(*) AS number FROM emitter_history WHERE status = 'COMPLETED' \
+             UNION ALL SELECT COUNT(DISTINCT event_id) FROM emitter_history",
+        )
+        .load(&mut db)
+        .unwrap();
+        assert_eq!([history[0].number, history[1].number], [i64::try_from(events).unwrap(); 2]);
+        let twice = self.emitter.stats().duplicates;
+        assert!(self.emitter.shutdown(10 * SECOND).await.is_clean());
+        (events, twice)
+    }
+}
+
+#[derive(QueryableByName)]
+struct Number {
+    #[diesel(sql_type = diesel::sql_types::BigInt)]
+    number: i64,
+}
+
+fn outbox(conn: &mut PgConnection) -> i64 {
+    let rows: QueryResult<Vec<Number>> =
+        diesel::sql_query("SELECT COUNT(*) AS number FROM emitter_outbox").load(conn);
+    rows.unwrap()[0].number
+}
+
+fn some_time(most: u64) -> Duration {
+    Duration::from_millis(fastrand::u64(10..most))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_writes_and_relays_is_killed_at_any_moment() {
+    let stage = Stage::set().await;
+    for _ in 0..rounds() {
+        let worker = Stage::start(&stage.writer("a"));
+        tokio::time::sleep(some_time(400)).await;
+        worker.kill();
+    }
+    let (events, twice) = stage.settle().await;
+    println!("{events} events, {twice} came twice");
+    assert!(events > 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_owner_of_lanes_is_killed_and_others_take_them() {
+    let stage = Stage::set().await;
+    let _writer = Stage::start(&Task { lease: None, ..stage.writer("writer") });
+    let mut relays: Vec<Worker> = (0..3).map(|n| Stage::start(&stage.task(&format!("relay-{n}")))).collect();
+    for round in 0..rounds() {
+        tokio::time::sleep(some_time(600)).await;
+        relays.remove(0).kill();
+        // Another one, for an earlier life's lanes would be taken at once.
+        relays.push(Stage::start(&stage.task(&format!("relay-{}", round + 3))));
+    }
+    drop(_writer);
+    drop(relays);
+    let (events, twice) = stage.settle().await;
+    println!("{events} events, {twice} came twice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_is_frozen_for_longer_than_its_lease_marks_nothing() {
+    let stage = Stage::set().await;
+    let writer = Stage::start(&Task { lease: None, ..stage.writer("writer") });
+    let relays: Vec<Worker> = (0..2).map(|n| Stage::start(&stage.task(&format!("relay-{n}")))).collect();
+    for round in 0..rounds().div_ceil(5) {
+        let relay = &relays[round as usize % 2];
+        tokio::time::sleep(some_time(600)).await;
+        relay.freeze();
+        tokio::time::sleep(2 * SECOND).await;
+        relay.thaw();
+    }
+    writer.kill();
+    drop(relays);
+    let (events, twice) = stage.settle().await;
+    println!("{events} events, {twice} came twice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn postgresql_is_killed_and_its_sessions_are_terminated() {
+    let mut stage = Stage::set().await;
+    let workers = ["a", "b"].map(|node| Stage::start(&stage.writer(node)));
+    for _ in 0..rounds().div_ceil(3) {
+        tokio::time::sleep(some_time(600)).await;
+        tokio::task::block_in_place(|| {
+            stage.database.kill();
+            stage.database.restart();
+        });
+        for _ in 0..3 {
+            tokio::time::sleep(some_time(300)).await;
+            let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() \
+                       AND backend_type = 'client backend'";
+            tokio::task::block_in_place(|| stage.database.connect().batch_execute(end)).unwrap();
+        }
+    }
+    tokio::time::sleep(SECOND).await;
+    workers.into_iter().for_each(Worker::kill);
+    let (events, twice) = stage.settle().await;
+    println!("{events} events, {twice} came twice");
+    assert!(events > 0);
+}
