@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use diesel::result::QueryResult;
 use emitter_core::record::{Number, Parcel};
+use emitter_core::topic::Topic;
 use emitter_core::transport::{Ack, Properties, PublishError};
 use emitter_core::{BeginCompanion, Emitter, EventId, ReplayError, WeakEmitter};
 use futures_util::FutureExt;
@@ -14,7 +15,7 @@ use tracing::{error, info, warn};
 
 use super::database::{Database, Lane, Pair, Queued};
 use super::mailbox::{Mail, Mailbox, Sending};
-use super::store::{self, Reading, Settled, Store, Unsettled};
+use super::store::{self, Next, Reading, Settled, Store, Unsettled};
 use super::writing::handler;
 use super::{Attached, BACKOFF, Connect, Opened, Outbox, schema};
 
@@ -176,7 +177,7 @@ fn run(
         inherits: false,
         handing: BTreeSet::new(),
         changes: false,
-        listens: false,
+        greeted: false,
         tells: false,
         mailbox: Arc::clone(attached.mailbox()),
         emitter: emitter.clone(),
@@ -221,8 +222,8 @@ struct Relay {
     handing: BTreeSet<String>,
     /// Others write or relay as well: what they commit is looked for more often.
     changes: bool,
-    /// The connection is told of what others commit.
-    listens: bool,
+    /// The connection is set up.
+    greeted: bool,
     /// Others are to be told of what this node committed.
     tells: bool,
     mailbox: Arc<Mailbox>,
@@ -412,20 +413,20 @@ impl Relay {
     /// What is to become of a row that was not published; `None` where nobody asked the broker.
     fn verdict(&self, at: Settled, retries: i32, error: &PublishError, overtaken: bool) -> Option<Unsettled> {
         let attempts = u32::try_from(retries).unwrap_or_default() + 1;
-        let again = match error {
+        let next = match error {
             PublishError::Closed => return None,
             // A later event of the key is at the broker: this one would undo it.
-            _ if overtaken => None,
-            PublishError::TooLarge { .. } | PublishError::EndsConnections { .. } => None,
-            _ if attempts >= self.config.max_attempts => None,
-            _ => Some(millis(BACKOFF.delay(attempts, fastrand::f64()))),
+            _ if overtaken => Next::Failed,
+            PublishError::TooLarge { .. } | PublishError::EndsConnections { .. } => Next::Failed,
+            _ if attempts >= self.config.max_attempts => Next::Failed,
+            _ => Next::Again(millis(BACKOFF.delay(attempts, fastrand::f64()))),
         };
         let error = if overtaken {
             format!("{error}; a later event of its key was published")
         } else {
             error.to_string()
         };
-        Some(Unsettled { at, error, again })
+        Some(Unsettled { at, error, next })
     }
 
     /// Takes what may be settled: in the order of the numbers, so that all up to the last one noted are known.
@@ -456,7 +457,7 @@ impl Relay {
             match (self.connect)() {
                 Ok(database) => {
                     self.database = Some(database);
-                    self.listens = false;
+                    self.greeted = false;
                 }
                 Err(error) => {
                     return Err(diesel::result::Error::QueryBuilderError(error.into()));
@@ -464,11 +465,10 @@ impl Relay {
             }
             self.next_beat = now;
         }
-        if !self.listens {
-            if let Some(listen) = self.store.listen().filter(|_| self.relays) {
-                self.database()?.run(&listen)?;
-            }
-            self.listens = true;
+        if !self.greeted {
+            let greeting = self.store.greeting();
+            self.database()?.run(&greeting)?;
+            self.greeted = true;
         }
         if now >= self.next_beat {
             self.beat(ending)?;
@@ -697,7 +697,8 @@ impl Relay {
     /// Writes down what became of rows.
     fn note(&mut self) -> QueryResult<()> {
         while let Some(row) = self.failed.last() {
-            let (fail, given_up) = (self.store.fail(&self.id, row), row.again.is_none());
+            let given_up = !matches!(row.next, Next::Again(_));
+            let fail = self.store.fail(&self.id, row);
             self.database()?.run(&fail)?;
             if let Some(row) = self.failed.pop().filter(|_| given_up) {
                 error!(row = row.at.id, "a row of the outbox was given up: {}", row.error);
@@ -797,7 +798,6 @@ impl Relay {
                 (Arc::clone(&stream.name), stream.last)
             }
         };
-        stream.sent.push_back(row.id);
         let at = Settled {
             id: row.id,
             lane: row.lane,
@@ -807,19 +807,20 @@ impl Relay {
             sequence,
             handled_here: row.handled_here != 0,
         };
-        self.attempts += 1;
-        let sending = Sending { id: row.id, attempt: self.attempts };
-        let way = OnTheWay { at, line, attempt: self.attempts, retries: row.retries, outcome: None };
-        self.on_the_way.insert(row.id, way);
-        let mailbox = Arc::clone(&self.mailbox);
+        let retries = row.retries;
         let number = u64::try_from(sequence).ok().and_then(|sequence| Number::new(name, sequence));
-        match (parcel(row), number) {
-            (Some(parcel), Some(number)) => {
-                emitter.publish_record(parcel, &number, move |outcome| mailbox.told(sending, outcome));
-            }
+        let (Some(parcel), Some(number)) = (parcel(row), number) else {
             // Somebody else wrote into the table.
-            _ => mailbox.told(sending, Err(PublishError::TooLarge { size: 0, limit: 0 })),
-        }
+            let error = "it is not as an outbox writes it".to_owned();
+            self.failed.push(Unsettled { at, error, next: Next::Unreadable });
+            return;
+        };
+        stream.sent.push_back(at.id);
+        self.attempts += 1;
+        let sending = Sending { id: at.id, attempt: self.attempts };
+        self.on_the_way.insert(at.id, OnTheWay { at, line, attempt: self.attempts, retries, outcome: None });
+        let mailbox = Arc::clone(&self.mailbox);
+        emitter.publish_record(parcel, &number, move |outcome| mailbox.told(sending, outcome));
     }
 }
 
@@ -838,6 +839,7 @@ fn parcel(row: Queued) -> Option<Parcel> {
         None => store::usual_properties(&row.event_id),
     };
     let qos = store::qos(row.qos)?;
+    Topic::parse(&row.topic).ok()?;
     Some(Parcel { id, topic: row.topic, qos, payload: row.payload.into_bytes(), properties })
 }
 

@@ -47,8 +47,19 @@ pub(crate) struct Settled {
 pub(crate) struct Unsettled {
     pub(crate) at: Settled,
     pub(crate) error: String,
-    /// In so many milliseconds; `None` when it was given up.
-    pub(crate) again: Option<i64>,
+    /// What becomes of it.
+    pub(crate) next: Next,
+}
+
+/// What becomes of a row that was not published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// It is tried again in so many milliseconds.
+    Again(i64),
+    /// It is given up.
+    Failed,
+    /// It is not as an outbox writes it.
+    Unreadable,
 }
 
 impl Store {
@@ -185,9 +196,16 @@ impl Store {
         ])
     }
 
-    /// Has this connection told of what others commit, where databases do that.
-    pub(crate) fn listen(&self) -> Option<String> {
-        (self.dialect == Dialect::Postgres).then(|| format!("LISTEN {}", self.names.index("outbox")))
+    /// What is said on a new connection of the outbox's own.
+    pub(crate) fn greeting(&self) -> String {
+        match self.dialect {
+            // It is told of what others commit.
+            Dialect::Postgres => format!("LISTEN {}", self.names.index("outbox")),
+            // What writes meanwhile is waited for.
+            Dialect::Sqlite => "PRAGMA busy_timeout = 10000".to_owned(),
+            // Its default locks rows beside those that are meant, so that relays would hinder each other.
+            Dialect::MySql => "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED".to_owned(),
+        }
     }
 
     /// Tells others that something was committed.
@@ -274,41 +292,46 @@ impl Store {
         let Self { dialect, names } = self;
         let (outbox, history) = (names.table("outbox"), names.table("history"));
         let mut statements = self.fence(relay, &mut rows.iter());
-        statements.push(self.number(relay, rows.iter(), "status = status"));
-        let ids = list(rows.iter().map(|row| row.id));
         let mine = self.mine(relay, rows.iter());
-        let columns = "id, event_id, action, model, record_id, payload, retries, last_error, created_at, operation, topic, qos, \
-                       properties, lane, by_model, sequence, stream, trace_id, idempotency_key";
-        let done = format!("{outbox}.id IN ({ids}) AND {outbox}.handler IS NULL AND {mine}");
-        if *dialect == Dialect::Postgres {
-            // The numbers come with it: the rows are not written a second time.
-            statements.pop();
-            let numbers = self.numbered(rows.iter());
-            let numbered = columns.replace("sequence, stream", "n_sequence, n_stream");
+        // First, so that who is done with them meanwhile waits, and finds them published.
+        let handled: Vec<&Settled> = rows.iter().filter(|row| row.handled_here).collect();
+        if !handled.is_empty() {
+            let (sequences, streams) = self.cases(handled.iter().copied());
             statements.push(format!(
-                "WITH n (n_id, n_sequence, n_stream) AS (VALUES {numbers}), \
-                 gone AS (DELETE FROM {outbox} USING n WHERE {outbox}.id = n_id AND {done} RETURNING {outbox}.*, n_sequence, n_stream) \
-                 INSERT INTO {history} ({columns}, status, processed_at) \
-                 SELECT {numbered}, '{COMPLETED}', clock_timestamp() FROM gone"
+                "UPDATE {outbox} SET status = {AFTER}, sequence = {sequences}, stream = {streams} \
+                 WHERE id IN ({}) AND status IN ('{PENDING}', '{WAITING}') AND {mine}",
+                list(handled.iter().map(|row| row.id))
             ));
-            // Listeners of the node that wrote are not done with these.
-            if rows.iter().any(|row| row.handled_here) {
+        }
+        let done = format!(
+            "{outbox}.id IN ({}) AND {outbox}.handler IS NULL AND {mine}",
+            list(rows.iter().map(|row| row.id))
+        );
+        let into = format!("INSERT INTO {history} ({COLUMNS}, sequence, stream, status, processed_at)");
+        let end = format!("'{COMPLETED}', {}", dialect.timestamp());
+        match dialect {
+            Dialect::Postgres => statements.push(format!(
+                "WITH n (n_id, n_sequence, n_stream) AS (VALUES {numbers}), gone AS \
+                 (DELETE FROM {outbox} USING n WHERE {outbox}.id = n_id AND {done} RETURNING {outbox}.*, n_sequence, n_stream) \
+                 {into} SELECT {COLUMNS}, n_sequence, n_stream, {end} FROM gone",
+                numbers = self.numbered(rows.iter()),
+            )),
+            Dialect::Sqlite => {
                 statements.push(format!(
                     "WITH n (n_id, n_sequence, n_stream) AS (VALUES {numbers}) \
-                     UPDATE {outbox} SET status = {AFTER}, sequence = n_sequence, stream = n_stream FROM n \
-                     WHERE {outbox}.id = n_id AND {outbox}.status IN ('{PENDING}', '{WAITING}') AND {mine}"
+                     {into} SELECT {COLUMNS}, n_sequence, n_stream, {end} FROM {outbox}, n WHERE {outbox}.id = n_id AND {done}",
+                    numbers = self.numbered(rows.iter()),
                 ));
+                statements.push(format!("DELETE FROM {outbox} WHERE {done}"));
             }
-        } else {
-            statements.push(format!(
-                "INSERT INTO {history} ({columns}, status, processed_at) \
-                 SELECT {columns}, '{COMPLETED}', {} FROM {outbox} WHERE {done}",
-                dialect.timestamp()
-            ));
-            statements.push(format!("DELETE FROM {outbox} WHERE {done}"));
-            statements.push(format!(
-                "UPDATE {outbox} SET status = {AFTER} WHERE id IN ({ids}) AND status IN ('{PENDING}', '{WAITING}') AND {mine}"
-            ));
+            // They have no words in common for a list of rows.
+            Dialect::MySql => {
+                let (sequences, streams) = self.cases(rows.iter());
+                statements.push(format!(
+                    "{into} SELECT {COLUMNS}, {sequences}, {streams}, {end} FROM {outbox} WHERE {done}"
+                ));
+                statements.push(format!("DELETE FROM {outbox} WHERE {done}"));
+            }
         }
         statements.extend(self.count(relay, rows.iter()));
         dialect.atomic(&statements)
@@ -318,14 +341,17 @@ impl Store {
     pub(crate) fn fail(&self, relay: &str, row: &Unsettled) -> String {
         let Self { dialect, names } = self;
         let outbox = names.table("outbox");
-        let Unsettled { at, error, again } = row;
+        let Unsettled { at, error, next } = row;
         let Settled { id, sequence, stream, .. } = at;
         let one = || std::iter::once(at);
         let mine = self.mine(relay, one());
         let (error, stream) = (dialect.quoted(error), dialect.quoted(stream));
-        let next = match again {
-            Some(delay) => format!("status = '{WAITING}', next_attempt = {} + {delay}", dialect.now()),
-            None => format!("status = '{FAILED}', processed_at = {}", dialect.timestamp()),
+        let next = match next {
+            Next::Again(delay) => {
+                format!("status = '{WAITING}', next_attempt = {} + {delay}", dialect.now())
+            }
+            Next::Failed => format!("status = '{FAILED}', processed_at = {}", dialect.timestamp()),
+            Next::Unreadable => format!("status = '{UNREADABLE}', processed_at = {}", dialect.timestamp()),
         };
         let mut statements = self.fence(relay, &mut one());
         statements.push(format!(
@@ -381,21 +407,15 @@ impl Store {
         all.join(", ")
     }
 
-    /// Gives rows their numbers.
-    fn number<'r>(&self, relay: &str, rows: impl Iterator<Item = &'r Settled> + Clone, also: &str) -> String {
-        let outbox = self.names.table("outbox");
-        let (mut sequences, mut streams) = (String::new(), String::new());
-        for row in rows.clone() {
+    /// The number of each row, and its stream, as expressions of the row's id.
+    fn cases<'r>(&self, rows: impl Iterator<Item = &'r Settled>) -> (String, String) {
+        let (mut sequences, mut streams) = ("CASE id".to_owned(), "CASE id".to_owned());
+        for row in rows {
             // Writing to a `String` cannot fail.
             let _ = write!(sequences, " WHEN {} THEN {}", row.id, row.sequence);
             let _ = write!(streams, " WHEN {} THEN {}", row.id, self.dialect.quoted(&row.stream));
         }
-        format!(
-            "UPDATE {outbox} SET sequence = CASE id{sequences} END, stream = CASE id{streams} END, {also} \
-             WHERE id IN ({}) AND {}",
-            list(rows.clone().map(|row| row.id)),
-            self.mine(relay, rows),
-        )
+        (sequences + " END", streams + " END")
     }
 
     /// Notes the last number of each stream.
@@ -444,19 +464,22 @@ impl Store {
         let (outbox, history) = (names.table("outbox"), names.table("history"));
         let ids: Vec<String> = ids.iter().map(|id| format!("'{id}'")).collect();
         let ids = ids.join(", ");
-        let columns = "id, event_id, action, model, record_id, payload, retries, last_error, created_at, operation, topic, qos, \
-                       properties, lane, by_model, sequence, stream, trace_id, idempotency_key";
         let done = format!("event_id IN ({ids}) AND handler IS NULL AND status = '{PROCESSING}'");
         dialect.atomic(&[
             format!("UPDATE {outbox} SET handler = NULL WHERE event_id IN ({ids})"),
             format!(
-                "INSERT INTO {history} ({columns}, status, processed_at) SELECT {columns}, '{COMPLETED}', {} FROM {outbox} WHERE {done}",
+                "INSERT INTO {history} ({COLUMNS}, sequence, stream, status, processed_at) \
+                 SELECT {COLUMNS}, sequence, stream, '{COMPLETED}', {} FROM {outbox} WHERE {done}",
                 dialect.timestamp()
             ),
             format!("DELETE FROM {outbox} WHERE {done}"),
         ])
     }
 }
+
+/// What queue and history have in common, but for the number.
+const COLUMNS: &str = "id, event_id, action, model, record_id, payload, retries, last_error, created_at, operation, topic, \
+                       qos, properties, lane, by_model, trace_id, idempotency_key";
 
 /// To be published.
 pub(crate) const PENDING: &str = "PENDING";

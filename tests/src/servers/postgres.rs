@@ -4,6 +4,8 @@ use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, getuid};
 use tempfile::TempDir;
@@ -76,7 +78,16 @@ impl Postgres {
         if let Some(process) = self.process.take() {
             process.end(Signal::INT);
         }
-        self.process = Some(self.spawn().unwrap_or_else(|failure| panic!("{failure}")));
+        // The children of one that was killed hold its memory until they notice.
+        let begun = Instant::now();
+        let process = loop {
+            match self.spawn() {
+                Ok(process) => break process,
+                Err(failure) if begun.elapsed() > PATIENCE => panic!("{failure}"),
+                Err(_) => thread::sleep(Duration::from_millis(50)),
+            }
+        };
+        self.process = Some(process);
     }
 
     fn spawn(&self) -> Result<Process, String> {
@@ -102,6 +113,9 @@ impl Postgres {
         self.folder.path().join("postgres.log")
     }
 }
+
+/// How long it may take until it can be started again.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// PostgreSQL refuses to run as root; Debian has a user for it.
 fn as_its_user(mut command: Command) -> Command {

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 mod suite;
 mod databases;
 mod kills;
+mod refusals;
 
 diesel::table! {
     orders {

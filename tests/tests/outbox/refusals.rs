@@ -1,0 +1,177 @@
+//! Rows that the broker refuses, and rows that nobody can read: they hold up nobody else's.
+
+use diesel::connection::SimpleConnection;
+use diesel::prelude::*;
+use emitter_diesel::outbox::{RelayConfig, WithOutbox};
+use emitter_diesel::{Bind, Emit, update};
+use emitter_tests::eventually::eventually;
+use emitter_tests::servers::Mosquitto;
+
+use super::databases::{Database as _, Sqlite};
+use super::*;
+
+#[derive(Debug, PartialEq, QueryableByName)]
+struct Row {
+    #[diesel(sql_type = diesel::sql_types::Nullable<diesel::sql_types::Text>)]
+    record_id: Option<String>,
+    #[diesel(sql_type = diesel::sql_types::Text)]
+    status: String,
+    #[diesel(sql_type = diesel::sql_types::Integer)]
+    retries: i32,
+    #[diesel(sql_type = diesel::sql_types::Nullable<diesel::sql_types::Text>)]
+    last_error: Option<String>,
+}
+
+fn rows(conn: &mut SqliteConnection) -> Vec<Row> {
+    let sql = "SELECT record_id, status, retries, last_error FROM emitter_outbox ORDER BY id";
+    diesel::sql_query(sql).load(conn).unwrap()
+}
+
+fn until(conn: &mut SqliteConnection, what: impl Fn(&[Row]) -> bool) {
+    let begun = std::time::Instant::now();
+    tokio::task::block_in_place(|| {
+        while !what(&rows(conn)) {
+            assert!(begun.elapsed() < 30 * SECOND, "{:#?}", rows(conn));
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_broker_refuses_is_tried_again_given_up_and_holds_up_its_own_key_alone() {
+    let server = Sqlite::with_tables();
+    let broker = Mosquitto::builder().forbid("prisma/events/order/update").start();
+    let ear =
+        Emitter::builder().service("desk").node("ear").mqtt(broker.url().as_str()).start().await.unwrap();
+    let heard = Ear::default();
+    let (created, noted) = (heard.clone(), Ear::default());
+    ear.on::<OrderCreated>().allow_remote().run(move |event: Event<OrderCreated>| {
+        created.hear(&event, &event.row);
+        std::future::ready(())
+    });
+    let notes = noted.clone();
+    ear.on::<NoteCreated>().allow_remote().run(move |event: Event<NoteCreated>| {
+        notes.hear(&event, &Order { id: event.row.id, step: 0 });
+        std::future::ready(())
+    });
+    ear.connected(10 * SECOND).await.unwrap();
+    let config = RelayConfig::default().max_attempts(2);
+    let emitter = Emitter::builder().service("shop").node("a").mqtt(broker.url().as_str());
+    let emitter = emitter.outbox(server.outbox().relay(config)).start().await.unwrap();
+    let (mut db, mut other) = (server.connect(), server.connect());
+    let conn = &mut emitter.bind(&mut db).unwrap();
+    let one: Order = diesel::insert_into(orders::table)
+        .values(&Order { id: 1, step: 0 })
+        .emit()
+        .durable()
+        .get_result(conn)
+        .unwrap();
+    let _: Order = update(&one).set(orders::step.eq(1)).emit().durable().get_result(conn).unwrap();
+    // While the first one waits for its next attempt, what comes after it waits, too; others pass.
+    until(&mut other, |rows| rows.iter().any(|row| row.status == "WAITING"));
+    let _: Order = update(&one).set(orders::step.eq(2)).emit().durable().get_result(conn).unwrap();
+    diesel::insert_into(notes::table)
+        .values(&Note { id: 9, text: String::new() })
+        .emit::<Note>()
+        .execute(conn)
+        .unwrap();
+    let _: Order = diesel::insert_into(orders::table)
+        .values(&Order { id: 2, step: 0 })
+        .emit()
+        .durable()
+        .get_result(conn)
+        .unwrap();
+    eventually(|| noted.len() == 1 && heard.steps().contains_key(&2)).await;
+    until(&mut other, |rows| rows.len() == 2);
+    // In the end each is given up, the first one first.
+    until(&mut other, |rows| rows.iter().all(|row| row.status == "FAILED" && row.retries == 2));
+    let given_up = rows(&mut other);
+    assert!(
+        given_up
+            .iter()
+            .all(|row| row.last_error.as_ref().is_some_and(|error| error.contains("NotAuthorized")))
+    );
+    let in_order: Vec<Row> = diesel::sql_query(
+        "SELECT record_id, status, retries, last_error FROM emitter_outbox ORDER BY processed_at, id",
+    )
+    .load(&mut other)
+    .unwrap();
+    assert_eq!(in_order, given_up);
+    assert_eq!(heard.steps(), BTreeMap::from([(1, vec![0]), (2, vec![0])]));
+    for emitter in [emitter, ear] {
+        assert!(emitter.shutdown(10 * SECOND).await.is_clean());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_nobody_can_read_are_given_up_and_hold_up_nobody() {
+    let server = Sqlite::with_tables();
+    let broker = MemoryBroker::new();
+    let (ear, heard) = Ear::start(&broker).await;
+    let first = builder(&broker, "first").outbox(server.outbox().without_relay()).start().await.unwrap();
+    let mut db = server.connect();
+    {
+        let conn = &mut first.bind(&mut db).unwrap();
+        for id in 0..8 {
+            let _: Order = diesel::insert_into(orders::table)
+                .values(&Order { id, step: 0 })
+                .emit()
+                .durable()
+                .get_result(conn)
+                .unwrap();
+        }
+    }
+    assert!(first.shutdown(10 * SECOND).await.is_clean());
+    let spoilt = [
+        "topic = 'a/#' WHERE record_id = '0'",
+        "qos = 7 WHERE record_id = '1'",
+        "event_id = 'none' WHERE record_id = '2'",
+        "properties = '{}' WHERE record_id = '3'",
+        "stream = '\"', sequence = -1 WHERE record_id = '4'",
+        "topic = '' WHERE record_id = '5'",
+    ];
+    for spoilt in spoilt {
+        db.batch_execute(&format!("UPDATE emitter_outbox SET {spoilt}")).unwrap();
+    }
+    let emitter = builder(&broker, "a").outbox(server.outbox()).start().await.unwrap();
+    eventually(|| heard.steps().len() == 2).await;
+    until(&mut db, |rows| rows.len() == 6 && rows.iter().all(|row| row.status == "UNREADABLE"));
+    assert_eq!(heard.steps(), BTreeMap::from([(6, vec![0]), (7, vec![0])]));
+    for emitter in [emitter, ear] {
+        assert!(emitter.shutdown(10 * SECOND).await.is_clean());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_for_listeners_that_are_no_more_are_kept_and_told_apart() {
+    let server = Sqlite::with_tables();
+    let broker = MemoryBroker::new();
+    let first = builder(&broker, "a").outbox(server.outbox().without_relay()).start().await.unwrap();
+    first.on::<OrderCreated>().run(|_| std::future::pending::<()>());
+    let mut db = server.connect();
+    {
+        let conn = &mut first.bind(&mut db).unwrap();
+        for id in 0..3 {
+            let order = Order { id, step: 0 };
+            let insert = diesel::insert_into(orders::table).values(&order);
+            let _: Order = insert.emit().local_only().durable().get_result(conn).unwrap();
+        }
+    }
+    kill(first);
+    db.batch_execute("UPDATE emitter_outbox SET payload = '{' WHERE record_id = '0'").unwrap();
+    db.batch_execute("UPDATE emitter_outbox SET topic = 'prisma/events/nobody/create', payload = replace(payload, 'order', 'nobody') WHERE record_id = '1'").unwrap();
+    let second = builder(&broker, "a").outbox(server.outbox()).start().await.unwrap();
+    let heard = Ear::default();
+    let ear = heard.clone();
+    second.on::<OrderCreated>().run(move |event: Event<OrderCreated>| {
+        ear.hear(&event, &event.row);
+        std::future::ready(())
+    });
+    until(&mut db, |rows| rows.len() == 2);
+    let left: Vec<(Option<String>, String)> =
+        rows(&mut db).into_iter().map(|row| (row.record_id, row.status)).collect();
+    let text = |text: &str| text.to_owned();
+    assert_eq!(left, [(Some(text("0")), text("UNREADABLE")), (Some(text("1")), text("ORPHANED"))]);
+    assert_eq!(heard.steps(), BTreeMap::from([(2, vec![0])]));
+    assert!(second.shutdown(10 * SECOND).await.is_clean());
+}
