@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use diesel::result::QueryResult;
+use emitter_core::event::Timestamp;
 use emitter_core::record::{Number, Parcel};
 use emitter_core::topic::Topic;
 use emitter_core::transport::{Ack, Properties, PublishError};
@@ -144,6 +145,13 @@ fn open(outbox: &Outbox, attached: &Attached) -> Result<(Box<dyn Database>, Open
             schema::VERSION,
             if found.version < schema::VERSION { "call `.migrate()`" } else { "update the program" },
         ));
+    }
+    let settings = database
+        .pairs(store.settings())
+        .map_err(|error| format!("its database does not tell its settings: {error}"))?;
+    let settings = settings.iter().map(|pair| (&*pair.text, pair.number));
+    for doubt in store::doubts(settings, Timestamp::now().as_millis()) {
+        error!("the outbox cannot rely on its database: {doubt}");
     }
     let opened = Opened { store, outbox_id: found.outbox_id.into(), lanes: found.lanes };
     // Set once: an outbox begins once.

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 #[macro_use]
 mod suite;
+mod asynchronous;
 mod databases;
 mod kills;
 mod refusals;
