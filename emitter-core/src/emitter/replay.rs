@@ -37,16 +37,14 @@ impl Emitter {
     }
 
     /// Hands an event that is written down to this node's listeners, as `Local`, as its writer would have done
-    /// who did not come to it. `handled` is done when the last of them is, or where there is none.
+    /// who did not come to it. `handled` is done when the last of them is.
     ///
     /// # Errors
     /// [`ReplayError`]; then no listener is called, and `handled` is dropped.
     pub fn replay_record(&self, parcel: &Parcel, handled: Ack) -> Result<(), ReplayError> {
         let (model, event) = self.recalled(&parcel.payload, &parcel.properties, Some(&parcel.topic), true)?;
-        if model.worker.get().is_none() {
-            self.node.shared.counters.unheard.add_one();
-            handled.done();
-            return Ok(());
+        if model.worker.get().is_none() || !model.hears_local(true) {
+            return Err(ReplayError::Unheard);
         }
         self.room(&model)?;
         // That it goes to others is somebody else's business.
@@ -117,6 +115,9 @@ pub enum ReplayError {
     /// It is no event, or of a version that the model does not know.
     #[error(transparent)]
     Decode(#[from] DecodeError),
+    /// No listener of this node hears what its service writes of the model.
+    #[error("no listener of this node hears what its service writes of the model")]
+    Unheard,
     /// Nothing in this program has met a model of that name.
     #[error("no listener of this node knows the model")]
     UnknownModel,

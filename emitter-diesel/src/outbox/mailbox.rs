@@ -1,6 +1,7 @@
 //! What the thread of an outbox is told by others.
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::collections::HashSet;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use emitter_core::EventId;
@@ -11,6 +12,32 @@ use emitter_core::transport::PublishError;
 pub(crate) struct Mailbox {
     mail: Mutex<Mail>,
     came: Condvar,
+    /// Events that listeners of this node have and are not done with.
+    in_hand: Mutex<HashSet<EventId>>,
+}
+
+/// Says that listeners are done with an event, or, dropped before that, that they will never be in this life.
+#[derive(Debug)]
+pub(crate) struct InHand {
+    mailbox: Arc<Mailbox>,
+    event: EventId,
+    is_done: bool,
+}
+
+impl InHand {
+    /// They are done. It stays in hand until that is [noted](Mailbox::noted), or it would be handed on again.
+    pub(crate) fn done(mut self) {
+        self.is_done = true;
+        self.mailbox.put(|mail| mail.handled.push(self.event));
+    }
+}
+
+impl Drop for InHand {
+    fn drop(&mut self) {
+        if !self.is_done {
+            self.mailbox.hand().remove(&self.event);
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -52,8 +79,25 @@ impl Mailbox {
         self.put(|mail| mail.outcomes.push((sending, outcome)));
     }
 
-    pub(crate) fn handled(&self, event: EventId) {
-        self.put(|mail| mail.handled.push(event));
+    fn hand(&self) -> MutexGuard<'_, HashSet<EventId>> {
+        self.in_hand.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An event goes to the listeners of this node.
+    pub(crate) fn hand_out(self: &Arc<Self>, event: EventId) -> InHand {
+        self.hand().insert(event);
+        InHand { mailbox: Arc::clone(self), event, is_done: false }
+    }
+
+    /// The tables know that listeners are done with these.
+    pub(crate) fn noted(&self, events: &[EventId]) {
+        let mut hand = self.hand();
+        events.iter().for_each(|event| drop(hand.remove(event)));
+    }
+
+    /// Whether listeners of this node have an event.
+    pub(crate) fn is_in_hand(&self, event: EventId) -> bool {
+        self.hand().contains(&event)
     }
 
     pub(crate) fn end(&self) {

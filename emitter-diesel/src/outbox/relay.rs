@@ -36,6 +36,11 @@ pub struct RelayConfig {
     pub batch: usize,
     /// How often a row is published that the broker refuses. Default 3.
     pub max_attempts: u32,
+    /// How long a node waits for a listener for what others left to theirs, before it counts as orphaned: so
+    /// long after its start listeners may still be added. Default 60 s.
+    pub orphan_after: Duration,
+    /// How long the history keeps a row that was settled. Default 7 days.
+    pub keep: Duration,
 }
 
 impl Default for RelayConfig {
@@ -46,6 +51,8 @@ impl Default for RelayConfig {
             window: 2_000,
             batch: 500,
             max_attempts: 3,
+            orphan_after: Duration::from_secs(60),
+            keep: Duration::from_secs(7 * 24 * 3600),
         }
     }
 }
@@ -76,6 +83,20 @@ impl RelayConfig {
     #[must_use]
     pub fn batch(mut self, rows: usize) -> Self {
         self.batch = rows.max(1);
+        self
+    }
+
+    /// See [`orphan_after`](Self::orphan_after).
+    #[must_use]
+    pub fn orphan_after(mut self, after: Duration) -> Self {
+        self.orphan_after = after;
+        self
+    }
+
+    /// See [`keep`](Self::keep).
+    #[must_use]
+    pub fn keep(mut self, keep: Duration) -> Self {
+        self.keep = keep;
         self
     }
 
@@ -183,7 +204,9 @@ fn run(
         handler: handler(&origin),
         inherited: 0,
         inherits: false,
-        handing: BTreeSet::new(),
+        stray: BTreeSet::new(),
+        began: now,
+        next_clearing: now,
         changes: false,
         greeted: false,
         tells: false,
@@ -226,8 +249,12 @@ struct Relay {
     inherited: i64,
     /// There may be more of those.
     inherits: bool,
-    /// Which of them listeners work on.
-    handing: BTreeSet<String>,
+    /// Rows of this very life that were in nobody's hand at the last look: they are handed on if they still are
+    /// at the next.
+    stray: BTreeSet<i64>,
+    began: Instant,
+    /// When the history is cleared up again.
+    next_clearing: Instant,
     /// Others write or relay as well: what they commit is looked for more often.
     changes: bool,
     /// The connection is set up.
@@ -370,12 +397,7 @@ impl Relay {
 
     /// Notes what was told.
     fn take(&mut self, mail: Mail) {
-        for event in mail.handled {
-            if !self.handing.is_empty() {
-                self.handing.remove(&event.to_string());
-            }
-            self.handled.push(event);
-        }
+        self.handled.extend(mail.handled);
         let mut touched = BTreeSet::new();
         for (Sending { id, attempt }, outcome) in mail.outcomes {
             // Of a lane that was lost meanwhile nothing is known any more.
@@ -490,6 +512,9 @@ impl Relay {
             self.database()?.run(&notify)?;
         }
         self.note()?;
+        if self.relays && now >= self.next_clearing {
+            self.clear()?;
+        }
         if self.inherits && !ending {
             self.hand_on(emitter)?;
         }
@@ -539,6 +564,7 @@ impl Relay {
             return Ok(());
         }
         self.inherit(&handlers, &there)?;
+        self.find_strays(&handlers)?;
         if !self.relays {
             return Ok(());
         }
@@ -594,26 +620,66 @@ impl Relay {
         Ok(())
     }
 
+    /// Finds rows that this very life wrote, and that its listeners never had: the outcome of their COMMIT was
+    /// not known, or a queue was full.
+    fn find_strays(&mut self, handlers: &[Pair]) -> QueryResult<()> {
+        let own = self.handler.clone();
+        let (all, inherited) = (own.as_str(), format!("{own}+"));
+        let mut seen = BTreeSet::new();
+        if handlers.iter().any(|handler| handler.text == all) {
+            let rows = self.store.inherited(all, 0, self.config.batch);
+            for row in self.database()?.queued(rows)? {
+                let is_stray = |event: EventId| !self.mailbox.is_in_hand(event);
+                if row.event_id.parse().is_ok_and(is_stray) {
+                    seen.insert(row.id);
+                }
+            }
+        }
+        let strays: Vec<i64> = self.stray.intersection(&seen).copied().collect();
+        if !strays.is_empty() {
+            let adopt = self.store.adopt(all, &inherited, &strays);
+            self.database()?.change(adopt)?;
+            seen.retain(|id| !strays.contains(id));
+        }
+        self.stray = seen;
+        // What a queue had no room for, or whoever had it dropped.
+        if handlers.iter().any(|handler| handler.text == inherited) || !strays.is_empty() {
+            (self.inherits, self.inherited) = (true, 0);
+        }
+        Ok(())
+    }
+
+    /// Clears away what was settled long ago.
+    fn clear(&mut self) -> QueryResult<()> {
+        const MOST: usize = 1_000;
+        // Databases know no later times than some thousand years from now.
+        let keep = self.config.keep.min(Duration::from_secs(100 * 365 * 24 * 3600));
+        let clear = self.store.clear(millis(keep), MOST);
+        let cleared = self.database()?.change(clear)?;
+        let pause = if cleared == MOST { Duration::ZERO } else { Duration::from_secs(60) };
+        self.next_clearing = Instant::now() + pause;
+        Ok(())
+    }
+
     /// Hands rows that others left to the listeners of this node.
     fn hand_on(&mut self, emitter: &Emitter) -> QueryResult<()> {
         let own = format!("{}+", self.handler);
         let rows = self.store.inherited(&own, self.inherited, self.config.batch);
         let rows = self.database()?.queued(rows)?;
         self.inherits = rows.len() == self.config.batch;
+        let is_early = self.began.elapsed() < self.config.orphan_after;
         for row in rows {
-            let (id, event) = (row.id, row.event_id.clone());
-            if self.handing.contains(&event) {
-                self.inherited = id;
-                continue;
-            }
+            let id = row.id;
             let mailbox = Arc::clone(&self.mailbox);
             let handed = parcel(row).ok_or(None).and_then(|parcel| {
-                let event = parcel.id;
-                emitter.replay_record(&parcel, Ack::new(move || mailbox.handled(event))).map_err(Some)
+                if mailbox.is_in_hand(parcel.id) {
+                    return Ok(());
+                }
+                let in_hand = mailbox.hand_out(parcel.id);
+                emitter.replay_record(&parcel, Ack::new(move || in_hand.done())).map_err(Some)
             });
             let (terminal, problem) = match handed {
                 Ok(()) => {
-                    self.handing.insert(event);
                     self.inherited = id;
                     continue;
                 }
@@ -622,8 +688,13 @@ impl Relay {
                     self.inherits = true;
                     return Ok(());
                 }
-                Err(Some(ReplayError::UnknownModel)) => {
-                    (store::ORPHANED, ReplayError::UnknownModel.to_string())
+                // Its listener may be added in a moment.
+                Err(Some(ReplayError::UnknownModel | ReplayError::Unheard)) if is_early => {
+                    self.inherited = id;
+                    continue;
+                }
+                Err(Some(error @ (ReplayError::UnknownModel | ReplayError::Unheard))) => {
+                    (store::ORPHANED, error.to_string())
                 }
                 Err(Some(error)) => (store::UNREADABLE, error.to_string()),
                 Err(None) => (store::UNREADABLE, "it is not as an outbox writes it".to_owned()),
@@ -723,6 +794,7 @@ impl Relay {
             let ids: Vec<String> = self.handled[..most].iter().map(ToString::to_string).collect();
             let handled = self.store.handled(&ids);
             self.database()?.run(&handled)?;
+            self.mailbox.noted(&self.handled[..most]);
             self.handled.drain(..most);
         }
         if self.lanes.values().any(|lane| lane.leaving) {

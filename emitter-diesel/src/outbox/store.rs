@@ -260,6 +260,36 @@ impl Store {
         )
     }
 
+    /// Counts these rows of its own among those that were left to a node.
+    pub(crate) fn adopt(&self, from: &str, to: &str, ids: &[i64]) -> String {
+        let outbox = self.names.table("outbox");
+        let (from, to) = (self.dialect.quoted(from), self.dialect.quoted(to));
+        format!(
+            "UPDATE {outbox} SET handler = {to} WHERE handler = {from} AND id IN ({})",
+            list(ids.iter().copied())
+        )
+    }
+
+    /// Clears rows away that were settled so many milliseconds ago.
+    pub(crate) fn clear(&self, keep: i64, most: usize) -> String {
+        let history = self.names.table("history");
+        let old = match self.dialect {
+            Dialect::Postgres => {
+                format!("processed_at < clock_timestamp() - {keep} * interval '1 millisecond'")
+            }
+            Dialect::Sqlite => {
+                format!("julianday(processed_at) < julianday('now') - {keep} / 86400000.0")
+            }
+            Dialect::MySql => {
+                format!("processed_at < UTC_TIMESTAMP(3) - INTERVAL {} SECOND", keep / 1000)
+            }
+        };
+        format!(
+            "DELETE FROM {history} WHERE id IN (SELECT id FROM \
+             (SELECT id FROM {history} WHERE {old} ORDER BY processed_at LIMIT {most}) AS old)"
+        )
+    }
+
     /// Rows that are this node's to handle, and with which it has not begun.
     pub(crate) fn inherited(&self, handler: &str, after: i64, most: usize) -> String {
         let outbox = self.names.table("outbox");

@@ -49,8 +49,8 @@ impl Written {
     pub(crate) fn emit(self, emitter: &Emitter) {
         for event in self.events {
             if event.is_durable() {
-                let (mailbox, id) = (Arc::clone(self.attached.mailbox()), event.id());
-                emitter.emit_recorded(event, Ack::new(move || mailbox.handled(id)));
+                let in_hand = self.attached.mailbox().hand_out(event.id());
+                emitter.emit_recorded(event, Ack::new(move || in_hand.done()));
             } else {
                 emitter.emit([event]);
             }

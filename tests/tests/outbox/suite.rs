@@ -164,6 +164,54 @@ macro_rules! suite {
             }
 
             #[tokio::test(flavor = "multi_thread")]
+            async fn what_listeners_had_no_room_for_they_are_handed_later() {
+                let server = <$server>::with_tables();
+                let broker = MemoryBroker::new();
+                let config = RelayConfig::default().lease(SECOND);
+                let builder = builder(&broker, "a").listener_queue(20).listener_concurrency(1).outbox(server.outbox().relay(config));
+                let emitter = builder.start().await.unwrap();
+                let heard = Ear::default();
+                let ear = heard.clone();
+                emitter.on::<OrderCreated>().run(move |event: Event<OrderCreated>| {
+                    let ear = ear.clone();
+                    async move {
+                        tokio::time::sleep(Duration::from_millis(1)).await;
+                        ear.hear(&event, &event.row);
+                    }
+                });
+                let mut db = server.connect();
+                tokio::task::block_in_place(|| {
+                    let conn = &mut emitter.bind(&mut db).unwrap();
+                    let all: QueryResult<()> =
+                        conn.transaction(|conn| (1..=200).try_for_each(|id| create(conn, id).map(drop)));
+                    all.unwrap();
+                });
+                assert!(emitter.stats().overflowed == 0, "nothing is lost, so that nothing is counted as such");
+                until(&mut db, "emitter_outbox", 0);
+                assert_eq!(heard.steps().len(), 200);
+                assert_eq!(heard.len(), 200);
+                assert!(emitter.shutdown(10 * SECOND).await.is_clean());
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn the_history_is_cleared_of_what_is_old() {
+                let server = <$server>::with_tables();
+                let broker = MemoryBroker::new();
+                for (node, keep, left) in [("a", 3600 * SECOND, 5), ("b", Duration::ZERO, 0)] {
+                    let outbox = server.outbox().relay(RelayConfig::default().keep(keep));
+                    let emitter = builder(&broker, node).outbox(outbox).start().await.unwrap();
+                    let mut db = server.connect();
+                    if left > 0 {
+                        let conn = &mut emitter.bind(&mut db).unwrap();
+                        (0..left).for_each(|id| drop(create(conn, id).unwrap()));
+                    }
+                    until(&mut db, "emitter_outbox", 0);
+                    until(&mut db, "emitter_history", left);
+                    assert!(emitter.shutdown(10 * SECOND).await.is_clean());
+                }
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
             async fn a_transaction_whose_event_cannot_be_written_down_fails() {
                 let server = <$server>::with_tables();
                 let broker = MemoryBroker::new();
