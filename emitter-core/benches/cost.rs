@@ -122,7 +122,7 @@ fn form(format: Format, origin: &Origin, rounds: usize) {
             time: Timestamp::now(),
             id: EventId::now(),
             origin,
-            sequence: 42,
+            sequence: Some(42),
             version: 1,
             trace: None,
             trace_state: None,

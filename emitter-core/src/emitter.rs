@@ -134,6 +134,8 @@ struct Shared {
     overflows: OnceInAWhile,
     /// Its name is made up, and nobody will have it again.
     transient: bool,
+    /// What this node writes down, others publish.
+    relayed_elsewhere: bool,
     /// Sees everything that is emitted, in tests.
     tap: Option<Tap>,
     next_listener: AtomicU64,
@@ -222,7 +224,7 @@ impl Emitter {
                 return None;
             }
         };
-        let remote = allowed.remote && shared.transport.is_some();
+        let remote = allowed.remote && (shared.transport.is_some() || shared.relayed_elsewhere);
         let scope = Scope { local: allowed.local && state.hears_local(remote), remote };
         (!scope.is_none() || shared.tap.is_some()).then_some(Route {
             state,
@@ -598,7 +600,9 @@ impl Shared {
     }
 
     fn emit(&self, emission: Emission) {
-        let Emission { event, model, scope, allowed, qos, mut ticket, .. } = emission;
+        let Emission { event, model, mut scope, allowed, qos, mut ticket, .. } = emission;
+        // Others relay what is written down, and nothing else.
+        scope.remote &= self.transport.is_some();
         let asked = ticket.as_mut().map(|ticket| ticket.emitted(scope.remote));
         if !self.admits(&*event) {
             return told_of_loop(scope, asked);

@@ -287,7 +287,7 @@ pub struct Incoming<'a> {
     pub origin: Option<Origin>,
     /// Its number at its origin, or in its stream.
     pub sequence: Option<u64>,
-    /// What its number counts, where that is not its origin: see [`Number`](crate::record::Number).
+    /// What its number counts, where that is not its origin: see [`Number`].
     pub stream: Option<Cow<'a, str>>,
     /// The version of the rows' shape; `None` where the sender knows no versions.
     pub version: Option<u32>,

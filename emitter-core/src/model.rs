@@ -51,7 +51,7 @@ pub trait Model: Sized + Send + Sync + 'static {
     const SCOPE: Scope = Scope::BOTH;
 
     /// Whether its events are written down with the rows, in the outbox of the database, though the call does
-    /// not say so. Default: no.
+    /// not say so. Default: no. (What is published without a statement is in no transaction, and not durable.)
     const DURABLE: bool = false;
 
     /// How long its events are worth anything to other nodes, from when they are published.

@@ -437,15 +437,7 @@ impl<'c, C: AsyncConnection> TransactionManager<BoundAsync<'c, C>> for EmittingT
         conn.settle();
         let outermost = depth(conn.conn)?.beyond_ground == 1;
         let durable = outermost && conn.buffer.any(Emission::is_durable);
-        // What is written into the outbox tells it as well, but for MySQL: there it would be committed by itself.
-        if outermost && conn.buffer.len() > 0 && (conn.guarded || !durable) {
-            let (probe, otherwise) =
-                if conn.guarded { (RELEASE_GUARD, ENDED_BEFORE) } else { ("SELECT 1", NOTHING_COMMITTED) };
-            if conn.ask(probe).await.is_err() {
-                Self::rollback_transaction(conn).await?;
-                return Err(Error::QueryBuilderError(otherwise.into()));
-            }
-        }
+        let emits = outermost && conn.buffer.len() > 0;
         let written = match conn.written(durable) {
             Ok(written) => written,
             Err(error) => {
@@ -453,11 +445,21 @@ impl<'c, C: AsyncConnection> TransactionManager<BoundAsync<'c, C>> for EmittingT
                 return Err(error);
             }
         };
-        if let Some(insert) = written.as_ref().and_then(Written::sql)
-            && let Err(error) = conn.ask(insert).await
-        {
-            Self::rollback_transaction(conn).await?;
-            return Err(error);
+        let inserts = written.as_ref().map(Written::sql).unwrap_or_default();
+        // What is written into the outbox tells it as well, but for MySQL: there it would be committed by itself.
+        if emits && (conn.guarded || inserts.is_empty()) {
+            let (probe, otherwise) =
+                if conn.guarded { (RELEASE_GUARD, ENDED_BEFORE) } else { ("SELECT 1", NOTHING_COMMITTED) };
+            if conn.ask(probe).await.is_err() {
+                Self::rollback_transaction(conn).await?;
+                return Err(Error::QueryBuilderError(otherwise.into()));
+            }
+        }
+        for insert in inserts {
+            if let Err(error) = conn.ask(insert).await {
+                Self::rollback_transaction(conn).await?;
+                return Err(error);
+            }
         }
         let commit = C::TransactionManager::commit_transaction(conn.conn);
         let committed = Watched::new(&mut conn.unanswered, commit).await;

@@ -252,16 +252,15 @@ impl<C: Connection> Bound<'_, C> {
                 return Err(error);
             }
         };
-        let committed = match written.sql() {
-            Some(insert) if self.commits_in_one() => commit_with(self.conn, insert),
-            Some(insert) => match self.conn.batch_execute(insert) {
-                Ok(()) => C::TransactionManager::commit_transaction(self.conn),
-                Err(error) => {
-                    EmittingTransactionManager::rollback_transaction(self)?;
-                    return Err(error);
-                }
-            },
-            None => C::TransactionManager::commit_transaction(self.conn),
+        let inserts = written.sql();
+        let committed = if !inserts.is_empty() && self.commits_in_one() {
+            commit_with(self.conn, &inserts.join("; "))
+        } else {
+            if let Err(error) = inserts.iter().try_for_each(|insert| self.conn.batch_execute(insert)) {
+                EmittingTransactionManager::rollback_transaction(self)?;
+                return Err(error);
+            }
+            C::TransactionManager::commit_transaction(self.conn)
         };
         self.follow(committed.is_ok());
         committed?;
@@ -543,7 +542,7 @@ fn commit_with<C: Connection>(conn: &mut C, sql: &str) -> QueryResult<()> {
         Err(error) => {
             // It may be open still. The first error says more than that of its end.
             let rolled_back = C::TransactionManager::rollback_transaction(conn);
-            if rolled_back.is_err() {
+            if !matches!(rolled_back, Ok(()) | Err(Error::NotInTransaction)) {
                 C::TransactionManager::transaction_manager_status_mut(conn).set_in_error();
             }
             Err(error)

@@ -111,9 +111,9 @@ impl Outbox {
     }
 
     /// How many lanes the tables get when they are made; afterwards, what they were made with counts. No more
-    /// relays than that share the work. Default [`LANES`]; 1 to 1024.
+    /// relays than that share the work. Default [`LANES`]; 1 to 200.
     pub fn lanes(mut self, lanes: u32) -> Self {
-        self.lanes = lanes.clamp(1, 1024);
+        self.lanes = lanes.clamp(1, 200);
         self
     }
 
@@ -179,8 +179,9 @@ pub trait WithOutbox {
 impl WithOutbox for Builder {
     fn outbox(self, outbox: Outbox) -> Self {
         let attached = Arc::new(outbox.attached());
+        let builder = if outbox.relay.is_none() { self.relayed_elsewhere() } else { self };
         let begin = relay::begin(outbox, Arc::clone(&attached));
-        self.state(attached).companion("outbox", begin)
+        builder.state(attached).companion("outbox", begin)
     }
 }
 

@@ -58,6 +58,7 @@ pub struct Builder {
     tap: Option<Tap>,
     states: States,
     companions: Vec<(&'static str, BeginCompanion)>,
+    relayed_elsewhere: bool,
     required: Vec<String>,
     select: Box<dyn Fn(&ListenerInfo) -> bool + Send>,
     dedup: DedupConfig,
@@ -190,6 +191,7 @@ impl Default for Builder {
             tap: None,
             states: States::default(),
             companions: Vec::new(),
+            relayed_elsewhere: false,
             required: Vec::new(),
             select: Box::new(|_| true),
             dedup: DedupConfig::default(),
@@ -333,6 +335,13 @@ impl Builder {
     /// ended at a shutdown when listeners are done and before the way to other nodes is closed.
     pub fn companion(mut self, name: &'static str, begin: BeginCompanion) -> Self {
         self.companions.push((name, begin));
+        self
+    }
+
+    /// Other nodes publish what this one [writes down](Emitter::record): so it may go to others though this one
+    /// has no way to them.
+    pub fn relayed_elsewhere(mut self) -> Self {
+        self.relayed_elsewhere = true;
         self
     }
 
@@ -507,6 +516,7 @@ impl Builder {
             tap: self.tap,
             next_listener: AtomicU64::new(1),
             states: self.states,
+            relayed_elsewhere: self.relayed_elsewhere,
             runtime,
         });
         let burying = Some(tokio::spawn(undertaker.run(graveyard)));

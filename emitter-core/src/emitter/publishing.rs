@@ -69,7 +69,10 @@ pub(super) enum Told {
 }
 
 /// Calls a function once, also when nothing became of the event.
-pub(super) struct Relay(Option<Box<dyn FnOnce(Result<(), PublishError>) + Send>>);
+pub(super) struct Relay(Option<Tell>);
+
+/// Is told what became of an event.
+type Tell = Box<dyn FnOnce(Result<(), PublishError>) + Send>;
 
 impl Drop for Relay {
     fn drop(&mut self) {

@@ -37,18 +37,17 @@ impl Emitter {
     }
 
     /// Hands an event that is written down to this node's listeners, as `Local`, as its writer would have done
-    /// who did not come to it. `handled` is done when the last of them is.
+    /// who did not come to it. Where it is `published`, too, groups get it from the broker. `handled` is done when the last of them is.
     ///
     /// # Errors
     /// [`ReplayError`]; then no listener is called, and `handled` is dropped.
-    pub fn replay_record(&self, parcel: &Parcel, handled: Ack) -> Result<(), ReplayError> {
+    pub fn replay_record(&self, parcel: &Parcel, published: bool, handled: Ack) -> Result<(), ReplayError> {
         let (model, event) = self.recalled(&parcel.payload, &parcel.properties, Some(&parcel.topic), true)?;
-        if model.worker.get().is_none() || !model.hears_local(true) {
+        if model.worker.get().is_none() || !model.hears_local(published) {
             return Err(ReplayError::Unheard);
         }
         self.room(&model)?;
-        // That it goes to others is somebody else's business.
-        model.queue.push(Message::Event(Job::recorded(event, true, true, handled)))?;
+        model.queue.push(Message::Event(Job::recorded(event, published, published, handled)))?;
         Ok(())
     }
 

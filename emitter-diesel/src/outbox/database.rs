@@ -1,10 +1,7 @@
 //! Connections that an outbox can work with.
 
-use diesel::RunQueryDsl;
-use diesel::connection::SimpleConnection;
 use diesel::prelude::QueryableByName;
 use diesel::result::QueryResult;
-use diesel::sql_query;
 use diesel::sql_types::{BigInt, Integer, Nullable, SmallInt, Text};
 
 use super::dialect::Dialect;
@@ -116,23 +113,23 @@ macro_rules! databases {
             }
 
             fn run(&mut self, sql: &str) -> QueryResult<()> {
-                self.batch_execute(sql)
+                diesel::connection::SimpleConnection::batch_execute(self, sql)
             }
 
             fn change(&mut self, sql: String) -> QueryResult<usize> {
-                sql_query(sql).execute(self)
+                diesel::RunQueryDsl::execute(diesel::sql_query(sql), self)
             }
 
             fn queued(&mut self, sql: String) -> QueryResult<Vec<Queued>> {
-                sql_query(sql).load(self)
+                diesel::RunQueryDsl::load(diesel::sql_query(sql), self)
             }
 
             fn lanes(&mut self, sql: String) -> QueryResult<Vec<Lane>> {
-                sql_query(sql).load(self)
+                diesel::RunQueryDsl::load(diesel::sql_query(sql), self)
             }
 
             fn pairs(&mut self, sql: String) -> QueryResult<Vec<Pair>> {
-                sql_query(sql).load(self)
+                diesel::RunQueryDsl::load(diesel::sql_query(sql), self)
             }
         }
     )* };

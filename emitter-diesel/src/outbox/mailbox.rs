@@ -50,6 +50,8 @@ pub(crate) struct Mail {
     pub(crate) handled: Vec<EventId>,
     /// Somebody wants the thread to end.
     pub(crate) ending: bool,
+    /// It knows that.
+    is_told: bool,
 }
 
 /// One publishing of a row.
@@ -92,7 +94,9 @@ impl Mailbox {
     /// The tables know that listeners are done with these.
     pub(crate) fn noted(&self, events: &[EventId]) {
         let mut hand = self.hand();
-        events.iter().for_each(|event| drop(hand.remove(event)));
+        for event in events {
+            hand.remove(event);
+        }
     }
 
     /// Whether listeners of this node have an event.
@@ -107,7 +111,10 @@ impl Mailbox {
     /// Everything that came, at once or within this time. That the thread is to end is said each time.
     pub(crate) fn take(&self, within: Duration) -> Mail {
         let nothing = |mail: &mut Mail| {
-            !mail.woken && mail.outcomes.is_empty() && mail.handled.is_empty() && !mail.ending
+            !mail.woken
+                && mail.outcomes.is_empty()
+                && mail.handled.is_empty()
+                && (!mail.ending || mail.is_told)
         };
         let mut mail = self.mail();
         if !within.is_zero() && nothing(&mut mail) {
@@ -116,7 +123,7 @@ impl Mailbox {
         }
         let ending = mail.ending;
         let taken = std::mem::take(&mut *mail);
-        mail.ending = ending;
+        (mail.ending, mail.is_told) = (ending, ending);
         taken
     }
 }

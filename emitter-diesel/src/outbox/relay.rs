@@ -9,14 +9,14 @@ use emitter_core::event::Timestamp;
 use emitter_core::record::{Number, Parcel};
 use emitter_core::topic::Topic;
 use emitter_core::transport::{Ack, Properties, PublishError};
-use emitter_core::{BeginCompanion, Emitter, EventId, ReplayError, WeakEmitter};
+use emitter_core::{BeginCompanion, Emitter, EventId, ReplayError, Source, WeakEmitter};
 use futures_util::FutureExt;
 use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
 use super::database::{Database, Lane, Pair, Queued};
 use super::mailbox::{Mail, Mailbox, Sending};
-use super::store::{self, Next, Reading, Settled, Store, Unsettled};
+use super::store::{self, Due, Next, Reading, Settled, Store, Unsettled};
 use super::writing::handler;
 use super::{Attached, BACKOFF, Connect, Opened, Outbox, schema};
 
@@ -58,6 +58,18 @@ impl Default for RelayConfig {
 }
 
 impl RelayConfig {
+    /// What nobody meant, as near to it as works.
+    fn within_bounds(self) -> Self {
+        const DAY: Duration = Duration::from_secs(24 * 3600);
+        Self {
+            lease: self.lease.clamp(Duration::from_secs(1), DAY),
+            poll: self.poll.clamp(Duration::from_millis(1), DAY),
+            window: self.window.max(1),
+            batch: self.batch.max(1),
+            ..self
+        }
+    }
+
     /// See [`lease`](Self::lease).
     #[must_use]
     pub fn lease(mut self, lease: Duration) -> Self {
@@ -152,6 +164,7 @@ fn open(outbox: &Outbox, attached: &Attached) -> Result<(Box<dyn Database>, Open
         (outbox.connect)().map_err(|error| format!("its database cannot be reached: {error}"))?;
     let dialect = database.dialect();
     let store = Store { dialect, names: attached.names.clone() };
+    database.run(&store.greeting()).map_err(|error| format!("its database refuses its settings: {error}"))?;
     if outbox.migrate {
         schema::migrate(&mut *database, &store, outbox.lanes)
             .map_err(|error| format!("its tables could not be made: {error}"))?;
@@ -188,10 +201,14 @@ fn run(
     emitter: &WeakEmitter,
 ) {
     let Some(origin) = emitter.upgrade().map(|emitter| emitter.origin().clone()) else { return };
-    let config = outbox.relay.unwrap_or_default();
+    let config = outbox.relay.unwrap_or_default().within_bounds();
+    let has_transport = emitter.upgrade().is_some_and(|emitter| emitter.transport_status().is_some());
+    if outbox.relay.is_some() && !has_transport {
+        info!("the outbox relays nothing, for its emitter has no transport");
+    }
     let now = Instant::now();
     let mut relay = Relay {
-        relays: outbox.relay.is_some(),
+        relays: outbox.relay.is_some() && has_transport,
         config,
         connect: outbox.connect,
         database: Some(database),
@@ -224,6 +241,7 @@ fn run(
         failures: 0,
         next_connection: now,
         is_full: false,
+        bytes: 0,
     };
     relay.run();
 }
@@ -282,6 +300,8 @@ struct Relay {
     next_connection: Instant,
     /// No more may be on the way: the next that is answered makes room.
     is_full: bool,
+    /// Of the payloads that are on their way.
+    bytes: usize,
 }
 
 /// A lane that the relay owns.
@@ -292,8 +312,6 @@ struct Owned {
     leaving: bool,
     /// There was more in it than was asked for.
     is_full: bool,
-    /// When all of it was looked at last, and not only what is behind the rows that are on their way.
-    swept: Option<Instant>,
 }
 
 /// The numbers of one model in a lane.
@@ -331,14 +349,21 @@ struct OnTheWay {
     line: Line,
     attempt: u64,
     retries: i32,
+    bytes: usize,
     outcome: Option<Result<(), PublishError>>,
 }
 
 /// How many rows are read of a lane that had no more the last time.
 const A_FEW: usize = 32;
 
-/// How often all of a lane is looked at.
-const SWEEP: Duration = Duration::from_millis(100);
+/// How a row says that it goes to listeners of its service alone.
+const LOCAL_ONLY: i32 = 2;
+
+/// How many bytes may be on their way: less than a transport's queue takes by default.
+const MOST_BYTES: usize = 16 * 1024 * 1024;
+
+/// How long a relay waits when the way to the broker takes nothing.
+const BLOCKED: Duration = Duration::from_millis(500);
 
 /// How often it is asked whether others wrote something.
 const LOOK: Duration = Duration::from_millis(10);
@@ -432,19 +457,30 @@ impl Relay {
                 if matches!(self.on_the_way[id].outcome, Some(Ok(()))) {
                     continue;
                 }
-                let Some(row) = self.on_the_way.remove(id) else { continue };
+                let Some(row) = self.arrived(*id) else { continue };
                 let Some(Err(error)) = row.outcome else { continue };
                 let overtaken = last_good.is_some_and(|last| place < last);
-                self.failed.extend(self.verdict(row.at, row.retries, &error, overtaken));
+                match self.verdict(row.at, row.retries, &error, overtaken) {
+                    Some(unsettled) => self.failed.push(unsettled),
+                    None => self.next_poll = Instant::now() + BLOCKED,
+                }
             }
         }
+    }
+
+    /// A row that is not on its way any more.
+    fn arrived(&mut self, id: i64) -> Option<OnTheWay> {
+        let row = self.on_the_way.remove(&id)?;
+        self.bytes = self.bytes.saturating_sub(row.bytes);
+        Some(row)
     }
 
     /// What is to become of a row that was not published; `None` where nobody asked the broker.
     fn verdict(&self, at: Settled, retries: i32, error: &PublishError, overtaken: bool) -> Option<Unsettled> {
         let attempts = u32::try_from(retries).unwrap_or_default() + 1;
         let next = match error {
-            PublishError::Closed => return None,
+            // The broker was not asked: it stays as it is, and nobody counts this as an attempt.
+            PublishError::Closed | PublishError::QueueFull { .. } | PublishError::Displaced => return None,
             // A later event of the key is at the broker: this one would undo it.
             _ if overtaken => Next::Failed,
             PublishError::TooLarge { .. } | PublishError::EndsConnections { .. } => Next::Failed,
@@ -469,7 +505,9 @@ impl Relay {
                 // It failed, or its lane was lost.
                 None => {}
                 Some(row) if matches!(row.outcome, Some(Ok(()))) => {
-                    self.confirmed.extend(self.on_the_way.remove(id).map(|row| row.at));
+                    let row = self.on_the_way.remove(id);
+                    self.bytes = self.bytes.saturating_sub(row.as_ref().map_or(0, |row| row.bytes));
+                    self.confirmed.extend(row.map(|row| row.at));
                 }
                 Some(_) => return,
             }
@@ -501,7 +539,7 @@ impl Relay {
             self.greeted = true;
         }
         if now >= self.next_beat {
-            self.beat(ending)?;
+            self.beat(emitter, ending)?;
         }
         // After the commits, and once for all of them.
         if std::mem::take(&mut self.tells)
@@ -545,7 +583,7 @@ impl Relay {
     }
 
     /// Says that the relay is there, and takes its share of the lanes.
-    fn beat(&mut self, ending: bool) -> QueryResult<()> {
+    fn beat(&mut self, emitter: &Emitter, ending: bool) -> QueryResult<()> {
         let lease = millis(self.config.lease);
         let beat = self.store.beat(&self.id, &self.node, self.relays, lease);
         let (relays, free) = (self.store.relays(), self.store.free(&self.id, &self.node));
@@ -563,7 +601,18 @@ impl Relay {
         if ending {
             return Ok(());
         }
-        self.inherit(&handlers, &there)?;
+        // Taken, and then something came between: whoever takes them next knows where their numbers are.
+        let unknown: Vec<i64> = owned
+            .iter()
+            .map(|owned| owned.lane)
+            .filter(|lane| !self.lanes.contains_key(lane))
+            .map(i64::from)
+            .collect();
+        if !unknown.is_empty() {
+            let release = self.store.release(&self.id, unknown);
+            self.database()?.change(release)?;
+        }
+        self.inherit(emitter, &handlers, &there)?;
         self.find_strays(&handlers)?;
         if !self.relays {
             return Ok(());
@@ -599,8 +648,11 @@ impl Relay {
 
     /// Takes over what nodes left to their listeners that are there no more: earlier lives of this one, and
     /// other nodes of its service.
-    fn inherit(&mut self, handlers: &[Pair], there: &[Pair]) -> QueryResult<()> {
+    fn inherit(&mut self, emitter: &Emitter, handlers: &[Pair], there: &[Pair]) -> QueryResult<()> {
         let own = format!("{}+", self.handler);
+        // Of others, what there are listeners for here: those others may come back.
+        let heard = emitter.listeners().into_iter().filter(|listener| listener.hears.hears(Source::Local));
+        let heard: Vec<String> = heard.map(|listener| listener.model.to_owned()).collect();
         for Pair { text: handler, .. } in handlers {
             let mut parts = handler.trim_end_matches('+').rsplitn(2, '/');
             let (Some(life), Some(node)) = (parts.next(), parts.next()) else { continue };
@@ -609,7 +661,12 @@ impl Relay {
             if life == self.id || is_there || !of_service {
                 continue;
             }
-            let inherit = self.store.inherit(handler, &own, self.config.batch);
+            let is_own = node == self.node;
+            if !is_own && heard.is_empty() {
+                continue;
+            }
+            let models = (!is_own).then_some(&*heard);
+            let inherit = self.store.inherit(handler, &own, models, self.config.batch);
             let rows = self.database()?.change(inherit)?;
             if rows > 0 {
                 info!(rows, from = %handler, "events that a node left to its listeners are taken over");
@@ -670,13 +727,14 @@ impl Relay {
         let is_early = self.began.elapsed() < self.config.orphan_after;
         for row in rows {
             let id = row.id;
+            let published = row.handled_here != LOCAL_ONLY;
             let mailbox = Arc::clone(&self.mailbox);
             let handed = parcel(row).ok_or(None).and_then(|parcel| {
                 if mailbox.is_in_hand(parcel.id) {
                     return Ok(());
                 }
                 let in_hand = mailbox.hand_out(parcel.id);
-                emitter.replay_record(&parcel, Ack::new(move || in_hand.done())).map_err(Some)
+                emitter.replay_record(&parcel, published, Ack::new(move || in_hand.done())).map_err(Some)
             });
             let (terminal, problem) = match handed {
                 Ok(()) => {
@@ -718,7 +776,13 @@ impl Relay {
                 "the lease of lanes ran out: another relay may have them"
             );
             self.on_the_way.retain(|_, row| still(row.at.lane, row.at.epoch));
-            self.held.clear();
+            let refused: Vec<&Line> =
+                self.on_the_way.values().filter(|row| is_refused(row)).map(|row| &row.line).collect();
+            self.held.retain(|line, _| refused.contains(&line));
+            self.held
+                .values_mut()
+                .for_each(|rows| rows.retain(|_, lane| owned.iter().any(|owned| owned.lane == *lane)));
+            self.bytes = self.on_the_way.values().map(|row| row.bytes).sum();
             self.confirmed.retain(|row| still(row.lane, row.epoch));
             self.failed.retain(|row| still(row.at.lane, row.at.epoch));
         }
@@ -740,10 +804,8 @@ impl Relay {
                     (model.to_owned(), stream)
                 })
             });
-            self.lanes.insert(
-                lane,
-                Owned { epoch, streams: streams.collect(), leaving: false, is_full: false, swept: None },
-            );
+            self.lanes
+                .insert(lane, Owned { epoch, streams: streams.collect(), leaving: false, is_full: false });
         }
         self.next_poll = Instant::now();
         Ok(())
@@ -805,13 +867,22 @@ impl Relay {
 
     /// Reads rows and publishes them; `true` when there may be more, and room for it.
     fn publish(&mut self, emitter: &Emitter) -> QueryResult<bool> {
-        let room = self.config.window.saturating_sub(self.on_the_way.len()).min(self.config.batch);
+        let kept = self.on_the_way.len() + self.held.values().map(BTreeMap::len).sum::<usize>();
+        let room = self.config.window.saturating_sub(kept).min(self.config.batch);
+        let room = if self.bytes < MOST_BYTES { room } else { 0 };
+        self.is_full = room == 0;
         let readings = self.readings(room);
         if readings.is_empty() {
             return Ok(false);
         }
-        let due = self.store.due(&self.id, &readings);
-        let rows = self.database()?.queued(due)?;
+        let rows = match self.store.due(&self.id, &readings) {
+            Due::Rows(sql) => self.database()?.queued(sql)?,
+            Due::Ids(sql) => {
+                let ids = self.database()?.pairs(sql)?;
+                let rows = self.store.rows(ids.iter().map(|pair| pair.number));
+                if ids.is_empty() { Vec::new() } else { self.database()?.queued(rows)? }
+            }
+        };
         let mut came = HashMap::<i32, usize>::new();
         for row in rows {
             *came.entry(row.lane).or_default() += 1;
@@ -822,16 +893,14 @@ impl Relay {
                 owned.is_full = came.get(&lane).is_some_and(|came| *came >= most);
             }
         }
-        self.is_full = self.on_the_way.len() >= self.config.window;
-        Ok(!self.is_full && self.lanes.values().any(|owned| owned.is_full && !owned.leaving))
+        Ok(self.lanes.values().any(|owned| owned.is_full && !owned.leaving))
     }
 
     /// What is to be read of each lane, all together about as much as there is room for.
-    fn readings(&mut self, room: usize) -> Vec<Reading> {
+    fn readings(&self, room: usize) -> Vec<Reading> {
         if room == 0 {
             return Vec::new();
         }
-        let now = Instant::now();
         let mut on_the_way = HashMap::<i32, Vec<i64>>::new();
         for (id, row) in &self.on_the_way {
             on_the_way.entry(row.at.lane).or_default().push(*id);
@@ -839,21 +908,15 @@ impl Relay {
         for (id, lane) in self.held.values().flatten() {
             on_the_way.entry(*lane).or_default().push(*id);
         }
-        let lanes = || self.lanes.values().filter(|owned| !owned.leaving);
-        let full = lanes().filter(|owned| owned.is_full).count();
+        let lanes = || self.lanes.iter().filter(|(_, owned)| !owned.leaving);
+        let full = lanes().filter(|(_, owned)| owned.is_full).count();
         let share = room.checked_div(full).unwrap_or_default().max(A_FEW);
-        let lanes = self.lanes.iter_mut().filter(|(_, owned)| !owned.leaving);
-        let readings = lanes.map(|(lane, owned)| {
-            let except = on_the_way.remove(lane).unwrap_or_default();
-            // A row with a lower number may come to be seen later, for its transaction took longer.
-            let is_due = owned.swept.is_none_or(|swept| now.duration_since(swept) >= SWEEP);
-            let highest = except.iter().copied().max();
-            let after = highest.filter(|_| !is_due).unwrap_or_default();
-            if after == 0 {
-                owned.swept = Some(now);
-            }
-            let most = if owned.is_full { share } else { A_FEW };
-            Reading { lane: *lane, after, except: if after == 0 { except } else { Vec::new() }, most }
+        // Always from the beginning: a row with a lower number may come to be seen later, for its transaction took
+        // longer, and what comes after it in its key must not be published before it.
+        let readings = lanes().map(|(lane, owned)| Reading {
+            lane: *lane,
+            except: on_the_way.remove(lane).unwrap_or_default(),
+            most: if owned.is_full { share } else { A_FEW },
         });
         readings.collect()
     }
@@ -898,10 +961,17 @@ impl Relay {
         stream.sent.push_back(at.id);
         self.attempts += 1;
         let sending = Sending { id: at.id, attempt: self.attempts };
-        self.on_the_way.insert(at.id, OnTheWay { at, line, attempt: self.attempts, retries, outcome: None });
+        let bytes = parcel.payload.len();
+        self.bytes += bytes;
+        let row = OnTheWay { at, line, attempt: self.attempts, retries, bytes, outcome: None };
+        self.on_the_way.insert(row.at.id, row);
         let mailbox = Arc::clone(&self.mailbox);
         emitter.publish_record(parcel, &number, move |outcome| mailbox.told(sending, outcome));
     }
+}
+
+fn is_refused(row: &OnTheWay) -> bool {
+    matches!(row.outcome, Some(Err(_)))
 }
 
 impl Stream {

@@ -120,6 +120,8 @@ struct Types {
     uuid: &'static str,
     /// A short text that can be a key.
     name: &'static str,
+    /// A service, a node and a life of it.
+    whose: &'static str,
     text: &'static str,
     json: &'static str,
     time: &'static str,
@@ -135,6 +137,7 @@ fn types(dialect: Dialect) -> Types {
             serial: "BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
             uuid: "UUID",
             name: "TEXT",
+            whose: "TEXT",
             text: "TEXT",
             // As text: it is kept as it was written, and may hold an escaped NUL.
             json: "JSON",
@@ -146,6 +149,7 @@ fn types(dialect: Dialect) -> Types {
             serial: "INTEGER PRIMARY KEY AUTOINCREMENT",
             uuid: "TEXT",
             name: "TEXT",
+            whose: "TEXT",
             text: "TEXT",
             json: "TEXT",
             time: "TEXT",
@@ -156,6 +160,7 @@ fn types(dialect: Dialect) -> Types {
             serial: "BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY",
             uuid: "CHAR(36)",
             name: "VARCHAR(191)",
+            whose: "VARCHAR(320)",
             text: "LONGTEXT",
             json: "LONGTEXT",
             time: "DATETIME(3)",
@@ -167,7 +172,7 @@ fn types(dialect: Dialect) -> Types {
 }
 
 fn first(dialect: Dialect, names: &Names, lanes: u32) -> Vec<String> {
-    let Types { serial, uuid, name, text, json, time, options, prefix } = types(dialect);
+    let Types { serial, uuid, name, whose, text, json, time, options, prefix } = types(dialect);
     let present = if dialect == Dialect::MySql { "" } else { " WHERE handler IS NOT NULL" };
     let (outbox, history) = (names.table("outbox"), names.table("history"));
     let (lane_table, streams) = (names.table("lanes"), names.table("streams"));
@@ -196,7 +201,7 @@ fn first(dialect: Dialect, names: &Names, lanes: u32) -> Vec<String> {
     );
     let mut statements = vec![
         format!(
-            "CREATE TABLE {outbox} (id {serial}, {columns}, handler {name}, next_attempt BIGINT NOT NULL DEFAULT 0){options}"
+            "CREATE TABLE {outbox} (id {serial}, {columns}, handler {whose}, next_attempt BIGINT NOT NULL DEFAULT 0){options}"
         ),
         format!("CREATE INDEX {} ON {outbox} (status, lane, id)", names.index("outbox_lane")),
         format!("CREATE INDEX {} ON {outbox} (status, created_at)", names.index("outbox_created")),
@@ -207,7 +212,7 @@ fn first(dialect: Dialect, names: &Names, lanes: u32) -> Vec<String> {
         format!("CREATE INDEX {} ON {history} (model, lane, sequence)", names.index("history_sequence")),
         format!("CREATE INDEX {} ON {history} (processed_at)", names.index("history_processed")),
         format!(
-            "CREATE TABLE {lane_table} (lane INTEGER NOT NULL PRIMARY KEY, owner {name}, node {name}, \
+            "CREATE TABLE {lane_table} (lane INTEGER NOT NULL PRIMARY KEY, owner {name}, node {whose}, \
              epoch BIGINT NOT NULL DEFAULT 0, until BIGINT NOT NULL DEFAULT 0){options}"
         ),
         format!(
@@ -215,7 +220,7 @@ fn first(dialect: Dialect, names: &Names, lanes: u32) -> Vec<String> {
              PRIMARY KEY (lane, model)){options}"
         ),
         format!(
-            "CREATE TABLE {relays} (relay {name} NOT NULL PRIMARY KEY, node {name} NOT NULL, lanes SMALLINT NOT NULL, \
+            "CREATE TABLE {relays} (relay {name} NOT NULL PRIMARY KEY, node {whose} NOT NULL, lanes SMALLINT NOT NULL, \
              until BIGINT NOT NULL){options}"
         ),
         format!(

@@ -21,12 +21,19 @@ pub(crate) struct Store {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Reading {
     pub(crate) lane: i32,
-    /// Rows with higher numbers alone.
-    pub(crate) after: i64,
     /// Those that are on their way.
     pub(crate) except: Vec<i64>,
     /// No more than so many.
     pub(crate) most: usize,
+}
+
+/// How rows that are due are asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Due {
+    /// This tells them.
+    Rows(String),
+    /// This tells their ids.
+    Ids(String),
 }
 
 /// A published row and its number.
@@ -63,24 +70,32 @@ pub(crate) enum Next {
 }
 
 impl Store {
-    /// One INSERT for all that a transaction emitted.
+    /// The INSERT of all that a transaction emitted; several, where one would be longer than servers take.
     pub(crate) fn insert<'r>(
         &self,
         records: impl IntoIterator<Item = &'r Record>,
         lanes: u32,
         handler: &str,
-    ) -> String {
-        let mut sql = format!(
+    ) -> Vec<String> {
+        const MOST: usize = 1 << 20;
+        let insert = format!(
             "INSERT INTO {} (event_id, action, model, record_id, payload, status, created_at, operation, topic, qos, \
              properties, lane, by_model, trace_id, idempotency_key, handler) VALUES ",
             self.names.table("outbox")
         );
-        for (place, record) in records.into_iter().enumerate() {
-            sql.push_str(if place == 0 { "(" } else { ", (" });
-            self.values(&mut sql, record, lanes, handler);
-            sql.push(')');
+        let mut all: Vec<String> = Vec::new();
+        for record in records {
+            match all.last_mut().filter(|sql| sql.len() < MOST) {
+                Some(sql) => sql.push_str(", "),
+                None => all.push(insert.clone()),
+            }
+            if let Some(sql) = all.last_mut() {
+                sql.push('(');
+                self.values(sql, record, lanes, handler);
+                sql.push(')');
+            }
         }
-        sql
+        all
     }
 
     fn values(&self, sql: &mut String, record: &Record, lanes: u32, handler: &str) {
@@ -112,24 +127,19 @@ impl Store {
     ///
     /// Each lane is read by itself, in the order of an index: to sort a long queue for each batch would take
     /// longer the longer it is. A row is not due while one that comes before it waits for its next attempt.
-    pub(crate) fn due(&self, relay: &str, lanes: &[Reading]) -> String {
+    pub(crate) fn due(&self, relay: &str, lanes: &[Reading]) -> Due {
         let Self { dialect, names } = self;
         let (outbox, lane_table, now) = (names.table("outbox"), names.table("lanes"), dialect.now());
-        let text = |column| match dialect {
-            Dialect::Postgres => format!("CAST(o.{column} AS TEXT) AS {column}"),
-            Dialect::Sqlite | Dialect::MySql => format!("o.{column}"),
+        let columns = match dialect {
+            // It keeps a UNION of long texts on disk, and MariaDB 10.11.19 crashes at that now and then.
+            Dialect::MySql => "'' AS text, o.id AS number".to_owned(),
+            Dialect::Postgres | Dialect::Sqlite => self.columns(),
         };
-        let columns = format!(
-            "o.id, o.lane, {}, o.model, o.record_id, o.by_model, o.topic, o.qos, {}, o.properties, o.retries, o.sequence, \
-             o.stream, CASE WHEN o.handler IS NULL THEN 0 ELSE 1 END AS handled_here",
-            text("event_id"),
-            text("payload"),
-        );
-        let lanes = lanes.iter().map(|Reading { lane, after, except, most }| {
+        let lanes = lanes.iter().map(|Reading { lane, except, most }| {
             let part = |status: &str, also: &str| {
                 format!(
                     "SELECT * FROM (SELECT {columns} FROM {outbox} o WHERE o.status = '{status}' AND o.lane = {lane} \
-                     AND o.id > {after} AND o.id NOT IN ({except}){also} \
+                     AND o.id NOT IN ({except}){also} \
                      AND EXISTS (SELECT 1 FROM {lane_table} l WHERE l.lane = {lane} AND l.owner = '{relay}') \
                      AND NOT EXISTS (SELECT 1 FROM {outbox} e WHERE e.status = '{WAITING}' AND e.lane = {lane} AND e.id < o.id \
                      AND e.model = o.model AND (o.by_model = 1 OR e.record_id = o.record_id)) \
@@ -138,10 +148,31 @@ impl Store {
                 )
             };
             let again = part(WAITING, &format!(" AND o.next_attempt <= {now}"));
-            // What waits is looked for where everything is.
-            if *after > 0 { part(PENDING, "") } else { format!("{} UNION ALL {again}", part(PENDING, "")) }
+            format!("{} UNION ALL {again}", part(PENDING, ""))
         });
-        lanes.collect::<Vec<_>>().join(" UNION ALL ")
+        let sql = lanes.collect::<Vec<_>>().join(" UNION ALL ");
+        if *dialect == Dialect::MySql { Due::Ids(sql) } else { Due::Rows(sql) }
+    }
+
+    /// These rows.
+    pub(crate) fn rows(&self, ids: impl IntoIterator<Item = i64>) -> String {
+        let (outbox, columns) = (self.names.table("outbox"), self.columns());
+        format!("SELECT {columns} FROM {outbox} o WHERE o.id IN ({}) ORDER BY o.id", list(ids))
+    }
+
+    /// What is read of a row of the outbox, called `o`.
+    fn columns(&self) -> String {
+        let text = |column| match self.dialect {
+            Dialect::Postgres => format!("CAST(o.{column} AS TEXT) AS {column}"),
+            Dialect::Sqlite | Dialect::MySql => format!("o.{column}"),
+        };
+        format!(
+            "o.id, o.lane, {}, o.model, o.record_id, o.by_model, o.topic, o.qos, {}, o.properties, o.retries, o.sequence, \
+             o.stream, CASE WHEN o.handler IS NULL THEN 0 WHEN o.status = '{PROCESSING}' AND o.sequence IS NULL THEN 2 ELSE 1 END \
+             AS handled_here",
+            text("event_id"),
+            text("payload"),
+        )
     }
 
     /// The lanes that a relay owns.
@@ -203,8 +234,11 @@ impl Store {
             Dialect::Postgres => format!("LISTEN {}", self.names.index("outbox")),
             // What writes meanwhile is waited for.
             Dialect::Sqlite => "PRAGMA busy_timeout = 10000".to_owned(),
-            // Its default locks rows beside those that are meant, so that relays would hinder each other.
-            Dialect::MySql => "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED".to_owned(),
+            // Its default locks rows beside those that are meant, so that relays would hinder each other. And there is
+            // an hour that a time zone has twice.
+            Dialect::MySql => {
+                "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED; SET time_zone = '+00:00'".to_owned()
+            }
         }
     }
 
@@ -250,13 +284,17 @@ impl Store {
     }
 
     /// Takes over rows from a node that is there no more.
-    pub(crate) fn inherit(&self, from: &str, to: &str, most: usize) -> String {
+    pub(crate) fn inherit(&self, from: &str, to: &str, models: Option<&[String]>, most: usize) -> String {
         let outbox = self.names.table("outbox");
+        let of_models = models.map_or_else(String::new, |models| {
+            let models: Vec<String> = models.iter().map(|model| self.dialect.quoted(model)).collect();
+            format!(" AND model IN ({})", models.join(", "))
+        });
         let (from, to) = (self.dialect.quoted(from), self.dialect.quoted(to));
         // MySQL reads no table that it writes but through another one.
         format!(
             "UPDATE {outbox} SET handler = {to} WHERE handler = {from} AND id IN (SELECT id FROM \
-             (SELECT id FROM {outbox} WHERE handler = {from} ORDER BY id LIMIT {most}) AS first)"
+             (SELECT id FROM {outbox} WHERE handler = {from}{of_models} ORDER BY id LIMIT {most}) AS first)"
         )
     }
 
@@ -292,16 +330,10 @@ impl Store {
 
     /// Rows that are this node's to handle, and with which it has not begun.
     pub(crate) fn inherited(&self, handler: &str, after: i64, most: usize) -> String {
-        let outbox = self.names.table("outbox");
-        let text = |column| match self.dialect {
-            Dialect::Postgres => format!("CAST({column} AS TEXT) AS {column}"),
-            Dialect::Sqlite | Dialect::MySql => format!("{column}"),
-        };
         format!(
-            "SELECT id, lane, {}, model, record_id, by_model, topic, qos, {}, properties, retries, sequence, stream, \
-             1 AS handled_here FROM {outbox} WHERE handler = {} AND id > {after} ORDER BY id LIMIT {most}",
-            text("event_id"),
-            text("payload"),
+            "SELECT {} FROM {} o WHERE o.handler = {} AND o.id > {after} ORDER BY o.id LIMIT {most}",
+            self.columns(),
+            self.names.table("outbox"),
             self.dialect.quoted(handler),
         )
     }
@@ -404,7 +436,7 @@ impl Store {
         let mut statements = self.fence(relay, &mut one());
         statements.push(format!(
             "UPDATE {outbox} SET retries = retries + 1, last_error = {error}, sequence = {sequence}, stream = {stream}, \
-             {next} WHERE id = {id} AND {mine}"
+             {next} WHERE id = {id} AND status IN ('{PENDING}', '{WAITING}') AND {mine}"
         ));
         statements.extend(self.count(relay, one()));
         dialect.atomic(&statements)

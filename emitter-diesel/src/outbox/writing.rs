@@ -12,7 +12,7 @@ use super::{Attached, Opened};
 /// What a transaction emitted, and what is to be written down of it before it commits.
 pub(crate) struct Written {
     events: Vec<Emission>,
-    sql: Option<String>,
+    sql: Vec<String>,
     attached: Arc<Attached>,
 }
 
@@ -36,13 +36,13 @@ impl Written {
         });
         let records = records.collect::<QueryResult<Vec<_>>>()?;
         let handler = handler(emitter.origin());
-        let sql = (!records.is_empty()).then(|| store.insert(&records, *lanes, &handler));
+        let sql = store.insert(&records, *lanes, &handler);
         Ok(Self { sql, events, attached: Arc::clone(&attached) })
     }
 
     /// What goes before the COMMIT.
-    pub(crate) fn sql(&self) -> Option<&str> {
-        self.sql.as_deref()
+    pub(crate) fn sql(&self) -> &[String] {
+        &self.sql
     }
 
     /// The transaction is committed.

@@ -1,11 +1,12 @@
-//! Durable events of asynchronous connections.
+//! Durable events of asynchronous connections, and of COMMITs that fail.
 
+use diesel::PgConnection;
 use diesel::connection::SimpleConnection;
 use diesel::prelude::{ExpressionMethods, QueryDsl};
 use diesel::result::{Error, QueryResult};
 use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl};
 use emitter_diesel::outbox::WithOutbox;
-use emitter_diesel::{Bind, BoundAsync, Emit, update};
+use emitter_diesel::{Bind, Bound, BoundAsync, Emit, update};
 use emitter_tests::eventually::eventually;
 use emitter_tests::servers::Postgres;
 
@@ -15,6 +16,41 @@ use super::*;
 async fn create(conn: &mut BoundAsync<'_, AsyncPgConnection>, id: i64) -> QueryResult<Order> {
     let order = Order { id, step: 0 };
     diesel::insert_into(orders::table).values(&order).emit().durable().get_result(conn).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_fails_leaves_a_connection_that_works() {
+    let server = <Postgres as Database>::with_tables();
+    let broker = MemoryBroker::new();
+    let (ear, heard) = Ear::start(&broker).await;
+    let emitter = builder(&broker, "a").outbox(server.outbox()).start().await.unwrap();
+    let mut db = server.connect();
+    let late = "CREATE TABLE lines (parent BIGINT REFERENCES orders (id) DEFERRABLE INITIALLY DEFERRED)";
+    db.batch_execute(late).unwrap();
+    let conn = &mut emitter.bind(&mut db).unwrap();
+    let create = |conn: &mut Bound<'_, PgConnection>, id| {
+        let order = Order { id, step: 0 };
+        diesel::RunQueryDsl::execute(
+            diesel::sql_query(format!("INSERT INTO lines VALUES ({})", id / 2)),
+            conn,
+        )?;
+        diesel::insert_into(orders::table).values(&order).emit().durable().get_result::<Order, _>(conn)
+    };
+    // The database finds it out at the COMMIT.
+    for _ in 0..3 {
+        let failed = diesel::Connection::transaction(conn, |conn| create(conn, 2));
+        assert!(matches!(failed, Err(Error::DatabaseError(..))), "{failed:?}");
+    }
+    let done = diesel::Connection::transaction(conn, |conn| {
+        create(conn, 0)?;
+        create(conn, 1)
+    });
+    done.unwrap();
+    eventually(|| heard.len() == 2).await;
+    assert_eq!(heard.steps().into_keys().collect::<Vec<_>>(), [0, 1]);
+    for emitter in [emitter, ear] {
+        assert!(emitter.shutdown(10 * SECOND).await.is_clean());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

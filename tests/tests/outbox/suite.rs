@@ -143,7 +143,7 @@ macro_rules! suite {
                     diesel::delete(orders::table).execute(&mut db).unwrap();
                     {
                         let conn = &mut first.bind(&mut db).unwrap();
-                        (1..=50).for_each(|id| drop(create(conn, id).unwrap()));
+                        (1..=50).try_for_each(|id| create(conn, id).map(|_| ())).unwrap();
                     }
                     // Its listeners never come to an end, and it leaves no word: as good as killed.
                     crate::kill(first);
@@ -183,7 +183,7 @@ macro_rules! suite {
                 tokio::task::block_in_place(|| {
                     let conn = &mut emitter.bind(&mut db).unwrap();
                     let all: QueryResult<()> =
-                        conn.transaction(|conn| (1..=200).try_for_each(|id| create(conn, id).map(drop)));
+                        conn.transaction(|conn| (1..=200).try_for_each(|id| create(conn, id).map(|_| ())));
                     all.unwrap();
                 });
                 assert!(emitter.stats().overflowed == 0, "nothing is lost, so that nothing is counted as such");
@@ -191,6 +191,33 @@ macro_rules! suite {
                 assert_eq!(heard.steps().len(), 200);
                 assert_eq!(heard.len(), 200);
                 assert!(emitter.shutdown(10 * SECOND).await.is_clean());
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn a_node_without_a_way_to_others_writes_what_others_relay() {
+                let server = <$server>::with_tables();
+                let broker = MemoryBroker::new();
+                let (ear, heard) = Ear::start(&broker).await;
+                let writer = Emitter::builder().service("shop").node("cron").outbox(server.outbox().without_relay());
+                let writer = writer.start().await.unwrap();
+                let mut db = server.connect();
+                {
+                    let conn = &mut writer.bind(&mut db).unwrap();
+                    let _: Order = create(conn, 1).unwrap();
+                    // What is not durable stays there.
+                    let insert = diesel::insert_into(orders::table).values(&Order { id: 2, step: 0 });
+                    let _: Order = insert.emit().get_result(conn).unwrap();
+                }
+                // One that relays and has no way to others, either, takes nothing from the one that has.
+                let idle = Emitter::builder().service("shop").node("idle").outbox(server.outbox());
+                let idle = idle.start().await.unwrap();
+                let relay = builder(&broker, "relay").outbox(server.outbox()).start().await.unwrap();
+                eventually(|| heard.len() == 1).await;
+                until(&mut db, "emitter_outbox", 0);
+                assert_eq!(heard.steps(), BTreeMap::from([(1, vec![0])]));
+                for emitter in [writer, idle, relay, ear] {
+                    assert!(emitter.shutdown(10 * SECOND).await.is_clean());
+                }
             }
 
             #[tokio::test(flavor = "multi_thread")]
@@ -203,7 +230,7 @@ macro_rules! suite {
                     let mut db = server.connect();
                     if left > 0 {
                         let conn = &mut emitter.bind(&mut db).unwrap();
-                        (0..left).for_each(|id| drop(create(conn, id).unwrap()));
+                        (0..left).try_for_each(|id| create(conn, id).map(|_| ())).unwrap();
                     }
                     until(&mut db, "emitter_outbox", 0);
                     until(&mut db, "emitter_history", left);
