@@ -152,7 +152,7 @@ mod tests {
         }
         assert_eq!(lane("User", Some(&one)), lane("user", Some(&one)));
         // Rows that one version has written are read by the next.
-        assert_eq!(lane("user", Some(&one)), 0);
+        assert_eq!(lane("user", Some(&one)), 6_462_474_022_542_755_840);
     }
 
     #[test]

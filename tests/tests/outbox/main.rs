@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 mod suite;
 mod asynchronous;
 mod databases;
+mod forms;
 mod kills;
 mod refusals;
 
