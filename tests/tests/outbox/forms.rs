@@ -1,6 +1,5 @@
 //! Relayed events in every form in which events travel, signed.
 
-use diesel::prelude::*;
 use emitter_core::envelope::Format;
 use emitter_core::{Signatures, SigningKey, Trace};
 use emitter_diesel::outbox::WithOutbox;
