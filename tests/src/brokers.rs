@@ -46,45 +46,56 @@ const NO_REASON_CODES: Inability = Inability {
     case: "refusal",
     reason: "MQTT 3.1.1 has no word for a refused publish: it is confirmed, and dropped.",
     shows: "the forbidden message was confirmed",
+    always: true,
 };
 
 const NO_PROPERTIES: Inability = Inability {
     case: "properties",
     reason: "MQTT 3.1.1 has nothing beside the payload.",
     shows: "the properties did not arrive",
+    always: true,
 };
 
 const HANGS_UP: Inability = Inability {
     case: "refusal",
     reason: "MQTT 3.1.1 has no word for a refused publish: the connection is closed, ten times; then that message is given up, and what is behind it gets through.",
     shows: "the forbidden message ended as: the connection ended 10 times",
+    always: true,
 };
 
-const FORGETS: Inability =
-    Inability { case: "restart", reason: "It keeps everything in memory alone.", shows: "were lost" };
+const FORGETS: Inability = Inability {
+    case: "restart",
+    reason: "It keeps everything in memory alone.",
+    shows: "were lost",
+    always: true,
+};
 
 const NO_GROUPS: Inability = Inability {
     case: "groups",
     reason: "It has no shared subscriptions: it takes one, and never delivers on it.",
     shows: "a group was sent 0 of",
+    always: true,
 };
 
 const OVERTAKES: Inability = Inability {
     case: "order",
     reason: "Of a client with several subscriptions, what is behind by more than `max_ack_pending` (20 here) comes after `ack_wait` in part, behind later messages. With 5,000 it was in order.",
     shows: "came first after",
+    always: true,
 };
 
 const NO_WINDOW: Inability = Inability {
     case: "no_ack_before_done",
     reason: "It has no bound for unacknowledged deliveries. (What is not done does come again: `resend`.)",
     shows: "deliveries came although none was done",
+    always: true,
 };
 
 const SECOND_WINDOW: Inability = Inability {
     case: "window_of_the_next_life",
     reason: "Version 2.0.11, once something was acknowledged, delivers a whole window more with each connection, beside what comes again. After several of them more than one window may come twice.",
     shows: "deliveries came although none was done",
+    always: true,
 };
 
 /// Mosquitto over MQTT 5.
@@ -125,6 +136,7 @@ pub const NATS: Kind = Kind {
             case: "every_qos",
             reason: "It closes the connection at a publish with QoS 2, ten times; then that one is given up, and what is behind it gets through.",
             shows: "the message ExactlyOnce was not confirmed: the connection ended 10 times",
+            always: true,
         },
         OVERTAKES,
         Inability {
@@ -149,6 +161,7 @@ pub const RABBITMQ: Kind = Kind {
             case: "retained",
             reason: "It looks retained messages up by a topic, and not by a filter with a wildcard.",
             shows: "of what was retained nothing came",
+            always: true,
         },
     ],
     program: Program::RabbitMq,
@@ -168,7 +181,8 @@ pub const AEDES: Kind = Kind {
         Inability { case: "window_of_the_next_life", ..NO_WINDOW },
         Inability {
             case: "order_after_a_cut",
-            reason: "To a client that comes back it sends what it kept and what is new side by side.",
+            reason: "To a client that comes back it sends what it kept and what is new side by side, if both are there.",
+            always: false,
             ..OVERTAKES
         },
         Inability { case: "duplicate_bound", shows: "when the receiver was cut", ..NO_WINDOW },

@@ -42,11 +42,13 @@ impl Broker for MemoryBroker {
                 case: "refusal",
                 reason: "It has no access control.",
                 shows: "the forbidden message was confirmed",
+                always: true,
             },
             Inability {
                 case: "oversize",
                 reason: "Messages are passed on as pointers; no size is too large.",
                 shows: "the message that is too large was confirmed",
+                always: true,
             },
         ]
     }
