@@ -19,8 +19,9 @@ use crate::handle::{
     BindError, Depth, ENDED_BEFORE, EmittingTransactionManager, GUARD, NOTHING_COMMITTED, RAW_TRANSACTION,
     RELEASE_GUARD, is_guarded,
 };
-use crate::outbox::{Dialect, Written};
+use crate::outbox::Written;
 use crate::statements::{Emitting, Executes, FromRows, Handle, Kind, Loads};
+use crate::tables::Dialect;
 use crate::watched::Watched;
 use crate::{bypass, raw_sql};
 

@@ -18,8 +18,9 @@ use emitter_core::{Emission, Emitter};
 use tracing::warn;
 
 use crate::buffer::Buffer;
-use crate::outbox::{Dialect, Written};
+use crate::outbox::Written;
 use crate::statements::Handle;
+use crate::tables::Dialect;
 use crate::{bypass, raw_sql};
 
 /// Binds connections to an emitter.

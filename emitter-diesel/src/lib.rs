@@ -139,12 +139,14 @@ extern crate self as emitter_diesel;
 mod bound_async;
 mod buffer;
 pub mod bypass;
+mod companion;
 pub mod engine;
 mod handle;
 pub mod outbox;
 pub mod queries;
 mod raw_sql;
 pub mod statements;
+pub mod tables;
 mod update;
 #[cfg(feature = "_async")]
 mod watched;

@@ -12,8 +12,10 @@
 //! use diesel::{Connection, SqliteConnection};
 //! use emitter_diesel::Emitter;
 //! use emitter_diesel::outbox::{Outbox, WithOutbox};
+//! use emitter_diesel::tables::Tables;
 //!
-//! let outbox = Outbox::new(|| SqliteConnection::establish("shop.db")).migrate();
+//! let tables = Tables::new(|| SqliteConnection::establish("shop.db")).migrate();
+//! let outbox = Outbox::new(tables);
 //! let emitter = Emitter::builder().service("shop").node("a").mqtt("mqtt://localhost").outbox(outbox).start().await?;
 //! # Ok(())
 //! # }
@@ -25,70 +27,44 @@
 //! as long as its lease lasts, and rows are read only after the lane was taken. A model that emits bulk
 //! operations has one lane for all of its events, for one event may be of any key.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use diesel::result::ConnectionResult;
-use emitter_core::Builder;
+use emitter_core::event::Timestamp;
 use emitter_core::retry::Backoff;
+use emitter_core::{Builder, WeakEmitter};
 use once_cell::sync::OnceCell;
+use tracing::error;
 
-mod database;
-mod dialect;
+use crate::companion;
+use crate::tables::{Database, Tables};
+
 mod mailbox;
-mod names;
 mod relay;
-mod schema;
 mod store;
 mod writing;
 
-pub use self::database::Database;
-pub use self::dialect::Dialect;
-pub use self::names::{BadName, Names};
+use self::relay::Relay;
 pub use self::relay::RelayConfig;
-pub use self::schema::{LANES, Migration, VERSION};
 
 pub(crate) use self::mailbox::Mailbox;
 pub(crate) use self::store::Store;
 pub(crate) use self::writing::Written;
 
-/// Makes connections of an outbox's own.
-type Connect = Arc<dyn Fn() -> ConnectionResult<Box<dyn Database>> + Send + Sync>;
-
-/// The outbox of a database: where its tables are, and how they are relayed.
+/// The outbox of a database, and how this node relays it.
 ///
 /// Given to the builder of an emitter by [`WithOutbox::outbox`].
+#[derive(Debug)]
 #[must_use = "it is given to the builder of an emitter: `.outbox(outbox)`"]
 pub struct Outbox {
-    connect: Connect,
-    names: Names,
+    tables: Tables,
     relay: Option<RelayConfig>,
-    lanes: u32,
-    migrate: bool,
 }
 
 impl Outbox {
-    /// An outbox that works over connections of its own, made by `connect`: to the database of the bound
-    /// connections. They are used by one thread, one at a time.
-    pub fn new<C, F>(connect: F) -> Self
-    where
-        C: Database + 'static,
-        F: Fn() -> ConnectionResult<C> + Send + Sync + 'static,
-    {
-        Self {
-            connect: Arc::new(move || Ok(Box::new(connect()?))),
-            names: Names::default(),
-            relay: Some(RelayConfig::default()),
-            lanes: LANES,
-            migrate: false,
-        }
-    }
-
-    /// What its tables are called. Default `emitter_outbox` and so on.
-    pub fn names(mut self, names: Names) -> Self {
-        self.names = names;
-        self
+    /// The outbox in these tables, relayed by this node.
+    pub fn new(tables: Tables) -> Self {
+        Self { tables, relay: Some(RelayConfig::default()) }
     }
 
     /// How this node relays. Default: see [`RelayConfig`].
@@ -102,48 +78,11 @@ impl Outbox {
         self.relay = None;
         self
     }
-
-    /// Makes the tables at the start, or brings them up to date, where they are not. Default: a start with
-    /// tables of another version fails.
-    pub fn migrate(mut self) -> Self {
-        self.migrate = true;
-        self
-    }
-
-    /// How many lanes the tables get when they are made; afterwards, what they were made with counts. No more
-    /// relays than that share the work. Default [`LANES`]; 1 to 200.
-    pub fn lanes(mut self, lanes: u32) -> Self {
-        self.lanes = lanes.clamp(1, 200);
-        self
-    }
-
-    /// The steps that make its tables, for a tool of your own.
-    #[must_use]
-    pub fn migrations(&self, dialect: Dialect) -> Vec<Migration> {
-        schema::migrations(dialect, &self.names, self.lanes)
-    }
-
-    fn attached(&self) -> Attached {
-        Attached { names: self.names.clone(), opened: OnceCell::new(), mailbox: Arc::default() }
-    }
-}
-
-impl fmt::Debug for Outbox {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { names, relay, lanes, migrate, .. } = self;
-        f.debug_struct("Outbox")
-            .field("names", names)
-            .field("relay", relay)
-            .field("lanes", lanes)
-            .field("migrate", migrate)
-            .finish_non_exhaustive()
-    }
 }
 
 /// An outbox that an emitter has: what its bound handles need of it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Attached {
-    names: Names,
     opened: OnceCell<Opened>,
     mailbox: Arc<Mailbox>,
 }
@@ -178,13 +117,46 @@ pub trait WithOutbox {
 
 impl WithOutbox for Builder {
     fn outbox(self, outbox: Outbox) -> Self {
-        let attached = Arc::new(outbox.attached());
         let builder = if outbox.relay.is_none() { self.relayed_elsewhere() } else { self };
-        let begin = relay::begin(outbox, Arc::clone(&attached));
+        let attached = Attached::default();
+        let mailbox = Arc::clone(attached.mailbox());
+        let Outbox { tables, relay } = outbox;
+        let open = {
+            let tables = tables.clone();
+            move |emitter: &WeakEmitter| open(&tables, emitter)
+        };
+        let run = move |(database, opened), emitter| {
+            if let Some(mut relay) = Relay::new(tables, relay, database, opened, emitter) {
+                relay.run();
+            }
+        };
+        let begin = companion::thread("emitter-outbox", open, run, move || mailbox.end());
         builder.state(attached).companion("outbox", begin)
     }
 }
 
+/// Connects, and looks whether the database can be relied on.
+fn open(tables: &Tables, emitter: &WeakEmitter) -> Result<(Box<dyn Database>, Opened), String> {
+    let (mut database, found) = tables.open()?;
+    let store = Store { dialect: database.dialect(), names: tables.all_names().clone() };
+    let settings = database
+        .pairs(store.settings())
+        .map_err(|error| format!("its database does not tell its settings: {error}"))?;
+    let settings = settings.iter().map(|pair| (&*pair.text, pair.number));
+    for doubt in store::doubts(settings, Timestamp::now().as_millis()) {
+        error!("the outbox cannot rely on its database: {doubt}");
+    }
+    if let Some(listen) = store.listen() {
+        database.run(&listen).map_err(|error| format!("its database does not let it listen: {error}"))?;
+    }
+    let opened = Opened { store, outbox_id: found.outbox_id.into(), lanes: found.lanes };
+    let attached = emitter.upgrade().and_then(|emitter| emitter.state::<Attached>());
+    let attached = attached.ok_or("its emitter is there no more")?;
+    // Set once: an outbox begins once.
+    let opened = attached.opened.get_or_init(|| opened).clone();
+    Ok((database, opened))
+}
+
 /// How long a row that could not be published waits for its next attempt.
-pub(crate) const BACKOFF: Backoff =
+const BACKOFF: Backoff =
     Backoff { base: Duration::from_secs(1), cap: Duration::from_secs(60), jitter: Duration::from_secs(1) };

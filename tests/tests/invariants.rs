@@ -285,9 +285,9 @@ fn rumqttc_is_named_by_its_transport_alone() {
 /// The modules that decide and do nothing; property tests reach all of them.
 const PURE: [&str; 32] = [
     "emitter-core/src/record.rs",
-    "emitter-diesel/src/outbox/dialect.rs",
-    "emitter-diesel/src/outbox/names.rs",
     "emitter-diesel/src/outbox/store.rs",
+    "emitter-diesel/src/tables/dialect.rs",
+    "emitter-diesel/src/tables/names.rs",
     "emitter-core/src/batch.rs",
     "emitter-core/src/signature.rs",
     "emitter-core/src/columns.rs",
@@ -531,7 +531,7 @@ const TASKS: [(&str, usize, &str); 9] = [
     ),
     ("emitter-core/src/testing/contract/cases.rs", 2, "the case's own `JoinSet`, which it drains"),
     ("emitter-core/src/transport/mqtt.rs", 4, "the clients' `JoinSet`, awaited by `close`"),
-    ("emitter-diesel/src/outbox/relay.rs", 1, "a companion's thread, whose end `shutdown` awaits"),
+    ("emitter-diesel/src/companion.rs", 1, "a companion's thread, whose end `shutdown` awaits"),
 ];
 
 /// For the memory transport, which only tests use.

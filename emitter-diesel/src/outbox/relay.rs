@@ -5,253 +5,31 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use diesel::result::QueryResult;
-use emitter_core::event::Timestamp;
 use emitter_core::record::{Number, Parcel};
+use emitter_core::retry::Backoff;
 use emitter_core::topic::Topic;
-use emitter_core::transport::{Ack, Properties, PublishError};
-use emitter_core::{BeginCompanion, Emitter, EventId, ReplayError, Source, WeakEmitter};
-use futures_util::FutureExt;
-use tokio::sync::oneshot;
+use emitter_core::transport::{Properties, PublishError};
+use emitter_core::{Emitter, EventId, WeakEmitter};
 use tracing::{error, info, warn};
 
-use super::database::{Database, Lane, Pair, Queued};
 use super::mailbox::{Mail, Mailbox, Sending};
 use super::store::{self, Due, Next, Reading, Settled, Store, Unsettled};
 use super::writing::handler;
-use super::{Attached, BACKOFF, Connect, Opened, Outbox, schema};
+use super::{Attached, BACKOFF, Opened};
+use crate::tables::{Database, Queued, Tables};
 
-/// How a node relays.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct RelayConfig {
-    /// How long a lane belongs to a relay that says nothing more, by the database's clock. A relay says three
-    /// times as often that it is there. Default 15 s; at least 1 s.
-    pub lease: Duration,
-    /// How often the tables are looked at though nobody said that something came: for rows that other programs
-    /// committed. Default 250 ms.
-    pub poll: Duration,
-    /// How many rows are published and not confirmed at a time. Default 2,000.
-    pub window: usize,
-    /// How many rows are read, and settled, at a time. Default 500.
-    pub batch: usize,
-    /// How often a row is published that the broker refuses. Default 3.
-    pub max_attempts: u32,
-    /// How long a node waits for a listener for what others left to theirs, before it counts as orphaned: so
-    /// long after its start listeners may still be added. Default 60 s.
-    pub orphan_after: Duration,
-    /// How long the history keeps a row that was settled. Default 7 days.
-    pub keep: Duration,
-}
+mod config;
+mod inheritance;
+mod leases;
 
-impl Default for RelayConfig {
-    fn default() -> Self {
-        Self {
-            lease: Duration::from_secs(15),
-            poll: Duration::from_millis(250),
-            window: 2_000,
-            batch: 500,
-            max_attempts: 3,
-            orphan_after: Duration::from_secs(60),
-            keep: Duration::from_secs(7 * 24 * 3600),
-        }
-    }
-}
-
-impl RelayConfig {
-    /// What nobody meant, as near to it as works.
-    fn within_bounds(self) -> Self {
-        const DAY: Duration = Duration::from_secs(24 * 3600);
-        Self {
-            lease: self.lease.clamp(Duration::from_secs(1), DAY),
-            poll: self.poll.clamp(Duration::from_millis(1), DAY),
-            window: self.window.max(1),
-            batch: self.batch.max(1),
-            ..self
-        }
-    }
-
-    /// See [`lease`](Self::lease).
-    #[must_use]
-    pub fn lease(mut self, lease: Duration) -> Self {
-        self.lease = lease.max(Duration::from_secs(1));
-        self
-    }
-
-    /// See [`poll`](Self::poll).
-    #[must_use]
-    pub fn poll(mut self, poll: Duration) -> Self {
-        self.poll = poll;
-        self
-    }
-
-    /// See [`window`](Self::window).
-    #[must_use]
-    pub fn window(mut self, rows: usize) -> Self {
-        self.window = rows.max(1);
-        self
-    }
-
-    /// See [`batch`](Self::batch).
-    #[must_use]
-    pub fn batch(mut self, rows: usize) -> Self {
-        self.batch = rows.max(1);
-        self
-    }
-
-    /// See [`orphan_after`](Self::orphan_after).
-    #[must_use]
-    pub fn orphan_after(mut self, after: Duration) -> Self {
-        self.orphan_after = after;
-        self
-    }
-
-    /// See [`keep`](Self::keep).
-    #[must_use]
-    pub fn keep(mut self, keep: Duration) -> Self {
-        self.keep = keep;
-        self
-    }
-
-    /// See [`max_attempts`](Self::max_attempts).
-    #[must_use]
-    pub fn max_attempts(mut self, attempts: u32) -> Self {
-        self.max_attempts = attempts.max(1);
-        self
-    }
-}
-
-/// Begins the thread of an outbox once its emitter runs.
-pub(super) fn begin(outbox: Outbox, attached: Arc<Attached>) -> BeginCompanion {
-    Box::new(move |emitter| {
-        async move {
-            let (ready, is_ready) = oneshot::channel();
-            let (ended, has_ended) = oneshot::channel::<()>();
-            let mailbox = Arc::clone(attached.mailbox());
-            let thread = std::thread::Builder::new().name("emitter-outbox".to_owned());
-            let spawned = thread.spawn(move || {
-                // Dropped at the end, however that comes.
-                let _ended = ended;
-                match open(&outbox, &attached) {
-                    Ok((database, opened)) => {
-                        // Nobody waits for it where the start was cancelled.
-                        let _ = ready.send(Ok(()));
-                        run(outbox, database, &opened, &attached, &emitter);
-                    }
-                    Err(problem) => drop(ready.send(Err(problem))),
-                }
-            });
-            let thread = spawned.map_err(|error| format!("no thread could be started: {error}"))?;
-            is_ready.await.unwrap_or_else(|_| Err("its thread panicked".to_owned()))?;
-            let end = move |deadline| {
-                async move {
-                    mailbox.end();
-                    // An error is an end, too; what is late is found in the table by the next life.
-                    if tokio::time::timeout_at(deadline, has_ended).await.is_ok() && thread.join().is_err() {
-                        error!("the thread of the outbox panicked");
-                    }
-                }
-                .boxed()
-            };
-            Ok(Box::new(end) as emitter_core::EndCompanion)
-        }
-        .boxed()
-    })
-}
-
-/// Connects, and looks whether the tables are those of this version.
-fn open(outbox: &Outbox, attached: &Attached) -> Result<(Box<dyn Database>, Opened), String> {
-    let mut database =
-        (outbox.connect)().map_err(|error| format!("its database cannot be reached: {error}"))?;
-    let dialect = database.dialect();
-    let store = Store { dialect, names: attached.names.clone() };
-    database.run(&store.greeting()).map_err(|error| format!("its database refuses its settings: {error}"))?;
-    if outbox.migrate {
-        schema::migrate(&mut *database, &store, outbox.lanes)
-            .map_err(|error| format!("its tables could not be made: {error}"))?;
-    }
-    let found = schema::found(&mut *database, &store).map_err(|error| {
-        format!("its tables are not there ({error}): run `Outbox::migrations`, or call `.migrate()`")
-    })?;
-    if found.version != schema::VERSION {
-        return Err(format!(
-            "its tables are of version {}, this program works with {}: {}",
-            found.version,
-            schema::VERSION,
-            if found.version < schema::VERSION { "call `.migrate()`" } else { "update the program" },
-        ));
-    }
-    let settings = database
-        .pairs(store.settings())
-        .map_err(|error| format!("its database does not tell its settings: {error}"))?;
-    let settings = settings.iter().map(|pair| (&*pair.text, pair.number));
-    for doubt in store::doubts(settings, Timestamp::now().as_millis()) {
-        error!("the outbox cannot rely on its database: {doubt}");
-    }
-    let opened = Opened { store, outbox_id: found.outbox_id.into(), lanes: found.lanes };
-    // Set once: an outbox begins once.
-    let opened = attached.opened.get_or_init(|| opened).clone();
-    Ok((database, opened))
-}
-
-fn run(
-    outbox: Outbox,
-    database: Box<dyn Database>,
-    opened: &Opened,
-    attached: &Attached,
-    emitter: &WeakEmitter,
-) {
-    let Some(origin) = emitter.upgrade().map(|emitter| emitter.origin().clone()) else { return };
-    let config = outbox.relay.unwrap_or_default().within_bounds();
-    let has_transport = emitter.upgrade().is_some_and(|emitter| emitter.transport_status().is_some());
-    if outbox.relay.is_some() && !has_transport {
-        info!("the outbox relays nothing, for its emitter has no transport");
-    }
-    let now = Instant::now();
-    let mut relay = Relay {
-        relays: outbox.relay.is_some() && has_transport,
-        config,
-        connect: outbox.connect,
-        database: Some(database),
-        store: opened.store.clone(),
-        outbox_id: Arc::clone(&opened.outbox_id),
-        all_lanes: opened.lanes,
-        id: origin.incarnation.to_string(),
-        node: origin.to_string(),
-        service: origin.service.to_string(),
-        handler: handler(&origin),
-        inherited: 0,
-        inherits: false,
-        stray: BTreeSet::new(),
-        began: now,
-        next_clearing: now,
-        changes: false,
-        greeted: false,
-        tells: false,
-        mailbox: Arc::clone(attached.mailbox()),
-        emitter: emitter.clone(),
-        lanes: BTreeMap::new(),
-        on_the_way: BTreeMap::new(),
-        held: HashMap::new(),
-        confirmed: Vec::new(),
-        failed: Vec::new(),
-        handled: Vec::new(),
-        attempts: 0,
-        next_beat: now,
-        next_poll: now,
-        failures: 0,
-        next_connection: now,
-        is_full: false,
-        bytes: 0,
-    };
-    relay.run();
-}
+pub use self::config::RelayConfig;
 
 /// A relay, and what it knows.
-struct Relay {
+pub(super) struct Relay {
     /// It takes lanes.
     relays: bool,
     config: RelayConfig,
-    connect: Connect,
+    tables: Tables,
     /// `None` while there is no connection.
     database: Option<Box<dyn Database>>,
     store: Store,
@@ -275,8 +53,6 @@ struct Relay {
     next_clearing: Instant,
     /// Others write or relay as well: what they commit is looked for more often.
     changes: bool,
-    /// The connection is set up.
-    greeted: bool,
     /// Others are to be told of what this node committed.
     tells: bool,
     mailbox: Arc<Mailbox>,
@@ -295,6 +71,8 @@ struct Relay {
     attempts: u64,
     next_beat: Instant,
     next_poll: Instant,
+    /// Not before that anything is published: the way to the broker takes nothing.
+    blocked_until: Instant,
     /// Of the database, in a row.
     failures: u32,
     next_connection: Instant,
@@ -356,14 +134,18 @@ struct OnTheWay {
 /// How many rows are read of a lane that had no more the last time.
 const A_FEW: usize = 32;
 
-/// How a row says that it goes to listeners of its service alone.
-const LOCAL_ONLY: i32 = 2;
-
 /// How many bytes may be on their way: less than a transport's queue takes by default.
 const MOST_BYTES: usize = 16 * 1024 * 1024;
 
 /// How long a relay waits when the way to the broker takes nothing.
 const BLOCKED: Duration = Duration::from_millis(500);
+
+/// How long a relay waits before it connects again.
+const RECONNECT: Backoff = Backoff {
+    base: Duration::from_millis(50),
+    cap: Duration::from_secs(5),
+    jitter: Duration::from_millis(50),
+};
 
 /// How often it is asked whether others wrote something.
 const LOOK: Duration = Duration::from_millis(10);
@@ -372,7 +154,61 @@ const LOOK: Duration = Duration::from_millis(10);
 const IDLE: Duration = Duration::from_secs(1);
 
 impl Relay {
-    fn run(&mut self) {
+    /// A relay of an emitter that is there.
+    pub(super) fn new(
+        tables: Tables,
+        config: Option<RelayConfig>,
+        database: Box<dyn Database>,
+        opened: Opened,
+        emitter: WeakEmitter,
+    ) -> Option<Self> {
+        let alive = emitter.upgrade()?;
+        let mailbox = Arc::clone(alive.state::<Attached>()?.mailbox());
+        let origin = alive.origin().clone();
+        let has_transport = alive.transport_status().is_some();
+        if config.is_some() && !has_transport {
+            info!("the outbox relays nothing, for its emitter has no transport");
+        }
+        let now = Instant::now();
+        Some(Self {
+            relays: config.is_some() && has_transport,
+            config: config.unwrap_or_default().within_bounds(),
+            tables,
+            database: Some(database),
+            store: opened.store,
+            outbox_id: opened.outbox_id,
+            all_lanes: opened.lanes,
+            id: origin.incarnation.to_string(),
+            node: origin.to_string(),
+            service: origin.service.to_string(),
+            handler: handler(&origin),
+            inherited: 0,
+            inherits: false,
+            stray: BTreeSet::new(),
+            began: now,
+            next_clearing: now,
+            changes: false,
+            tells: false,
+            mailbox,
+            emitter,
+            lanes: BTreeMap::new(),
+            on_the_way: BTreeMap::new(),
+            held: HashMap::new(),
+            confirmed: Vec::new(),
+            failed: Vec::new(),
+            handled: Vec::new(),
+            attempts: 0,
+            next_beat: now,
+            next_poll: now,
+            blocked_until: now,
+            failures: 0,
+            next_connection: now,
+            is_full: false,
+            bytes: 0,
+        })
+    }
+
+    pub(super) fn run(&mut self) {
         let mut wait = Duration::ZERO;
         loop {
             let mail = self.mailbox.take(wait);
@@ -401,7 +237,7 @@ impl Relay {
     /// The database did not do what was asked.
     fn broken(&mut self, error: &diesel::result::Error) -> Duration {
         self.failures += 1;
-        let delay = BACKOFF.delay(self.failures, 0.5).min(Duration::from_secs(5));
+        let delay = RECONNECT.delay(self.failures, fastrand::f64());
         if self.failures.is_power_of_two() {
             warn!(failures = self.failures, "the outbox waits for its database: {error}");
         }
@@ -462,7 +298,7 @@ impl Relay {
                 let overtaken = last_good.is_some_and(|last| place < last);
                 match self.verdict(row.at, row.retries, &error, overtaken) {
                     Some(unsettled) => self.failed.push(unsettled),
-                    None => self.next_poll = Instant::now() + BLOCKED,
+                    None => self.blocked_until = Instant::now() + BLOCKED,
                 }
             }
         }
@@ -522,21 +358,8 @@ impl Relay {
             if now < self.next_connection {
                 return Ok(self.next_connection - now);
             }
-            match (self.connect)() {
-                Ok(database) => {
-                    self.database = Some(database);
-                    self.greeted = false;
-                }
-                Err(error) => {
-                    return Err(diesel::result::Error::QueryBuilderError(error.into()));
-                }
-            }
+            self.database = Some(self.connected()?);
             self.next_beat = now;
-        }
-        if !self.greeted {
-            let greeting = self.store.greeting();
-            self.database()?.run(&greeting)?;
-            self.greeted = true;
         }
         if now >= self.next_beat {
             self.beat(emitter, ending)?;
@@ -560,7 +383,7 @@ impl Relay {
             self.next_poll = now;
         }
         let mut more = false;
-        if self.relays && !ending && Instant::now() >= self.next_poll {
+        if self.relays && !ending && Instant::now() >= self.next_poll.max(self.blocked_until) {
             more = self.publish(emitter)?;
             self.next_poll = Instant::now() + if more { Duration::ZERO } else { self.config.poll };
         }
@@ -569,9 +392,19 @@ impl Relay {
             return Ok(Duration::ZERO);
         }
         let now = Instant::now();
-        let next = if self.relays { self.next_beat.min(self.next_poll) } else { self.next_beat };
+        let next_poll = self.next_poll.max(self.blocked_until);
+        let next = if self.relays { self.next_beat.min(next_poll) } else { self.next_beat };
         let longest = if self.relays && self.changes || self.inherits { LOOK } else { IDLE };
         Ok(next.saturating_duration_since(now).clamp(Duration::from_millis(1), longest))
+    }
+
+    /// A connection that is told of what others commit.
+    fn connected(&self) -> QueryResult<Box<dyn Database>> {
+        let mut database = self.tables.connected()?;
+        if let Some(listen) = self.store.listen() {
+            database.run(&listen)?;
+        }
+        Ok(database)
     }
 
     /// The connection. (There is one wherever this is called.)
@@ -580,130 +413,6 @@ impl Relay {
             Some(database) => Ok(&mut **database),
             None => Err(diesel::result::Error::BrokenTransactionManager),
         }
-    }
-
-    /// Says that the relay is there, and takes its share of the lanes.
-    fn beat(&mut self, emitter: &Emitter, ending: bool) -> QueryResult<()> {
-        let lease = millis(self.config.lease);
-        let beat = self.store.beat(&self.id, &self.node, self.relays, lease);
-        let (relays, free) = (self.store.relays(), self.store.free(&self.id, &self.node));
-        let handlers = self.store.handlers();
-        let owned = self.store.owned(&self.id);
-        let database = self.database()?;
-        database.run(&beat)?;
-        let there = database.pairs(relays)?;
-        let handlers = database.pairs(handlers)?;
-        let owned = database.lanes(owned)?;
-        let free = database.lanes(free)?;
-        self.keep_only(&owned);
-        self.next_beat = Instant::now() + self.config.lease / 3;
-        self.changes = there.len() > 1;
-        if ending {
-            return Ok(());
-        }
-        // Taken, and then something came between: whoever takes them next knows where their numbers are.
-        let unknown: Vec<i64> = owned
-            .iter()
-            .map(|owned| owned.lane)
-            .filter(|lane| !self.lanes.contains_key(lane))
-            .map(i64::from)
-            .collect();
-        if !unknown.is_empty() {
-            let release = self.store.release(&self.id, unknown);
-            self.database()?.change(release)?;
-        }
-        self.inherit(emitter, &handlers, &there)?;
-        self.find_strays(&handlers)?;
-        if !self.relays {
-            return Ok(());
-        }
-        let relays = there.iter().filter(|relay| relay.number != 0).count();
-        let share = (self.all_lanes as usize).div_ceil(relays.max(1));
-        let staying = self.lanes.values().filter(|lane| !lane.leaving).count();
-        if staying > share {
-            let too_many = staying - share;
-            self.lanes
-                .values_mut()
-                .rev()
-                .filter(|lane| !lane.leaving)
-                .take(too_many)
-                .for_each(|lane| lane.leaving = true);
-        }
-        let mut taken = Vec::new();
-        for Lane { lane, .. } in free.into_iter().take(share.saturating_sub(staying)) {
-            let take = self.store.take(lane, &self.id, &self.node, lease);
-            if self.database()?.change(take)? == 1 {
-                taken.push(lane);
-            }
-        }
-        // Others that are free now may be taken soon.
-        if staying + taken.len() < share {
-            self.next_beat = Instant::now() + (self.config.lease / 15).min(Duration::from_secs(1));
-        }
-        if !taken.is_empty() {
-            self.enter(&taken)?;
-        }
-        self.give_back()
-    }
-
-    /// Takes over what nodes left to their listeners that are there no more: earlier lives of this one, and
-    /// other nodes of its service.
-    fn inherit(&mut self, emitter: &Emitter, handlers: &[Pair], there: &[Pair]) -> QueryResult<()> {
-        let own = format!("{}+", self.handler);
-        // Of others, what there are listeners for here: those others may come back.
-        let heard = emitter.listeners().into_iter().filter(|listener| listener.hears.hears(Source::Local));
-        let heard: Vec<String> = heard.map(|listener| listener.model.to_owned()).collect();
-        for Pair { text: handler, .. } in handlers {
-            let mut parts = handler.trim_end_matches('+').rsplitn(2, '/');
-            let (Some(life), Some(node)) = (parts.next(), parts.next()) else { continue };
-            let of_service = node.split('/').next() == Some(&self.service);
-            let is_there = there.iter().any(|relay| relay.text == life) && node != self.node;
-            if life == self.id || is_there || !of_service {
-                continue;
-            }
-            let is_own = node == self.node;
-            if !is_own && heard.is_empty() {
-                continue;
-            }
-            let models = (!is_own).then_some(&*heard);
-            let inherit = self.store.inherit(handler, &own, models, self.config.batch);
-            let rows = self.database()?.change(inherit)?;
-            if rows > 0 {
-                info!(rows, from = %handler, "events that a node left to its listeners are taken over");
-                // Some may be older than those that were there before.
-                (self.inherits, self.inherited) = (true, 0);
-            }
-        }
-        Ok(())
-    }
-
-    /// Finds rows that this very life wrote, and that its listeners never had: the outcome of their COMMIT was
-    /// not known, or a queue was full.
-    fn find_strays(&mut self, handlers: &[Pair]) -> QueryResult<()> {
-        let own = self.handler.clone();
-        let (all, inherited) = (own.as_str(), format!("{own}+"));
-        let mut seen = BTreeSet::new();
-        if handlers.iter().any(|handler| handler.text == all) {
-            let rows = self.store.inherited(all, 0, self.config.batch);
-            for row in self.database()?.queued(rows)? {
-                let is_stray = |event: EventId| !self.mailbox.is_in_hand(event);
-                if row.event_id.parse().is_ok_and(is_stray) {
-                    seen.insert(row.id);
-                }
-            }
-        }
-        let strays: Vec<i64> = self.stray.intersection(&seen).copied().collect();
-        if !strays.is_empty() {
-            let adopt = self.store.adopt(all, &inherited, &strays);
-            self.database()?.change(adopt)?;
-            seen.retain(|id| !strays.contains(id));
-        }
-        self.stray = seen;
-        // What a queue had no room for, or whoever had it dropped.
-        if handlers.iter().any(|handler| handler.text == inherited) || !strays.is_empty() {
-            (self.inherits, self.inherited) = (true, 0);
-        }
-        Ok(())
     }
 
     /// Clears away what was settled long ago.
@@ -715,123 +424,6 @@ impl Relay {
         let cleared = self.database()?.change(clear)?;
         let pause = if cleared == MOST { Duration::ZERO } else { Duration::from_secs(60) };
         self.next_clearing = Instant::now() + pause;
-        Ok(())
-    }
-
-    /// Hands rows that others left to the listeners of this node.
-    fn hand_on(&mut self, emitter: &Emitter) -> QueryResult<()> {
-        let own = format!("{}+", self.handler);
-        let rows = self.store.inherited(&own, self.inherited, self.config.batch);
-        let rows = self.database()?.queued(rows)?;
-        self.inherits = rows.len() == self.config.batch;
-        let is_early = self.began.elapsed() < self.config.orphan_after;
-        for row in rows {
-            let id = row.id;
-            let published = row.handled_here != LOCAL_ONLY;
-            let mailbox = Arc::clone(&self.mailbox);
-            let handed = parcel(row).ok_or(None).and_then(|parcel| {
-                if mailbox.is_in_hand(parcel.id) {
-                    return Ok(());
-                }
-                let in_hand = mailbox.hand_out(parcel.id);
-                emitter.replay_record(&parcel, published, Ack::new(move || in_hand.done())).map_err(Some)
-            });
-            let (terminal, problem) = match handed {
-                Ok(()) => {
-                    self.inherited = id;
-                    continue;
-                }
-                // In a while.
-                Err(Some(ReplayError::QueueFull | ReplayError::ShutDown)) => {
-                    self.inherits = true;
-                    return Ok(());
-                }
-                // Its listener may be added in a moment.
-                Err(Some(ReplayError::UnknownModel | ReplayError::Unheard)) if is_early => {
-                    self.inherited = id;
-                    continue;
-                }
-                Err(Some(error @ (ReplayError::UnknownModel | ReplayError::Unheard))) => {
-                    (store::ORPHANED, error.to_string())
-                }
-                Err(Some(error)) => (store::UNREADABLE, error.to_string()),
-                Err(None) => (store::UNREADABLE, "it is not as an outbox writes it".to_owned()),
-            };
-            error!(row = id, "a row of the outbox could not be handed to listeners: {problem}");
-            let give_up = self.store.give_up(id, terminal, &problem);
-            self.database()?.change(give_up)?;
-            self.inherited = id;
-        }
-        Ok(())
-    }
-
-    /// Forgets lanes that are another's now, and what was on its way from them.
-    fn keep_only(&mut self, owned: &[Lane]) {
-        let still = |lane: i32, epoch: i64| owned.contains(&Lane { lane, epoch });
-        let before = self.lanes.len();
-        self.lanes.retain(|lane, owned| still(*lane, owned.epoch));
-        if self.lanes.len() < before {
-            warn!(
-                lanes = before - self.lanes.len(),
-                "the lease of lanes ran out: another relay may have them"
-            );
-            self.on_the_way.retain(|_, row| still(row.at.lane, row.at.epoch));
-            let refused: Vec<&Line> =
-                self.on_the_way.values().filter(|row| is_refused(row)).map(|row| &row.line).collect();
-            self.held.retain(|line, _| refused.contains(&line));
-            self.held
-                .values_mut()
-                .for_each(|rows| rows.retain(|_, lane| owned.iter().any(|owned| owned.lane == *lane)));
-            self.bytes = self.on_the_way.values().map(|row| row.bytes).sum();
-            self.confirmed.retain(|row| still(row.lane, row.epoch));
-            self.failed.retain(|row| still(row.at.lane, row.at.epoch));
-        }
-    }
-
-    /// Reads where the numbers of lanes are that were just taken: after that, for what their last owner did
-    /// is to be seen.
-    fn enter(&mut self, taken: &[i32]) -> QueryResult<()> {
-        let (owned, numbers) =
-            (self.store.owned(&self.id), self.store.numbers(taken.iter().map(|lane| i64::from(*lane))));
-        let database = self.database()?;
-        let owned = database.lanes(owned)?;
-        let numbers = database.pairs(numbers)?;
-        for Lane { lane, epoch } in owned.into_iter().filter(|owned| taken.contains(&owned.lane)) {
-            let streams = numbers.iter().filter_map(|pair| {
-                let (of, model) = pair.text.split_once('/')?;
-                (of.parse() == Ok(lane)).then(|| {
-                    let stream = Stream::new(&self.outbox_id, lane, epoch, pair.number);
-                    (model.to_owned(), stream)
-                })
-            });
-            self.lanes
-                .insert(lane, Owned { epoch, streams: streams.collect(), leaving: false, is_full: false });
-        }
-        self.next_poll = Instant::now();
-        Ok(())
-    }
-
-    /// Gives back what is another's share, when nothing of it is on its way.
-    fn give_back(&mut self) -> QueryResult<()> {
-        let busy: BTreeSet<i32> = self
-            .on_the_way
-            .values()
-            .map(|row| row.at.lane)
-            .chain(self.confirmed.iter().map(|row| row.lane))
-            .chain(self.failed.iter().map(|row| row.at.lane))
-            .collect();
-        let free: Vec<i32> = self
-            .lanes
-            .iter()
-            .filter(|(lane, owned)| owned.leaving && !busy.contains(lane))
-            .map(|(lane, _)| *lane)
-            .collect();
-        if free.is_empty() {
-            return Ok(());
-        }
-        let release = self.store.release(&self.id, free.iter().map(|lane| i64::from(*lane)));
-        self.database()?.change(release)?;
-        free.iter().for_each(|lane| drop(self.lanes.remove(lane)));
         Ok(())
     }
 

@@ -7,8 +7,7 @@ use emitter_core::emit::QoS;
 use emitter_core::record::Record;
 use emitter_core::transport::Properties;
 
-use super::Names;
-use super::dialect::{Dialect, list};
+use crate::tables::{Dialect, Names, list};
 
 /// How the statements of one outbox are written.
 #[derive(Debug, Clone)]
@@ -227,19 +226,9 @@ impl Store {
         ])
     }
 
-    /// What is said on a new connection of the outbox's own.
-    pub(crate) fn greeting(&self) -> String {
-        match self.dialect {
-            // It is told of what others commit.
-            Dialect::Postgres => format!("LISTEN {}", self.names.index("outbox")),
-            // What writes meanwhile is waited for.
-            Dialect::Sqlite => "PRAGMA busy_timeout = 10000".to_owned(),
-            // Its default locks rows beside those that are meant, so that relays would hinder each other. And there is
-            // an hour that a time zone has twice.
-            Dialect::MySql => {
-                "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED; SET time_zone = '+00:00'".to_owned()
-            }
-        }
+    /// What is said on a new connection, besides what every one is told: it is told of what others commit.
+    pub(crate) fn listen(&self) -> Option<String> {
+        (self.dialect == Dialect::Postgres).then(|| format!("LISTEN {}", self.names.index("outbox")))
     }
 
     /// Settings by which the database might forget what it has committed, each with 1 where it might; and its

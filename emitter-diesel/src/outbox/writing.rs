@@ -1,19 +1,17 @@
 //! The events of a transaction on their way into the outbox.
 
-use std::sync::Arc;
-
 use diesel::result::{Error, QueryResult};
 use emitter_core::transport::Ack;
-use emitter_core::{Emission, Emitter, Origin};
+use emitter_core::{Emission, Emitter, Origin, State};
 
-use super::dialect::Dialect;
 use super::{Attached, Opened};
+use crate::tables::Dialect;
 
 /// What a transaction emitted, and what is to be written down of it before it commits.
 pub(crate) struct Written {
     events: Vec<Emission>,
     sql: Vec<String>,
-    attached: Arc<Attached>,
+    attached: State<Attached>,
 }
 
 impl Written {
@@ -24,7 +22,7 @@ impl Written {
         dialect: Option<Dialect>,
         mut events: Vec<Emission>,
     ) -> QueryResult<Self> {
-        let attached = emitter.state::<Arc<Attached>>().ok_or_else(|| wrong(NO_OUTBOX))?;
+        let attached = emitter.state::<Attached>().ok_or_else(|| wrong(NO_OUTBOX))?;
         let Opened { store, lanes, .. } = attached.opened().ok_or_else(|| wrong(NOT_OPEN))?;
         if dialect != Some(store.dialect) {
             return Err(wrong(OTHER_DATABASE));
@@ -37,7 +35,7 @@ impl Written {
         let records = records.collect::<QueryResult<Vec<_>>>()?;
         let handler = handler(emitter.origin());
         let sql = store.insert(&records, *lanes, &handler);
-        Ok(Self { sql, events, attached: Arc::clone(&attached) })
+        Ok(Self { sql, events, attached })
     }
 
     /// What goes before the COMMIT.
@@ -69,7 +67,7 @@ fn wrong(problem: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error 
 }
 
 const NO_OUTBOX: &str = "an event is to be durable, and its emitter has no outbox: give it one with \
-                         `Emitter::builder().outbox(Outbox::new(…))`";
+                         `Emitter::builder().outbox(Outbox::new(tables))`";
 
 const NOT_OPEN: &str = "an event is to be durable, and the outbox of its emitter has not begun: write after \
                         `start().await` has returned";

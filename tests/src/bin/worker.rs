@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use diesel::prelude::*;
 use emitter_diesel::outbox::{Outbox, RelayConfig, WithOutbox};
+use emitter_diesel::tables::Tables;
 use emitter_diesel::{Bind, Bound, Emit, Emits, Emitter, update};
 use emitter_tests::worker::Task;
 use serde::{Deserialize, Serialize};
@@ -30,11 +31,11 @@ struct Order {
 async fn main() -> Result<(), Box<dyn Error>> {
     let task: Task = serde_json::from_str(&std::env::args().nth(1).ok_or("a task is missing")?)?;
     let url = task.database.clone();
-    let outbox = Outbox::new(move || PgConnection::establish(&url));
+    let outbox = Outbox::new(Tables::new(move || PgConnection::establish(&url)));
     let outbox = match task.lease {
         Some(millis) => {
-            let config = RelayConfig::default().lease(Duration::from_millis(millis)).batch(task.batch);
-            outbox.relay(config)
+            let lease = Duration::from_millis(millis);
+            outbox.relay(RelayConfig { lease, batch: task.batch, ..RelayConfig::default() })
         }
         None => outbox.without_relay(),
     };

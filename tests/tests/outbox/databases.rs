@@ -6,6 +6,7 @@ use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::result::ConnectionResult;
 use emitter_diesel::outbox::Outbox;
+use emitter_diesel::tables::Tables;
 use emitter_tests::servers::{MariaDb, Postgres};
 use tempfile::TempDir;
 
@@ -13,7 +14,7 @@ use super::TABLES;
 
 /// A database that connections can be made to.
 pub(crate) trait Database: Sized {
-    type Conn: emitter_diesel::outbox::Database + Connection + SimpleConnection + 'static;
+    type Conn: emitter_diesel::tables::Database + Connection + SimpleConnection + 'static;
 
     fn start() -> Self;
 
@@ -32,8 +33,13 @@ pub(crate) trait Database: Sized {
         self.connector()().unwrap()
     }
 
+    /// The framework's, which are made where they are not there.
+    fn tables(&self) -> Tables {
+        Tables::new(self.connector()).migrate()
+    }
+
     fn outbox(&self) -> Outbox {
-        Outbox::new(self.connector()).migrate()
+        Outbox::new(self.tables())
     }
 }
 

@@ -55,7 +55,7 @@ async fn what_the_broker_refuses_is_tried_again_given_up_and_holds_up_its_own_ke
         std::future::ready(())
     });
     ear.connected(10 * SECOND).await.unwrap();
-    let config = RelayConfig::default().max_attempts(2);
+    let config = RelayConfig { max_attempts: 2, ..RelayConfig::default() };
     let emitter = Emitter::builder().service("shop").node("a").mqtt(broker.url().as_str());
     let emitter = emitter.outbox(server.outbox().relay(config)).start().await.unwrap();
     let (mut db, mut other) = (server.connect(), server.connect());
@@ -160,7 +160,7 @@ async fn rows_for_listeners_that_are_no_more_are_kept_and_told_apart() {
     kill(first);
     db.batch_execute("UPDATE emitter_outbox SET payload = '{' WHERE record_id = '0'").unwrap();
     db.batch_execute("UPDATE emitter_outbox SET topic = 'prisma/events/nobody/create', payload = replace(payload, 'order', 'nobody') WHERE record_id = '1'").unwrap();
-    let config = RelayConfig::default().lease(SECOND).orphan_after(SECOND);
+    let config = RelayConfig { lease: SECOND, orphan_after: SECOND, ..RelayConfig::default() };
     let second = builder(&broker, "a").outbox(server.outbox().relay(config)).start().await.unwrap();
     let heard = Ear::default();
     let ear = heard.clone();

@@ -8,6 +8,7 @@ macro_rules! suite {
             use emitter_core::StartError;
             use emitter_core::receipt::Way;
             use emitter_diesel::outbox::{Outbox, RelayConfig, WithOutbox};
+            use emitter_diesel::tables::Tables;
             use emitter_diesel::{Bind, Bound, Emit, Receipt, update};
             use emitter_tests::eventually::eventually;
 
@@ -135,7 +136,7 @@ macro_rules! suite {
                 let broker = MemoryBroker::new();
                 // The same node again, and another one of its service when the lease has run out.
                 for (left_by, found_by) in [("a", "a"), ("b", "c")] {
-                    let config = RelayConfig::default().lease(SECOND);
+                    let config = RelayConfig { lease: SECOND, ..RelayConfig::default() };
                     let start = |node| builder(&broker, node).outbox(server.outbox().relay(config)).start();
                     let first = start(left_by).await.unwrap();
                     first.on::<OrderCreated>().run(|_| std::future::pending::<()>());
@@ -167,7 +168,7 @@ macro_rules! suite {
             async fn what_listeners_had_no_room_for_they_are_handed_later() {
                 let server = <$server>::with_tables();
                 let broker = MemoryBroker::new();
-                let config = RelayConfig::default().lease(SECOND);
+                let config = RelayConfig { lease: SECOND, ..RelayConfig::default() };
                 let builder = builder(&broker, "a").listener_queue(20).listener_concurrency(1).outbox(server.outbox().relay(config));
                 let emitter = builder.start().await.unwrap();
                 let heard = Ear::default();
@@ -225,7 +226,7 @@ macro_rules! suite {
                 let server = <$server>::with_tables();
                 let broker = MemoryBroker::new();
                 for (node, keep, left) in [("a", 3600 * SECOND, 5), ("b", Duration::ZERO, 0)] {
-                    let outbox = server.outbox().relay(RelayConfig::default().keep(keep));
+                    let outbox = server.outbox().relay(RelayConfig { keep, ..RelayConfig::default() });
                     let emitter = builder(&broker, node).outbox(outbox).start().await.unwrap();
                     let mut db = server.connect();
                     if left > 0 {
@@ -280,7 +281,7 @@ macro_rules! suite {
             async fn a_start_without_tables_says_what_to_do() {
                 let server = <$server>::start();
                 let broker = MemoryBroker::new();
-                let start = || builder(&broker, "a").outbox(Outbox::new(server.connector())).start();
+                let start = || builder(&broker, "a").outbox(Outbox::new(Tables::new(server.connector()))).start();
                 let error = start().await.unwrap_err();
                 assert!(matches!(error, StartError::Companion { name: "outbox", .. }), "{error:?}");
                 assert!(error.to_string().contains(".migrate()"), "{error}");
@@ -327,7 +328,7 @@ macro_rules! suite {
                         }
                     });
                     let relays = (0..relays).map(|relay| {
-                        let config = RelayConfig::default().lease(3 * SECOND).batch(100);
+                        let config = RelayConfig { lease: 3 * SECOND, batch: 100, ..RelayConfig::default() };
                         let builder = builder(&broker, &format!("relay-{relay}"));
                         builder.outbox(server.outbox().relay(config)).start()
                     });

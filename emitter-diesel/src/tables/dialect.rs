@@ -1,6 +1,6 @@
 //! What the databases say differently.
 //!
-//! Statements of the outbox are text without parameters: so the same ones run on every connection that
+//! Statements of the framework's own are text without parameters: so the same ones run on every connection that
 //! can run SQL at all, and on PostgreSQL a row's INSERT and the COMMIT are one message.
 
 use std::fmt::Write;
@@ -90,6 +90,18 @@ impl Dialect {
             Self::Postgres => "(extract(epoch FROM clock_timestamp()) * 1000)::bigint",
             Self::Sqlite => "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)",
             Self::MySql => "CAST(UNIX_TIMESTAMP(SYSDATE(3)) * 1000 AS SIGNED)",
+        }
+    }
+
+    /// What is said on a new connection of the framework's own.
+    pub(crate) const fn greeting(self) -> &'static str {
+        match self {
+            Self::Postgres => "",
+            // What writes meanwhile is waited for.
+            Self::Sqlite => "PRAGMA busy_timeout = 10000",
+            // Its default locks rows beside those that are meant, so that relays would hinder each other. And there is
+            // an hour that a time zone has twice.
+            Self::MySql => "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED; SET time_zone = '+00:00'",
         }
     }
 

@@ -1,4 +1,4 @@
-//! Connections that an outbox can work with.
+//! Connections that the framework can work with.
 
 use diesel::prelude::QueryableByName;
 use diesel::result::QueryResult;
@@ -6,7 +6,7 @@ use diesel::sql_types::{BigInt, Integer, Nullable, SmallInt, Text};
 
 use super::dialect::Dialect;
 
-/// A connection that an outbox has for itself: Diesel's to PostgreSQL, SQLite, MySQL or MariaDB.
+/// A connection that an outbox or the like has for itself: Diesel's to PostgreSQL, SQLite, MySQL or MariaDB.
 pub trait Database {
     /// Its SQL.
     fn dialect(&self) -> Dialect;

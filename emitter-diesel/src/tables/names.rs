@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// What the tables of an outbox are called: `{prefix}outbox` and so on, in a schema or in none.
+/// What the framework's tables are called: `{prefix}outbox` and so on, in a schema or in none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Names {
     schema: Option<String>,

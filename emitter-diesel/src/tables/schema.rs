@@ -5,7 +5,6 @@ use diesel::result::QueryResult;
 use super::Names;
 use super::database::Database;
 use super::dialect::Dialect;
-use super::store::Store;
 
 /// One step from a version of the tables to the next.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,8 +43,8 @@ pub(crate) struct Found {
 }
 
 /// Looks at the tables.
-pub(crate) fn found(database: &mut dyn Database, store: &Store) -> QueryResult<Found> {
-    let schema = store.names.table("schema");
+pub(crate) fn found(database: &mut dyn Database, names: &Names) -> QueryResult<Found> {
+    let (dialect, schema) = (database.dialect(), names.table("schema"));
     let number = |pairs: Vec<super::database::Pair>| {
         pairs
             .into_iter()
@@ -54,12 +53,12 @@ pub(crate) fn found(database: &mut dyn Database, store: &Store) -> QueryResult<F
     };
     let first = format!(
         "SELECT outbox_id AS text, CAST(lanes AS {}) AS number FROM {schema} WHERE version = 1",
-        bigint(store.dialect)
+        bigint(dialect)
     );
     let (outbox_id, lanes) = number(database.pairs(first)?);
     let last = format!(
         "SELECT 'version' AS text, CAST(MAX(version) AS {}) AS number FROM {schema}",
-        bigint(store.dialect)
+        bigint(dialect)
     );
     let (_, version) = number(database.pairs(last)?);
     Ok(Found { version, lanes, outbox_id })
@@ -73,10 +72,10 @@ const fn bigint(dialect: Dialect) -> &'static str {
 }
 
 /// Makes the tables, or brings them up to date. Several programs may do it at once.
-pub(crate) fn migrate(database: &mut dyn Database, store: &Store, lanes: u32) -> QueryResult<()> {
-    let Store { dialect, names } = store;
+pub(crate) fn migrate(database: &mut dyn Database, names: &Names, lanes: u32) -> QueryResult<()> {
+    let dialect = database.dialect();
     // What is asked in vain would end PostgreSQL's transaction.
-    let is_there = |database: &mut dyn Database| found(database, store).map_or(0, |found| found.version);
+    let is_there = |database: &mut dyn Database| found(database, names).map_or(0, |found| found.version);
     if is_there(database) >= VERSION {
         return Ok(());
     }
@@ -89,14 +88,14 @@ pub(crate) fn migrate(database: &mut dyn Database, store: &Store, lanes: u32) ->
     };
     database.run(begin)?;
     let steps = (|| {
-        if *dialect == Dialect::Postgres {
+        if dialect == Dialect::Postgres {
             database.run("SAVEPOINT emitter_found")?;
         }
         let version = is_there(database);
-        if *dialect == Dialect::Postgres {
+        if dialect == Dialect::Postgres {
             database.run("ROLLBACK TO SAVEPOINT emitter_found")?;
         }
-        let steps = migrations(*dialect, names, lanes);
+        let steps = migrations(dialect, names, lanes);
         for statement in
             steps.into_iter().filter(|step| step.version > version).flat_map(|step| step.statements)
         {
@@ -108,71 +107,73 @@ pub(crate) fn migrate(database: &mut dyn Database, store: &Store, lanes: u32) ->
         Ok(()) => database.run(end),
         Err(error) => {
             // The first error says more than that of the clean-up.
-            let _ = database.run(if *dialect == Dialect::MySql { end } else { "ROLLBACK" });
+            let _ = database.run(if dialect == Dialect::MySql { end } else { "ROLLBACK" });
             Err(error)
         }
     }
 }
 
 /// What the databases call types.
-struct Types {
-    serial: &'static str,
-    uuid: &'static str,
+pub(crate) struct Types {
+    pub(crate) serial: &'static str,
+    pub(crate) uuid: &'static str,
     /// A short text that can be a key.
-    name: &'static str,
+    pub(crate) name: &'static str,
     /// A service, a node and a life of it.
-    whose: &'static str,
-    text: &'static str,
-    json: &'static str,
-    time: &'static str,
+    pub(crate) whose: &'static str,
+    pub(crate) text: &'static str,
+    pub(crate) json: &'static str,
+    pub(crate) time: &'static str,
     /// What follows a table's columns.
-    options: &'static str,
+    pub(crate) options: &'static str,
     /// The part of a long text that is in an index.
-    prefix: &'static str,
+    pub(crate) prefix: &'static str,
 }
 
-fn types(dialect: Dialect) -> Types {
-    match dialect {
-        Dialect::Postgres => Types {
-            serial: "BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
-            uuid: "UUID",
-            name: "TEXT",
-            whose: "TEXT",
-            text: "TEXT",
-            // As text: it is kept as it was written, and may hold an escaped NUL.
-            json: "JSON",
-            time: "TIMESTAMPTZ",
-            options: "",
-            prefix: "",
-        },
-        Dialect::Sqlite => Types {
-            serial: "INTEGER PRIMARY KEY AUTOINCREMENT",
-            uuid: "TEXT",
-            name: "TEXT",
-            whose: "TEXT",
-            text: "TEXT",
-            json: "TEXT",
-            time: "TEXT",
-            options: "",
-            prefix: "",
-        },
-        Dialect::MySql => Types {
-            serial: "BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY",
-            uuid: "CHAR(36)",
-            name: "VARCHAR(191)",
-            whose: "VARCHAR(320)",
-            text: "LONGTEXT",
-            json: "LONGTEXT",
-            time: "DATETIME(3)",
-            // Names and keys are told apart by their letters' case.
-            options: " ENGINE = InnoDB CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
-            prefix: "(191)",
-        },
+impl Types {
+    pub(crate) const fn of(dialect: Dialect) -> Self {
+        match dialect {
+            Dialect::Postgres => Self {
+                serial: "BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
+                uuid: "UUID",
+                name: "TEXT",
+                whose: "TEXT",
+                text: "TEXT",
+                // As text: it is kept as it was written, and may hold an escaped NUL.
+                json: "JSON",
+                time: "TIMESTAMPTZ",
+                options: "",
+                prefix: "",
+            },
+            Dialect::Sqlite => Self {
+                serial: "INTEGER PRIMARY KEY AUTOINCREMENT",
+                uuid: "TEXT",
+                name: "TEXT",
+                whose: "TEXT",
+                text: "TEXT",
+                json: "TEXT",
+                time: "TEXT",
+                options: "",
+                prefix: "",
+            },
+            Dialect::MySql => Self {
+                serial: "BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY",
+                uuid: "CHAR(36)",
+                name: "VARCHAR(191)",
+                whose: "VARCHAR(320)",
+                text: "LONGTEXT",
+                json: "LONGTEXT",
+                time: "DATETIME(3)",
+                // Names and keys are told apart by their letters' case.
+                options: " ENGINE = InnoDB CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
+                prefix: "(191)",
+            },
+        }
     }
 }
 
 fn first(dialect: Dialect, names: &Names, lanes: u32) -> Vec<String> {
-    let Types { serial, uuid, name, whose, text, json, time, options, prefix } = types(dialect);
+    let Types { serial, uuid, name, whose, text, json, time, options, prefix } = Types::of(dialect);
     let present = if dialect == Dialect::MySql { "" } else { " WHERE handler IS NOT NULL" };
     let (outbox, history) = (names.table("outbox"), names.table("history"));
     let (lane_table, streams) = (names.table("lanes"), names.table("streams"));

@@ -1,0 +1,48 @@
+//! Threads that begin and end with an emitter, for work with a database of the framework's own.
+
+use emitter_core::{BeginCompanion, EndCompanion, WeakEmitter};
+use futures_util::FutureExt;
+use tokio::sync::oneshot;
+use tracing::error;
+
+/// Begins a thread once an emitter runs: `open` is waited for, and says what is wrong; `run` works until `end`
+/// was called, or the emitter is there no more.
+pub(crate) fn thread<T: 'static>(
+    name: &'static str,
+    open: impl FnOnce(&WeakEmitter) -> Result<T, String> + Send + 'static,
+    run: impl FnOnce(T, WeakEmitter) + Send + 'static,
+    end: impl FnOnce() + Send + 'static,
+) -> BeginCompanion {
+    Box::new(move |emitter| {
+        async move {
+            let (ready, is_ready) = oneshot::channel();
+            let (ended, has_ended) = oneshot::channel::<()>();
+            let spawned = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+                // Dropped at the end, however that comes.
+                let _ended = ended;
+                match open(&emitter) {
+                    Ok(opened) => {
+                        // Nobody waits for it where the start was cancelled.
+                        let _ = ready.send(Ok(()));
+                        run(opened, emitter);
+                    }
+                    Err(problem) => drop(ready.send(Err(problem))),
+                }
+            });
+            let thread = spawned.map_err(|error| format!("no thread could be started: {error}"))?;
+            is_ready.await.unwrap_or_else(|_| Err("its thread panicked".to_owned()))?;
+            let end = move |deadline| {
+                async move {
+                    end();
+                    // An error is an end, too; what is late is found in the tables by the next life.
+                    if tokio::time::timeout_at(deadline, has_ended).await.is_ok() && thread.join().is_err() {
+                        error!("the thread {name} panicked");
+                    }
+                }
+                .boxed()
+            };
+            Ok(Box::new(end) as EndCompanion)
+        }
+        .boxed()
+    })
+}

@@ -1,0 +1,130 @@
+//! What a node left to its listeners that is there no more.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use diesel::result::QueryResult;
+use emitter_core::transport::Ack;
+use emitter_core::{Emitter, EventId, ReplayError, Source};
+use tracing::{error, info};
+
+use super::{Relay, parcel};
+use crate::outbox::store;
+use crate::tables::Pair;
+
+/// How a row says that it goes to listeners of its service alone.
+const LOCAL_ONLY: i32 = 2;
+
+impl Relay {
+    /// Takes over what nodes left to their listeners that are there no more: earlier lives of this one, and
+    /// other nodes of its service.
+    pub(super) fn inherit(
+        &mut self,
+        emitter: &Emitter,
+        handlers: &[Pair],
+        there: &[Pair],
+    ) -> QueryResult<()> {
+        let own = format!("{}+", self.handler);
+        // Of others, what there are listeners for here: those others may come back.
+        let heard = emitter.listeners().into_iter().filter(|listener| listener.hears.hears(Source::Local));
+        let heard: Vec<String> = heard.map(|listener| listener.model.to_owned()).collect();
+        for Pair { text: handler, .. } in handlers {
+            let mut parts = handler.trim_end_matches('+').rsplitn(2, '/');
+            let (Some(life), Some(node)) = (parts.next(), parts.next()) else { continue };
+            let of_service = node.split('/').next() == Some(&self.service);
+            let is_there = there.iter().any(|relay| relay.text == life) && node != self.node;
+            if life == self.id || is_there || !of_service {
+                continue;
+            }
+            let is_own = node == self.node;
+            if !is_own && heard.is_empty() {
+                continue;
+            }
+            let models = (!is_own).then_some(&*heard);
+            let inherit = self.store.inherit(handler, &own, models, self.config.batch);
+            let rows = self.database()?.change(inherit)?;
+            if rows > 0 {
+                info!(rows, from = %handler, "events that a node left to its listeners are taken over");
+                // Some may be older than those that were there before.
+                (self.inherits, self.inherited) = (true, 0);
+            }
+        }
+        Ok(())
+    }
+
+    /// Finds rows that this very life wrote, and that its listeners never had: the outcome of their COMMIT was
+    /// not known, or a queue was full.
+    pub(super) fn find_strays(&mut self, handlers: &[Pair]) -> QueryResult<()> {
+        let own = self.handler.clone();
+        let (all, inherited) = (own.as_str(), format!("{own}+"));
+        let mut seen = BTreeSet::new();
+        if handlers.iter().any(|handler| handler.text == all) {
+            let rows = self.store.inherited(all, 0, self.config.batch);
+            for row in self.database()?.queued(rows)? {
+                let is_stray = |event: EventId| !self.mailbox.is_in_hand(event);
+                if row.event_id.parse().is_ok_and(is_stray) {
+                    seen.insert(row.id);
+                }
+            }
+        }
+        let strays: Vec<i64> = self.stray.intersection(&seen).copied().collect();
+        if !strays.is_empty() {
+            let adopt = self.store.adopt(all, &inherited, &strays);
+            self.database()?.change(adopt)?;
+            seen.retain(|id| !strays.contains(id));
+        }
+        self.stray = seen;
+        // What a queue had no room for, or whoever had it dropped.
+        if handlers.iter().any(|handler| handler.text == inherited) || !strays.is_empty() {
+            (self.inherits, self.inherited) = (true, 0);
+        }
+        Ok(())
+    }
+
+    /// Hands rows that others left to the listeners of this node.
+    pub(super) fn hand_on(&mut self, emitter: &Emitter) -> QueryResult<()> {
+        let own = format!("{}+", self.handler);
+        let rows = self.store.inherited(&own, self.inherited, self.config.batch);
+        let rows = self.database()?.queued(rows)?;
+        self.inherits = rows.len() == self.config.batch;
+        let is_early = self.began.elapsed() < self.config.orphan_after;
+        for row in rows {
+            let id = row.id;
+            let published = row.handled_here != LOCAL_ONLY;
+            let mailbox = Arc::clone(&self.mailbox);
+            let handed = parcel(row).ok_or(None).and_then(|parcel| {
+                if mailbox.is_in_hand(parcel.id) {
+                    return Ok(());
+                }
+                let in_hand = mailbox.hand_out(parcel.id);
+                emitter.replay_record(&parcel, published, Ack::new(move || in_hand.done())).map_err(Some)
+            });
+            let (terminal, problem) = match handed {
+                Ok(()) => {
+                    self.inherited = id;
+                    continue;
+                }
+                // In a while.
+                Err(Some(ReplayError::QueueFull | ReplayError::ShutDown)) => {
+                    self.inherits = true;
+                    return Ok(());
+                }
+                // Its listener may be added in a moment.
+                Err(Some(ReplayError::UnknownModel | ReplayError::Unheard)) if is_early => {
+                    self.inherited = id;
+                    continue;
+                }
+                Err(Some(error @ (ReplayError::UnknownModel | ReplayError::Unheard))) => {
+                    (store::ORPHANED, error.to_string())
+                }
+                Err(Some(error)) => (store::UNREADABLE, error.to_string()),
+                Err(None) => (store::UNREADABLE, "it is not as an outbox writes it".to_owned()),
+            };
+            error!(row = id, "a row of the outbox could not be handed to listeners: {problem}");
+            let give_up = self.store.give_up(id, terminal, &problem);
+            self.database()?.change(give_up)?;
+            self.inherited = id;
+        }
+        Ok(())
+    }
+}

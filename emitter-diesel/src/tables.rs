@@ -1,0 +1,143 @@
+//! Where outbox, inbox, dead letters and mirror keep what they keep: the names of their tables, the steps that
+//! make them, and connections to them.
+//!
+//! ```no_run
+//! # #[cfg(feature = "sqlite")]
+//! # fn tables() -> Result<(), emitter_diesel::tables::BadName> {
+//! use diesel::{Connection, SqliteConnection};
+//! use emitter_diesel::tables::{Names, Tables};
+//!
+//! let tables = Tables::new(|| SqliteConnection::establish("shop.db"))
+//!     .names(Names::with_prefix("shop_")?)
+//!     .migrate();
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! All of them are made by the same migrations, so that a database has all or none.
+
+use std::fmt;
+use std::sync::Arc;
+
+use diesel::result::{ConnectionResult, QueryResult};
+
+mod database;
+mod dialect;
+mod names;
+mod schema;
+
+pub use self::database::{Database, Lane, Pair, Queued};
+pub use self::dialect::Dialect;
+pub(crate) use self::dialect::list;
+pub use self::names::{BadName, Names};
+pub(crate) use self::schema::Found;
+pub use self::schema::{LANES, Migration, VERSION};
+
+/// Makes connections of the framework's own.
+type Connect = Arc<dyn Fn() -> ConnectionResult<Box<dyn Database>> + Send + Sync>;
+
+/// The framework's tables in a database.
+#[derive(Clone)]
+#[must_use = "it is given to an outbox or the like: `Outbox::new(tables)`"]
+pub struct Tables {
+    connect: Connect,
+    names: Names,
+    lanes: u32,
+    migrate: bool,
+}
+
+impl Tables {
+    /// Tables that are reached by connections of their own, made by `connect`: to the database of the bound
+    /// connections. Each of outbox, dead letters and mirror uses one, in a thread of its own.
+    pub fn new<C, F>(connect: F) -> Self
+    where
+        C: Database + 'static,
+        F: Fn() -> ConnectionResult<C> + Send + Sync + 'static,
+    {
+        Self {
+            connect: Arc::new(move || Ok(Box::new(connect()?))),
+            names: Names::default(),
+            lanes: LANES,
+            migrate: false,
+        }
+    }
+
+    /// What they are called. Default `emitter_outbox` and so on.
+    pub fn names(mut self, names: Names) -> Self {
+        self.names = names;
+        self
+    }
+
+    /// Makes them at the start, or brings them up to date, where they are not. Default: a start with tables of
+    /// another version fails.
+    pub fn migrate(mut self) -> Self {
+        self.migrate = true;
+        self
+    }
+
+    /// How many lanes the outbox gets when its tables are made; afterwards, what they were made with counts. No
+    /// more relays than that share the work. Default [`LANES`]; 1 to 200.
+    pub fn lanes(mut self, lanes: u32) -> Self {
+        self.lanes = lanes.clamp(1, 200);
+        self
+    }
+
+    /// The steps that make them, for a tool of your own.
+    #[must_use]
+    pub fn migrations(&self, dialect: Dialect) -> Vec<Migration> {
+        schema::migrations(dialect, &self.names, self.lanes)
+    }
+
+    /// What they are called.
+    pub(crate) fn all_names(&self) -> &Names {
+        &self.names
+    }
+
+    /// A new connection, set up.
+    pub(crate) fn connected(&self) -> QueryResult<Box<dyn Database>> {
+        let connected = (self.connect)();
+        let mut database =
+            connected.map_err(|error| diesel::result::Error::QueryBuilderError(error.into()))?;
+        let greeting = database.dialect().greeting();
+        if !greeting.is_empty() {
+            database.run(greeting)?;
+        }
+        Ok(database)
+    }
+
+    /// The first connection: makes the tables where that was asked for, and looks whether they are those of this
+    /// version.
+    ///
+    /// # Errors
+    /// What is wrong and what to do, in words.
+    pub(crate) fn open(&self) -> Result<(Box<dyn Database>, Found), String> {
+        let connected = self.connected();
+        let mut database = connected.map_err(|error| format!("its database cannot be reached: {error}"))?;
+        if self.migrate {
+            schema::migrate(&mut *database, &self.names, self.lanes)
+                .map_err(|error| format!("its tables could not be made: {error}"))?;
+        }
+        let found = schema::found(&mut *database, &self.names).map_err(|error| {
+            format!("its tables are not there ({error}): run `Tables::migrations`, or call `.migrate()`")
+        })?;
+        if found.version != VERSION {
+            return Err(format!(
+                "its tables are of version {}, this program works with {VERSION}: {}",
+                found.version,
+                if found.version < VERSION { "call `.migrate()`" } else { "update the program" },
+            ));
+        }
+        Ok((database, found))
+    }
+}
+
+impl fmt::Debug for Tables {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { names, lanes, migrate, .. } = self;
+        f.debug_struct("Tables")
+            .field("names", names)
+            .field("lanes", lanes)
+            .field("migrate", migrate)
+            .finish_non_exhaustive()
+    }
+}
