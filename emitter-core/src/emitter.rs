@@ -37,6 +37,7 @@ use crate::transport::{Transport, TransportStatus};
 
 mod builder;
 mod burying;
+mod catching_up;
 mod emission;
 mod gathering;
 mod health;
@@ -51,6 +52,7 @@ mod shutdown;
 use builder::check_name;
 pub use builder::{BeginCompanion, Builder, EndCompanion, StartError};
 use burying::{DeadLetters, Held};
+use catching_up::CatchingUp;
 pub use emission::{Emission, Published, Route};
 pub use health::{Health, HealthStatus};
 use intake::Intake;
@@ -129,6 +131,7 @@ struct Shared {
     /// The connections of groups, by their names.
     groups: Mutex<BTreeMap<Arc<str>, Arc<dyn Transport>>>,
     to_publish: Queue<Outbound>,
+    catching_up: Arc<CatchingUp>,
     counters: Arc<Counters>,
     dead_letters: Arc<DeadLetters>,
     overflows: OnceInAWhile,
@@ -202,6 +205,12 @@ impl Emitter {
     #[must_use]
     pub fn origin(&self) -> &Origin {
         &self.node.shared.origin
+    }
+
+    /// Whether the node was given its name, and has it in its next life: see [`Builder::node`].
+    #[must_use]
+    pub fn is_named(&self) -> bool {
+        !self.node.shared.transient
     }
 
     /// Where events of this model and operation go now, if a call asks for that: narrowed by
@@ -351,7 +360,8 @@ impl Emitter {
             let status = transport.status();
             let shared = &self.node.shared;
             let subscribed = |status: &TransportStatus, group: Option<&str>| {
-                let wanted = shared.subscribed_models(group);
+                let own = if group.is_none() { shared.catching_up.subscriptions() } else { 0 };
+                let wanted = shared.subscribed_models(group) + own;
                 status.subscriptions >= wanted && (wanted == 0 || status.subscriber.connected)
             };
             let groups = shared.groups().clone();

@@ -237,11 +237,10 @@ const JSON: &str = "application/json";
 
 /// Adds its number to an event that was encoded without one.
 pub(crate) fn add_number(event: &mut Encoded, number: &Number) {
-    let (stream, sequence) = (number.stream(), number.sequence());
+    let (stream, sequence) = (number.stream(), number.sequence);
     if cloud_events::is_binary(&event.properties) {
         let properties = std::mem::take(&mut event.properties);
-        event.properties =
-            properties.with("sequence", sequence.to_string()).with("stream", stream.to_string());
+        event.properties = properties.with("sequence", sequence.to_string()).with("stream", stream);
         return;
     }
     let is_structured = event.properties.content_type.as_deref() == Some(cloud_events::STRUCTURED);

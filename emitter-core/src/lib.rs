@@ -58,6 +58,7 @@ mod emitter;
 pub mod envelope;
 pub mod event;
 pub mod filter;
+pub mod gaps;
 pub mod key;
 pub mod listener;
 pub mod manifest;

@@ -75,6 +75,12 @@ counters! {
         bad_messages,
         /// Those among them that nobody signed whom this node trusts.
         unauthentic,
+        /// Times that events of an outbox were missing, and asked for.
+        gaps,
+        /// Events that came because they were missing and asked for.
+        recovered,
+        /// Events that were missing, and that their outbox keeps no more.
+        lost,
         /// Well-formed events for which no listener was left.
         unheard,
         /// Calls of listeners that were not made because their filters held the event back.

@@ -63,12 +63,21 @@ pub struct Parcel {
 /// The place of a recorded event among those that are published one after the other.
 ///
 /// Events that are not recorded are numbered by their origin as they are published. An outbox outlives the
-/// origins, and counts itself.
+/// origins, and counts itself: the events of each model in each of its lanes, so that who is missing one can
+/// ask for it. A number belongs to one publishing of an event; one that the broker did not confirm is not used
+/// again, and stands for nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Number {
-    /// What is counted: letters, digits, `-`, `.`, `:` and `/`.
-    stream: Arc<str>,
-    sequence: u64,
+    /// Whose count it is.
+    pub outbox: Arc<str>,
+    /// The lane.
+    pub lane: u32,
+    /// Which owner of the lane counted; later ones have higher numbers.
+    pub epoch: u64,
+    /// Where that owner began: up to here, what its predecessors counted is settled.
+    pub base: u64,
+    /// The how-many-eth of its model in the lane it is, from 1.
+    pub sequence: u64,
 }
 
 impl Number {
@@ -78,31 +87,43 @@ impl Number {
     /// How many bytes it adds to an event at most.
     pub(crate) const MAX_BYTES: usize = Self::MAX_STREAM + 64;
 
-    /// A number in a stream; `None` where the stream's name is empty, longer than
-    /// [`MAX_STREAM`](Self::MAX_STREAM), or has other characters than letters, digits, `-`, `.`, `:` and `/`.
+    /// The longest name of an outbox in bytes.
+    const MAX_OUTBOX: usize = 32;
+
+    /// What is counted, as text: `{outbox}/{lane}.{epoch}:{base}`.
     #[must_use]
-    pub fn new(stream: Arc<str>, sequence: u64) -> Option<Self> {
-        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b':' | b'/');
-        let good = (1..=Self::MAX_STREAM).contains(&stream.len()) && stream.bytes().all(allowed);
-        good.then_some(Self { stream, sequence })
+    pub fn stream(&self) -> String {
+        let Self { outbox, lane, epoch, base, .. } = self;
+        format!("{outbox}/{lane}.{epoch}:{base}")
     }
 
-    /// What is counted.
+    /// Reads what [`stream`](Self::stream) wrote; `None` of anything else. An outbox is called by 1 to 32
+    /// letters and digits.
     #[must_use]
-    pub fn stream(&self) -> &str {
-        &self.stream
-    }
-
-    /// The how-many-eth it is.
-    #[must_use]
-    pub const fn sequence(&self) -> u64 {
-        self.sequence
+    pub fn of_stream(stream: &str, sequence: u64) -> Option<Self> {
+        let (outbox, rest) = stream.split_once('/')?;
+        let (lane, rest) = rest.split_once('.')?;
+        let (epoch, base) = rest.split_once(':')?;
+        // `parse` takes a sign.
+        let number = |text: &str| {
+            let digits = (1..=19).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit());
+            digits.then(|| text.parse::<u64>().ok()).flatten()
+        };
+        let good = (1..=Self::MAX_OUTBOX).contains(&outbox.len())
+            && outbox.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        Some(Self {
+            outbox: good.then(|| outbox.into())?,
+            lane: u32::try_from(number(lane)?).ok()?,
+            epoch: number(epoch)?,
+            base: number(base)?,
+            sequence,
+        })
     }
 }
 
 impl fmt::Display for Number {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} of {}", self.sequence, self.stream)
+        write!(f, "{} of {}", self.sequence, self.stream())
     }
 }
 
@@ -169,12 +190,22 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_has_a_name_that_needs_no_escape() {
-        let long = "a".repeat(Number::MAX_STREAM + 1);
-        for bad in ["", "a b", "a\"b", "ä", &long] {
-            assert_eq!(Number::new(bad.into(), 1), None, "{bad}");
+    fn a_stream_is_read_as_it_was_written() {
+        let number = Number { outbox: "9f3a".into(), lane: 3, epoch: 7, base: 120, sequence: 121 };
+        assert_eq!(number.stream(), "9f3a/3.7:120");
+        assert_eq!(Number::of_stream("9f3a/3.7:120", 121), Some(number));
+        let long = format!("{}/1.1:1", "a".repeat(33));
+        let bad = ["", "a", "a/1.1", "/1.1:1", "a/+1.1:1", "a/1.1:", "a/1.1:1 ", "a b/1.1:1", "\"/1.1:1"];
+        for bad in bad.into_iter().chain([&*long, "a/4294967296.1:1", "a/1.99999999999999999999:1"]) {
+            assert_eq!(Number::of_stream(bad, 1), None, "{bad}");
         }
-        let number = Number::new("9f3a/3.7:120".into(), 121).unwrap();
-        assert_eq!((number.stream(), number.sequence()), ("9f3a/3.7:120", 121));
+        let most = Number {
+            outbox: "a".repeat(32).into(),
+            lane: u32::MAX,
+            epoch: u64::MAX / 2,
+            base: u64::MAX / 2,
+            sequence: 1,
+        };
+        assert!(most.stream().len() <= Number::MAX_STREAM);
     }
 }

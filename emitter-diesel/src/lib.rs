@@ -139,6 +139,7 @@ extern crate self as emitter_diesel;
 mod bound_async;
 mod buffer;
 pub mod bypass;
+pub mod catch_up;
 mod companion;
 pub mod engine;
 mod handle;

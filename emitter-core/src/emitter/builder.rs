@@ -13,6 +13,7 @@ use tracing::{info, warn};
 use uuid::Uuid;
 
 use super::burying::{DeadLetters, Graveyard, Keeper};
+use super::catching_up::CatchingUp;
 use super::publishing::Publishing;
 use super::{Emitter, Node, Shared, Tap, Tasks, WeakEmitter};
 use crate::batch::{self, Batches};
@@ -490,8 +491,10 @@ impl Builder {
             log: OnceInAWhile::every(Duration::from_secs(10)),
             silent: AtomicBool::new(false),
         };
+        let catching_up = Arc::new(CatchingUp::new(&topics, &origin));
         let shared = Arc::new(Shared {
             origin,
+            catching_up,
             emit: self.emit,
             limits: self.dispatch,
             topics,
@@ -529,9 +532,6 @@ impl Builder {
         for (info, handler) in handlers {
             node.add_listener(info, handler)?;
         }
-        // Not before all listeners are there: a session may hold messages for each of their models.
-        node.tasks().receiving = true;
-        node.receive();
         let emitter = Emitter { node };
         for (name, begin) in self.companions {
             match begin(emitter.downgrade()).await {
@@ -543,6 +543,10 @@ impl Builder {
                 }
             }
         }
+        // Not before all listeners are there, for a session may hold messages for each of their models; nor before
+        // the companions, which may know what came in an earlier life.
+        emitter.node.tasks().receiving = true;
+        emitter.node.receive();
         report(&emitter);
         Ok(emitter)
     }

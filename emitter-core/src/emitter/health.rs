@@ -55,6 +55,13 @@ impl Emitter {
             }
             reasons.extend(refusals(&status));
         }
+        let silent = self.node.shared.catching_up.gaps().impatient().len();
+        if silent > 0 {
+            reasons.push(format!(
+                "events of {silent} streams are missing, and the nodes that relay them do not answer: are they there, and \
+                 may they publish and subscribe below `_replay`?"
+            ));
+        }
         let status = if reasons.is_empty() { HealthStatus::Healthy } else { HealthStatus::Degraded };
         let round_trip = transport.as_ref().and_then(|transport| transport.canary?.round_trip);
         Health { status, reasons, round_trip, transport }

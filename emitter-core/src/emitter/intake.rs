@@ -11,6 +11,7 @@ use tracing::{error, warn};
 use uuid::Uuid;
 
 use super::burying::Held;
+use super::catching_up::{About, Waiting};
 use super::{ModelState, Shared};
 use crate::batch;
 use crate::dead_letter::{Original, Reason};
@@ -18,10 +19,13 @@ use crate::dedup::{DedupWindow, Sender};
 use crate::dispatcher::{Completion, Job, Message};
 use crate::envelope::{self, DecodeError, Incoming, WireLimits};
 use crate::event::{EventId, Source, Timestamp};
+use crate::gaps::wire::{self, Answer, Ask, ToldEvent};
+use crate::gaps::{Arrival, Stream};
 use crate::listener::same_model;
 use crate::metrics::OnceInAWhile;
 use crate::model_info::{AnyEvent, Received};
 use crate::properties::Properties;
+use crate::record::Number;
 use crate::signature::{Checked, Unauthentic};
 use crate::topic::{BATCH, ModelTopic, Said};
 use crate::transport::{Ack, Delivery, Transport};
@@ -58,6 +62,12 @@ enum Read {
         identity: Option<Identity>,
     },
 }
+
+/// How often it is looked whether something is to be asked for again.
+const PULSE: Duration = Duration::from_millis(100);
+
+/// How many events of a stream wait without being acknowledged: while they do, the broker sends only a few more.
+const UNACKNOWLEDGED: usize = 32;
 
 /// A batch of nothing but rubbish must not use up the dead letters of others.
 const LETTERS_A_BATCH: usize = 10;
@@ -111,21 +121,143 @@ impl Intake {
     /// Works until the transport is closed.
     pub(super) async fn run(mut self) {
         let transport = Arc::clone(&self.transport);
-        // The semaphore is never closed; without a place nothing more is taken from the transport.
-        while let Ok(place) = Arc::clone(&self.places).acquire_owned().await {
-            let Some(delivery) = transport.next().await else { return };
-            self.shared.counters.received.add_one();
-            match self.parts(&delivery) {
-                None => self.take(delivery, place),
-                Some(Ok(events)) => self.take_batch(&delivery.topic, events, delivery.ack, place).await,
-                Some(Err(rejection)) => {
-                    let Delivery { topic, payload, ack, .. } = delivery;
-                    // Of which there may be too many, and none is a part of a batch.
-                    let original = Original { topic, payload, properties: Properties::default() };
-                    self.reject(&rejection, original, ack);
+        let mut pulse = tokio::time::interval(PULSE);
+        pulse.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let mut next = transport.next();
+            let delivery = loop {
+                tokio::select! {
+                    delivery = &mut next => break delivery,
+                    // Of a group a node sees a part, so that numbers tell nothing.
+                    _ = pulse.tick(), if self.group.is_none() => self.catch_up().await,
                 }
+            };
+            let Some(delivery) = delivery else { return };
+            self.shared.counters.received.add_one();
+            let about =
+                self.group.is_none().then(|| self.shared.catching_up.about(&delivery.topic)).flatten();
+            match about {
+                Some(about) => self.take_word(about, delivery).await,
+                None => self.take_message(delivery).await,
             }
         }
+    }
+
+    /// An event, or several of them.
+    async fn take_message(&mut self, delivery: Delivery) {
+        match self.parts(&delivery) {
+            None => self.take(delivery).await,
+            Some(Ok(events)) => self.take_batch(&delivery.topic, events, delivery.ack).await,
+            Some(Err(rejection)) => {
+                let Delivery { topic, payload, ack, .. } = delivery;
+                // Of which there may be too many, and none is a part of a batch.
+                let original = Original { topic, payload, properties: Properties::default() };
+                self.reject(&rejection, original, ack);
+            }
+        }
+    }
+
+    /// What nodes say to each other about events that are missing.
+    async fn take_word(&mut self, about: About, delivery: Delivery) {
+        let Delivery { topic, payload, properties, ack } = delivery;
+        let original = Original { topic, payload, properties };
+        let limits = self.limits;
+        let checked = self.check_word(&original);
+        let taken = checked.and_then(|()| match about {
+            About::Ask => {
+                self.shared.catching_up.asked(Ask::read(&original.payload, &limits)?);
+                Ok(None)
+            }
+            About::Heads => {
+                let heads = wire::read_heads(&original.payload, &limits)?;
+                let mut gaps = self.shared.catching_up.gaps();
+                heads.iter().filter(|head| self.hears(&head.stream)).for_each(|head| gaps.head(head));
+                Ok(None)
+            }
+            About::Answer => Ok(Some(Answer::read(&original.payload, &limits)?)),
+        });
+        match taken {
+            Ok(Some(answer)) => self.take_answer(answer, ack).await,
+            Ok(None) => ack.done(),
+            Err(rejection) => return self.reject(&rejection, original, ack),
+        }
+        self.drop_held();
+        self.shared.ask();
+    }
+
+    /// Whether listeners of this node hear the model of a stream from other nodes.
+    fn hears(&self, stream: &Stream) -> bool {
+        self.shared.model_named(&stream.model).is_some_and(|model| model.is_subscribed(None))
+    }
+
+    /// What an outbox tells of a stream: events that were missing, one after the other, and then those that
+    /// waited for them.
+    async fn take_answer(&mut self, answer: Answer, ack: Ack) {
+        let (told, shared) = (answer.told(), Arc::clone(&self.shared));
+        let Answer { stream, events, lost, .. } = answer;
+        if !shared.catching_up.gaps().wants(&stream, &told) {
+            return ack.done();
+        }
+        if lost > 0 {
+            shared.counters.lost.add(lost);
+            error!(lost, outbox = %stream.outbox, model = %stream.model, "events were missing, and their outbox keeps them no more");
+        }
+        if events.is_empty() {
+            ack.done();
+        } else {
+            self.letters = LETTERS_A_BATCH;
+            let acks = ack.shared(events.len());
+            for (ToldEvent { topic, payload, properties, .. }, ack) in events.into_iter().zip(acks) {
+                self.go_on(Original { topic, payload, properties }, ack, true).await;
+            }
+            self.letters = usize::MAX;
+        }
+        shared.catching_up.gaps().answered(&stream, &told);
+        self.release(&stream).await;
+    }
+
+    /// Asks again where nobody answered, and lets go what has waited for too long.
+    async fn catch_up(&mut self) {
+        self.shared.ask_for_heads(&*self.transport);
+        let late = {
+            let gaps = self.shared.catching_up.gaps();
+            if gaps.behind() == 0 { Vec::new() } else { gaps.impatient() }
+        };
+        self.shared.ask();
+        for stream in late {
+            self.release(&stream).await;
+        }
+    }
+
+    /// Lets those go on that wait for nothing any more.
+    async fn release(&mut self, stream: &Stream) {
+        loop {
+            let next = self.shared.catching_up.gaps().next_held(&stream.outbox, stream.lane, &stream.model);
+            let Some(Waiting { original, ack }) = next else { return };
+            self.go_on(original, ack, false).await;
+        }
+    }
+
+    /// Takes an event whose turn it is.
+    async fn go_on(&mut self, original: Original, ack: Ack, recovered: bool) {
+        let Ok(place) = Arc::clone(&self.places).acquire_owned().await else { return };
+        let (read, number) = match self.sort(&original) {
+            Ok((model, incoming)) => {
+                let number = self.number(&incoming);
+                (self.read(model, incoming), number)
+            }
+            Err(rejection) => (Err(rejection), None),
+        };
+        let is_new = self.finish(read, original, number, ack, place);
+        if recovered && is_new {
+            self.shared.counters.recovered.add_one();
+        }
+    }
+
+    /// What comes again need not wait.
+    fn drop_held(&self) {
+        let dropped = self.shared.catching_up.gaps().dropped();
+        dropped.into_iter().for_each(|waiting| waiting.ack.done());
     }
 
     /// The events of a batch; `None` of a message that is none.
@@ -162,39 +294,105 @@ impl Intake {
         Ok(())
     }
 
+    /// The same of a message of nodes to each other, which is as large as several events may be.
+    fn check_word(&self, original: &Original) -> Result<(), Rejection> {
+        let Some(signatures) = &self.shared.signatures else { return Ok(()) };
+        let Original { topic, payload, properties } = original;
+        signatures.check(topic, properties, payload)?;
+        Ok(())
+    }
+
     /// Each event of a batch is taken as if it had come alone. The batch is acknowledged when all are done.
-    async fn take_batch(&mut self, topic: &str, events: Vec<Bytes>, ack: Ack, place: OwnedSemaphorePermit) {
-        let mut place = Some(place);
+    async fn take_batch(&mut self, topic: &str, events: Vec<Bytes>, ack: Ack) {
         let acks = ack.shared(events.len());
         self.letters = LETTERS_A_BATCH;
         for (payload, ack) in events.into_iter().zip(acks) {
-            let place = match place.take() {
-                Some(place) => place,
-                None => match Arc::clone(&self.places).acquire_owned().await {
-                    Ok(place) => place,
-                    Err(_) => return,
-                },
-            };
             // What came beside the message is about the batch.
             let properties = Properties::default();
-            self.take(Delivery { topic: topic.to_owned(), payload, properties, ack }, place);
+            self.take(Delivery { topic: topic.to_owned(), payload, properties, ack }).await;
         }
         self.letters = usize::MAX;
     }
 
-    fn take(&mut self, delivery: Delivery, place: OwnedSemaphorePermit) {
+    async fn take(&mut self, delivery: Delivery) {
+        // The semaphore is never closed; without a place nothing more is taken in.
+        let Ok(place) = Arc::clone(&self.places).acquire_owned().await else { return };
         let Delivery { topic, payload, properties, ack } = delivery;
         let mut original = Original { topic, payload, properties };
         if let Err(rejection) = self.check(&mut original) {
             return self.reject(&rejection, original, ack);
         }
-        match self.read(&original) {
+        let (model, incoming) = match self.sort(&original) {
+            Ok(sorted) => sorted,
+            Err(rejection) => {
+                self.finish(Err(rejection), original, None, ack, place);
+                return;
+            }
+        };
+        let number = self.number(&incoming);
+        let name = model.info.name;
+        let arrival = number.as_ref().map(|number| self.arrived(number, name));
+        if let (Some(number), Some(Arrival::Waits)) = (&number, arrival) {
+            drop(incoming);
+            return self.hold(number, name, original, ack);
+        }
+        let read = self.read(model, incoming);
+        let stream = number.as_ref().filter(|_| arrival == Some(Arrival::GoesFirst)).map(|number| Stream {
+            outbox: Arc::clone(&number.outbox),
+            lane: number.lane,
+            model: name.into(),
+        });
+        self.finish(read, original, number, ack, place);
+        if let Some(stream) = stream {
+            self.release(&stream).await;
+        }
+    }
+
+    /// An event's place among those of an outbox. Of a group a node sees a part, so that numbers tell nothing.
+    fn number(&self, incoming: &Incoming<'_>) -> Option<Number> {
+        let stream = incoming.stream.as_ref().filter(|_| self.group.is_none())?;
+        Number::of_stream(stream, incoming.sequence?)
+    }
+
+    fn arrived(&self, number: &Number, model: &str) -> Arrival {
+        self.shared.catching_up.hear(&*self.transport);
+        self.shared.catching_up.gaps().arrived(number, model)
+    }
+
+    /// Keeps an event until those before it came, and asks for them.
+    fn hold(&self, number: &Number, model: &str, original: Original, ack: Ack) {
+        let catching_up = &self.shared.catching_up;
+        let mut gaps = catching_up.gaps();
+        let held = gaps.held(number, model);
+        // More of them would fill the window of what is not acknowledged, and no answer would come.
+        let ack = if held < UNACKNOWLEDGED {
+            ack
+        } else {
+            ack.done();
+            Ack::new(|| {})
+        };
+        gaps.hold(number, model, Waiting { original, ack });
+        drop(gaps);
+        self.drop_held();
+        self.shared.ask();
+    }
+
+    /// What becomes of an event that was read, or could not be; whether it is new here.
+    fn finish(
+        &mut self,
+        read: Result<Read, Rejection>,
+        original: Original,
+        number: Option<Number>,
+        ack: Ack,
+        place: OwnedSemaphorePermit,
+    ) -> bool {
+        match read {
             Ok(Read::Echo) => {
                 self.shared.counters.echoes.add_one();
                 ack.done();
             }
             Ok(Read::Event { model, event, identity }) => {
-                self.deliver(&model, event, identity, original, ack, place);
+                return self.deliver(&model, event, identity, original, number, ack, place);
             }
             Err(Rejection::UnknownEvent) => {
                 self.shared.counters.unheard.add_one();
@@ -207,11 +405,11 @@ impl Intake {
                 self.reject(&rejection, original, ack);
             }
         }
+        false
     }
 
     /// What a message is, its rows included.
-    fn read(&self, original: &Original) -> Result<Read, Rejection> {
-        let (model, incoming) = self.sort(original)?;
+    fn read(&self, model: Arc<ModelState>, incoming: Incoming<'_>) -> Result<Read, Rejection> {
         let own = self.is_echo(&incoming);
         if own && self.group.is_none() {
             return Ok(Read::Echo);
@@ -277,22 +475,26 @@ impl Intake {
         }
     }
 
+    /// Hands an event to the listeners; `false` where they have it, or there are none.
+    #[allow(clippy::too_many_arguments, reason = "it is what an event came with")]
     fn deliver(
         &mut self,
         model: &ModelState,
         event: Arc<dyn AnyEvent>,
         identity: Option<Identity>,
         original: Original,
+        number: Option<Number>,
         ack: Ack,
         place: OwnedSemaphorePermit,
-    ) {
+    ) -> bool {
         // Rows are decoded before the id is remembered: what is rejected was never an event, and
         // must not shadow one that bears the same id.
         if let Some((incarnation, id)) = identity
             && !self.window.is_new(incarnation, id, self.started.elapsed())
         {
             self.shared.counters.duplicates.add_one();
-            return self.acknowledge_duplicate((incarnation, id), ack);
+            self.acknowledge_duplicate((incarnation, id), ack);
+            return false;
         }
         // A session remembers subscriptions of an earlier life. Without a listener, nobody empties
         // the model's queue.
@@ -301,14 +503,20 @@ impl Intake {
                 self.transport.unsubscribe(&self.shared.topics.model_filter(&model.topic));
             }
             self.shared.counters.unheard.add_one();
-            return ack.done();
+            ack.done();
+            return false;
         }
+        let ack = match number {
+            Some(number) => self.shared.catching_up.noted(number, model.info.name, ack),
+            None => ack,
+        };
         let completion = Completion::new(ack, Some(original), Some(place));
         if let Some(identity) = identity {
             self.remember(identity, &completion);
         }
         // Refused only while the emitter shuts down: then it is not acknowledged and comes again.
         let _ = model.queue.push_urgent(Message::Event(Job::remote(event, self.group.clone(), completion)));
+        true
     }
 
     fn is_echo(&self, incoming: &Incoming<'_>) -> bool {

@@ -306,7 +306,9 @@ impl Topics {
         let filter = self.model_filter(model);
         let last = filter.as_str().rsplit('/').next().filter(|last| *last != "#").unwrap_or("x");
         within
-            || ["dlq", "_nodes", "_canary"].iter().any(|own| filter.matches(self.own(&[own, last]).as_str()))
+            || ["dlq", "_nodes", "_canary", "_replay"]
+                .iter()
+                .any(|own| filter.matches(self.own(&[own, last]).as_str()))
     }
 
     /// The topic of this node's own that has these levels below the prefix.

@@ -5,6 +5,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use emitter_core::EventId;
+use emitter_core::gaps::wire::Ask;
 use emitter_core::transport::PublishError;
 
 /// What waits for the thread of an outbox.
@@ -48,6 +49,8 @@ pub(crate) struct Mail {
     pub(crate) outcomes: Vec<(Sending, Result<(), PublishError>)>,
     /// Events that the listeners of this node are done with.
     pub(crate) handled: Vec<EventId>,
+    /// Questions of nodes that miss events.
+    pub(crate) asks: Vec<Ask>,
     /// Somebody wants the thread to end.
     pub(crate) ending: bool,
     /// It knows that.
@@ -79,6 +82,16 @@ impl Mailbox {
 
     pub(crate) fn told(&self, sending: Sending, outcome: Result<(), PublishError>) {
         self.put(|mail| mail.outcomes.push((sending, outcome)));
+    }
+
+    /// A node misses events. Of too many questions the last are forgotten: who asks in vain asks again.
+    pub(crate) fn asked(&self, ask: Ask) {
+        const MOST: usize = 256;
+        self.put(|mail| {
+            if mail.asks.len() < MOST {
+                mail.asks.push(ask);
+            }
+        });
     }
 
     fn hand(&self) -> MutexGuard<'_, HashSet<EventId>> {
@@ -114,6 +127,7 @@ impl Mailbox {
             !mail.woken
                 && mail.outcomes.is_empty()
                 && mail.handled.is_empty()
+                && mail.asks.is_empty()
                 && (!mail.ending || mail.is_told)
         };
         let mut mail = self.mail();

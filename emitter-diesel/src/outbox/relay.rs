@@ -18,10 +18,12 @@ use super::writing::handler;
 use super::{Attached, BACKOFF, Opened};
 use crate::tables::{Database, Queued, Tables};
 
+mod answers;
 mod config;
 mod inheritance;
 mod leases;
 
+use self::answers::Question;
 pub use self::config::RelayConfig;
 
 /// A relay, and what it knows.
@@ -80,12 +82,18 @@ pub(super) struct Relay {
     is_full: bool,
     /// Of the payloads that are on their way.
     bytes: usize,
+    questions: VecDeque<Question>,
+    /// When it is told how far the outbox is.
+    next_heads: Instant,
+    /// Somebody wants to know it of all streams.
+    all_heads: bool,
 }
 
 /// A lane that the relay owns.
 struct Owned {
     epoch: i64,
-    streams: HashMap<String, Stream>,
+    /// By model, in lower case: upper and lower case are not told apart.
+    counts: HashMap<String, Count>,
     /// It is to be given back when nothing of it is on its way.
     leaving: bool,
     /// There was more in it than was asked for.
@@ -93,11 +101,16 @@ struct Owned {
 }
 
 /// The numbers of one model in a lane.
-struct Stream {
-    name: Arc<str>,
+struct Count {
+    /// Where this owner began.
+    base: i64,
+    /// The last that was given.
     last: i64,
-    /// What is published, in the order of the numbers.
-    sent: VecDeque<i64>,
+    /// What is published and not settled, in the order of the numbers: number, row, and publishing. A number
+    /// belongs to one publishing of a row, and stands for nothing if that fails.
+    sent: VecDeque<(i64, i64, u64)>,
+    /// When the last was given.
+    changed: Instant,
 }
 
 /// Events that come in order.
@@ -170,8 +183,13 @@ impl Relay {
             info!("the outbox relays nothing, for its emitter has no transport");
         }
         let now = Instant::now();
+        let relays = config.is_some() && has_transport;
+        if relays {
+            let mailbox = Arc::clone(&mailbox);
+            alive.answer_asks(move |ask| mailbox.asked(ask));
+        }
         Some(Self {
-            relays: config.is_some() && has_transport,
+            relays,
             config: config.unwrap_or_default().within_bounds(),
             tables,
             database: Some(database),
@@ -205,6 +223,9 @@ impl Relay {
             next_connection: now,
             is_full: false,
             bytes: 0,
+            questions: VecDeque::new(),
+            next_heads: now,
+            all_heads: false,
         })
     }
 
@@ -259,6 +280,7 @@ impl Relay {
     /// Notes what was told.
     fn take(&mut self, mail: Mail) {
         self.handled.extend(mail.handled);
+        self.asked(mail.asks);
         let mut touched = BTreeSet::new();
         for (Sending { id, attempt }, outcome) in mail.outcomes {
             // Of a lane that was lost meanwhile nothing is known any more.
@@ -333,11 +355,11 @@ impl Relay {
 
     /// Takes what may be settled: in the order of the numbers, so that all up to the last one noted are known.
     fn collect(&mut self, lane: i32, model: &str) {
-        let Some(stream) = self.lanes.get_mut(&lane).and_then(|owned| owned.streams.get_mut(model)) else {
+        let Some(count) = self.lanes.get_mut(&lane).and_then(|owned| owned.counts.get_mut(model)) else {
             return;
         };
-        while let Some(id) = stream.sent.front() {
-            match self.on_the_way.get(id) {
+        while let Some((_, id, attempt)) = count.sent.front() {
+            match self.on_the_way.get(id).filter(|row| row.attempt == *attempt) {
                 // It failed, or its lane was lost.
                 None => {}
                 Some(row) if matches!(row.outcome, Some(Ok(()))) => {
@@ -347,7 +369,7 @@ impl Relay {
                 }
                 Some(_) => return,
             }
-            stream.sent.pop_front();
+            count.sent.pop_front();
         }
     }
 
@@ -382,6 +404,10 @@ impl Relay {
         if self.relays && self.changes && self.database()?.has_changed()? {
             self.next_poll = now;
         }
+        self.answer(emitter)?;
+        if self.relays && !ending {
+            self.tell_heads(emitter);
+        }
         let mut more = false;
         if self.relays && !ending && Instant::now() >= self.next_poll.max(self.blocked_until) {
             more = self.publish(emitter)?;
@@ -390,6 +416,9 @@ impl Relay {
         self.failures = 0;
         if more {
             return Ok(Duration::ZERO);
+        }
+        if !self.questions.is_empty() {
+            return Ok(LOOK);
         }
         let now = Instant::now();
         let next_poll = self.next_poll.max(self.blocked_until);
@@ -521,37 +550,35 @@ impl Relay {
             held.insert(row.id, row.lane);
             return;
         }
-        let stream = owned
-            .streams
-            .entry(row.model.clone())
-            .or_insert_with(|| Stream::new(&self.outbox_id, row.lane, owned.epoch, 0));
-        // A row that was refused before has its number.
-        let (name, sequence) = match (&row.stream, row.sequence) {
-            (Some(name), Some(sequence)) => (Arc::from(&**name), sequence),
-            _ => {
-                stream.last += 1;
-                (Arc::clone(&stream.name), stream.last)
-            }
+        let model = row.model.to_ascii_lowercase();
+        let count = owned.counts.entry(model.clone()).or_insert_with(|| Count::new(0));
+        let sequence = count.last + 1;
+        let number = Number {
+            outbox: Arc::clone(&self.outbox_id),
+            lane: u32::try_from(row.lane).unwrap_or_default(),
+            epoch: u64::try_from(owned.epoch).unwrap_or_default(),
+            base: u64::try_from(count.base).unwrap_or_default(),
+            sequence: u64::try_from(sequence).unwrap_or_default(),
         };
         let at = Settled {
             id: row.id,
             lane: row.lane,
             epoch: owned.epoch,
-            model: row.model.clone(),
-            stream: name.to_string(),
+            model,
+            stream: number.stream(),
             sequence,
             handled_here: row.handled_here != 0,
         };
         let retries = row.retries;
-        let number = u64::try_from(sequence).ok().and_then(|sequence| Number::new(name, sequence));
-        let (Some(parcel), Some(number)) = (parcel(row), number) else {
+        let Some(parcel) = parcel(row) else {
             // Somebody else wrote into the table.
             let error = "it is not as an outbox writes it".to_owned();
             self.failed.push(Unsettled { at, error, next: Next::Unreadable });
             return;
         };
-        stream.sent.push_back(at.id);
         self.attempts += 1;
+        (count.last, count.changed) = (sequence, Instant::now());
+        count.sent.push_back((sequence, at.id, self.attempts));
         let sending = Sending { id: at.id, attempt: self.attempts };
         let bytes = parcel.payload.len();
         self.bytes += bytes;
@@ -566,10 +593,15 @@ fn is_refused(row: &OnTheWay) -> bool {
     matches!(row.outcome, Some(Err(_)))
 }
 
-impl Stream {
-    /// Continues after `last`.
-    fn new(outbox: &str, lane: i32, epoch: i64, last: i64) -> Self {
-        Self { name: format!("{outbox}/{lane}.{epoch}:{last}").into(), last, sent: VecDeque::new() }
+impl Count {
+    /// Continues after `base`.
+    fn new(base: i64) -> Self {
+        Self { base, last: base, sent: VecDeque::new(), changed: Instant::now() }
+    }
+
+    /// Up to here everything is settled, or stands for nothing.
+    fn settled(&self) -> i64 {
+        self.sent.front().map_or(self.last, |(sequence, ..)| sequence - 1)
     }
 }
 

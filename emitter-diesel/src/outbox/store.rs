@@ -48,10 +48,22 @@ pub(crate) struct Settled {
     pub(crate) handled_here: bool,
 }
 
+/// What is kept of a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Kept<'m> {
+    pub(crate) lane: i32,
+    pub(crate) model: &'m str,
+    /// After this number,
+    pub(crate) after: i64,
+    /// up to this one.
+    pub(crate) up_to: i64,
+}
+
 /// A row that was not published, and is to be tried again, or not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Unsettled {
     pub(crate) at: Settled,
+    /// Why it was not.
     pub(crate) error: String,
     /// What becomes of it.
     pub(crate) next: Next,
@@ -161,14 +173,25 @@ impl Store {
 
     /// What is read of a row of the outbox, called `o`.
     fn columns(&self) -> String {
+        let handled_here = format!(
+            "CASE WHEN o.handler IS NULL THEN 0 WHEN o.status = '{PROCESSING}' AND o.sequence IS NULL THEN 2 ELSE 1 END"
+        );
+        self.columns_with(&handled_here)
+    }
+
+    /// The same of a settled row.
+    fn settled_columns(&self) -> String {
+        self.columns_with("0")
+    }
+
+    fn columns_with(&self, handled_here: &str) -> String {
         let text = |column| match self.dialect {
             Dialect::Postgres => format!("CAST(o.{column} AS TEXT) AS {column}"),
             Dialect::Sqlite | Dialect::MySql => format!("o.{column}"),
         };
         format!(
             "o.id, o.lane, {}, o.model, o.record_id, o.by_model, o.topic, o.qos, {}, o.properties, o.retries, o.sequence, \
-             o.stream, CASE WHEN o.handler IS NULL THEN 0 WHEN o.status = '{PROCESSING}' AND o.sequence IS NULL THEN 2 ELSE 1 END \
-             AS handled_here",
+             o.stream, {handled_here} AS handled_here",
             text("event_id"),
             text("payload"),
         )
@@ -406,15 +429,14 @@ impl Store {
         dialect.atomic(&statements)
     }
 
-    /// Notes what was not published, and when it is tried again.
+    /// Notes what was not published, and when it is tried again. It has no number, then.
     pub(crate) fn fail(&self, relay: &str, row: &Unsettled) -> String {
         let Self { dialect, names } = self;
         let outbox = names.table("outbox");
         let Unsettled { at, error, next } = row;
-        let Settled { id, sequence, stream, .. } = at;
         let one = || std::iter::once(at);
         let mine = self.mine(relay, one());
-        let (error, stream) = (dialect.quoted(error), dialect.quoted(stream));
+        let error = dialect.quoted(error);
         let next = match next {
             Next::Again(delay) => {
                 format!("status = '{WAITING}', next_attempt = {} + {delay}", dialect.now())
@@ -424,11 +446,64 @@ impl Store {
         };
         let mut statements = self.fence(relay, &mut one());
         statements.push(format!(
-            "UPDATE {outbox} SET retries = retries + 1, last_error = {error}, sequence = {sequence}, stream = {stream}, \
-             {next} WHERE id = {id} AND status IN ('{PENDING}', '{WAITING}') AND {mine}"
+            "UPDATE {outbox} SET retries = retries + 1, last_error = {error}, {next} \
+             WHERE id = {} AND status IN ('{PENDING}', '{WAITING}') AND {mine}",
+            at.id
         ));
-        statements.extend(self.count(relay, one()));
         dialect.atomic(&statements)
+    }
+
+    /// What is kept of a stream, in order, at most so many of each part: in the history, and where listeners are
+    /// not done with it.
+    pub(crate) fn kept(&self, kept: &Kept<'_>, most: usize) -> [String; 2] {
+        self.where_kept(kept).map(|(table, which)| {
+            format!(
+                "SELECT {} FROM {table} o WHERE {which} ORDER BY o.sequence LIMIT {most}",
+                self.settled_columns()
+            )
+        })
+    }
+
+    /// The lowest number that is kept of a stream.
+    pub(crate) fn oldest(&self, kept: &Kept<'_>) -> String {
+        self.first(kept, "")
+    }
+
+    /// The lowest number of what was written since so many milliseconds after 1970.
+    pub(crate) fn first_since(&self, kept: &Kept<'_>, millis: i64) -> String {
+        let since = match self.dialect {
+            Dialect::Postgres => format!("o.created_at >= to_timestamp({millis} / 1000.0)"),
+            Dialect::Sqlite => format!("julianday(o.created_at) >= 2440587.5 + {millis} / 86400000.0"),
+            Dialect::MySql => {
+                format!("o.created_at >= TIMESTAMPADD(MICROSECOND, {millis} * 1000, '1970-01-01')")
+            }
+        };
+        self.first(kept, &format!(" AND {since}"))
+    }
+
+    fn first(&self, kept: &Kept<'_>, also: &str) -> String {
+        let parts = self.where_kept(kept).map(|(table, which)| {
+            format!(
+                "SELECT 'first' AS text, number FROM (SELECT o.sequence AS number FROM {table} o WHERE {which}{also} \
+                 ORDER BY o.sequence LIMIT 1) AS f_{}",
+                if table.ends_with("history") { "history" } else { "outbox" }
+            )
+        });
+        parts.join(" UNION ALL ")
+    }
+
+    /// Tables and conditions, with each table called `o`.
+    fn where_kept(&self, kept: &Kept<'_>) -> [(String, String); 2] {
+        let Kept { lane, model, after, up_to } = kept;
+        let model = self.dialect.quoted(model);
+        let which = format!(
+            "o.lane = {lane} AND o.sequence > {after} AND o.sequence <= {up_to} AND lower(o.model) = lower({model})"
+        );
+        let unhandled = format!("{which} AND o.status IN ('{PROCESSING}', '{UNREADABLE}', '{ORPHANED}')");
+        [
+            (self.names.table("history").to_string(), which),
+            (self.names.table("outbox").to_string(), unhandled),
+        ]
     }
 
     /// Holds the lanes of these rows while the transaction lasts, so that nobody takes them meanwhile.

@@ -210,7 +210,7 @@ fn first(dialect: Dialect, names: &Names, lanes: u32) -> Vec<String> {
         format!("CREATE INDEX {} ON {outbox} (event_id)", names.index("outbox_event")),
         format!("CREATE INDEX {} ON {outbox} (handler){present}", names.index("outbox_handler")),
         format!("CREATE TABLE {history} (id BIGINT NOT NULL PRIMARY KEY, {columns}){options}"),
-        format!("CREATE INDEX {} ON {history} (model, lane, sequence)", names.index("history_sequence")),
+        format!("CREATE INDEX {} ON {history} (lane, sequence)", names.index("history_sequence")),
         format!("CREATE INDEX {} ON {history} (processed_at)", names.index("history_processed")),
         format!(
             "CREATE TABLE {lane_table} (lane INTEGER NOT NULL PRIMARY KEY, owner {name}, node {whose}, \
@@ -229,6 +229,11 @@ fn first(dialect: Dialect, names: &Names, lanes: u32) -> Vec<String> {
              lanes INTEGER NOT NULL, applied_at {time} NOT NULL){options}"
         ),
     ];
+    statements.push(format!(
+        "CREATE TABLE {} (node {whose} NOT NULL, outbox {name} NOT NULL, lane INTEGER NOT NULL, model {name} NOT NULL, \
+         epoch BIGINT NOT NULL, sequence BIGINT NOT NULL, PRIMARY KEY (node, outbox, lane, model)){options}",
+        names.table("positions")
+    ));
     if dialect == Dialect::Postgres {
         // Rows come and go: what is gone is cleared away early.
         statements.push(format!(

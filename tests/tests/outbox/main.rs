@@ -20,6 +20,7 @@ mod suite;
 mod asynchronous;
 mod databases;
 mod forms;
+mod gaps;
 mod kills;
 mod refusals;
 

@@ -7,7 +7,7 @@ use diesel::result::QueryResult;
 use emitter_core::Emitter;
 use tracing::warn;
 
-use super::{Line, Owned, Relay, Stream, is_refused, millis};
+use super::{Count, Line, Owned, Relay, is_refused, millis};
 use crate::tables::Lane;
 
 impl Relay {
@@ -107,15 +107,12 @@ impl Relay {
         let owned = database.lanes(owned)?;
         let numbers = database.pairs(numbers)?;
         for Lane { lane, epoch } in owned.into_iter().filter(|owned| taken.contains(&owned.lane)) {
-            let streams = numbers.iter().filter_map(|pair| {
+            let counts = numbers.iter().filter_map(|pair| {
                 let (of, model) = pair.text.split_once('/')?;
-                (of.parse() == Ok(lane)).then(|| {
-                    let stream = Stream::new(&self.outbox_id, lane, epoch, pair.number);
-                    (model.to_owned(), stream)
-                })
+                (of.parse() == Ok(lane)).then(|| (model.to_owned(), Count::new(pair.number)))
             });
-            self.lanes
-                .insert(lane, Owned { epoch, streams: streams.collect(), leaving: false, is_full: false });
+            let counts = counts.collect();
+            self.lanes.insert(lane, Owned { epoch, counts, leaving: false, is_full: false });
         }
         self.next_poll = Instant::now();
         Ok(())

@@ -1,0 +1,670 @@
+//! Which events of an outbox came, which are missing, and what waits for those.
+//!
+//! Each event of an outbox has a [`Number`] in its stream, which is a model in a lane. Where one is missing,
+//! those that follow wait, and the outbox is asked for it: a broker may forget what it has confirmed. An
+//! answer tells everything from the last one that came up to the last that is settled, so that what was held
+//! meanwhile, if there was too much of it, may be dropped: it comes again.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::fmt::Write;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::record::Number;
+
+pub mod wire;
+
+/// What is counted: a model in a lane of an outbox.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Stream {
+    /// The outbox's name.
+    pub outbox: Arc<str>,
+    /// The lane.
+    pub lane: u32,
+    /// The model, in lower case.
+    pub model: Arc<str>,
+}
+
+/// How far a node is in a stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Position {
+    /// The stream.
+    pub stream: Stream,
+    /// Which owner of the lane counted.
+    pub epoch: u64,
+    /// The last number up to which everything is done.
+    pub sequence: u64,
+}
+
+/// How far an outbox is in a stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Head {
+    /// The stream.
+    pub stream: Stream,
+    /// Which owner of the lane counts.
+    pub epoch: u64,
+    /// Where that owner began.
+    pub base: u64,
+    /// The last number that was given.
+    pub last: u64,
+}
+
+/// Where a node begins in streams of which it never heard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Since {
+    /// With what comes from now on.
+    #[default]
+    Now,
+    /// With the first event that the outbox still has.
+    Beginning,
+    /// With what was written since so many milliseconds after 1970.
+    Time(i64),
+}
+
+/// After which number of a stream something is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum After {
+    /// After this one.
+    Sequence(u64),
+    /// After those that were written before so many milliseconds after 1970.
+    Time(i64),
+}
+
+/// Where the receiver is in each stream. `H` is what waits.
+#[derive(Debug)]
+pub(crate) struct Gaps<H> {
+    /// By outbox, lane and model, as one text.
+    tracks: HashMap<Box<str>, Track<H>>,
+    /// Those that are behind.
+    behind: HashSet<Box<str>>,
+    since: Since,
+    /// How far listeners are is asked for.
+    keeps: bool,
+    /// What waits no longer, for it comes again.
+    dropped: Vec<H>,
+    /// How often a stream fell behind, since that was asked.
+    found: u64,
+    key: String,
+}
+
+#[derive(Debug)]
+struct Track<H> {
+    stream: Stream,
+    epoch: u64,
+    /// Everything up to it came, or never will.
+    seen: u64,
+    /// So many were given.
+    known: u64,
+    /// Nothing is known of what was before this time, and has to be asked for.
+    since: Option<i64>,
+    /// What came too early.
+    held: BTreeMap<u64, H>,
+    /// When it was asked for what is missing.
+    asked: Option<Duration>,
+    /// How often in a row that was in vain.
+    tries: u32,
+    /// It has waited for too long: what comes goes on.
+    impatient: bool,
+    /// What listeners work on, with the owner that counted it.
+    open: BTreeSet<(u64, u64)>,
+}
+
+/// What is to be done with an event that came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Arrival {
+    /// It goes on.
+    Goes,
+    /// It goes on, and others wait that may [go on](Gaps::next_held) after it.
+    GoesFirst,
+    /// One before it is missing: it is to be [held](Gaps::hold).
+    Waits,
+}
+
+/// What an outbox tells of a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Told {
+    pub(crate) epoch: u64,
+    /// After this number.
+    pub(crate) after: u64,
+    /// Up to this one, everything that is left.
+    pub(crate) covered: u64,
+    /// So many were given.
+    pub(crate) last: u64,
+}
+
+/// How many events of a stream may wait. Beyond that the oldest is dropped, and asked for.
+const MOST_HELD: usize = 1_000;
+
+/// How many streams are known at most.
+const MOST_STREAMS: usize = 65_536;
+
+/// How long after an answer was due it is asked again, doubled each time.
+const FIRST: Duration = Duration::from_millis(500);
+
+/// No longer than this.
+const LONGEST: Duration = Duration::from_secs(10);
+
+/// After so many questions in vain, which takes half a minute, what waits goes on.
+const PATIENCE: u32 = 6;
+
+impl<H> Default for Gaps<H> {
+    fn default() -> Self {
+        Self {
+            tracks: HashMap::new(),
+            behind: HashSet::new(),
+            since: Since::Now,
+            keeps: false,
+            dropped: Vec::new(),
+            found: 0,
+            key: String::new(),
+        }
+    }
+}
+
+fn write_key(key: &mut String, outbox: &str, lane: u32, model: &str) {
+    key.clear();
+    // Writing to a `String` cannot fail.
+    let _ = write!(key, "{outbox}/{lane}/");
+    key.extend(model.chars().map(|letter| letter.to_ascii_lowercase()));
+}
+
+impl<H> Track<H> {
+    fn new(stream: Stream, epoch: u64, seen: u64) -> Self {
+        Self {
+            stream,
+            epoch,
+            seen,
+            known: seen,
+            since: None,
+            held: BTreeMap::new(),
+            asked: None,
+            tries: 0,
+            impatient: false,
+            open: BTreeSet::new(),
+        }
+    }
+
+    /// A later owner counts: what is settled of its predecessors' is known, the rest it counts and publishes
+    /// anew, so that it need not be held.
+    fn begin(&mut self, epoch: u64, base: u64, dropped: &mut Vec<H>) {
+        self.epoch = epoch;
+        self.seen = self.seen.min(base);
+        self.known = base;
+        dropped.extend(self.held.split_off(&(base.saturating_add(1))).into_values());
+        (self.asked, self.tries) = (None, 0);
+    }
+
+    fn is_behind(&self) -> bool {
+        self.known > self.seen || self.since.is_some()
+    }
+
+    /// Up to where everything is done.
+    fn done(&self) -> u64 {
+        let open = self.open.iter().next().map_or(u64::MAX, |(sequence, _)| sequence.saturating_sub(1));
+        self.seen.min(open)
+    }
+}
+
+impl<H> Gaps<H> {
+    /// Begins where an earlier life ended, and elsewhere as `since` says. From now on it is known how far
+    /// listeners are.
+    pub(crate) fn resume(&mut self, positions: impl IntoIterator<Item = Position>, since: Since) {
+        (self.since, self.keeps) = (since, true);
+        for Position { stream, epoch, sequence } in positions.into_iter().take(MOST_STREAMS) {
+            write_key(&mut self.key, &stream.outbox, stream.lane, &stream.model);
+            self.tracks.insert(self.key.as_str().into(), Track::new(stream, epoch, sequence));
+        }
+    }
+
+    /// How many streams are behind.
+    pub(crate) fn behind(&self) -> usize {
+        self.behind.len()
+    }
+
+    /// How far listeners are.
+    pub(crate) fn positions(&self) -> Vec<Position> {
+        let known = self.tracks.values().filter(|track| track.since.is_none());
+        known
+            .map(|track| Position {
+                stream: track.stream.clone(),
+                epoch: track.epoch,
+                sequence: track.done(),
+            })
+            .collect()
+    }
+
+    /// An event came, or its echo.
+    pub(crate) fn arrived(&mut self, number: &Number, model: &str) -> Arrival {
+        let Number { ref outbox, lane, epoch, base, sequence } = *number;
+        write_key(&mut self.key, outbox, lane, model);
+        if !self.tracks.contains_key(&*self.key) {
+            let stream =
+                Stream { outbox: Arc::clone(outbox), lane, model: model.to_ascii_lowercase().into() };
+            self.meet(stream, epoch, sequence.saturating_sub(1));
+        }
+        let Some(track) = self.tracks.get_mut(&*self.key) else { return Arrival::Goes };
+        if epoch > track.epoch {
+            track.begin(epoch, base, &mut self.dropped);
+        }
+        // What an earlier owner still had on its way has another number by now.
+        if epoch < track.epoch {
+            return Arrival::Goes;
+        }
+        track.known = track.known.max(sequence);
+        if track.since.is_none() && sequence <= track.seen.saturating_add(1) {
+            track.seen = track.seen.max(sequence);
+            if !track.is_behind() {
+                self.behind.remove(&*self.key);
+            }
+            return if track.held.is_empty() { Arrival::Goes } else { Arrival::GoesFirst };
+        }
+        let arrival = if track.impatient { Arrival::Goes } else { Arrival::Waits };
+        self.fall_behind();
+        arrival
+    }
+
+    /// A stream of which nothing was known, at the key, where what comes now is what follows `now`.
+    fn meet(&mut self, stream: Stream, epoch: u64, now: u64) {
+        if self.tracks.len() >= MOST_STREAMS {
+            return;
+        }
+        let mut track = Track::new(stream, epoch, now);
+        match self.since {
+            Since::Now => {}
+            Since::Beginning => track.seen = 0,
+            Since::Time(millis) => track.since = Some(millis),
+        }
+        let is_behind = track.is_behind();
+        self.tracks.insert(self.key.as_str().into(), track);
+        if is_behind {
+            self.fall_behind();
+        }
+    }
+
+    /// Something is missing in the stream at the key.
+    fn fall_behind(&mut self) {
+        if !self.behind.contains(&*self.key) {
+            self.behind.insert(self.key.as_str().into());
+            self.found += 1;
+        }
+    }
+
+    /// How often a stream fell behind since this was asked last.
+    pub(crate) fn found(&mut self) -> u64 {
+        std::mem::take(&mut self.found)
+    }
+
+    /// Keeps what waits. If too much does, the oldest is [dropped](Self::dropped).
+    pub(crate) fn hold(&mut self, number: &Number, model: &str, item: H) {
+        write_key(&mut self.key, &number.outbox, number.lane, model);
+        let Some(track) = self.tracks.get_mut(&*self.key) else { return self.dropped.push(item) };
+        // The same may have come twice.
+        self.dropped.extend(track.held.insert(number.sequence, item));
+        if track.held.len() > MOST_HELD {
+            self.dropped.extend(track.held.pop_first().map(|(_, item)| item));
+        }
+    }
+
+    /// How many wait in this stream.
+    pub(crate) fn held(&mut self, number: &Number, model: &str) -> usize {
+        write_key(&mut self.key, &number.outbox, number.lane, model);
+        self.tracks.get(&*self.key).map_or(0, |track| track.held.len())
+    }
+
+    /// What waits no longer, for it comes again.
+    pub(crate) fn dropped(&mut self) -> Vec<H> {
+        std::mem::take(&mut self.dropped)
+    }
+
+    /// The next of those that waited in a stream, if it has to wait no longer.
+    pub(crate) fn next_held(&mut self, outbox: &str, lane: u32, model: &str) -> Option<H> {
+        write_key(&mut self.key, outbox, lane, model);
+        let track = self.tracks.get_mut(&*self.key)?;
+        let first = *track.held.first_key_value()?.0;
+        let is_next = track.since.is_none() && first <= track.seen.saturating_add(1);
+        if !is_next && !track.impatient {
+            return None;
+        }
+        let (sequence, item) = track.held.pop_first()?;
+        if is_next {
+            track.seen = track.seen.max(sequence);
+        }
+        if !track.is_behind() {
+            self.behind.remove(&*self.key);
+        }
+        Some(item)
+    }
+
+    /// Listeners begin with an event.
+    pub(crate) fn opened(&mut self, number: &Number, model: &str) -> bool {
+        if !self.keeps {
+            return false;
+        }
+        write_key(&mut self.key, &number.outbox, number.lane, model);
+        let track = self.tracks.get_mut(&*self.key);
+        track.is_some_and(|track| track.open.insert((number.sequence, number.epoch)))
+    }
+
+    /// They are done with it.
+    pub(crate) fn closed(&mut self, number: &Number, model: &str) {
+        write_key(&mut self.key, &number.outbox, number.lane, model);
+        if let Some(track) = self.tracks.get_mut(&*self.key) {
+            track.open.remove(&(number.sequence, number.epoch));
+        }
+    }
+
+    /// An outbox tells how far it is.
+    pub(crate) fn head(&mut self, head: &Head) {
+        let Head { stream, epoch, base, last } = head;
+        write_key(&mut self.key, &stream.outbox, stream.lane, &stream.model);
+        if !self.tracks.contains_key(&*self.key) {
+            self.meet(stream.clone(), *epoch, *last);
+        }
+        let Some(track) = self.tracks.get_mut(&*self.key) else { return };
+        if *epoch > track.epoch {
+            track.begin(*epoch, *base, &mut self.dropped);
+        }
+        if *epoch == track.epoch {
+            track.known = track.known.max(*last);
+        }
+        if track.is_behind() {
+            self.fall_behind();
+        }
+    }
+
+    /// What is to be asked for now, at this time since some moment.
+    pub(crate) fn due(&mut self, now: Duration) -> Vec<(Stream, After)> {
+        let mut due = Vec::new();
+        for key in &self.behind {
+            let Some(track) = self.tracks.get_mut(&**key) else { continue };
+            let pause = FIRST.saturating_mul(1 << track.tries.min(10)).min(LONGEST);
+            if track.asked.is_some_and(|asked| now < asked.saturating_add(pause)) {
+                continue;
+            }
+            if track.asked.replace(now).is_some() {
+                track.tries = track.tries.saturating_add(1);
+            }
+            track.impatient |= track.tries >= PATIENCE;
+            let after = track.since.map_or(After::Sequence(track.seen), After::Time);
+            due.push((track.stream.clone(), after));
+        }
+        due
+    }
+
+    /// Streams of which nobody answered for too long, so that what waits goes on.
+    pub(crate) fn impatient(&self) -> Vec<Stream> {
+        let tracks = self.behind.iter().filter_map(|key| self.tracks.get(&**key));
+        tracks.filter(|track| track.impatient).map(|track| track.stream.clone()).collect()
+    }
+
+    /// Whether an answer is one to what is missing: it begins where that does.
+    pub(crate) fn wants(&mut self, stream: &Stream, told: &Told) -> bool {
+        write_key(&mut self.key, &stream.outbox, stream.lane, &stream.model);
+        let Some(track) = self.tracks.get(&*self.key) else { return false };
+        let begins = track.since.is_some() || told.after <= track.seen;
+        track.is_behind() && track.asked.is_some() && told.epoch >= track.epoch && begins
+    }
+
+    /// What an answer told was taken. It tells of all that there is, as whoever answers also publishes: what
+    /// came before the answer, it knows.
+    pub(crate) fn answered(&mut self, stream: &Stream, told: &Told) {
+        write_key(&mut self.key, &stream.outbox, stream.lane, &stream.model);
+        let Some(track) = self.tracks.get_mut(&*self.key) else { return };
+        if told.epoch > track.epoch {
+            // All that it tells of is settled, whoever counted it.
+            track.begin(told.epoch, told.covered, &mut self.dropped);
+        }
+        if track.since.take().is_some() {
+            track.seen = told.after;
+        }
+        let progress = told.covered > track.seen;
+        track.seen = track.seen.max(told.covered);
+        track.known = told.last.max(track.seen);
+        if progress {
+            (track.asked, track.tries, track.impatient) = (None, 0, false);
+        }
+        if !track.is_behind() {
+            self.behind.remove(&*self.key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const MODEL: &str = "order";
+
+    fn number(epoch: u64, base: u64, sequence: u64) -> Number {
+        Number { outbox: "box".into(), lane: 1, epoch, base, sequence }
+    }
+
+    fn stream() -> Stream {
+        Stream { outbox: "box".into(), lane: 1, model: MODEL.into() }
+    }
+
+    /// A receiver that notes what goes on.
+    #[derive(Default)]
+    struct Receiver {
+        gaps: Gaps<u64>,
+        heard: Vec<u64>,
+    }
+
+    impl Receiver {
+        fn take(&mut self, number: &Number) {
+            match self.gaps.arrived(number, "Order") {
+                Arrival::Goes | Arrival::GoesFirst => self.heard.push(number.sequence),
+                Arrival::Waits => self.gaps.hold(number, MODEL, number.sequence),
+            }
+            self.release();
+        }
+
+        fn release(&mut self) {
+            while let Some(sequence) = self.gaps.next_held("box", 1, MODEL) {
+                self.heard.push(sequence);
+            }
+        }
+
+        /// What an outbox that has all of them up to `settled`, and gave `last`, answers.
+        fn ask(&mut self, now: Duration, epoch: u64, settled: u64, last: u64, most: u64) -> usize {
+            let due = self.gaps.due(now);
+            for (asked, after) in &due {
+                let After::Sequence(after) = *after else { panic!("{after:?}") };
+                let covered = settled.min(after + most).max(after);
+                let told = Told { epoch, after, covered, last };
+                if self.gaps.wants(asked, &told) {
+                    self.heard.extend(after + 1..=covered);
+                    self.gaps.answered(asked, &told);
+                    self.release();
+                }
+            }
+            due.len()
+        }
+    }
+
+    #[test]
+    fn what_follows_a_missing_one_waits_for_it() {
+        let mut receiver = Receiver::default();
+        for sequence in [7, 8, 10, 11, 8] {
+            receiver.take(&number(1, 0, sequence));
+        }
+        assert_eq!((&*receiver.heard, receiver.gaps.behind()), (&[7, 8, 8][..], 1));
+        // Nobody answers, and it is not asked again at once.
+        assert_eq!(receiver.gaps.due(Duration::ZERO), [(stream(), After::Sequence(8))]);
+        assert_eq!(receiver.gaps.due(Duration::from_millis(400)), []);
+        assert_eq!(receiver.ask(Duration::from_millis(600), 1, 10, 11, 100), 1);
+        assert_eq!((&*receiver.heard, receiver.gaps.behind()), (&[7, 8, 8, 9, 10, 10, 11][..], 0));
+        // It was only late.
+        for sequence in [13, 12] {
+            receiver.take(&number(1, 0, sequence));
+        }
+        assert_eq!((&receiver.heard[7..], receiver.gaps.behind()), (&[12, 13][..], 0));
+    }
+
+    #[test]
+    fn a_new_owner_counts_what_was_not_settled_anew() {
+        let mut receiver = Receiver::default();
+        for sequence in 1..=5 {
+            receiver.take(&number(1, 0, sequence));
+        }
+        // Only three were settled: what comes is no gap.
+        receiver.take(&number(2, 3, 4));
+        assert_eq!((receiver.heard.len(), receiver.gaps.behind()), (6, 0));
+        // What the old one had on its way goes on, and counts nothing.
+        receiver.take(&number(1, 0, 9));
+        assert_eq!((receiver.heard.len(), receiver.gaps.behind()), (7, 0));
+        // One that began behind what came here: what is between is missing.
+        receiver.take(&number(3, 8, 9));
+        assert_eq!(
+            (receiver.heard.len(), receiver.gaps.due(Duration::ZERO)),
+            (7, vec![(stream(), After::Sequence(4))])
+        );
+    }
+
+    #[test]
+    fn what_an_owner_left_behind_a_gap_is_forgotten() {
+        let mut receiver = Receiver::default();
+        for sequence in [1, 3, 4] {
+            receiver.take(&number(1, 0, sequence));
+        }
+        receiver.take(&number(2, 2, 3));
+        assert_eq!(receiver.gaps.dropped(), [3, 4]);
+        receiver.ask(Duration::ZERO, 2, 2, 3, 100);
+        assert_eq!((&*receiver.heard, receiver.gaps.behind()), (&[1, 2, 3][..], 0));
+    }
+
+    #[test]
+    fn a_head_shows_what_is_missing_at_the_end() {
+        let mut receiver = Receiver::default();
+        let head = |last| Head { stream: stream(), epoch: 1, base: 0, last };
+        receiver.gaps.head(&head(20));
+        assert_eq!(receiver.gaps.behind(), 0, "nothing of before its time");
+        receiver.gaps.head(&head(23));
+        assert_eq!(receiver.ask(Duration::ZERO, 1, 23, 23, 2), 1);
+        assert_eq!(receiver.ask(Duration::ZERO, 1, 23, 23, 2), 1);
+        assert_eq!((&*receiver.heard, receiver.gaps.behind()), (&[21, 22, 23][..], 0));
+    }
+
+    #[test]
+    fn a_number_that_nobody_gave_is_forgotten_with_the_next_answer() {
+        let mut receiver = Receiver::default();
+        receiver.take(&number(1, 0, 1));
+        receiver.take(&number(1, 0, u64::MAX));
+        receiver.take(&number(1, 0, 2));
+        assert_eq!(receiver.ask(Duration::ZERO, 1, 2, 2, 100), 1);
+        assert_eq!(receiver.gaps.behind(), 0);
+        receiver.take(&number(1, 0, 3));
+        assert_eq!(receiver.heard, [1, 2, 3]);
+    }
+
+    #[test]
+    fn what_nobody_answers_for_goes_on_after_half_a_minute() {
+        let mut receiver = Receiver::default();
+        for sequence in [1, 3, 5] {
+            receiver.take(&number(1, 0, sequence));
+        }
+        let mut now = Duration::ZERO;
+        while receiver.gaps.impatient().is_empty() {
+            now += Duration::from_millis(100);
+            receiver.gaps.due(now);
+        }
+        assert!((Duration::from_secs(20)..Duration::from_secs(40)).contains(&now), "{now:?}");
+        receiver.release();
+        receiver.take(&number(1, 0, 6));
+        assert_eq!(receiver.heard, [1, 3, 5, 6]);
+        // It is still asked for.
+        now += LONGEST;
+        assert_eq!(receiver.ask(now, 1, 6, 6, 100), 1);
+        assert_eq!((receiver.gaps.behind(), &receiver.heard[4..]), (0, &[2, 3, 4, 5, 6][..]));
+    }
+
+    #[test]
+    fn more_than_may_wait_is_asked_for_again() {
+        let mut receiver = Receiver::default();
+        let last = 3 + MOST_HELD as u64 * 2;
+        receiver.take(&number(1, 0, 1));
+        (3..=last).for_each(|sequence| receiver.take(&number(1, 0, sequence)));
+        assert_eq!(receiver.gaps.dropped().len(), MOST_HELD + 1);
+        while receiver.ask(Duration::ZERO, 1, last, last, 700) > 0 {}
+        receiver.heard.sort_unstable();
+        receiver.heard.dedup();
+        assert_eq!(receiver.heard, (1..=last).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_later_life_begins_where_listeners_were() {
+        let mut gaps = Gaps::<u64>::default();
+        gaps.resume([], Since::Beginning);
+        for sequence in 1..=4 {
+            assert_eq!(gaps.arrived(&number(1, 0, sequence), MODEL), Arrival::Goes);
+            assert!(gaps.opened(&number(1, 0, sequence), MODEL));
+        }
+        for sequence in [1, 3, 4] {
+            gaps.closed(&number(1, 0, sequence), MODEL);
+        }
+        let positions = gaps.positions();
+        assert_eq!(positions, [Position { stream: stream(), epoch: 1, sequence: 1 }]);
+        let mut next = Gaps::<u64>::default();
+        next.resume(positions, Since::Now);
+        assert_eq!(next.arrived(&number(1, 0, 3), MODEL), Arrival::Waits);
+        assert_eq!(next.due(Duration::ZERO), [(stream(), After::Sequence(1))]);
+    }
+
+    #[test]
+    fn a_stream_is_begun_at_a_time() {
+        let mut gaps = Gaps::<u64>::default();
+        gaps.resume([], Since::Time(5));
+        assert_eq!(gaps.arrived(&number(1, 3, 10), MODEL), Arrival::Waits);
+        gaps.hold(&number(1, 3, 10), MODEL, 10);
+        assert_eq!(gaps.due(Duration::ZERO), [(stream(), After::Time(5))]);
+        assert_eq!(gaps.positions(), [], "how far it is, is not known");
+        let told = Told { epoch: 1, after: 6, covered: 9, last: 10 };
+        assert!(gaps.wants(&stream(), &told));
+        gaps.answered(&stream(), &told);
+        assert_eq!((gaps.next_held("box", 1, MODEL), gaps.behind()), (Some(10), 0));
+    }
+
+    proptest! {
+        /// Whatever a broker loses or sends twice, and whenever owners change: in the end everything was heard, and
+        /// each first time in order.
+        #[test]
+        fn everything_is_heard_in_order(
+            fates in prop::collection::vec((0..10_u8, any::<bool>()), 1..200), settled_behind in 0..20_u64, most in 1..50_u64
+        ) {
+            let mut receiver = Receiver::default();
+            // From the beginning, so that the first may be missing, too.
+            receiver.gaps.resume([], Since::Beginning);
+            let (mut epoch, mut base, mut now) = (1, 0, Duration::ZERO);
+            let all = fates.len() as u64;
+            for (sequence, (fate, ask)) in (1..).zip(fates) {
+                let this = number(epoch, base, sequence);
+                match fate {
+                    0..3 => {}
+                    3 => { receiver.take(&this); receiver.take(&this); }
+                    // A new owner, which begins with what is settled: with everything.
+                    4 => { receiver.take(&this); (epoch, base) = (epoch + 1, sequence); }
+                    _ => receiver.take(&this),
+                }
+                now += Duration::from_millis(100);
+                if ask {
+                    receiver.ask(now, epoch, sequence.saturating_sub(settled_behind).max(base), sequence, most);
+                }
+            }
+            receiver.gaps.head(&Head { stream: stream(), epoch, base, last: all });
+            for _ in 0..500 {
+                now += LONGEST;
+                receiver.ask(now, epoch, all, all, most);
+            }
+            prop_assert_eq!(receiver.gaps.behind(), 0);
+            let mut first = Vec::new();
+            for sequence in receiver.heard {
+                if !first.contains(&sequence) {
+                    first.push(sequence);
+                }
+            }
+            prop_assert_eq!(first, (1..=all).collect::<Vec<_>>());
+        }
+    }
+}

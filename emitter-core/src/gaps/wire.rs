@@ -1,0 +1,308 @@
+//! What nodes say to each other about events that are missing.
+//!
+//! Who misses one says so on `{prefix}/_replay/ask`; of the nodes that relay the outbox, the one that owns the
+//! lane answers on `{prefix}/_replay/to/{service}.{node}`. Unasked, each says on `{prefix}/_replay/heads` now and
+//! then how far it is. All three are JSON objects, signed where events are.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::{After, Head, Stream, Told};
+use crate::envelope::{self, DecodeError, Encoded, WireLimits};
+use crate::properties::Properties;
+use crate::record::{Number, Parcel};
+
+/// How many streams one message is about at most.
+pub const MOST_STREAMS: usize = 500;
+
+/// How many events one answer has at most.
+pub const MOST_EVENTS: usize = 1_000;
+
+/// How many bytes the events of an answer have at most, so that it is no larger than other messages; a single
+/// larger one goes alone.
+pub const MOST_BYTES: usize = 64 * 1024;
+
+/// What an answer has beside its events' own bytes, at most.
+const BESIDE: usize = 16 * 1024 + 512 * MOST_EVENTS;
+
+/// Somebody misses events.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Ask {
+    /// Who: `{service}.{node}`.
+    pub from: String,
+    /// Which.
+    pub streams: Vec<(Stream, After)>,
+    /// It wants to know how far all are.
+    pub heads: bool,
+}
+
+/// What an outbox tells of one stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// The stream.
+    pub stream: Stream,
+    /// Which owner of the lane answers.
+    pub epoch: u64,
+    /// It tells everything after this number,
+    pub after: u64,
+    /// up to this one.
+    pub covered: u64,
+    /// The last number that was given.
+    pub last: u64,
+    /// So many of those are not kept any more.
+    pub lost: u64,
+    /// What is left, in order.
+    pub events: Vec<ToldEvent>,
+}
+
+/// An event of an answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ToldEvent {
+    /// Its number.
+    pub sequence: u64,
+    /// The topic on which it was published.
+    pub topic: String,
+    /// Its bytes, which are JSON.
+    pub payload: Bytes,
+    /// What travelled beside them.
+    pub properties: Properties,
+}
+
+#[derive(Serialize, Deserialize)]
+struct AskForm<'a> {
+    #[serde(borrow)]
+    from: Cow<'a, str>,
+    #[serde(default, borrow)]
+    streams: Vec<AskedForm<'a>>,
+    #[serde(default)]
+    heads: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+struct AskedForm<'a> {
+    #[serde(borrow)]
+    outbox: Cow<'a, str>,
+    lane: u32,
+    #[serde(borrow)]
+    model: Cow<'a, str>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    after: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    since: Option<i64>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct HeadsForm<'a> {
+    #[serde(borrow)]
+    heads: Vec<HeadForm<'a>>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct HeadForm<'a> {
+    #[serde(borrow)]
+    outbox: Cow<'a, str>,
+    lane: u32,
+    #[serde(borrow)]
+    model: Cow<'a, str>,
+    epoch: u64,
+    base: u64,
+    last: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct AnswerForm<'a> {
+    #[serde(borrow)]
+    outbox: Cow<'a, str>,
+    lane: u32,
+    #[serde(borrow)]
+    model: Cow<'a, str>,
+    epoch: u64,
+    after: u64,
+    covered: u64,
+    last: u64,
+    lost: u64,
+    #[serde(borrow)]
+    events: Vec<EventForm<'a>>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct EventForm<'a> {
+    sequence: u64,
+    #[serde(borrow)]
+    topic: Cow<'a, str>,
+    #[serde(borrow)]
+    payload: &'a RawValue,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    content_type: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    properties: Vec<(String, String)>,
+}
+
+fn stream(outbox: &str, lane: u32, model: &str) -> Option<Stream> {
+    let good = (1..=128).contains(&model.len());
+    // As it stands in a number.
+    Number::of_stream(&format!("{outbox}/{lane}.0:0"), 0).filter(|_| good).map(|number| Stream {
+        outbox: number.outbox,
+        lane,
+        model: model.to_ascii_lowercase().into(),
+    })
+}
+
+fn malformed(what: &str) -> DecodeError {
+    DecodeError::Malformed(format!("it is no {what}"))
+}
+
+fn name(text: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    (1..=257).contains(&text.len()) && text.bytes().all(allowed)
+}
+
+impl ToldEvent {
+    /// An event as it was written down, with its number.
+    #[must_use]
+    pub fn new(parcel: Parcel, number: &Number) -> Self {
+        let Parcel { topic, payload, properties, .. } = parcel;
+        let mut encoded = Encoded { payload, properties };
+        envelope::add_number(&mut encoded, number);
+        let Encoded { payload, properties } = encoded;
+        Self { sequence: number.sequence, topic, payload: payload.into(), properties }
+    }
+}
+
+impl Ask {
+    /// Questions of a node, each of a message's size.
+    pub(crate) fn of<'a>(
+        from: &'a str,
+        streams: &'a [(Stream, After)],
+        heads: bool,
+    ) -> impl Iterator<Item = Vec<u8>> + 'a {
+        let nothing: &[(Stream, After)] = &[];
+        let chunks = streams.chunks(MOST_STREAMS).chain((heads && streams.is_empty()).then_some(nothing));
+        chunks.map(move |streams| {
+            let streams = streams.iter().map(|(stream, after)| AskedForm {
+                outbox: (&*stream.outbox).into(),
+                lane: stream.lane,
+                model: (&*stream.model).into(),
+                after: if let After::Sequence(sequence) = after { Some(*sequence) } else { None },
+                since: if let After::Time(millis) = after { Some(*millis) } else { None },
+            });
+            json(&AskForm { from: from.into(), streams: streams.collect(), heads })
+        })
+    }
+
+    pub(crate) fn read(payload: &[u8], limits: &WireLimits) -> Result<Self, DecodeError> {
+        let text = envelope::text(payload, limits)?;
+        let form: AskForm<'_> = serde_json::from_str(text).map_err(|_| malformed("question"))?;
+        if !name(&form.from) || form.streams.len() > MOST_STREAMS {
+            return Err(malformed("question"));
+        }
+        let streams = form.streams.iter().map(|asked| {
+            let after = match (asked.after, asked.since) {
+                (Some(sequence), None) => After::Sequence(sequence),
+                (None, Some(millis)) => After::Time(millis),
+                _ => return None,
+            };
+            Some((stream(&asked.outbox, asked.lane, &asked.model)?, after))
+        });
+        let streams = streams.collect::<Option<Vec<_>>>().ok_or_else(|| malformed("question"))?;
+        Ok(Self { from: form.from.into_owned(), streams, heads: form.heads })
+    }
+}
+
+/// How far an outbox is, in messages.
+pub(crate) fn heads(heads: &[Head]) -> impl Iterator<Item = Vec<u8>> + '_ {
+    heads.chunks(MOST_STREAMS).map(|heads| {
+        let heads = heads.iter().map(|head| HeadForm {
+            outbox: (&*head.stream.outbox).into(),
+            lane: head.stream.lane,
+            model: (&*head.stream.model).into(),
+            epoch: head.epoch,
+            base: head.base,
+            last: head.last,
+        });
+        json(&HeadsForm { heads: heads.collect() })
+    })
+}
+
+pub(crate) fn read_heads(payload: &[u8], limits: &WireLimits) -> Result<Vec<Head>, DecodeError> {
+    let text = envelope::text(payload, limits)?;
+    let form: HeadsForm<'_> = serde_json::from_str(text).map_err(|_| malformed("list of heads"))?;
+    let heads = form.heads.iter().map(|head| {
+        let good = head.base <= head.last;
+        let stream = stream(&head.outbox, head.lane, &head.model).filter(|_| good)?;
+        Some(Head { stream, epoch: head.epoch, base: head.base, last: head.last })
+    });
+    heads.collect::<Option<_>>().ok_or_else(|| malformed("list of heads"))
+}
+
+impl Answer {
+    /// As it is published. Events that are no JSON are left out.
+    pub(crate) fn to_json(&self) -> Vec<u8> {
+        let Self { stream, epoch, after, covered, last, lost, events } = self;
+        let events = events.iter().filter_map(|event| {
+            let ToldEvent { sequence, topic, payload, properties } = event;
+            let Properties { content_type, user } = properties;
+            let properties =
+                user.iter().map(|(name, value)| (name.clone().into_owned(), value.clone())).collect();
+            Some(EventForm {
+                sequence: *sequence,
+                topic: topic.into(),
+                payload: serde_json::from_slice(payload).ok()?,
+                content_type: content_type.as_ref().map(ToString::to_string),
+                properties,
+            })
+        });
+        json(&AnswerForm {
+            outbox: (&*stream.outbox).into(),
+            lane: stream.lane,
+            model: (&*stream.model).into(),
+            epoch: *epoch,
+            after: *after,
+            covered: *covered,
+            last: *last,
+            lost: *lost,
+            events: events.collect(),
+        })
+    }
+
+    pub(crate) fn read(payload: &Bytes, limits: &WireLimits) -> Result<Self, DecodeError> {
+        // Its events are as large and as deep as they may be by themselves.
+        let whole = WireLimits {
+            max_bytes: limits.max_bytes.saturating_add(BESIDE),
+            max_depth: limits.max_depth.saturating_add(3),
+        };
+        let text = envelope::text(payload, &whole)?;
+        let form: AnswerForm<'_> = serde_json::from_str(text).map_err(|_| malformed("answer"))?;
+        let good = form.after <= form.covered && form.covered <= form.last;
+        let stream = stream(&form.outbox, form.lane, &form.model).filter(|_| good);
+        let stream = stream.ok_or_else(|| malformed("answer"))?;
+        let events = form.events.into_iter().map(|event| {
+            let within = (form.after + 1..=form.covered).contains(&event.sequence);
+            let user = event.properties.into_iter().map(|(name, value)| (name.into(), value));
+            let properties =
+                Properties { content_type: event.content_type.map(Cow::Owned), user: user.collect() };
+            let (topic, sequence) = (event.topic.into_owned(), event.sequence);
+            let payload = payload.slice_ref(event.payload.get().as_bytes());
+            within.then_some(ToldEvent { sequence, topic, payload, properties })
+        });
+        let events: Vec<ToldEvent> = events.collect::<Option<_>>().ok_or_else(|| malformed("answer"))?;
+        if events.len() > MOST_EVENTS || !events.is_sorted_by_key(|event| event.sequence) {
+            return Err(malformed("answer"));
+        }
+        let AnswerForm { epoch, after, covered, last, lost, .. } = form;
+        Ok(Self { stream, epoch, after, covered, last, lost, events })
+    }
+
+    pub(crate) fn told(&self) -> Told {
+        Told { epoch: self.epoch, after: self.after, covered: self.covered, last: self.last }
+    }
+}
+
+fn json(form: &impl Serialize) -> Vec<u8> {
+    // Texts and numbers, and what is JSON already.
+    serde_json::to_vec(form).unwrap_or_default()
+}

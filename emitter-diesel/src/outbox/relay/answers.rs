@@ -1,0 +1,186 @@
+//! What a relay tells nodes that miss events: those of its lanes, from the history.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use diesel::result::QueryResult;
+use emitter_core::Emitter;
+use emitter_core::gaps::wire::{Answer, Ask, MOST_BYTES, MOST_EVENTS, ToldEvent};
+use emitter_core::gaps::{After, Head, Stream};
+use emitter_core::record::Number;
+use tracing::warn;
+
+use super::{Relay, parcel};
+use crate::outbox::store::Kept;
+use crate::tables::Queued;
+
+/// A question about one stream that waits for its answer.
+pub(super) struct Question {
+    from: String,
+    stream: Stream,
+    after: After,
+    came: Instant,
+}
+
+/// How many questions wait at most; who asks in vain asks again.
+const MOST_QUESTIONS: usize = 1_000;
+
+/// How many are answered before other work has a turn.
+const TURN: usize = 8;
+
+/// How long an answer waits for what is on its way to the broker: who asks has often just been sent what
+/// comes after.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How often it is told how far the outbox is.
+const HEADS: Duration = Duration::from_secs(10);
+
+/// Of streams in which nothing came for so long, nothing is told unasked.
+const QUIET: Duration = Duration::from_secs(60);
+
+impl Relay {
+    /// Questions of other nodes.
+    pub(super) fn asked(&mut self, asks: Vec<Ask>) {
+        for ask in asks {
+            if ask.heads {
+                self.all_heads = true;
+            }
+            for (stream, after) in ask.streams {
+                // Others are asked as well, and answer for theirs.
+                let is_own = stream.outbox == self.outbox_id && self.owns(stream.lane);
+                self.questions.retain(|other| other.from != ask.from || other.stream != stream);
+                if is_own && self.questions.len() < MOST_QUESTIONS {
+                    let from = ask.from.clone();
+                    self.questions.push_back(Question { from, stream, after, came: Instant::now() });
+                }
+            }
+        }
+    }
+
+    fn owns(&self, lane: u32) -> bool {
+        i32::try_from(lane).is_ok_and(|lane| self.lanes.contains_key(&lane))
+    }
+
+    /// Answers some of those that wait. To be called when everything that is known is noted.
+    pub(super) fn answer(&mut self, emitter: &Emitter) -> QueryResult<()> {
+        for _ in 0..self.questions.len().min(TURN) {
+            let Some(question) = self.questions.pop_front() else { break };
+            match self.answer_to(&question)? {
+                Some(answer) => emitter.answer(&question.from, &answer),
+                None if question.came.elapsed() < PATIENCE => self.questions.push_back(question),
+                None => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// What there is to say; `None` where that is nothing yet, or nothing at all.
+    fn answer_to(&mut self, question: &Question) -> QueryResult<Option<Answer>> {
+        let Question { stream, after, .. } = question;
+        let Some((lane, owned)) =
+            i32::try_from(stream.lane).ok().and_then(|lane| Some((lane, self.lanes.get(&lane)?)))
+        else {
+            return Ok(None);
+        };
+        let Some(count) = owned.counts.get(&*stream.model) else { return Ok(None) };
+        let (epoch, settled, last) = (owned.epoch, count.settled(), count.last);
+        let kept = Kept { lane, model: &stream.model, after: 0, up_to: settled };
+        let after = match *after {
+            After::Sequence(after) => i64::try_from(after).unwrap_or(i64::MAX),
+            After::Time(millis) => {
+                let first = self.store.first_since(&kept, millis);
+                let first = self.database()?.pairs(first)?.iter().map(|pair| pair.number).min();
+                first.map_or(settled, |first| first - 1)
+            }
+        };
+        if after >= settled && last > after {
+            return Ok(None);
+        }
+        let kept = Kept { after, ..kept };
+        let mut rows = Vec::new();
+        for kept in self.store.kept(&kept, self.config.batch.min(MOST_EVENTS)) {
+            rows.extend(self.database()?.queued(kept)?);
+        }
+        rows.sort_unstable_by_key(|row| row.sequence);
+        let is_all = rows.len() < self.config.batch.min(MOST_EVENTS);
+        let lost = match rows.first().and_then(|row| row.sequence) {
+            // Those before it may be ones that stand for nothing, or ones that were cleared away.
+            Some(first) if first == after + 1 => 0,
+            found => {
+                let oldest = self.store.oldest(&Kept { after: 0, ..kept });
+                let oldest = self.database()?.pairs(oldest)?.iter().map(|pair| pair.number).min();
+                let gone = oldest.map_or(settled, |oldest| oldest - 1);
+                let missing = found.map_or(settled, |first| first - 1);
+                missing.min(gone).saturating_sub(after).max(0)
+            }
+        };
+        let (events, cut) = told(rows);
+        let covered = match (cut, events.last()) {
+            (true, Some(last)) => last.sequence,
+            (false, Some(last)) if !is_all => last.sequence,
+            _ => unsigned(settled.max(after)),
+        };
+        Ok(Some(Answer {
+            stream: Stream { outbox: Arc::clone(&self.outbox_id), ..stream.clone() },
+            epoch: unsigned(epoch),
+            after: unsigned(after),
+            covered,
+            last: unsigned(last.max(after)).max(covered),
+            lost: unsigned(lost),
+            events,
+        }))
+    }
+
+    /// Tells how far the outbox is, where it is time.
+    pub(super) fn tell_heads(&mut self, emitter: &Emitter) {
+        let now = Instant::now();
+        let all = std::mem::take(&mut self.all_heads);
+        if !all && now < self.next_heads {
+            return;
+        }
+        self.next_heads = now + HEADS;
+        let mut heads = Vec::new();
+        for (lane, owned) in &self.lanes {
+            for (model, count) in &owned.counts {
+                if count.last > 0 && (all || now.duration_since(count.changed) < QUIET) {
+                    heads.push(Head {
+                        stream: Stream {
+                            outbox: Arc::clone(&self.outbox_id),
+                            lane: u32::try_from(*lane).unwrap_or_default(),
+                            model: model.as_str().into(),
+                        },
+                        epoch: unsigned(owned.epoch),
+                        base: unsigned(count.base),
+                        last: unsigned(count.last),
+                    });
+                }
+            }
+        }
+        emitter.tell_heads(&heads);
+    }
+}
+
+/// Rows as they are told, as many as fit; whether some did not.
+fn told(rows: Vec<Queued>) -> (Vec<ToldEvent>, bool) {
+    let (mut events, mut bytes) = (Vec::new(), 0);
+    for row in rows {
+        let (sequence, stream, id) = (row.sequence, row.stream.clone(), row.id);
+        let number = stream
+            .zip(sequence)
+            .and_then(|(stream, sequence)| Number::of_stream(&stream, u64::try_from(sequence).ok()?));
+        let (Some(number), Some(parcel)) = (number, parcel(row)) else {
+            warn!(row = id, "a row of the history is not as an outbox writes it, and cannot be told");
+            continue;
+        };
+        bytes += parcel.payload.len();
+        if bytes > MOST_BYTES && !events.is_empty() {
+            return (events, true);
+        }
+        events.push(ToldEvent::new(parcel, &number));
+    }
+    (events, false)
+}
+
+fn unsigned(number: i64) -> u64 {
+    u64::try_from(number).unwrap_or_default()
+}
