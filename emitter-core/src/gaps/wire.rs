@@ -306,3 +306,117 @@ fn json(form: &impl Serialize) -> Vec<u8> {
     // Texts and numbers, and what is JSON already.
     serde_json::to_vec(form).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::emit::QoS;
+    use crate::event::EventId;
+
+    const LIMITS: WireLimits = WireLimits { max_bytes: 10_000, max_depth: 5 };
+
+    fn any_stream() -> impl Strategy<Value = Stream> {
+        ("[a-z0-9]{1,32}", any::<u32>(), "[a-z_]{1,20}").prop_map(|(outbox, lane, model)| Stream {
+            outbox: outbox.into(),
+            lane,
+            model: model.into(),
+        })
+    }
+
+    fn after() -> impl Strategy<Value = After> {
+        prop_oneof![any::<u64>().prop_map(After::Sequence), any::<i64>().prop_map(After::Time)]
+    }
+
+    fn event(sequence: u64, text: &str) -> ToldEvent {
+        let payload = serde_json::to_vec(&serde_json::json!({ "text": text })).unwrap();
+        let properties = Properties::of_type("application/json").with("a", text);
+        let id = EventId::from_uuid(Uuid::nil());
+        let parcel =
+            Parcel { id, topic: "a/user/create".to_owned(), qos: QoS::AtLeastOnce, payload, properties };
+        let number = Number { outbox: "a".into(), lane: 1, epoch: 1, base: 0, sequence };
+        ToldEvent::new(parcel, &number)
+    }
+
+    proptest! {
+        #[test]
+        fn questions_are_read_as_they_were_written(
+            streams in prop::collection::vec((any_stream(), after()), 0..1_200), heads in any::<bool>()
+        ) {
+            let limits = WireLimits { max_bytes: 1_000_000, ..LIMITS };
+            let messages: Vec<Vec<u8>> = Ask::of("shop.a-1_b", &streams, heads).collect();
+            let read: Vec<Ask> = messages.iter().map(|message| Ask::read(message, &limits).unwrap()).collect();
+            prop_assert!(read.iter().all(|ask| ask.from == "shop.a-1_b" && ask.streams.len() <= MOST_STREAMS));
+            prop_assert_eq!(read.iter().any(|ask| ask.heads), heads);
+            prop_assert_eq!(read.into_iter().flat_map(|ask| ask.streams).collect::<Vec<_>>(), streams);
+        }
+
+        #[test]
+        fn answers_are_read_as_they_were_written(
+            stream in any_stream(), after in 0..u64::MAX / 2, texts in prop::collection::vec("\\PC{0,40}", 0..20),
+            (epoch, more, lost) in (any::<u64>(), 0..9_u64, any::<u64>())
+        ) {
+            let events: Vec<ToldEvent> = (after + 1..).zip(&texts).map(|(sequence, text)| event(sequence, text)).collect();
+            let covered = after + texts.len() as u64;
+            let answer = Answer { stream, epoch, after, covered, last: covered + more, lost, events };
+            prop_assert_eq!(Answer::read(&answer.to_json().into(), &LIMITS).unwrap(), answer);
+        }
+
+        #[test]
+        fn heads_are_read_as_they_were_written(
+            all in prop::collection::vec((any_stream(), any::<u64>(), any::<u64>(), any::<u64>()), 0..20)
+        ) {
+            let all: Vec<Head> = all.into_iter()
+                .map(|(stream, epoch, a, b)| Head { stream, epoch, base: a.min(b), last: a.max(b) }).collect();
+            let read: Vec<Head> = heads(&all).flat_map(|message| read_heads(&message, &LIMITS).unwrap()).collect();
+            prop_assert_eq!(read, all);
+        }
+
+        #[test]
+        fn any_bytes_are_a_word_or_none(payload in prop::collection::vec(any::<u8>(), 0..300)) {
+            let _ = Ask::read(&payload, &LIMITS);
+            let _ = read_heads(&payload, &LIMITS);
+            let _ = Answer::read(&payload.into(), &LIMITS);
+        }
+
+        /// Whatever stands where something else should.
+        #[test]
+        fn values_that_are_none_are_refused(
+            field in prop::sample::select(vec!["outbox", "lane", "model", "epoch", "after", "covered", "last", "lost", "events"]),
+            value in prop::sample::select(vec!["null", "-1", "1.5", "\"\"", "\"a/b\"", "[]", "{}", "18446744073709551616", "[{}]"])
+        ) {
+            let answer = Answer {
+                stream: Stream { outbox: "a".into(), lane: 1, model: "user".into() },
+                epoch: 1, after: 1, covered: 2, last: 3, lost: 0, events: vec![event(2, "a")],
+            };
+            let mut json: serde_json::Value = serde_json::from_slice(&answer.to_json()).unwrap();
+            json[field] = serde_json::from_str(value).unwrap();
+            // A model may have any name; an answer may have no events.
+            prop_assume!(!(field == "model" && value == "\"a/b\"" || field == "events" && value == "[]"));
+            let read = Answer::read(&serde_json::to_vec(&json).unwrap().into(), &LIMITS);
+            prop_assert!(matches!(read, Err(DecodeError::Malformed(_))), "{read:?}");
+        }
+    }
+
+    #[test]
+    fn an_answer_tells_only_what_it_covers() {
+        let stream = || Stream { outbox: "a".into(), lane: 1, model: "user".into() };
+        let answer = |after, covered, last, events: &[u64]| {
+            let events = events.iter().map(|sequence| event(*sequence, "x")).collect();
+            let answer = Answer { stream: stream(), epoch: 1, after, covered, last, lost: 0, events };
+            Answer::read(&answer.to_json().into(), &LIMITS)
+        };
+        assert!(answer(1, 4, 4, &[2, 4]).is_ok());
+        for (after, covered, last, events) in
+            [(1, 4, 4, &[1][..]), (1, 4, 4, &[5]), (1, 4, 4, &[4, 2]), (4, 1, 4, &[]), (1, 5, 4, &[])]
+        {
+            assert!(answer(after, covered, last, events).is_err(), "{after} {covered} {last} {events:?}");
+        }
+        for from in ["", "a/b", "a+", "#", "\u{e4}", &"a".repeat(258)] {
+            let ask = serde_json::to_vec(&serde_json::json!({ "from": from })).unwrap();
+            assert!(Ask::read(&ask, &LIMITS).is_err(), "{from}");
+        }
+    }
+}
