@@ -54,6 +54,10 @@ pub trait Model: Sized + Send + Sync + 'static {
     /// not say so. Default: no. (What is published without a statement is in no transaction, and not durable.)
     const DURABLE: bool = false;
 
+    /// Whether, when a durable event of it is given up, later ones of its key wait until somebody has it sent
+    /// again or discards it. Default: no, they go on without it.
+    const PARK: bool = false;
+
     /// How long its events are worth anything to other nodes, from when they are published.
     /// Default: for ever.
     const EXPIRES: Option<Duration> = None;

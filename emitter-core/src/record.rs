@@ -35,6 +35,8 @@ pub struct Record {
     pub lane: u64,
     /// The order of all events of the model matters, and not only of those of one key.
     pub by_model: bool,
+    /// When it is given up, what comes after it in that order waits.
+    pub park: bool,
     /// Where the event goes.
     pub scope: Scope,
     /// When it was written.

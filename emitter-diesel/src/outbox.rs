@@ -39,11 +39,13 @@ use tracing::error;
 use crate::companion;
 use crate::tables::{Database, Tables};
 
+mod control;
 mod mailbox;
 mod relay;
 mod store;
 mod writing;
 
+pub use self::control::{Control, OpenError, OutboxState};
 use self::relay::Relay;
 pub use self::relay::RelayConfig;
 

@@ -35,6 +35,7 @@ impl Emitter {
             key: key.map(ToString::to_string),
             lane: lane(info.name, key.filter(|_| !by_model)),
             by_model,
+            park: info.park,
             scope: emission.scope,
             time: meta.time,
             trace_id: Trace::id_of(meta.trace(), meta.id),

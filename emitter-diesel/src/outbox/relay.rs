@@ -1,6 +1,6 @@
 //! The thread of an outbox: takes lanes, publishes their rows, and moves them to the history.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,9 +22,11 @@ mod answers;
 mod config;
 mod inheritance;
 mod leases;
+mod on_the_way;
 
 use self::answers::Question;
 pub use self::config::RelayConfig;
+use self::on_the_way::{Line, OnTheWay, Sent};
 
 /// A relay, and what it knows.
 pub(super) struct Relay {
@@ -60,10 +62,9 @@ pub(super) struct Relay {
     mailbox: Arc<Mailbox>,
     emitter: WeakEmitter,
     lanes: BTreeMap<i32, Owned>,
-    /// By the row's id.
-    on_the_way: BTreeMap<i64, OnTheWay>,
-    /// Keys of which a row was refused, until it is known what became of those that follow it, and rows that
-    /// were read meanwhile, with their lanes.
+    on_the_way: OnTheWay,
+    /// Keys of which a row was refused, until it is known what became of those that follow it, and those that
+    /// park what follows one that is on its way; with rows that were read meanwhile, and their lanes.
     held: HashMap<Line, BTreeMap<i64, i32>>,
     /// Rows that are to be moved to the history.
     confirmed: Vec<Settled>,
@@ -80,8 +81,6 @@ pub(super) struct Relay {
     next_connection: Instant,
     /// No more may be on the way: the next that is answered makes room.
     is_full: bool,
-    /// Of the payloads that are on their way.
-    bytes: usize,
     questions: VecDeque<Question>,
     /// When it is told how far the outbox is.
     next_heads: Instant,
@@ -111,37 +110,6 @@ struct Count {
     sent: VecDeque<(i64, i64, u64)>,
     /// When the last was given.
     changed: Instant,
-}
-
-/// Events that come in order.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Line {
-    /// All of a model.
-    Model(String),
-    /// Those of one key of a model.
-    Key(String, String),
-    /// One that has no order with others.
-    Alone(i64),
-}
-
-impl Line {
-    fn of(row: &Queued) -> Self {
-        match &row.record_id {
-            _ if row.by_model != 0 => Self::Model(row.model.clone()),
-            Some(key) => Self::Key(row.model.clone(), key.clone()),
-            None => Self::Alone(row.id),
-        }
-    }
-}
-
-/// A published row.
-struct OnTheWay {
-    at: Settled,
-    line: Line,
-    attempt: u64,
-    retries: i32,
-    bytes: usize,
-    outcome: Option<Result<(), PublishError>>,
 }
 
 /// How many rows are read of a lane that had no more the last time.
@@ -210,7 +178,7 @@ impl Relay {
             mailbox,
             emitter,
             lanes: BTreeMap::new(),
-            on_the_way: BTreeMap::new(),
+            on_the_way: OnTheWay::default(),
             held: HashMap::new(),
             confirmed: Vec::new(),
             failed: Vec::new(),
@@ -222,7 +190,6 @@ impl Relay {
             failures: 0,
             next_connection: now,
             is_full: false,
-            bytes: 0,
             questions: VecDeque::new(),
             next_heads: now,
             all_heads: false,
@@ -281,10 +248,10 @@ impl Relay {
     fn take(&mut self, mail: Mail) {
         self.handled.extend(mail.handled);
         self.asked(mail.asks);
-        let mut touched = BTreeSet::new();
+        let (mut touched, mut lines) = (BTreeSet::new(), HashSet::new());
         for (Sending { id, attempt }, outcome) in mail.outcomes {
             // Of a lane that was lost meanwhile nothing is known any more.
-            let Some(row) = self.on_the_way.get_mut(&id).filter(|row| row.attempt == attempt) else {
+            let Some(row) = self.on_the_way.get_mut(id).filter(|row| row.attempt == attempt) else {
                 continue;
             };
             touched.insert((row.at.lane, row.at.model.clone()));
@@ -292,45 +259,39 @@ impl Relay {
                 self.held.entry(row.line.clone()).or_default();
             }
             row.outcome = Some(outcome);
+            if self.held.contains_key(&row.line) {
+                lines.insert(row.line.clone());
+            }
         }
-        self.decide();
+        for line in lines {
+            self.decide(&line);
+        }
         for (lane, model) in touched {
             self.collect(lane, &model);
         }
     }
 
-    /// Decides about keys of which a row was refused, when all that was published of them is answered.
-    fn decide(&mut self) {
-        let lines: Vec<Line> = self.held.keys().cloned().collect();
-        for line in lines {
-            let rows: Vec<i64> =
-                self.on_the_way.iter().filter(|(_, row)| row.line == line).map(|(id, _)| *id).collect();
-            if rows.iter().any(|id| self.on_the_way[id].outcome.is_none()) {
+    /// Decides about a key of which rows wait for what becomes of those before them, when all that was published
+    /// of it is answered.
+    fn decide(&mut self, line: &Line) {
+        let rows = || self.on_the_way.of_line(line);
+        if rows().any(|row| row.outcome.is_none()) {
+            return;
+        }
+        let last_good = rows().filter(|row| row.is_confirmed()).map(|row| row.at.id).next_back();
+        let refused: Vec<i64> = rows().filter(|row| row.is_refused()).map(|row| row.at.id).collect();
+        self.held.remove(line);
+        self.next_poll = Instant::now();
+        for id in refused {
+            let Some(Sent { at, retries, outcome: Some(Err(error)), .. }) = self.on_the_way.remove(id) else {
                 continue;
-            }
-            let last_good = rows.iter().rposition(|id| matches!(self.on_the_way[id].outcome, Some(Ok(()))));
-            self.held.remove(&line);
-            self.next_poll = Instant::now();
-            for (place, id) in rows.iter().enumerate() {
-                if matches!(self.on_the_way[id].outcome, Some(Ok(()))) {
-                    continue;
-                }
-                let Some(row) = self.arrived(*id) else { continue };
-                let Some(Err(error)) = row.outcome else { continue };
-                let overtaken = last_good.is_some_and(|last| place < last);
-                match self.verdict(row.at, row.retries, &error, overtaken) {
-                    Some(unsettled) => self.failed.push(unsettled),
-                    None => self.blocked_until = Instant::now() + BLOCKED,
-                }
+            };
+            let overtaken = last_good.is_some_and(|last| id < last);
+            match self.verdict(at, retries, &error, overtaken) {
+                Some(unsettled) => self.failed.push(unsettled),
+                None => self.blocked_until = Instant::now() + BLOCKED,
             }
         }
-    }
-
-    /// A row that is not on its way any more.
-    fn arrived(&mut self, id: i64) -> Option<OnTheWay> {
-        let row = self.on_the_way.remove(&id)?;
-        self.bytes = self.bytes.saturating_sub(row.bytes);
-        Some(row)
     }
 
     /// What is to become of a row that was not published; `None` where nobody asked the broker.
@@ -359,13 +320,11 @@ impl Relay {
             return;
         };
         while let Some((_, id, attempt)) = count.sent.front() {
-            match self.on_the_way.get(id).filter(|row| row.attempt == *attempt) {
+            match self.on_the_way.get(*id).filter(|row| row.attempt == *attempt) {
                 // It failed, or its lane was lost.
                 None => {}
-                Some(row) if matches!(row.outcome, Some(Ok(()))) => {
-                    let row = self.on_the_way.remove(id);
-                    self.bytes = self.bytes.saturating_sub(row.as_ref().map_or(0, |row| row.bytes));
-                    self.confirmed.extend(row.map(|row| row.at));
+                Some(row) if row.is_confirmed() => {
+                    self.confirmed.extend(self.on_the_way.remove(*id).map(|row| row.at));
                 }
                 Some(_) => return,
             }
@@ -490,7 +449,7 @@ impl Relay {
     fn publish(&mut self, emitter: &Emitter) -> QueryResult<bool> {
         let kept = self.on_the_way.len() + self.held.values().map(BTreeMap::len).sum::<usize>();
         let room = self.config.window.saturating_sub(kept).min(self.config.batch);
-        let room = if self.bytes < MOST_BYTES { room } else { 0 };
+        let room = if self.on_the_way.bytes() < MOST_BYTES { room } else { 0 };
         self.is_full = room == 0;
         let readings = self.readings(room);
         if readings.is_empty() {
@@ -523,8 +482,8 @@ impl Relay {
             return Vec::new();
         }
         let mut on_the_way = HashMap::<i32, Vec<i64>>::new();
-        for (id, row) in &self.on_the_way {
-            on_the_way.entry(row.at.lane).or_default().push(*id);
+        for row in self.on_the_way.rows() {
+            on_the_way.entry(row.at.lane).or_default().push(row.at.id);
         }
         for (id, lane) in self.held.values().flatten() {
             on_the_way.entry(*lane).or_default().push(*id);
@@ -545,7 +504,7 @@ impl Relay {
     fn publish_row(&mut self, emitter: &Emitter, row: Queued) {
         let Some(owned) = self.lanes.get_mut(&row.lane) else { return };
         let line = Line::of(&row);
-        // One before it was refused: it is decided about both at once.
+        // It waits for what becomes of one before it.
         if let Some(held) = self.held.get_mut(&line) {
             held.insert(row.id, row.lane);
             return;
@@ -569,7 +528,7 @@ impl Relay {
             sequence,
             handled_here: row.handled_here != 0,
         };
-        let retries = row.retries;
+        let (retries, parks) = (row.retries, row.park != 0);
         let Some(parcel) = parcel(row) else {
             // Somebody else wrote into the table.
             let error = "it is not as an outbox writes it".to_owned();
@@ -580,17 +539,15 @@ impl Relay {
         (count.last, count.changed) = (sequence, Instant::now());
         count.sent.push_back((sequence, at.id, self.attempts));
         let sending = Sending { id: at.id, attempt: self.attempts };
+        // What is parked behind one that fails must not be on its way with it.
+        if parks {
+            self.held.entry(line.clone()).or_default();
+        }
         let bytes = parcel.payload.len();
-        self.bytes += bytes;
-        let row = OnTheWay { at, line, attempt: self.attempts, retries, bytes, outcome: None };
-        self.on_the_way.insert(row.at.id, row);
+        self.on_the_way.insert(Sent { at, line, attempt: self.attempts, retries, bytes, outcome: None });
         let mailbox = Arc::clone(&self.mailbox);
         emitter.publish_record(parcel, &number, move |outcome| mailbox.told(sending, outcome));
     }
-}
-
-fn is_refused(row: &OnTheWay) -> bool {
-    matches!(row.outcome, Some(Err(_)))
 }
 
 impl Count {

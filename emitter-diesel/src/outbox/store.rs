@@ -91,7 +91,7 @@ impl Store {
         const MOST: usize = 1 << 20;
         let insert = format!(
             "INSERT INTO {} (event_id, action, model, record_id, payload, status, created_at, operation, topic, qos, \
-             properties, lane, by_model, trace_id, idempotency_key, handler) VALUES ",
+             properties, lane, by_model, park, trace_id, idempotency_key, handler) VALUES ",
             self.names.table("outbox")
         );
         let mut all: Vec<String> = Vec::new();
@@ -128,7 +128,8 @@ impl Store {
         let properties = (!usual).then(|| parcel.properties.to_json());
         dialect.optional(sql, properties.as_deref());
         let lane = record.lane % u64::from(lanes.max(1));
-        let _ = write!(sql, ", {lane}, {}, '{}', ", u8::from(record.by_model), record.trace_id);
+        let (by_model, park) = (u8::from(record.by_model), u8::from(record.park));
+        let _ = write!(sql, ", {lane}, {by_model}, {park}, '{}', ", record.trace_id);
         dialect.optional(sql, record.idempotency_key.as_deref());
         sql.push_str(", ");
         dialect.optional(sql, record.scope.local.then_some(handler));
@@ -137,7 +138,8 @@ impl Store {
     /// The next rows of these lanes that are due.
     ///
     /// Each lane is read by itself, in the order of an index: to sort a long queue for each batch would take
-    /// longer the longer it is. A row is not due while one that comes before it waits for its next attempt.
+    /// longer the longer it is. A row is not due while one that comes before it waits for its next attempt, or was
+    /// given up and the model parks what comes after it; nor while the lane is paused.
     pub(crate) fn due(&self, relay: &str, lanes: &[Reading]) -> Due {
         let Self { dialect, names } = self;
         let (outbox, lane_table, now) = (names.table("outbox"), names.table("lanes"), dialect.now());
@@ -146,14 +148,16 @@ impl Store {
             Dialect::MySql => "'' AS text, o.id AS number".to_owned(),
             Dialect::Postgres | Dialect::Sqlite => self.columns(),
         };
+        let before = "e.id < o.id AND e.model = o.model AND (o.by_model = 1 OR e.record_id = o.record_id)";
         let lanes = lanes.iter().map(|Reading { lane, except, most }| {
             let part = |status: &str, also: &str| {
                 format!(
                     "SELECT * FROM (SELECT {columns} FROM {outbox} o WHERE o.status = '{status}' AND o.lane = {lane} \
                      AND o.id NOT IN ({except}){also} \
-                     AND EXISTS (SELECT 1 FROM {lane_table} l WHERE l.lane = {lane} AND l.owner = '{relay}') \
-                     AND NOT EXISTS (SELECT 1 FROM {outbox} e WHERE e.status = '{WAITING}' AND e.lane = {lane} AND e.id < o.id \
-                     AND e.model = o.model AND (o.by_model = 1 OR e.record_id = o.record_id)) \
+                     AND EXISTS (SELECT 1 FROM {lane_table} l WHERE l.lane = {lane} AND l.owner = '{relay}' AND l.paused = 0) \
+                     AND NOT EXISTS (SELECT 1 FROM {outbox} e WHERE e.status = '{WAITING}' AND e.lane = {lane} AND {before}) \
+                     AND NOT (o.park = 1 AND EXISTS (SELECT 1 FROM {outbox} e \
+                     WHERE e.status = '{FAILED}' AND e.lane = {lane} AND {before})) \
                      ORDER BY o.id LIMIT {most}) AS {status}_{lane}",
                     except = list(except.iter().copied()),
                 )
@@ -190,7 +194,7 @@ impl Store {
             Dialect::Sqlite | Dialect::MySql => format!("o.{column}"),
         };
         format!(
-            "o.id, o.lane, {}, o.model, o.record_id, o.by_model, o.topic, o.qos, {}, o.properties, o.retries, o.sequence, \
+            "o.id, o.lane, {}, o.model, o.record_id, o.by_model, o.park, o.topic, o.qos, {}, o.properties, o.retries, o.sequence, \
              o.stream, {handled_here} AS handled_here",
             text("event_id"),
             text("payload"),
@@ -270,6 +274,40 @@ impl Store {
             }
         };
         format!("{settings}SELECT 'clock' AS text, {} AS number", self.dialect.now())
+    }
+
+    /// Has all lanes rest, or go on.
+    pub(crate) fn pause(&self, pause: bool) -> String {
+        format!("UPDATE {} SET paused = {}", self.names.table("lanes"), u8::from(pause))
+    }
+
+    /// How many rows there are of each status; lanes, owned ones, and paused ones.
+    pub(crate) fn statuses(&self) -> String {
+        let (outbox, lanes) = (self.names.table("outbox"), self.names.table("lanes"));
+        let now = self.dialect.now();
+        format!(
+            "SELECT status AS text, COUNT(*) AS number FROM {outbox} GROUP BY status \
+             UNION ALL SELECT 'lanes', COUNT(*) FROM {lanes} \
+             UNION ALL SELECT 'owned', COUNT(*) FROM {lanes} WHERE owner IS NOT NULL AND until > {now} \
+             UNION ALL SELECT 'paused', COUNT(*) FROM {lanes} WHERE paused <> 0"
+        )
+    }
+
+    /// How many milliseconds ago the first row was written of those that are to be published.
+    pub(crate) fn oldest_pending(&self) -> String {
+        let (outbox, now) = (self.names.table("outbox"), self.dialect.now());
+        let written = match self.dialect {
+            Dialect::Postgres => "(extract(epoch FROM created_at) * 1000)::bigint",
+            Dialect::Sqlite => "CAST((julianday(created_at) - 2440587.5) * 86400000 AS INTEGER)",
+            Dialect::MySql => "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', created_at) DIV 1000",
+        };
+        let parts = [PENDING, WAITING].map(|status| {
+            format!(
+                "SELECT '{status}' AS text, number FROM (SELECT {now} - {written} AS number FROM {outbox} \
+                 WHERE status = '{status}' ORDER BY created_at LIMIT 1) AS o_{status}"
+            )
+        });
+        parts.join(" UNION ALL ")
     }
 
     /// Tells others that something was committed.
@@ -623,7 +661,7 @@ impl Store {
 
 /// What queue and history have in common, but for the number.
 const COLUMNS: &str = "id, event_id, action, model, record_id, payload, retries, last_error, created_at, operation, topic, \
-                       qos, properties, lane, by_model, trace_id, idempotency_key";
+                       qos, properties, lane, by_model, park, trace_id, idempotency_key";
 
 /// To be published.
 pub(crate) const PENDING: &str = "PENDING";

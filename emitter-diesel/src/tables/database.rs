@@ -64,6 +64,8 @@ pub struct Queued {
     pub(crate) record_id: Option<String>,
     #[diesel(sql_type = SmallInt)]
     pub(crate) by_model: i16,
+    #[diesel(sql_type = SmallInt)]
+    pub(crate) park: i16,
     #[diesel(sql_type = Text)]
     pub(crate) topic: String,
     #[diesel(sql_type = SmallInt)]

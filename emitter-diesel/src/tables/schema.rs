@@ -195,6 +195,7 @@ fn first(dialect: Dialect, names: &Names, lanes: u32) -> Vec<String> {
          properties {text}, \
          lane INTEGER NOT NULL, \
          by_model SMALLINT NOT NULL, \
+         park SMALLINT NOT NULL, \
          sequence BIGINT, \
          stream {text}, \
          trace_id {uuid} NOT NULL, \
@@ -214,7 +215,7 @@ fn first(dialect: Dialect, names: &Names, lanes: u32) -> Vec<String> {
         format!("CREATE INDEX {} ON {history} (processed_at)", names.index("history_processed")),
         format!(
             "CREATE TABLE {lane_table} (lane INTEGER NOT NULL PRIMARY KEY, owner {name}, node {whose}, \
-             epoch BIGINT NOT NULL DEFAULT 0, until BIGINT NOT NULL DEFAULT 0){options}"
+             epoch BIGINT NOT NULL DEFAULT 0, until BIGINT NOT NULL DEFAULT 0, paused SMALLINT NOT NULL DEFAULT 0){options}"
         ),
         format!(
             "CREATE TABLE {streams} (lane INTEGER NOT NULL, model {name} NOT NULL, sequence BIGINT NOT NULL, \

@@ -361,7 +361,7 @@ fn implementation(model: &Model) -> TokenStream {
 
 /// What of [`Model`](trait@Model) is about how its events travel, where it says so.
 fn delivery(model: &Model) -> TokenStream {
-    let Model { krate, topic, qos, expires, before, durable, .. } = model;
+    let Model { krate, topic, qos, expires, before, durable, park, .. } = model;
     let scope = match model.reach {
         Reach::Everywhere => None,
         Reach::Local => Some(quote!(LOCAL)),
@@ -409,7 +409,12 @@ fn delivery(model: &Model) -> TokenStream {
             const DURABLE: ::core::primitive::bool = true;
         )
     });
-    quote!(#scope #topic #expires #before #durable #hashes #qos)
+    let park = park.then(|| {
+        quote!(
+            const PARK: ::core::primitive::bool = true;
+        )
+    });
+    quote!(#scope #topic #expires #before #durable #park #hashes #qos)
 }
 
 /// What of [`Model`](trait@Model) is about versions, where it says so.

@@ -122,6 +122,7 @@ pub(crate) struct Model {
     pub(crate) expires: Option<Millis>,
     pub(crate) before: bool,
     pub(crate) durable: bool,
+    pub(crate) park: bool,
     pub(crate) operations: Vec<Operation>,
     pub(crate) reach: Reach,
     pub(crate) key: Vec<KeyField>,
@@ -257,6 +258,7 @@ impl Model {
             expires: attr.expires,
             before: attr.before.is_some(),
             durable: attr.durable.is_some(),
+            park: attr.park.is_some(),
             version,
             earlier,
             operations,
@@ -402,7 +404,7 @@ fn refuse_rows_words(attr: &StructAttr, fields: &[Field<'_>], errors: &Errors) {
     if let Some(word) = &attr.before {
         errors.at(word, "an event that is no row is not updated, so there is nothing before: leave this out");
     }
-    if let Some(word) = &attr.durable {
+    for word in attr.durable.iter().chain(&attr.park) {
         errors.at(word, "an event that is no row is written with none, so there is no transaction that it could be in: leave this out");
     }
     for word in fields.iter().filter_map(|field| field.attr.mask_word.as_ref()) {

@@ -40,7 +40,7 @@ fn until(conn: &mut SqliteConnection, what: impl Fn(&[Row]) -> bool) {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_broker_refuses_is_tried_again_given_up_and_holds_up_its_own_key_alone() {
     let server = Sqlite::with_tables();
-    let broker = Mosquitto::builder().forbid("prisma/events/order/update").start();
+    let broker = Mosquitto::builder().max_queued_messages(1_000).forbid("prisma/events/order/update").start();
     let ear =
         Emitter::builder().service("desk").node("ear").mqtt(broker.url().as_str()).start().await.unwrap();
     let heard = Ear::default();
@@ -99,7 +99,8 @@ async fn what_the_broker_refuses_is_tried_again_given_up_and_holds_up_its_own_ke
     assert_eq!(in_order, given_up);
     assert_eq!(heard.steps(), BTreeMap::from([(1, vec![0]), (2, vec![0])]));
     for emitter in [emitter, ear] {
-        assert!(emitter.shutdown(10 * SECOND).await.is_clean());
+        let report = emitter.shutdown(10 * SECOND).await;
+        assert!(report.is_clean(), "{report:?} {:?} {:?}", emitter.origin(), emitter.transport_status());
     }
 }
 
@@ -176,4 +177,65 @@ async fn rows_for_listeners_that_are_no_more_are_kept_and_told_apart() {
     assert_eq!(left, [(Some(text("0")), text("UNREADABLE")), (Some(text("1")), text("ORPHANED"))]);
     assert_eq!(heard.steps(), BTreeMap::from([(2, vec![0])]));
     assert!(second.shutdown(10 * SECOND).await.is_clean());
+}
+
+/// An order of which nothing is told that follows what could not be.
+#[derive(Debug, Clone, PartialEq, Queryable, Identifiable, Insertable, Serialize, Deserialize, Emits)]
+#[diesel(table_name = orders)]
+#[emits(model = "parked", create, update, delete, durable, park)]
+struct Parked {
+    id: i64,
+    step: i64,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_follows_one_that_was_given_up_is_parked_where_the_model_says_so() {
+    let server = Sqlite::with_tables();
+    let broker =
+        Mosquitto::builder().max_queued_messages(1_000).forbid("prisma/events/parked/update").start();
+    let ear =
+        Emitter::builder().service("desk").node("ear").mqtt(broker.url().as_str()).start().await.unwrap();
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let ears = Arc::clone(&heard);
+    ear.on::<ParkedEvent>().allow_remote().run(move |event: Event<ParkedEvent>| {
+        ears.lock().unwrap().push((event.key().to_string(), event.operation()));
+        std::future::ready(())
+    });
+    ear.connected(10 * SECOND).await.unwrap();
+    let config = RelayConfig { max_attempts: 1, ..RelayConfig::default() };
+    let emitter = Emitter::builder().service("shop").node("a").mqtt(broker.url().as_str());
+    let emitter = emitter.outbox(server.outbox().relay(config)).start().await.unwrap();
+    let (mut db, mut other) = (server.connect(), server.connect());
+    let conn = &mut emitter.bind(&mut db).unwrap();
+    // All at once, so that they would be on the wire together.
+    let write = |conn: &mut emitter_diesel::Bound<'_, SqliteConnection>| {
+        for id in [1, 2] {
+            let row: Parked =
+                diesel::insert_into(orders::table).values(&Parked { id, step: 0 }).emit().get_result(conn)?;
+            if id == 1 {
+                let _: Parked = update(&row).set(orders::step.eq(1)).emit().get_result(conn)?;
+            }
+            let _: Parked = emitter_diesel::delete(&row).emit().get_result(conn)?;
+        }
+        QueryResult::Ok(())
+    };
+    conn.transaction(write).unwrap();
+    use emitter_core::Operation::{Create, Delete};
+    until(&mut other, |rows| rows.len() == 2 && rows.iter().any(|row| row.status == "FAILED"));
+    eventually(|| heard.lock().unwrap().len() == 3).await;
+    tokio::time::sleep(SECOND).await;
+    let statuses: Vec<String> = rows(&mut other).into_iter().map(|row| row.status).collect();
+    assert_eq!(statuses, ["FAILED", "PENDING"]);
+    let mut found = heard.lock().unwrap().clone();
+    found.sort_by_key(|(key, _)| key.clone());
+    let expected =
+        [("1", Create), ("2", Create), ("2", Delete)].map(|(key, operation)| (key.to_owned(), operation));
+    assert_eq!(found, expected);
+    // Somebody discards it: what waited goes on.
+    other.batch_execute("DELETE FROM emitter_outbox WHERE status = 'FAILED'").unwrap();
+    eventually(|| heard.lock().unwrap().len() == 4).await;
+    assert_eq!(heard.lock().unwrap()[3], ("1".to_owned(), Delete));
+    for emitter in [emitter, ear] {
+        assert!(emitter.shutdown(10 * SECOND).await.is_clean());
+    }
 }

@@ -7,7 +7,7 @@ macro_rules! suite {
             use diesel::result::Error;
             use emitter_core::StartError;
             use emitter_core::receipt::Way;
-            use emitter_diesel::outbox::{Outbox, RelayConfig, WithOutbox};
+            use emitter_diesel::outbox::{Control, Outbox, RelayConfig, WithOutbox};
             use emitter_diesel::tables::Tables;
             use emitter_diesel::{Bind, Bound, Emit, Receipt, update};
             use emitter_tests::eventually::eventually;
@@ -274,6 +274,39 @@ macro_rules! suite {
                 assert_eq!(found, [small]);
                 for emitter in [without, emitter] {
                     let _ = emitter.shutdown(10 * SECOND).await;
+                }
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn an_operator_pauses_it_and_sees_what_waits() {
+                let server = <$server>::with_tables();
+                let broker = MemoryBroker::new();
+                let (ear, heard) = Ear::start(&broker).await;
+                let emitter = builder(&broker, "a").outbox(server.outbox()).start().await.unwrap();
+                let mut db = server.connect();
+                create(&mut emitter.bind(&mut db).unwrap(), 1).unwrap();
+                eventually(|| heard.len() == 1).await;
+                let mut control = Control::open(&server.tables()).unwrap();
+                assert!(control.drain(10 * SECOND).unwrap());
+                let state = control.state().unwrap();
+                assert_eq!((state.pending, state.oldest, state.paused), (0, None, false));
+                assert_eq!((state.lanes, state.owned), (16, 16));
+                control.pause().unwrap();
+                // Another handle sees it, too.
+                assert!(Control::open(&server.tables()).unwrap().state().unwrap().paused);
+                for id in 2..5 {
+                    create(&mut emitter.bind(&mut db).unwrap(), id).unwrap();
+                }
+                assert!(!control.drain(SECOND / 2).unwrap());
+                let state = control.state().unwrap();
+                assert_eq!((state.pending, state.paused, heard.len()), (3, true, 1));
+                let oldest = state.oldest.unwrap();
+                assert!(oldest >= SECOND / 2 && oldest < 10 * SECOND, "{oldest:?}");
+                control.resume().unwrap();
+                eventually(|| heard.len() == 4).await;
+                assert!(control.drain(10 * SECOND).unwrap());
+                for emitter in [ear, emitter] {
+                    assert!(emitter.shutdown(10 * SECOND).await.is_clean());
                 }
             }
 

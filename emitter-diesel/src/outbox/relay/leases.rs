@@ -7,7 +7,7 @@ use diesel::result::QueryResult;
 use emitter_core::Emitter;
 use tracing::warn;
 
-use super::{Count, Line, Owned, Relay, is_refused, millis};
+use super::{Count, Owned, Relay, millis};
 use crate::tables::Lane;
 
 impl Relay {
@@ -85,14 +85,12 @@ impl Relay {
                 lanes = before - self.lanes.len(),
                 "the lease of lanes ran out: another relay may have them"
             );
-            self.on_the_way.retain(|_, row| still(row.at.lane, row.at.epoch));
-            let refused: Vec<&Line> =
-                self.on_the_way.values().filter(|row| is_refused(row)).map(|row| &row.line).collect();
-            self.held.retain(|line, _| refused.contains(&line));
+            self.on_the_way.retain(|row| still(row.at.lane, row.at.epoch));
+            let on_the_way = &self.on_the_way;
+            self.held.retain(|line, _| on_the_way.of_line(line).next().is_some());
             self.held
                 .values_mut()
                 .for_each(|rows| rows.retain(|_, lane| owned.iter().any(|owned| owned.lane == *lane)));
-            self.bytes = self.on_the_way.values().map(|row| row.bytes).sum();
             self.confirmed.retain(|row| still(row.lane, row.epoch));
             self.failed.retain(|row| still(row.at.lane, row.at.epoch));
         }
@@ -122,7 +120,7 @@ impl Relay {
     pub(super) fn give_back(&mut self) -> QueryResult<()> {
         let busy: BTreeSet<i32> = self
             .on_the_way
-            .values()
+            .rows()
             .map(|row| row.at.lane)
             .chain(self.confirmed.iter().map(|row| row.lane))
             .chain(self.failed.iter().map(|row| row.at.lane))
