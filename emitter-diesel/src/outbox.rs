@@ -43,6 +43,8 @@ mod control;
 mod mailbox;
 mod relay;
 mod store;
+#[cfg(all(test, feature = "sqlite"))]
+mod tests;
 mod writing;
 
 pub use self::control::{Control, OpenError, OutboxState};

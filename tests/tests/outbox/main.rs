@@ -32,7 +32,7 @@ diesel::table! {
 }
 
 #[derive(Debug, Clone, PartialEq, Queryable, Identifiable, Insertable, Serialize, Deserialize, Emits)]
-#[emits(create, update)]
+#[emits(create, update, delete)]
 struct Order {
     id: i64,
     step: i64,
@@ -86,6 +86,7 @@ impl Ear {
             let row = match &*event {
                 OrderEvent::Created(body) => body.row.clone(),
                 OrderEvent::Updated(body) => body.after.clone(),
+                OrderEvent::Deleted(body) => body.row.clone(),
             };
             heard.hear(&event, &row);
             std::future::ready(())
