@@ -1,0 +1,1 @@
+//! What a start with an inbox refuses.
