@@ -180,7 +180,7 @@ diesel_async::sync_connection_wrapper::SyncConnectionWrapper<diesel::SqliteConne
     emitter_diesel::inbox::Inbox::from_async(server.tables(), async move || {
         use diesel_async::{AsyncConnection, SimpleAsyncConnection};
         let mut connection = diesel_async::sync_connection_wrapper::SyncConnectionWrapper::establish(&path).await?;
-        let set = connection.batch_execute("PRAGMA busy_timeout = 20000; PRAGMA foreign_keys = ON").await;
+        let set = connection.batch_execute("PRAGMA busy_timeout = 5000; PRAGMA foreign_keys = ON").await;
         set.map_err(diesel::ConnectionError::CouldntSetupConfiguration)?;
         Ok::<_, diesel::ConnectionError>(Box::new(connection))
     })
