@@ -160,7 +160,7 @@ pub use emitter_core::*;
 pub mod __private {
     pub use emitter_core::__private::*;
 
-    pub use crate::inbox::claiming::{boxed, claims, in_async_fn, in_plain_fn};
+    pub use crate::inbox::claiming::{boxed, in_async_fn, in_plain_fn};
 }
 
 #[cfg(feature = "_async")]

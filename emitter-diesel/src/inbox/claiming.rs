@@ -1,7 +1,6 @@
 //! One call of a listener, in the transaction of its mark.
 
 use std::any::Any;
-use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -29,34 +28,24 @@ use crate::handle::EmittingTransactionManager;
 use crate::handle::{Bindable, Lent, marker};
 
 /// The inbox of one listener.
-pub struct Claims<C: InboxConnection> {
+struct Claims<C: InboxConnection> {
     inbox: State<Inbox<C>>,
     home: Home,
     listener: &'static str,
 }
 
-/// The inbox of a listener, for `#[listener]`.
-///
-/// # Errors
-/// Where the builder was given none.
-pub fn claims<C: InboxConnection>(
-    states: &States,
-    listener: &'static str,
-) -> Result<Claims<C>, MissingState> {
-    let inbox = states.get::<Inbox<C>>().map_err(|missing| MissingState { by: C::GIVEN_BY, ..missing })?;
-    inbox.desk.listeners.lock().unwrap_or_else(PoisonError::into_inner).push(listener);
-    Ok(Claims { inbox, home: states.home(), listener })
+impl<C: InboxConnection> Claims<C> {
+    fn new(states: &States, listener: &'static str) -> Result<Self, MissingState> {
+        let inbox = states.get::<Inbox<C>>();
+        let inbox = inbox.map_err(|missing| MissingState { by: C::GIVEN_BY, ..missing })?;
+        inbox.desk.listeners.lock().unwrap_or_else(PoisonError::into_inner).push(listener);
+        Ok(Self { inbox, home: states.home(), listener })
+    }
 }
 
 impl<C: InboxConnection> Clone for Claims<C> {
     fn clone(&self) -> Self {
         Self { inbox: self.inbox.clone(), home: self.home.clone(), listener: self.listener }
-    }
-}
-
-impl<C: InboxConnection> fmt::Debug for Claims<C> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Claims").field("listener", &self.listener).finish_non_exhaustive()
     }
 }
 
@@ -132,15 +121,22 @@ impl Drop for GivenUp {
 }
 
 /// A handler around a plain function that is called in the transaction of its mark, for `#[listener]`.
-pub fn in_plain_fn<T, C, O, F>(claims: Claims<C>, function: F) -> Handler
+///
+/// # Errors
+/// Where the builder was given no inbox.
+pub fn in_plain_fn<T, C, O, F>(
+    states: &States,
+    listener: &'static str,
+    function: F,
+) -> Result<Handler, MissingState>
 where
     T: EventBody,
     C: InPlainFn,
     O: Outcome,
     F: for<'t> Fn(Event<T>, Context, InboxTx<'t, C>) -> O + Send + Sync + 'static,
 {
-    let function = Arc::new(function);
-    Handler::from_async::<T, _, _>(move |event, attempt| {
+    let (claims, function) = (Claims::<C>::new(states, listener)?, Arc::new(function));
+    Ok(Handler::from_async::<T, _, _>(move |event, attempt| {
         let call = context(&event, attempt, &claims.home);
         let (claims, function) = (claims.clone(), Arc::clone(&function));
         async move {
@@ -153,15 +149,13 @@ where
                 let act = || claims.call_plain(&call, &too_late, |tx| function(event, call.clone(), tx));
                 call.within(act)
             });
-            match thread.join_next().await.unwrap_or_else(|| Ok(Ok(()))) {
-                Ok(result) => result,
-                Err(stopped) => match stopped.try_into_panic() {
-                    Ok(panic) => resume_unwind(panic),
-                    Err(_) => Err("the runtime is shutting down".to_owned()),
-                },
+            match thread.join_next().await {
+                Some(Ok(result)) => result,
+                Some(Err(stopped)) if stopped.is_panic() => resume_unwind(stopped.into_panic()),
+                Some(Err(_)) | None => Err("the runtime is shutting down".to_owned()),
             }
         }
-    })
+    }))
 }
 
 impl<C: InPlainFn> Claims<C> {
@@ -194,33 +188,46 @@ impl<C: InPlainFn> Claims<C> {
 }
 
 /// A handler around an asynchronous function that is called in the transaction of its mark, for `#[listener]`.
+///
+/// # Errors
+/// Where the builder was given no inbox.
 #[cfg(feature = "_async")]
-pub fn in_async_fn<T, C, O, F>(claims: Claims<C>, function: F) -> Handler
+pub fn in_async_fn<T, C, O, F>(
+    states: &States,
+    listener: &'static str,
+    function: F,
+) -> Result<Handler, MissingState>
 where
     T: EventBody,
     C: InAsyncFn,
     O: Outcome,
     F: for<'t> Fn(Event<T>, Context, InboxTx<'t, C>) -> BoxFuture<'t, O> + Send + Sync + 'static,
 {
-    let function = Arc::new(function);
-    Handler::from_async::<T, _, _>(move |event, attempt| {
+    let (claims, function) = (Claims::<C>::new(states, listener)?, Arc::new(function));
+    Ok(Handler::from_async::<T, _, _>(move |event, attempt| {
         let call = context(&event, attempt, &claims.home);
         let (claims, function) = (claims.clone(), Arc::clone(&function));
         async move {
             claims.opened().await;
             claims.call_async(&call, |tx| function(event, call.clone(), tx)).await
         }
-    })
+    }))
 }
 
 /// Nothing to call it with.
 #[cfg(not(feature = "_async"))]
-pub fn in_async_fn<T, C: InAsyncFn, O, F>(claims: Claims<C>, function: F) -> Handler
+#[expect(clippy::missing_errors_doc, reason = "nothing can call it")]
+pub fn in_async_fn<T, C, O, F>(
+    states: &States,
+    listener: &'static str,
+    function: F,
+) -> Result<Handler, MissingState>
 where
-    F: for<'t> Fn(Event<T>, Context, InboxTx<'t, C>) -> BoxFuture<'t, O>,
     T: EventBody,
+    C: InAsyncFn,
+    F: for<'t> Fn(Event<T>, Context, InboxTx<'t, C>) -> BoxFuture<'t, O>,
 {
-    C::is_none(claims, function)
+    C::is_none(states, listener, function)
 }
 
 /// A call that has begun.

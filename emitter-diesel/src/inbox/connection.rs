@@ -9,15 +9,13 @@ use diesel::result::QueryResult;
 #[cfg(feature = "_async")]
 use diesel_async::AsyncConnectionCore;
 #[cfg(not(feature = "_async"))]
-use emitter_core::listener::Handler;
+use emitter_core::listener::{Handler, MissingState, States};
 #[cfg(feature = "_async")]
 use futures_util::FutureExt;
 #[cfg(feature = "_async")]
 use futures_util::future::BoxFuture;
 
 use super::Inbox;
-#[cfg(not(feature = "_async"))]
-use super::claiming::Claims;
 use super::marks::Claim;
 use crate::Bound;
 #[cfg(feature = "_async")]
@@ -50,7 +48,7 @@ pub trait InboxConnection: Sized + Send + 'static {
 /// A connection with which a plain `fn` works.
 #[diagnostic::on_unimplemented(
     message = "a plain `fn` cannot work with `InboxTx<'_, {Self}>`",
-    label = "asynchronous: write `async fn`",
+    label = "not a connection of Diesel's",
     note = "a plain `fn` takes a connection of Diesel's, such as `InboxTx<'_, PgConnection>`; \
             an `async fn` one of diesel-async, such as `InboxTx<'_, AsyncPgConnection>`"
 )]
@@ -68,7 +66,7 @@ macro_rules! in_async_fn {
         /// A connection with which an `async fn` works.
         #[diagnostic::on_unimplemented(
             message = "an `async fn` cannot work with `InboxTx<'_, {Self}>`",
-            label = "blocking: write a plain `fn`",
+            label = "not a connection of diesel-async",
             note = "a plain `fn` takes a connection of Diesel's, such as `InboxTx<'_, PgConnection>`; \
                     an `async fn` one of diesel-async, such as `InboxTx<'_, AsyncPgConnection>`"
         )]
@@ -93,7 +91,7 @@ in_async_fn! {
 in_async_fn! {
     pub trait InAsyncFn: InboxConnection {
         #[doc(hidden)]
-        fn is_none<F>(claims: Claims<Self>, function: F) -> Handler;
+        fn is_none<F>(states: &States, listener: &'static str, function: F) -> Result<Handler, MissingState>;
     }
 }
 

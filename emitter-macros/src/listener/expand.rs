@@ -73,14 +73,10 @@ fn prepare(listener: &Listener) -> TokenStream {
     // Variables of ours are of mixed site, so that they hide no name of the user's.
     let variable = |name: &str, at: Span| Ident::new(&format!("__{name}"), Span::mixed_site().located_at(at));
     let state = |index: usize, ty: &Type| variable(&format!("state_{index}"), ty.span());
-    let [states, inbox, transaction] =
-        ["states", "inbox", "transaction"].map(|name| variable(name, Span::call_site()));
+    let [states, transaction] = ["states", "transaction"].map(|name| variable(name, Span::call_site()));
     let event_variable = variable("event", event.span());
     let takes = parameters.iter().enumerate().filter_map(|(index, parameter)| match parameter {
-        Parameter::Event | Parameter::Context => None,
-        Parameter::InboxTx(connection) => Some(quote_spanned! {connection.span()=>
-            let #inbox = #krate::__private::claims::<#connection>(#states, #name)?;
-        }),
+        Parameter::Event | Parameter::Context | Parameter::InboxTx(_) => None,
         Parameter::State(ty) => {
             let state = state(index, ty);
             Some(quote_spanned! {ty.span()=> let #state = #states.get::<#ty>()?; })
@@ -136,9 +132,10 @@ fn prepare(listener: &Listener) -> TokenStream {
             let context = if with_context { quote!(#context) } else { quote!(_) };
             quote_spanned! {output=>
                 #located::__private::#constructor::<#event, #connection, _, _>(
-                    #inbox,
+                    #states,
+                    #name,
                     move |#event_variable, #context, #transaction| #call,
-                )
+                )?
             }
         }
     };
