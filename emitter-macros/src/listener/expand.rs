@@ -73,7 +73,8 @@ fn prepare(listener: &Listener) -> TokenStream {
     // Variables of ours are of mixed site, so that they hide no name of the user's.
     let variable = |name: &str, at: Span| Ident::new(&format!("__{name}"), Span::mixed_site().located_at(at));
     let state = |index: usize, ty: &Type| variable(&format!("state_{index}"), ty.span());
-    let [states, transaction] = ["states", "transaction"].map(|name| variable(name, Span::call_site()));
+    let [states, transaction, made] =
+        ["states", "transaction", "made"].map(|name| variable(name, Span::call_site()));
     let event_variable = variable("event", event.span());
     let takes = parameters.iter().enumerate().filter_map(|(index, parameter)| match parameter {
         Parameter::Event | Parameter::Context | Parameter::InboxTx(_) => None,
@@ -122,13 +123,12 @@ fn prepare(listener: &Listener) -> TokenStream {
             }
         }
         Some(connection) => {
-            let constructor =
-                Ident::new(if listener.is_async { "in_async_fn" } else { "in_plain_fn" }, output);
-            let call = if listener.is_async {
-                quote_spanned!(output=> #located::__private::boxed(#call))
+            let (constructor, call) = if listener.is_async {
+                ("in_async_fn", quote_spanned!(output=> #located::__private::boxed(#call)))
             } else {
-                call
+                ("in_plain_fn", call)
             };
+            let constructor = Ident::new(constructor, output);
             let context = if with_context { quote!(#context) } else { quote!(_) };
             quote_spanned! {output=>
                 #located::__private::#constructor::<#event, #connection, _, _>(
@@ -146,7 +146,8 @@ fn prepare(listener: &Listener) -> TokenStream {
         |#states: &#krate::__private::States| {
             #(#takes)*
             #take_home
-            ::core::result::Result::Ok(#handler #filtered #options)
+            let #made = #handler;
+            ::core::result::Result::Ok(#made #filtered #options)
         }
     }
 }
