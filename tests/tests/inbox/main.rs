@@ -5,7 +5,7 @@
 #![allow(missing_docs, reason = "diesel's `table!` documents nothing")]
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -90,6 +90,8 @@ struct Script(Arc<Acts>);
 #[derive(Debug, Default)]
 struct Acts {
     next: Mutex<VecDeque<Act>>,
+    /// The listener that emits nothing ignores an error once.
+    careless: AtomicBool,
     calls: AtomicUsize,
 }
 
@@ -116,6 +118,11 @@ impl Script {
         let script = Self::default();
         script.0.next.lock().unwrap().extend(acts);
         script
+    }
+
+    fn careless(self) -> Self {
+        self.0.careless.store(true, Ordering::Relaxed);
+        self
     }
 
     fn next(&self) -> Act {
