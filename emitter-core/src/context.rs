@@ -79,6 +79,12 @@ impl Context {
         Cause::new(self.id, self.notes.clone())
     }
 
+    /// Does a part of the call on another thread: what it emits there tells that this event caused it, as
+    /// everything does that a listener emits where it is called.
+    pub fn within<R>(&self, act: impl FnOnce() -> R) -> R {
+        self.cause().within(act)
+    }
+
     /// What tells by what was done already: what the writer gave as the idempotency key of this
     /// doing, else the event's id.
     #[must_use]

@@ -347,6 +347,13 @@ impl Emitter {
         self.node.shared.transport.as_ref().map(|transport| transport.status())
     }
 
+    /// How long after a disconnection other nodes' events still wait for this one at the broker, where it is this
+    /// node that says so.
+    #[must_use]
+    pub fn session_expiry(&self) -> Option<Duration> {
+        self.node.shared.transport.as_ref()?.session_expiry()
+    }
+
     /// Waits until both connections stand and every subscription is confirmed, at most `within`.
     /// Nothing needs this but tests and demonstrations: events are kept until the broker comes.
     /// Without a transport there is nothing to wait for.

@@ -117,7 +117,7 @@ impl States {
         found.map(State).ok_or_else(|| {
             let mut given: Vec<_> = self.by_type.values().map(|(name, _)| *name).collect();
             given.sort_unstable();
-            MissingState { type_name: type_name::<T>(), given }
+            MissingState { type_name: type_name::<T>(), given, by: ".state(…)" }
         })
     }
 
@@ -136,15 +136,14 @@ impl fmt::Debug for States {
 
 /// A listener wants a state that the application did not give.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "no state of type `{type_name}` was given; give it with `.state(…)` on the builder ({})",
-    among(given)
-)]
+#[error("no state of type `{type_name}` was given; give it with `{by}` on the builder ({})", among(given))]
 pub struct MissingState {
     /// The type's name.
     pub type_name: &'static str,
     /// The types of the states that were given.
     pub given: Vec<&'static str>,
+    /// What gives it, such as `.state(…)`.
+    pub by: &'static str,
 }
 
 fn among(given: &[&'static str]) -> String {

@@ -61,6 +61,11 @@ pub trait Transport: Send + Sync + 'static {
         None
     }
 
+    /// How long after a disconnection messages still wait for this node, where it is this node that says so.
+    fn session_expiry(&self) -> Option<Duration> {
+        None
+    }
+
     /// The next message, or `None` once the transport is closed. Meant for one caller.
     fn next(&self) -> BoxFuture<'_, Option<Delivery>>;
 

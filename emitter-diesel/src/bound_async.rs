@@ -16,8 +16,8 @@ use crate::engine::{AsyncCounts, AsyncEngine, Rows};
 #[cfg(feature = "_postgres")]
 use crate::handle::TransactionBuilder;
 use crate::handle::{
-    BindError, Depth, ENDED_BEFORE, EmittingTransactionManager, GUARD, NOTHING_COMMITTED, RAW_TRANSACTION,
-    RELEASE_GUARD, is_guarded,
+    BindError, Depth, ENDED_BEFORE, EmittingTransactionManager, GUARD, Lent, NOTHING_COMMITTED,
+    RAW_TRANSACTION, RELEASE_GUARD, is_guarded,
 };
 use crate::outbox::Written;
 use crate::statements::{Emitting, Executes, FromRows, Handle, Kind, Loads};
@@ -51,6 +51,8 @@ pub struct BoundAsync<'c, C: AsyncConnection> {
     buffer: Buffer<Emission>,
     /// The outermost transaction emits its net changes.
     net: bool,
+    /// A COMMIT has to be a true one though no event depends on it.
+    proves: bool,
     /// A statement outside of transactions has begun and not ended: it may have one of its own.
     alone: bool,
     /// The back end is MySQL, which ends transactions behind Diesel's back: a savepoint tells. Its
@@ -78,6 +80,7 @@ impl<'c, C: AsyncConnection> BoundAsync<'c, C> {
             emitter: emitter.clone(),
             buffer: Buffer::new(),
             net: false,
+            proves: false,
             alone: false,
             guarded: is_guarded::<C::Backend>(),
             unanswered: false,
@@ -186,6 +189,36 @@ impl<'c, C: AsyncConnection> BoundAsync<'c, C> {
     /// it knew the row before.
     pub fn net_changes(&mut self) {
         self.net = true;
+    }
+
+    /// From now on a COMMIT that the database would not carry out is an error, whether there are events or not.
+    pub(crate) fn prove_commits(&mut self) {
+        self.proves = true;
+    }
+
+    /// A handle in this one's place, which has what it has until it gives that [back](Self::give_back).
+    pub(crate) fn lend(&mut self) -> BoundAsync<'_, C> {
+        BoundAsync {
+            conn: self.conn,
+            emitter: self.emitter.clone(),
+            buffer: std::mem::replace(&mut self.buffer, Buffer::new()),
+            net: self.net,
+            proves: self.proves,
+            alone: false,
+            guarded: self.guarded,
+            unanswered: std::mem::take(&mut self.unanswered),
+            dialect: self.dialect,
+        }
+    }
+
+    /// What a lent handle has.
+    pub(crate) fn give_back(&mut self) -> Lent {
+        Lent { events: std::mem::replace(&mut self.buffer, Buffer::new()), net: self.net }
+    }
+
+    /// The lent handle is there no more.
+    pub(crate) fn take_back(&mut self, lent: Lent) {
+        (self.buffer, self.net) = (lent.events, lent.net);
     }
 
     /// What the outermost transaction emitted, with what is to be written down of it.
@@ -438,7 +471,7 @@ impl<'c, C: AsyncConnection> TransactionManager<BoundAsync<'c, C>> for EmittingT
         conn.settle();
         let outermost = depth(conn.conn)?.beyond_ground == 1;
         let durable = outermost && conn.buffer.any(Emission::is_durable);
-        let emits = outermost && conn.buffer.len() > 0;
+        let matters = outermost && (conn.proves || conn.buffer.len() > 0);
         let written = match conn.written(durable) {
             Ok(written) => written,
             Err(error) => {
@@ -448,7 +481,7 @@ impl<'c, C: AsyncConnection> TransactionManager<BoundAsync<'c, C>> for EmittingT
         };
         let inserts = written.as_ref().map(Written::sql).unwrap_or_default();
         // What is written into the outbox tells it as well, but for MySQL: there it would be committed by itself.
-        if emits && (conn.guarded || inserts.is_empty()) {
+        if matters && (conn.guarded || inserts.is_empty()) {
             let (probe, otherwise) =
                 if conn.guarded { (RELEASE_GUARD, ENDED_BEFORE) } else { ("SELECT 1", NOTHING_COMMITTED) };
             if conn.ask(probe).await.is_err() {

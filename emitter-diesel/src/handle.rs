@@ -93,6 +93,7 @@ impl<C: Connection<Backend: 'static>> Bindable<marker::Blocking> for C {
             emitter: emitter.clone(),
             buffer: Buffer::new(),
             net: false,
+            proves: false,
             guarded: is_guarded::<C::Backend>(),
             dialect: Dialect::of::<C::Backend>(),
         })
@@ -162,6 +163,8 @@ pub struct Bound<'c, C: Connection> {
     buffer: Buffer<Emission>,
     /// The outermost transaction emits its net changes.
     net: bool,
+    /// A COMMIT has to be a true one though no event depends on it.
+    proves: bool,
     /// The database ends transactions behind Diesel's back: a savepoint tells whether it did.
     guarded: bool,
     dialect: Option<Dialect>,
@@ -227,6 +230,39 @@ impl<C: Connection> Bound<'_, C> {
     /// ```
     pub fn net_changes(&mut self) {
         self.net = true;
+    }
+
+    /// From now on a COMMIT that the database would not carry out is an error, whether there are events or not.
+    pub(crate) fn prove_commits(&mut self) {
+        self.proves = true;
+    }
+
+    /// A handle in this one's place, which has what it has until it gives that [back](Self::give_back).
+    pub(crate) fn lend(&mut self) -> Bound<'_, C> {
+        Bound {
+            conn: self.conn,
+            emitter: self.emitter.clone(),
+            buffer: std::mem::replace(&mut self.buffer, Buffer::new()),
+            net: self.net,
+            proves: self.proves,
+            guarded: self.guarded,
+            dialect: self.dialect,
+        }
+    }
+
+    /// What a lent handle has.
+    pub(crate) fn give_back(&mut self) -> Lent {
+        Lent { events: std::mem::replace(&mut self.buffer, Buffer::new()), net: self.net }
+    }
+
+    /// The lent handle is there no more.
+    pub(crate) fn take_back(&mut self, lent: Lent) {
+        (self.buffer, self.net) = (lent.events, lent.net);
+    }
+
+    /// Whether events, or whoever asked for it, depend on a COMMIT.
+    fn depends_on_commit(&self) -> bool {
+        self.proves || self.buffer.len() > 0
     }
 
     /// Runs a statement in a transaction, if it has to be in one and is not.
@@ -440,6 +476,13 @@ impl<C: Connection> Drop for Bound<'_, C> {
     }
 }
 
+/// What the transaction of a lent handle has emitted so far.
+#[derive(Debug)]
+pub struct Lent {
+    pub(crate) events: Buffer<Emission>,
+    pub(crate) net: bool,
+}
+
 /// How many transactions are open on a connection.
 pub(crate) struct Depth {
     /// Those whose end decides about events: all but the test transaction.
@@ -499,12 +542,12 @@ impl<'c, C: Connection> TransactionManager<Bound<'c, C>> for EmittingTransaction
 
     fn commit_transaction(conn: &mut Bound<'c, C>) -> QueryResult<()> {
         let depth = Depth::of(conn.conn)?;
-        if depth.doomed && depth.beyond_ground == 1 && conn.buffer.len() > 0 {
+        if depth.doomed && depth.beyond_ground == 1 && conn.depends_on_commit() {
             // The database would answer this COMMIT with a silent rollback, and Diesel with `Ok`.
             Self::rollback_transaction(conn)?;
             return Err(Error::QueryBuilderError(NOTHING_COMMITTED.into()));
         }
-        let guarded = conn.guarded && depth.beyond_ground == 1 && conn.buffer.len() > 0;
+        let guarded = conn.guarded && depth.beyond_ground == 1 && conn.depends_on_commit();
         if guarded && conn.conn.batch_execute(RELEASE_GUARD).is_err() {
             Self::rollback_transaction(conn)?;
             return Err(Error::QueryBuilderError(ENDED_BEFORE.into()));

@@ -143,6 +143,7 @@ pub mod catch_up;
 mod companion;
 pub mod engine;
 mod handle;
+pub mod inbox;
 pub mod outbox;
 pub mod queries;
 mod raw_sql;
@@ -154,6 +155,14 @@ mod watched;
 pub mod written;
 
 pub use emitter_core::*;
+
+/// What the macros' expansions name, and nobody else should.
+#[doc(hidden)]
+pub mod __private {
+    pub use emitter_core::__private::*;
+
+    pub use crate::inbox::claiming::{boxed, in_async_fn, in_plain_fn};
+}
 
 #[cfg(feature = "_async")]
 pub use crate::bound_async::BoundAsync;

@@ -88,6 +88,8 @@ impl Outbox {
 #[derive(Debug, Default)]
 pub(crate) struct Attached {
     opened: OnceCell<Opened>,
+    /// How long this node keeps its history.
+    keeps: Option<Duration>,
     mailbox: Arc<Mailbox>,
 }
 
@@ -102,6 +104,10 @@ pub(crate) struct Opened {
 impl Attached {
     pub(crate) fn opened(&self) -> Option<&Opened> {
         self.opened.get()
+    }
+
+    pub(crate) fn keeps(&self) -> Option<Duration> {
+        self.keeps
     }
 
     pub(crate) fn mailbox(&self) -> &Arc<Mailbox> {
@@ -122,7 +128,8 @@ pub trait WithOutbox {
 impl WithOutbox for Builder {
     fn outbox(self, outbox: Outbox) -> Self {
         let builder = if outbox.relay.is_none() { self.relayed_elsewhere() } else { self };
-        let attached = Attached::default();
+        let keeps = outbox.relay.map(|relay| relay.keep);
+        let attached = Attached { keeps, ..Attached::default() };
         let mailbox = Arc::clone(attached.mailbox());
         let Outbox { tables, relay } = outbox;
         let open = {

@@ -21,6 +21,14 @@ pub(crate) fn core(given: Option<&Path>) -> TokenStream {
     quote!(::#name)
 }
 
+/// Whether that is `emitter-core`, which knows no databases.
+pub(crate) fn is_core(given: Option<&Path>) -> bool {
+    match given {
+        Some(path) => path.segments.last().is_some_and(|last| last.ident == "emitter_core"),
+        None => crate_name("emitter-diesel").is_err() && crate_name("emitter-core").is_ok(),
+    }
+}
+
 /// The same path, for mistakes that shall be told at `place`.
 pub(crate) fn located(path: &TokenStream, place: Span) -> TokenStream {
     let locate = |mut token: TokenTree| {

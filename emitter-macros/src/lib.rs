@@ -120,8 +120,9 @@ pub fn derive_emits(input: TokenStream) -> TokenStream {
 /// - `crate = path`: where the framework is, when it is not a dependency under its own name.
 ///
 /// The function takes one `Event<T>`, where `T` is the model's enum (all operations), one of its event
-/// types (that operation), or an event that is no row; any number of `State<T>`, and a `Context` if it
-/// wants to know the attempt or write in turn. It is async, or plain (then each call runs on a thread that
+/// types (that operation), or an event that is no row; any number of `State<T>`, a `Context` if it
+/// wants to know the attempt or write in turn, and, of `emitter-diesel`, an `InboxTx<'_, C>` if it is to mark the
+/// event in the transaction of its effect. It is async, or plain (then each call runs on a thread that
 /// may block), and returns `()` or `Result<(), E>` for any `E` that can be displayed.
 #[proc_macro_attribute]
 pub fn listener(attribute: TokenStream, function: TokenStream) -> TokenStream {

@@ -146,6 +146,16 @@ fn a_plain_listener_of_remote_events() {
 }
 
 #[test]
+fn an_async_listener_in_a_transaction() {
+    insta::assert_snapshot!(listener(
+        r#"#[listener(crate = emitter_diesel, model = "order", allow_remote)]
+        async fn bill(event: Event<OrderCreated>, context: Context, mut tx: InboxTx<'_, AsyncPgConnection>) -> QueryResult<()> {
+            Ok(())
+        }"#
+    ));
+}
+
+#[test]
 fn mistakes() {
     insta::assert_snapshot!(derive(
         "#[emits(crate = emitter_core, craete, update)]

@@ -1,4 +1,5 @@
-//! A process that writes durable events into PostgreSQL, or relays them, and may be killed at any moment.
+//! A process that writes durable events into PostgreSQL, relays them, or has effects of them, and may be killed at any
+//! moment.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -21,6 +22,8 @@ pub struct Task {
     pub batch: usize,
     /// It steps through so many orders; 0 where it writes nothing.
     pub keys: i64,
+    /// It has neither outbox nor relay, but an inbox, and the listener of this name.
+    pub listener: Option<String>,
     /// Microseconds between two transactions.
     pub pause: Option<u64>,
 }

@@ -168,6 +168,11 @@ impl Transport for MqttTransport {
         self.subscriber.unsubscribe(filter);
     }
 
+    fn session_expiry(&self) -> Option<Duration> {
+        let MqttConfig { version, clean, session_expiry, .. } = &*self.config;
+        (*version == MqttVersion::V5 && !clean).then_some(*session_expiry)
+    }
+
     fn next(&self) -> BoxFuture<'_, Option<Delivery>> {
         Box::pin(self.subscriber.next())
     }

@@ -241,6 +241,7 @@ fn first(dialect: Dialect, names: &Names, lanes: u32) -> Vec<String> {
             "ALTER TABLE {outbox} SET (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000)"
         ));
     }
+    statements.extend(inbox(dialect, names));
     let every: Vec<String> = (0..lanes).map(|lane| format!("({lane})")).collect();
     statements.push(format!("INSERT INTO {lane_table} (lane) VALUES {}", every.join(", ")));
     let random = match dialect {
@@ -253,4 +254,18 @@ fn first(dialect: Dialect, names: &Names, lanes: u32) -> Vec<String> {
         dialect.timestamp()
     ));
     statements
+}
+
+/// Which events a service's listeners have had their effect of.
+fn inbox(dialect: Dialect, names: &Names) -> Vec<String> {
+    let Types { uuid, name, time, options, .. } = Types::of(dialect);
+    let inbox = names.table("inbox");
+    vec![
+        // The event first: ids that are made one after the other lie beside each other.
+        format!(
+            "CREATE TABLE {inbox} (event_id {uuid} NOT NULL, listener {name} NOT NULL, service {name} NOT NULL, \
+             claimed_at {time} NOT NULL, PRIMARY KEY (event_id, listener, service)){options}"
+        ),
+        format!("CREATE INDEX {} ON {inbox} (claimed_at)", names.index("inbox_claimed")),
+    ]
 }

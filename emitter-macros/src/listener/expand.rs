@@ -69,14 +69,15 @@ fn agree(listener: &Listener) -> TokenStream {
 /// Takes the states, and makes the handler that calls the function. A closure, for the name of a
 /// function would hide a listener of the same name.
 fn prepare(listener: &Listener) -> TokenStream {
-    let Listener { krate, function, event, parameters, output, .. } = listener;
+    let Listener { krate, name, function, event, parameters, output, .. } = listener;
     // Variables of ours are of mixed site, so that they hide no name of the user's.
     let variable = |name: &str, at: Span| Ident::new(&format!("__{name}"), Span::mixed_site().located_at(at));
     let state = |index: usize, ty: &Type| variable(&format!("state_{index}"), ty.span());
-    let states = variable("states", Span::call_site());
+    let [states, transaction, made] =
+        ["states", "transaction", "made"].map(|name| variable(name, Span::call_site()));
     let event_variable = variable("event", event.span());
     let takes = parameters.iter().enumerate().filter_map(|(index, parameter)| match parameter {
-        Parameter::Event | Parameter::Context => None,
+        Parameter::Event | Parameter::Context | Parameter::InboxTx(_) => None,
         Parameter::State(ty) => {
             let state = state(index, ty);
             Some(quote_spanned! {ty.span()=> let #state = #states.get::<#ty>()?; })
@@ -84,7 +85,12 @@ fn prepare(listener: &Listener) -> TokenStream {
     });
     let with_context = parameters.iter().any(|parameter| matches!(parameter, Parameter::Context));
     let [home, attempt, context] = ["home", "attempt", "context"].map(|name| variable(name, event.span()));
-    let take_home = with_context.then(|| quote! { let #home = #states.home(); });
+    let connection = parameters.iter().find_map(|parameter| match parameter {
+        Parameter::InboxTx(connection) => Some(connection),
+        _ => None,
+    });
+    // One that claims is told its context by whoever calls it.
+    let take_home = (with_context && connection.is_none()).then(|| quote! { let #home = #states.home(); });
     let make_context = with_context.then(|| {
         quote! { let #context = #krate::__private::context(&#event_variable, #attempt, &#home); }
     });
@@ -92,6 +98,7 @@ fn prepare(listener: &Listener) -> TokenStream {
     let arguments = parameters.iter().enumerate().map(|(index, parameter)| match parameter {
         Parameter::Event => quote!(#event_variable),
         Parameter::Context => quote!(::core::clone::Clone::clone(&#context)),
+        Parameter::InboxTx(_) => quote!(#transaction),
         Parameter::State(ty) => {
             let state = state(index, ty);
             quote_spanned!(ty.span()=> ::core::clone::Clone::clone(&#state))
@@ -102,13 +109,35 @@ fn prepare(listener: &Listener) -> TokenStream {
         ReturnType::Default => function.span(),
         ReturnType::Type(_, ty) => ty.span(),
     };
-    let constructor = Ident::new(if listener.is_async { "from_async" } else { "from_blocking" }, output);
     let located = crate_path::located(krate, output);
-    let handler = quote_spanned! {output=>
-        #located::__private::Handler::#constructor::<#event, _, _>(move |#event_variable, #attempt| {
-            #make_context
-            #function(#(#arguments),*)
-        })
+    let call = quote_spanned!(output=> #function(#(#arguments),*));
+    let handler = match connection {
+        None => {
+            let constructor =
+                Ident::new(if listener.is_async { "from_async" } else { "from_blocking" }, output);
+            quote_spanned! {output=>
+                #located::__private::Handler::#constructor::<#event, _, _>(move |#event_variable, #attempt| {
+                    #make_context
+                    #call
+                })
+            }
+        }
+        Some(connection) => {
+            let (constructor, call) = if listener.is_async {
+                ("in_async_fn", quote_spanned!(output=> #located::__private::boxed(#call)))
+            } else {
+                ("in_plain_fn", call)
+            };
+            let constructor = Ident::new(constructor, output);
+            let context = if with_context { quote!(#context) } else { quote!(_) };
+            quote_spanned! {output=>
+                #located::__private::#constructor::<#event, #connection, _, _>(
+                    #states,
+                    #name,
+                    move |#event_variable, #context, #transaction| #call,
+                )?
+            }
+        }
     };
     let filtered =
         filter::expand(&listener.filters, krate, event).map(|filter| quote!(.filtered::<#event>(#filter)));
@@ -117,7 +146,8 @@ fn prepare(listener: &Listener) -> TokenStream {
         |#states: &#krate::__private::States| {
             #(#takes)*
             #take_home
-            ::core::result::Result::Ok(#handler #filtered #options)
+            let #made = #handler;
+            ::core::result::Result::Ok(#made #filtered #options)
         }
     }
 }

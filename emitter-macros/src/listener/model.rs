@@ -44,6 +44,8 @@ pub(crate) enum Parameter {
     Context,
     /// The `T` of a `State<T>`.
     State(Box<Type>),
+    /// The connection of an `InboxTx<'_, C>`.
+    InboxTx(Box<Type>),
 }
 
 impl Listener {
@@ -60,6 +62,7 @@ impl Listener {
         let complete = errors.is_empty();
         refuse_signature(&function, &errors);
         let (event, wrapper, parameters) = parameters(&function, &errors);
+        refuse_inbox(&function, attr.krate.as_ref(), &errors);
         if attr.model.is_none() && complete {
             errors.at(
                 &function.sig.ident,
@@ -189,6 +192,14 @@ fn parameters(function: &ItemFn, errors: &Errors) -> (Option<Type>, Option<Path>
         };
         match wrapped(&input.ty) {
             None if is_context(&input.ty) => parameters.push(Parameter::Context),
+            None if is_inbox_tx(&input.ty) => match connection(&input.ty) {
+                Some(connection) => parameters.push(Parameter::InboxTx(Box::new(connection.clone()))),
+                None => errors.at(
+                    &input.ty,
+                    "say on which connection: `InboxTx<'_, PgConnection>` in a plain `fn`, `InboxTx<'_, AsyncPgConnection>` \
+                     in an `async fn`",
+                ),
+            },
             Some(("Event", ty)) => {
                 parameters.push(Parameter::Event);
                 wrapper = bare(&input.ty);
@@ -212,13 +223,36 @@ fn parameters(function: &ItemFn, errors: &Errors) -> (Option<Type>, Option<Path>
     (event, wrapper, parameters)
 }
 
+/// What can be said of transactions without knowing types.
+fn refuse_inbox(function: &ItemFn, krate: Option<&Path>, errors: &Errors) {
+    let mut transactions = function.sig.inputs.iter().filter_map(|input| match input {
+        FnArg::Typed(input) if is_inbox_tx(&input.ty) => Some(&input.ty),
+        _ => None,
+    });
+    let Some(first) = transactions.next() else { return };
+    if crate_path::is_core(krate) {
+        errors.at(
+            first,
+            "`InboxTx` is a transaction in a database, and `emitter-core` knows none: depend on `emitter-diesel`, which has all \
+             of `emitter-core` in it",
+        );
+    }
+    for another in transactions {
+        errors.at(another, "a second `InboxTx`: an event is claimed in one transaction");
+    }
+}
+
 /// Why a type cannot be a parameter.
 fn refusal(ty: &Type) -> String {
     if let Some(name) = last_word(ty).filter(|name| name.len() > "Event".len() && is_event(name)) {
         return format!("an event comes with what surrounds it: write `Event<{name}>`");
     }
     let refusal = match ty {
-        Type::Reference(reference) if wrapped(&reference.elem).is_some() || is_context(&reference.elem) => {
+        Type::Reference(reference)
+            if wrapped(&reference.elem).is_some()
+                || is_context(&reference.elem)
+                || is_inbox_tx(&reference.elem) =>
+        {
             "a listener takes its parameters by value: leave the `&` out"
         }
         Type::Tuple(_) => "a listener takes one event at a time, as `Event<…>`",
@@ -254,6 +288,30 @@ fn is_context(ty: &Type) -> bool {
         }
         Type::Group(group) => is_context(&group.elem),
         _ => false,
+    }
+}
+
+/// `InboxTx`, by the last part of the path.
+fn is_inbox_tx(ty: &Type) -> bool {
+    last(ty).is_some_and(|last| last.ident == "InboxTx")
+}
+
+/// The `C` of `InboxTx<'_, C>`.
+fn connection(ty: &Type) -> Option<&Type> {
+    let PathArguments::AngleBracketed(arguments) = &last(ty)?.arguments else { return None };
+    let mut types = arguments.args.iter().filter_map(|argument| match argument {
+        GenericArgument::Type(ty) => Some(ty),
+        _ => None,
+    });
+    types.next().filter(|_| types.next().is_none())
+}
+
+/// The last part of a type's path.
+fn last(ty: &Type) -> Option<&syn::PathSegment> {
+    match ty {
+        Type::Path(path) => path.path.segments.last(),
+        Type::Group(group) => last(&group.elem),
+        _ => None,
     }
 }
 

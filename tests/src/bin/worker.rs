@@ -1,5 +1,5 @@
-//! A node that the tests of the outbox kill: it writes durable events into PostgreSQL, or relays them, until
-//! somebody ends it. What it is to do it is told by one JSON value.
+//! A node that the tests of outbox and inbox kill: it writes durable events into PostgreSQL, relays them, or has effects
+//! of them, until somebody ends it. What it is to do it is told by one JSON value.
 #![allow(missing_docs, reason = "diesel's `table!` documents nothing")]
 
 use std::error::Error;
@@ -7,9 +7,11 @@ use std::thread;
 use std::time::Duration;
 
 use diesel::prelude::*;
+use diesel_async::AsyncPgConnection;
+use emitter_diesel::inbox::{Inbox, InboxTx, WithInbox};
 use emitter_diesel::outbox::{Outbox, RelayConfig, WithOutbox};
 use emitter_diesel::tables::Tables;
-use emitter_diesel::{Bind, Bound, Emit, Emits, Emitter, update};
+use emitter_diesel::{Bind, Bound, Emit, Emits, Emitter, Event, listener, update};
 use emitter_tests::worker::Task;
 use serde::{Deserialize, Serialize};
 
@@ -27,9 +29,67 @@ struct Order {
     step: i64,
 }
 
+diesel::table! {
+    /// One for each step, and nothing that keeps two from being written.
+    bills (order_id, step) {
+        order_id -> BigInt,
+        step -> BigInt,
+    }
+}
+
+diesel::table! {
+    totals (order_id) {
+        order_id -> BigInt,
+        bills -> BigInt,
+    }
+}
+
+/// Two writes, and time to be killed in between.
+#[listener(model = "order", remote_only)]
+fn bill(event: Event<OrderUpdated>, mut tx: InboxTx<'_, PgConnection>) -> QueryResult<()> {
+    let Order { id, step } = event.after;
+    let bill = (bills::order_id.eq(id), bills::step.eq(step));
+    diesel::insert_into(bills::table).values(bill).execute(&mut *tx)?;
+    thread::sleep(Duration::from_millis(fastrand::u64(..10)));
+    let total = diesel::update(totals::table.find(id)).set(totals::bills.eq(totals::bills + 1));
+    total.execute(&mut *tx).map(|_| ())
+}
+
+#[listener(model = "order", remote_only)]
+async fn bill_async(event: Event<OrderUpdated>, mut tx: InboxTx<'_, AsyncPgConnection>) -> QueryResult<()> {
+    let Order { id, step } = event.after;
+    let bill = (bills::order_id.eq(id), bills::step.eq(step));
+    let bill = diesel::insert_into(bills::table).values(bill);
+    diesel_async::RunQueryDsl::execute(bill, &mut *tx).await?;
+    tokio::time::sleep(Duration::from_millis(fastrand::u64(..10))).await;
+    let total = diesel::update(totals::table.find(id)).set(totals::bills.eq(totals::bills + 1));
+    diesel_async::RunQueryDsl::execute(total, &mut *tx).await.map(|_| ())
+}
+
+/// Has effects until it is killed.
+async fn listen(task: Task, listener: String) -> Result<(), Box<dyn Error>> {
+    let tables = |url: String| Tables::new(move || PgConnection::establish(&url));
+    let [url, blocking, asynchronous] = [(); 3].map(|()| task.database.clone());
+    let plain = Inbox::new(tables(url.clone()), move || PgConnection::establish(&blocking).map(Box::new));
+    let not_blocking = Inbox::from_async(tables(url), async move || {
+        use diesel_async::AsyncConnection;
+        AsyncPgConnection::establish(&asynchronous).await.map(Box::new)
+    });
+    let builder = Emitter::builder().service("billing").node(task.node).mqtt(task.broker.as_str());
+    // PostgreSQL has not many connections.
+    let builder = builder.listener_concurrency(8).select_listeners(move |info| info.name == listener);
+    let emitter = builder.inbox(plain).inbox(not_blocking).start().await?;
+    emitter.connected(Duration::from_secs(10)).await?;
+    println!("started");
+    std::future::pending().await
+}
+
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let task: Task = serde_json::from_str(&std::env::args().nth(1).ok_or("a task is missing")?)?;
+    let mut task: Task = serde_json::from_str(&std::env::args().nth(1).ok_or("a task is missing")?)?;
+    if let Some(listener) = task.listener.take() {
+        return listen(task, listener).await;
+    }
     let url = task.database.clone();
     let outbox = Outbox::new(Tables::new(move || PgConnection::establish(&url)));
     let outbox = match task.lease {
@@ -40,6 +100,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         None => outbox.without_relay(),
     };
     let builder = Emitter::builder().service("shop").node(task.node.clone()).mqtt(task.broker.as_str());
+    let builder = builder.select_listeners(|_| false);
     // The database may be away, too.
     let emitter = builder.outbox(outbox).start().await?;
     println!("started");

@@ -48,7 +48,7 @@ pub(crate) struct Sqlite {
 }
 
 impl Sqlite {
-    fn path(&self) -> PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         self.folder.path().join("test.db")
     }
 }

@@ -54,6 +54,7 @@ impl Stage {
             lease: Some(1_000),
             batch: 50,
             keys: 0,
+            listener: None,
             pause: None,
         }
     }

@@ -1,0 +1,171 @@
+//! Effects that happen once, though events come at least once: a listener marks the event in the transaction of
+//! its effect.
+//!
+//! A listener with a parameter [`InboxTx`] is called in a transaction that the framework began, and in which the
+//! event is claimed already. `Ok` commits effect and mark together; an error, a panic or a COMMIT that fails takes
+//! both back, and the listener is called again as any other. An event that was claimed and committed before is
+//! done: the function is not called.
+//!
+//! ```no_run
+//! # #[cfg(feature = "sqlite")]
+//! # mod example {
+//! use diesel::prelude::*;
+//! use emitter_diesel::inbox::{Inbox, InboxTx, WithInbox};
+//! use emitter_diesel::tables::Tables;
+//! use emitter_diesel::{Emits, Emitter, Event, listener};
+//! use serde::{Deserialize, Serialize};
+//!
+//! diesel::table! { orders { id -> BigInt, cents -> BigInt, } }
+//! diesel::table! { bills { id -> BigInt, order_id -> BigInt, cents -> BigInt, } }
+//!
+//! #[derive(Debug, Clone, Queryable, Serialize, Deserialize, Emits)]
+//! #[emits(create)]
+//! struct Order { id: i64, cents: i64 }
+//!
+//! /// One bill for each order, however often its event comes.
+//! #[listener(model = "order", allow_remote)]
+//! fn bill(event: Event<OrderCreated>, mut tx: InboxTx<'_, SqliteConnection>) -> QueryResult<()> {
+//!     let Order { id, cents } = event.row;
+//!     let bill = (bills::order_id.eq(id), bills::cents.eq(cents));
+//!     diesel::insert_into(bills::table).values(bill).execute(&mut *tx)?;
+//!     Ok(())
+//! }
+//!
+//! async fn started(pool: diesel::r2d2::Pool<diesel::r2d2::ConnectionManager<SqliteConnection>>)
+//! -> Result<Emitter, Box<dyn std::error::Error>> {
+//!     let tables = Tables::new(|| SqliteConnection::establish("shop.db")).migrate();
+//!     let inbox = Inbox::new(tables, move || pool.get());
+//!     Ok(Emitter::builder().service("billing").node("a").mqtt("mqtt://localhost").inbox(inbox).start().await?)
+//! }
+//! # }
+//! ```
+//!
+//! [`InboxTx`] dereferences to the bound handle, [`Bound`](crate::Bound) or `BoundAsync`: Diesel's queries take
+//! `&mut *tx`, and statements with `.emit()` and `.durable()` work in it. Their events leave with this COMMIT. A plain
+//! `fn` takes a connection of Diesel's, an `async fn` one of diesel-async.
+//!
+//! # Whose mark
+//! A mark is of a service, a listener's name and an event. The nodes of a service that share a database have the effect once
+//! together, also where each of them hears the event; two services have it once each. A listener that gets another name
+//! is another listener. Its events are told apart by their ids: those of programs that send no ids of their own kind, such
+//! as the npm package, get a new one each time that they arrive, and an inbox cannot know them again.
+//!
+//! # Two at once
+//! The mark is made before the effect, so a second call for the event waits, here or on another node, until the first
+//! has ended: then it finds the event done, or has it itself. How long it waits at most is said by the listener's time-out
+//! and the database's. Where the connections' isolation is `REPEATABLE READ` or `SERIALIZABLE`, PostgreSQL ends the second
+//! one with an error, as MySQL and MariaDB may with a deadlock; it is called again, and finds the event done.
+//!
+//! A call that took longer than its time-out commits nothing: an asynchronous one is dropped in the middle, and a plain one is
+//! rolled back when it comes to its end.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use emitter_core::Builder;
+use tokio::sync::watch;
+
+use crate::tables::Tables;
+
+pub(crate) mod claiming;
+mod clearing;
+mod connection;
+mod marks;
+mod transaction;
+
+pub use self::connection::{InAsyncFn, InPlainFn, InboxConnection};
+use self::marks::Marks;
+pub use self::transaction::InboxTx;
+
+/// Where the listeners of a node mark what they have done, and the connections on which they do it.
+///
+/// Given to the builder of an emitter by [`WithInbox::inbox`], one for each type of connection. It is then a
+/// [`State`](crate::State): `emitter.state::<Inbox<PgConnection>>()` tells its [`stats`](Self::stats).
+pub struct Inbox<C: InboxConnection> {
+    tables: Tables,
+    keep: Duration,
+    connect: C::Connect,
+    marks: Marks,
+    desk: Arc<Desk>,
+}
+
+/// What its calls and its thread share.
+#[derive(Debug)]
+struct Desk {
+    /// The tables are there.
+    open: watch::Sender<bool>,
+    /// Who claims.
+    listeners: Mutex<Vec<&'static str>>,
+    claimed: AtomicU64,
+    already_done: AtomicU64,
+}
+
+/// What an inbox has counted since the start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct InboxStats {
+    /// Events whose effect was committed together with its mark.
+    pub claimed: u64,
+    /// Events that were done already: the listener was not called.
+    pub already_done: u64,
+}
+
+/// So long a mark is kept.
+const KEEP: Duration = Duration::from_secs(30 * 24 * 3600);
+
+impl<C: InboxConnection> Inbox<C> {
+    fn with(tables: Tables, connect: C::Connect) -> Self {
+        let desk = Desk {
+            open: watch::Sender::new(false),
+            listeners: Mutex::default(),
+            claimed: AtomicU64::new(0),
+            already_done: AtomicU64::new(0),
+        };
+        let marks = Marks { dialect: C::DIALECT, names: tables.all_names().clone() };
+        Self { tables, keep: KEEP, connect, marks, desk: Arc::new(desk) }
+    }
+
+    /// How long a mark is kept. Default 30 days. An event that comes again later has its effect again, so it
+    /// cannot be shorter than events may come again: 7 days, which is how long histories keep what they mend gaps from, or
+    /// what this node's own history keeps, or as long as its session at the broker, where these are longer.
+    #[must_use]
+    pub fn keep(mut self, keep: Duration) -> Self {
+        self.keep = keep;
+        self
+    }
+
+    /// What was counted since the start.
+    #[must_use]
+    pub fn stats(&self) -> InboxStats {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        InboxStats { claimed: count(&self.desk.claimed), already_done: count(&self.desk.already_done) }
+    }
+}
+
+impl<C: InboxConnection> fmt::Debug for Inbox<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { tables, keep, .. } = self;
+        f.debug_struct("Inbox").field("tables", tables).field("keep", keep).finish_non_exhaustive()
+    }
+}
+
+/// Gives an emitter an inbox.
+pub trait WithInbox {
+    /// Has listeners with an [`InboxTx`] of this type of connection mark in this inbox what they do.
+    ///
+    /// [`start`](Builder::start) then fails with [`StartError::Companion`](emitter_core::StartError::Companion) where
+    /// the database cannot be reached, its tables are not those of this version, [`keep`](Inbox::keep) is too short, or two
+    /// listeners of one model have one name. Without an inbox, the start of a program with such a listener fails.
+    #[must_use]
+    fn inbox<C: InboxConnection>(self, inbox: Inbox<C>) -> Self;
+}
+
+impl WithInbox for Builder {
+    fn inbox<C: InboxConnection>(self, inbox: Inbox<C>) -> Self {
+        let begin =
+            clearing::thread(inbox.tables.clone(), inbox.marks.clone(), inbox.keep, Arc::clone(&inbox.desk));
+        self.state(inbox).companion("inbox", begin)
+    }
+}

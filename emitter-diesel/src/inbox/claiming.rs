@@ -1,0 +1,283 @@
+//! One call of a listener, in the transaction of its mark.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use diesel::connection::Connection;
+use diesel::result::Error;
+#[cfg(feature = "_async")]
+use diesel_async::TransactionManager;
+use emitter_core::__private::{Home, context};
+use emitter_core::listener::{Handler, MissingState, Outcome, States};
+use emitter_core::model::EventBody;
+use emitter_core::{Context, Emitter, Event, State};
+#[cfg(feature = "_async")]
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tokio::task::JoinSet;
+
+use super::connection::{InAsyncFn, InPlainFn, InboxConnection};
+use super::marks::Claim;
+use super::{Desk, Inbox, InboxTx};
+#[cfg(feature = "_async")]
+use crate::BoundAsync;
+#[cfg(feature = "_async")]
+use crate::handle::EmittingTransactionManager;
+use crate::handle::{Bindable, Lent, marker};
+
+/// The inbox of one listener.
+struct Claims<C: InboxConnection> {
+    inbox: State<Inbox<C>>,
+    home: Home,
+    listener: &'static str,
+}
+
+impl<C: InboxConnection> Claims<C> {
+    fn new(states: &States, listener: &'static str) -> Result<Self, MissingState> {
+        let inbox = states.get::<Inbox<C>>();
+        let inbox = inbox.map_err(|missing| MissingState { by: C::GIVEN_BY, ..missing })?;
+        inbox.desk.listeners.lock().unwrap_or_else(PoisonError::into_inner).push(listener);
+        Ok(Self { inbox, home: states.home(), listener })
+    }
+}
+
+impl<C: InboxConnection> Clone for Claims<C> {
+    fn clone(&self) -> Self {
+        Self { inbox: self.inbox.clone(), home: self.home.clone(), listener: self.listener }
+    }
+}
+
+/// Why a call did not commit.
+enum Undone {
+    /// It was done before.
+    Already,
+    Database(Error),
+    Listener(String),
+    Panicked(Box<dyn Any + Send>),
+}
+
+impl From<Error> for Undone {
+    fn from(error: Error) -> Self {
+        Self::Database(error)
+    }
+}
+
+impl<C: InboxConnection> Claims<C> {
+    /// Waits until the tables are there: a start does not wait with taking what the broker has.
+    async fn opened(&self) {
+        let open = &self.inbox.desk.open;
+        if !*open.borrow() {
+            // Where they never are, the start fails, and the node ends with this call in it.
+            let _ = open.subscribe().wait_for(|open| *open).await;
+        }
+    }
+
+    fn emitter(&self, call: &Context) -> Result<Emitter, String> {
+        call.emitter().ok_or_else(|| "its emitter is there no more".to_owned())
+    }
+
+    fn claim(&self, call: &Context, emitter: &Emitter) -> Claim {
+        self.inbox.marks.claim(call.id().to_string(), self.listener, &emitter.origin().service)
+    }
+
+    /// What became of a call.
+    fn ended(&self, result: Result<(), Undone>) -> Result<(), String> {
+        let desk: &Desk = &self.inbox.desk;
+        match result {
+            Ok(()) => {
+                desk.claimed.fetch_add(1, Ordering::Relaxed);
+                Ok(())
+            }
+            Err(Undone::Already) => {
+                desk.already_done.fetch_add(1, Ordering::Relaxed);
+                Ok(())
+            }
+            Err(Undone::Database(error)) => Err(error.to_string()),
+            Err(Undone::Listener(error)) => Err(error),
+            Err(Undone::Panicked(panic)) => resume_unwind(panic),
+        }
+    }
+}
+
+/// What a listener came to, whose transaction was taken back into `lent`.
+fn judged(outcome: std::thread::Result<Result<(), String>>, lent: Option<Lent>) -> Result<Lent, Undone> {
+    outcome.map_err(Undone::Panicked)?.map_err(Undone::Listener)?;
+    lent.ok_or_else(|| Undone::Listener(KEPT.to_owned()))
+}
+
+const KEPT: &str = "the listener has ended and its `InboxTx` has not: let it go before the listener returns";
+
+const TOO_LATE: &str = "it took longer than its time-out: what it did was rolled back";
+
+/// Says that nobody waits for a call any more.
+struct GivenUp(Arc<AtomicBool>);
+
+impl Drop for GivenUp {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+/// A handler around a plain function that is called in the transaction of its mark, for `#[listener]`.
+///
+/// # Errors
+/// Where the builder was given no inbox.
+pub fn in_plain_fn<T, C, O, F>(
+    states: &States,
+    listener: &'static str,
+    function: F,
+) -> Result<Handler, MissingState>
+where
+    T: EventBody,
+    C: InPlainFn,
+    O: Outcome,
+    F: for<'t> Fn(Event<T>, Context, InboxTx<'t, C>) -> O + Send + Sync + 'static,
+{
+    let (claims, function) = (Claims::<C>::new(states, listener)?, Arc::new(function));
+    Ok(Handler::from_async::<T, _, _>(move |event, attempt| {
+        let call = context(&event, attempt, &claims.home);
+        let (claims, function) = (claims.clone(), Arc::clone(&function));
+        async move {
+            claims.opened().await;
+            let too_late = Arc::new(AtomicBool::new(false));
+            let _given_up = GivenUp(Arc::clone(&too_late));
+            // Dropped at its time-out, the set takes back a call that no thread has begun.
+            let mut thread = JoinSet::new();
+            thread.spawn_blocking(move || {
+                let act = || claims.call_plain(&call, &too_late, |tx| function(event, call.clone(), tx));
+                call.within(act)
+            });
+            match thread.join_next().await {
+                Some(Ok(result)) => result,
+                Some(Err(stopped)) if stopped.is_panic() => resume_unwind(stopped.into_panic()),
+                Some(Err(_)) | None => Err("the runtime is shutting down".to_owned()),
+            }
+        }
+    }))
+}
+
+impl<C: InPlainFn> Claims<C> {
+    fn call_plain<O: Outcome>(
+        &self,
+        call: &Context,
+        too_late: &AtomicBool,
+        function: impl FnOnce(InboxTx<'_, C>) -> O,
+    ) -> Result<(), String> {
+        let emitter = self.emitter(call)?;
+        let claim = self.claim(call, &emitter);
+        let mut connection = (self.inbox.connect)()?;
+        let bound = Bindable::<marker::Blocking>::bound(&mut **connection, &emitter);
+        let mut bound = bound.map_err(|error| error.to_string())?;
+        bound.prove_commits();
+        let result = bound.transaction(|bound| {
+            if C::claim(bound, &claim)? == 0 {
+                return Err(Undone::Already);
+            }
+            let back = Mutex::new(None);
+            let tx = InboxTx::new(C::handle(bound.lend()), &back);
+            let outcome = catch_unwind(AssertUnwindSafe(|| function(tx).into_result()));
+            let lent = back.into_inner().unwrap_or_else(PoisonError::into_inner);
+            bound.take_back(judged(outcome, lent)?);
+            // The event was given up, or is another call's: which would have to wait for this one.
+            if too_late.load(Ordering::Acquire) { Err(Undone::Listener(TOO_LATE.to_owned())) } else { Ok(()) }
+        });
+        self.ended(result)
+    }
+}
+
+/// A handler around an asynchronous function that is called in the transaction of its mark, for `#[listener]`.
+///
+/// # Errors
+/// Where the builder was given no inbox.
+#[cfg(feature = "_async")]
+pub fn in_async_fn<T, C, O, F>(
+    states: &States,
+    listener: &'static str,
+    function: F,
+) -> Result<Handler, MissingState>
+where
+    T: EventBody,
+    C: InAsyncFn,
+    O: Outcome,
+    F: for<'t> Fn(Event<T>, Context, InboxTx<'t, C>) -> BoxFuture<'t, O> + Send + Sync + 'static,
+{
+    let (claims, function) = (Claims::<C>::new(states, listener)?, Arc::new(function));
+    Ok(Handler::from_async::<T, _, _>(move |event, attempt| {
+        let call = context(&event, attempt, &claims.home);
+        let (claims, function) = (claims.clone(), Arc::clone(&function));
+        async move {
+            claims.opened().await;
+            claims.call_async(&call, |tx| function(event, call.clone(), tx)).await
+        }
+    }))
+}
+
+/// Nothing to call it with.
+#[cfg(not(feature = "_async"))]
+#[expect(clippy::missing_errors_doc, reason = "nothing can call it")]
+pub fn in_async_fn<T, C, O, F>(
+    states: &States,
+    listener: &'static str,
+    function: F,
+) -> Result<Handler, MissingState>
+where
+    T: EventBody,
+    C: InAsyncFn,
+    F: for<'t> Fn(Event<T>, Context, InboxTx<'t, C>) -> BoxFuture<'t, O>,
+{
+    C::is_none(states, listener, function)
+}
+
+/// A call that has begun.
+pub fn boxed<'t, F: Future + Send + 't>(call: F) -> BoxFuture<'t, F::Output> {
+    Box::pin(call)
+}
+
+#[cfg(feature = "_async")]
+impl<C: InAsyncFn> Claims<C> {
+    /// Dropped in the middle, it never gets to the COMMIT.
+    async fn call_async<O: Outcome>(
+        &self,
+        call: &Context,
+        function: impl for<'t> FnOnce(InboxTx<'t, C>) -> BoxFuture<'t, O> + Send,
+    ) -> Result<(), String> {
+        let emitter = self.emitter(call)?;
+        let claim = self.claim(call, &emitter);
+        let mut connection = (self.inbox.connect)().await?;
+        let bound = BoundAsync::new(&emitter, &mut **connection);
+        let mut bound = bound.map_err(|error| error.to_string())?;
+        bound.prove_commits();
+        let begun = EmittingTransactionManager::begin_transaction(&mut bound).await;
+        begun.map_err(|error| error.to_string())?;
+        let result = match claimed_async(&mut bound, claim, function).await {
+            Ok(()) => {
+                EmittingTransactionManager::commit_transaction(&mut bound).await.map_err(Undone::Database)
+            }
+            Err(undone) => {
+                // What was wrong first says more than the clean-up after it.
+                let _ = EmittingTransactionManager::rollback_transaction(&mut bound).await;
+                Err(undone)
+            }
+        };
+        self.ended(result)
+    }
+}
+
+#[cfg(feature = "_async")]
+async fn claimed_async<C: InAsyncFn, O: Outcome>(
+    bound: &mut BoundAsync<'_, C>,
+    claim: Claim,
+    function: impl for<'t> FnOnce(InboxTx<'t, C>) -> BoxFuture<'t, O>,
+) -> Result<(), Undone> {
+    if C::claim(bound, claim).await? == 0 {
+        return Err(Undone::Already);
+    }
+    let back = Mutex::new(None);
+    let tx = InboxTx::new(C::handle(bound.lend()), &back);
+    let outcome = AssertUnwindSafe(async { function(tx).await.into_result() }).catch_unwind().await;
+    let lent = back.into_inner().unwrap_or_else(PoisonError::into_inner);
+    bound.take_back(judged(outcome, lent)?);
+    Ok(())
+}
