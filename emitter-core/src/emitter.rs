@@ -37,6 +37,7 @@ use crate::transport::{Transport, TransportStatus};
 
 mod builder;
 mod burying;
+mod bus;
 mod emission;
 mod gathering;
 mod health;
@@ -51,6 +52,7 @@ mod shutdown;
 use builder::check_name;
 pub use builder::{BeginCompanion, Builder, EndCompanion, StartError};
 use burying::{DeadLetters, Held};
+pub use bus::{Bus, Passing, Sighting};
 pub use emission::{Emission, Published, Route};
 pub use health::{Health, HealthStatus};
 use intake::Intake;

@@ -142,6 +142,7 @@ pub mod bypass;
 mod companion;
 pub mod engine;
 mod handle;
+pub mod mirror;
 pub mod outbox;
 pub mod queries;
 mod raw_sql;
