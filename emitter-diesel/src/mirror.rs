@@ -160,6 +160,8 @@ pub struct MirrorStats {
     pub batches: u64,
     /// Whether it is this node that writes.
     pub writes: bool,
+    /// Whether the broker has confirmed that what is published comes to it.
+    pub hears: bool,
 }
 
 /// What the mirror of an emitter has done; `None` where it has none.
@@ -182,6 +184,7 @@ struct Tally {
     refused: AtomicU64,
     batches: AtomicU64,
     writes: AtomicBool,
+    hears: AtomicBool,
 }
 
 impl Tally {
@@ -194,6 +197,7 @@ impl Tally {
             refused: count(&self.refused),
             batches: count(&self.batches),
             writes: self.writes.load(Ordering::Relaxed),
+            hears: self.hears.load(Ordering::Relaxed),
         }
     }
 }

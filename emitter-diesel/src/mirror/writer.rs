@@ -85,6 +85,9 @@ const RECONNECT: Backoff = Backoff {
 /// How long the last acknowledgements may take at an end.
 const GOODBYE: Duration = Duration::from_secs(2);
 
+/// How often it is looked whether the broker has confirmed the subscription.
+const SUBSCRIBING: Duration = Duration::from_millis(20);
+
 /// How often it is looked whether the emitter is still there.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -168,6 +171,7 @@ impl Writer {
         let Some(writing) = self.writing.take() else { return };
         drop(writing.gathered);
         self.tally.writes.store(false, Ordering::Relaxed);
+        self.tally.hears.store(false, Ordering::Relaxed);
         // Where another one has the lease, nothing more may be acknowledged in its name.
         if let Some(bus) = writing.bus.filter(|_| !goodbye.is_zero()) {
             bus.close(goodbye);
@@ -312,6 +316,11 @@ impl Writer {
         }
         let idle = Instant::now() + LOOK;
         let mut until = self.next_beat.min(self.next_clearing).min(idle);
+        let hears = writing.bus.as_ref().is_some_and(|bus| bus.status().subscriptions > 0);
+        self.tally.hears.store(hears, Ordering::Relaxed);
+        if !hears {
+            until = until.min(Instant::now() + SUBSCRIBING);
+        }
         let (mut rows, mut bytes, mut ids) = (0, 0, HashSet::new());
         while rows < self.config.batch && bytes < MOST_BYTES {
             let Some(bus) = &mut writing.bus else {

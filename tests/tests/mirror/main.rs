@@ -80,9 +80,9 @@ async fn recorded(emitter: &Emitter, wanted: u64) {
 }
 
 async fn writes(emitter: &Emitter) {
-    emitter_tests::eventually::eventually(|| mirror::stats(emitter).unwrap().writes).await;
-    // Subscribed: what is published before that is nobody's.
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    let told = || mirror::stats(emitter).unwrap();
+    // What is published before it hears is nobody's.
+    emitter_tests::eventually::eventually(|| told().writes && told().hears).await;
 }
 
 suite!(sqlite: databases::Sqlite);
