@@ -102,8 +102,7 @@ impl Job {
         match (&self.share, listener.group.as_deref()) {
             (Share::Of(own), group) => own.as_deref() == group,
             (Share::Own { published }, Some(_)) => !published,
-            (Share::Own { .. }, None) => true,
-            (Share::Again { listeners: None }, _) => true,
+            (Share::Own { .. }, None) | (Share::Again { listeners: None }, _) => true,
             (Share::Again { listeners: Some(names) }, _) => names.iter().any(|name| *name == *listener.name),
         }
     }

@@ -144,7 +144,7 @@ impl Bus {
             // Dead letters, announcements and canaries are no events.
             let events = match self.shared.topics.is_own_topic(&topic) {
                 true => Vec::new(),
-                false => self.events(&topic, payload, properties),
+                false => self.events(&topic, &payload, properties),
             };
             if !events.is_empty() {
                 return Some(Passing { topic, events, ack });
@@ -181,8 +181,8 @@ impl Bus {
         let _ = is_done.recv_timeout(within + Duration::from_secs(1));
     }
 
-    fn events(&mut self, topic: &str, payload: Bytes, properties: Properties) -> Vec<Sighting> {
-        let parts = match self.parts(topic, payload, &properties) {
+    fn events(&mut self, topic: &str, payload: &Bytes, properties: Properties) -> Vec<Sighting> {
+        let parts = match self.parts(topic, payload, properties) {
             Ok(parts) => parts,
             Err(refusal) => {
                 self.refuse(topic, &refusal);
@@ -202,8 +202,8 @@ impl Bus {
     fn parts(
         &self,
         topic: &str,
-        payload: Bytes,
-        properties: &Properties,
+        payload: &Bytes,
+        properties: Properties,
     ) -> Result<Vec<(Bytes, Properties)>, Refusal> {
         if topic.len() > MAX_TOPIC_BYTES {
             return Err(Refusal::Topic);
@@ -212,8 +212,8 @@ impl Bus {
         if bytes > limit {
             return Err(DecodeError::Properties { bytes, limit }.into());
         }
-        match batch::split(&payload, &self.shared.wire) {
-            None => Ok(vec![(payload, properties.clone())]),
+        match batch::split(payload, &self.shared.wire) {
+            None => Ok(vec![(payload.clone(), properties)]),
             // What came beside the message is about the batch.
             Some(events) => Ok(events?.into_iter().map(|event| (event, Properties::default())).collect()),
         }
@@ -238,28 +238,35 @@ impl Bus {
             }
         }
         let glimpse = Glimpse::of(text).ok_or(Refusal::NoObject)?;
+        let told = self.told(topic, &payload, &properties, &glimpse);
+        Ok(Sighting { signed, payload, properties, ..told })
+    }
+
+    /// What an event tells of itself; of what is none to any form, next to nothing.
+    fn told(&self, topic: &str, payload: &Bytes, properties: &Properties, glimpse: &Glimpse<'_>) -> Sighting {
+        let limits = &self.shared.wire;
         let place = self.shared.model_on(topic);
         let said = match &place {
             Some((_, said)) => *said,
             None => self.shared.topics.read(topic).map_or(Said::Nothing, |(_, said)| said),
         };
-        let decoded = envelope::decode(&payload, &properties, said, limits);
+        let decoded = envelope::decode(payload, properties, said, limits);
         // An event that is no row has no operation in its topic, nor in its kind where another program wrote it.
-        let decoded = decoded
-            .or_else(|_| envelope::decode(&payload, &properties, Said::This(Operation::Create), limits));
+        let decoded =
+            decoded.or_else(|_| envelope::decode(payload, properties, Said::This(Operation::Create), limits));
         let incoming = decoded.ok();
         let named = incoming.as_ref().and_then(|incoming| incoming.model.as_deref());
         let named = named.or(place.as_ref().map(|(model, _)| model.info.name));
         let known = named.and_then(|name| self.models.get(&name.to_ascii_lowercase())).copied();
         let model = known.map(|known| known.name).or(named).filter(|name| name.len() <= MAX_MODEL_BYTES);
         let operation = incoming.as_ref().map(|incoming| incoming.operation);
-        let kind = glimpse.kind(&properties).map(std::borrow::Cow::into_owned);
+        let kind = glimpse.kind(properties).map(std::borrow::Cow::into_owned);
         let kind = kind.filter(|kind| !kind.is_empty() && kind.len() <= Kind::MAX_BYTES);
         let kind = kind.or_else(|| match known.and_then(|known| known.event) {
             Some(kind) => Some(kind.to_owned()),
             None => Some(format!("{}.{}", model?, operation?)),
         });
-        let key = incoming.as_ref().and_then(|incoming| key(incoming, known, &glimpse, &properties));
+        let key = incoming.as_ref().and_then(|incoming| key(incoming, known, glimpse, properties));
         let id = incoming.as_ref().and_then(|incoming| incoming.id);
         let trace = incoming.as_ref().and_then(|incoming| incoming.trace);
         let trace_id = trace.map(|trace| Uuid::from_u128(trace.trace_id()));
@@ -268,8 +275,9 @@ impl Bus {
         let origin = incoming.and_then(|incoming| incoming.origin).filter(|origin| {
             [&origin.service, &origin.node].into_iter().all(|name| (1..=MAX_NAME_BYTES).contains(&name.len()))
         });
-        Ok(Sighting {
-            payload: payload.clone(),
+        Sighting {
+            payload: Bytes::new(),
+            properties: Properties::default(),
             id,
             origin,
             model,
@@ -277,9 +285,8 @@ impl Bus {
             key: key.filter(|key| key.len() <= MAX_KEY_BYTES),
             kind,
             trace_id,
-            signed,
-            properties: properties.clone(),
-        })
+            signed: false,
+        }
     }
 }
 

@@ -211,7 +211,7 @@ impl Store {
         optional(sql, origin.map(|origin| &*origin.node));
         // Models are one model whatever the case of their letters.
         optional(sql, event.model.as_ref().map(|model| model.to_ascii_lowercase()).as_deref());
-        optional(sql, event.operation.map(|operation| operation.as_str()));
+        optional(sql, event.operation.map(emitter_core::Operation::as_str));
         optional(sql, event.key.as_deref());
         let properties = (!event.properties.is_empty()).then(|| event.properties.to_json());
         optional(sql, properties.as_deref());
