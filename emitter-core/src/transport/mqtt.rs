@@ -168,7 +168,7 @@ impl Transport for MqttTransport {
     }
 
     /// Receives in a session that the broker keeps, whatever the settings say of others, and with a window of
-    /// [`RECEIVER_WINDOW`] at least: who writes down what comes acknowledges many at a time.
+    /// 1,000 at least: who writes down what comes acknowledges many at a time.
     fn receiver(&self, client: &str) -> Option<Arc<dyn Transport>> {
         let mut config = MqttConfig::clone(&self.config);
         config.keep_session(RECEIVER_WINDOW);
