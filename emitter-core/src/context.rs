@@ -9,7 +9,7 @@ use once_cell::sync::OnceCell;
 use crate::cause::Cause;
 use crate::emit::Notes;
 use crate::emitter::{Emitter, WeakEmitter};
-use crate::event::{Event, EventId, Origin, Source, Timestamp};
+use crate::event::{Again, Event, EventId, Origin, Source, Timestamp};
 use crate::model::EventBody;
 use crate::trace::Trace;
 
@@ -35,6 +35,7 @@ pub struct Context {
     time: Timestamp,
     notes: Option<Arc<Notes>>,
     attempt: u32,
+    again: Option<Again>,
     home: Home,
 }
 
@@ -100,6 +101,13 @@ impl Context {
         self.attempt
     }
 
+    /// Why the event is handed out again, where somebody does that: a listener that sends e-mails returns
+    /// where this is [`Again::Replayed`].
+    #[must_use]
+    pub fn again(&self) -> Option<Again> {
+        self.again
+    }
+
     /// The emitter that calls the listener, for binding a connection and writing in turn; `None`
     /// when the application has dropped it meanwhile.
     #[must_use]
@@ -141,5 +149,5 @@ pub fn context<T: EventBody>(event: &Event<T>, attempt: u32, home: &Home) -> Con
     let meta = event.meta();
     let (id, source, time) = (meta.id, meta.source, meta.time);
     let (origin, notes) = (meta.origin.clone(), meta.notes.clone());
-    Context { id, source, origin, time, notes, attempt, home: home.clone() }
+    Context { id, source, origin, time, notes, attempt, again: meta.again, home: home.clone() }
 }

@@ -68,6 +68,8 @@ enum Share {
     Of(Option<Arc<str>>),
     /// This node wrote it. Where it is on its way to other nodes, too, groups get it from the broker.
     Own { published: bool },
+    /// It comes from a record, for the listeners of these names, or for all, whatever their group.
+    Again { listeners: Option<Arc<[String]>> },
 }
 
 impl Job {
@@ -86,12 +88,22 @@ impl Job {
         Self { event, done: Some(done), share: Share::Of(group), may_leave: true }
     }
 
-    /// Whether it is for the listeners of this group, or for those of none.
-    fn is_for(&self, group: Option<&str>) -> bool {
-        match (&self.share, group) {
+    /// An event from a record, for listeners of these names, or for all. `done` is complete when they are done.
+    pub(crate) fn again(
+        event: Arc<dyn AnyEvent>,
+        listeners: Option<Arc<[String]>>,
+        done: Arc<Completion>,
+    ) -> Self {
+        Self { event, done: Some(done), share: Share::Again { listeners }, may_leave: true }
+    }
+
+    /// Whether it is for this listener, by its group and its name.
+    fn is_for(&self, listener: &ListenerInfo) -> bool {
+        match (&self.share, listener.group.as_deref()) {
             (Share::Of(own), group) => own.as_deref() == group,
             (Share::Own { published }, Some(_)) => !published,
-            (Share::Own { .. }, None) => true,
+            (Share::Own { .. }, None) | (Share::Again { listeners: None }, _) => true,
+            (Share::Again { listeners: Some(names) }, _) => names.iter().any(|name| *name == *listener.name),
         }
     }
 
@@ -394,7 +406,7 @@ impl Worker {
                 continue;
             }
             heard = true;
-            if !job.is_for(attendant.listener.group()) {
+            if !job.is_for(&attendant.listener.info) {
                 continue;
             }
             match filtered(&attendant.listener.handler, &job.event) {
@@ -496,10 +508,6 @@ enum Called {
 }
 
 impl Listener {
-    fn group(&self) -> Option<&str> {
-        self.info.group.as_deref()
-    }
-
     fn wants(&self, source: Source, operation: Operation) -> bool {
         self.info.hears.hears(source)
             && self.handler.operation().is_none_or(|wanted| wanted == operation)

@@ -37,6 +37,7 @@ use crate::transport::{Transport, TransportStatus};
 
 mod builder;
 mod burying;
+mod bus;
 mod catching_up;
 mod emission;
 mod gathering;
@@ -52,6 +53,7 @@ mod shutdown;
 use builder::check_name;
 pub use builder::{BeginCompanion, Builder, EndCompanion, StartError};
 use burying::{DeadLetters, Held};
+pub use bus::{Bus, Passing, Sighting};
 use catching_up::CatchingUp;
 pub use emission::{Emission, Published, Route};
 pub use health::{Health, HealthStatus};

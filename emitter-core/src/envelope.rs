@@ -67,12 +67,14 @@ use crate::trace::Trace;
 mod args;
 mod cloud_events;
 mod format;
+mod glimpse;
 mod json;
 mod specification;
 mod tracker;
 
 pub use args::Names;
 pub use format::{Format, Kind, NoKind};
+pub(crate) use glimpse::{Glimpse, is_kept_by_value, key_of_row};
 pub(crate) use json::text;
 use json::{from_object, is_deeper_than, malformed, what_is_wrong};
 

@@ -162,6 +162,8 @@ pub struct Meta {
     pub sequence: Option<u64>,
     /// The keys of its rows.
     pub keys: Keys,
+    /// It was there before, and is handed out again.
+    pub(crate) again: Option<Again>,
     pub(crate) notes: Option<Arc<Notes>>,
 }
 
@@ -208,10 +210,24 @@ impl Meta {
         self.notes.as_ref().map(|notes| &notes.metadata).filter(|metadata| **metadata != Metadata::default())
     }
 
+    /// Why it is handed out again, where somebody does that: a replay is marked so for whoever sends e-mails.
+    #[must_use]
+    pub fn again(&self) -> Option<Again> {
+        self.again
+    }
+
     /// Everything that its writer noted, in the order of names.
     pub fn all_metadata(&self) -> impl Iterator<Item = (&str, &str)> {
         self.notes.iter().flat_map(|notes| notes.metadata.iter())
     }
+}
+
+/// Why an event is handed to listeners that may have had it before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Again {
+    /// Somebody replays it from a record, such as a mirror.
+    Replayed,
 }
 
 /// The keys of an event's rows: usually exactly one, kept without an allocation.

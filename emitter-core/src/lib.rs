@@ -88,10 +88,10 @@ pub use crate::batch::Batches;
 pub use crate::context::Context;
 pub use crate::emit::{EmitConfig, EmitOptions, QoS, Scope};
 pub use crate::emitter::{
-    BeginCompanion, Builder, Emission, Emitter, EndCompanion, Health, HealthStatus, NotConnected, Published,
-    ReplayError, Route, ShutdownReport, StartError, Subscription, WeakEmitter,
+    BeginCompanion, Builder, Bus, Emission, Emitter, EndCompanion, Health, HealthStatus, NotConnected,
+    Passing, Published, ReplayError, Route, ShutdownReport, Sighting, StartError, Subscription, WeakEmitter,
 };
-pub use crate::event::{Event, EventId, Operation, Origin, Source};
+pub use crate::event::{Again, Event, EventId, Operation, Origin, Source};
 pub use crate::key::Key;
 pub use crate::listener::{ListenerOptions, State};
 pub use crate::masked::{HashKey, Hashed, Redacted};

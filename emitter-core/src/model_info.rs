@@ -13,7 +13,7 @@ use crate::emit::{Notes, QoS};
 use crate::envelope::{
     Content, DecodeError, EncodeError, Incoming, IncomingContent, IncomingRow, RowImages, encode_row,
 };
-use crate::event::{EventId, Keys, Meta, Operation, Origin, Source, Stored, Timestamp};
+use crate::event::{Again, EventId, Keys, Meta, Operation, Origin, Source, Stored, Timestamp};
 use crate::key::Key;
 use crate::model::{
     Body, BodyRef, Created, CreatedMany, Deleted, DeletedMany, Model, ModelEvent, RowChange, Updated,
@@ -93,6 +93,9 @@ pub(crate) struct Received {
 pub(crate) trait AnyEvent: Send + Sync {
     fn meta(&self) -> &Meta;
 
+    /// Says that it was there before.
+    fn mark(&mut self, again: Again);
+
     fn model(&self) -> &'static ModelInfo;
 
     /// Its rows as JSON.
@@ -111,6 +114,10 @@ pub(crate) trait AnyEvent: Send + Sync {
 impl<M: Model> AnyEvent for Stored<M> {
     fn meta(&self) -> &Meta {
         &self.meta
+    }
+
+    fn mark(&mut self, again: Again) {
+        self.meta.again = Some(again);
     }
 
     fn model(&self) -> &'static ModelInfo {
@@ -345,6 +352,7 @@ fn opened<'m>(
 impl Surrounding {
     fn meta(self, keys: Keys) -> Meta {
         Meta {
+            again: None,
             id: self.received.id,
             operation: self.operation,
             source: self.received.source,

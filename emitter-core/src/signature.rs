@@ -151,6 +151,11 @@ pub(crate) enum Checked {
     Unsigned,
 }
 
+/// Whether an event carries a signature, of whomever.
+pub(crate) fn is_signed(payload: &[u8]) -> bool {
+    split(payload).is_some()
+}
+
 /// An event without its signature.
 pub(crate) fn unsigned(payload: &[u8]) -> Vec<u8> {
     match split(payload) {

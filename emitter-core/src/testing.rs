@@ -223,6 +223,7 @@ impl TestEmitter {
         let event = event.into_event();
         let body = event.body();
         let meta = Meta {
+            again: None,
             id: EventId::now(),
             operation: body.operation(),
             source: Source::Remote,

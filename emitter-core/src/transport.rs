@@ -66,6 +66,15 @@ pub trait Transport: Send + Sync + 'static {
         None
     }
 
+    /// A connection of its own that only receives, as the client `client`, in a session that belongs to that
+    /// name and not to this node: whichever node takes the name goes on where the last one that had it stopped,
+    /// and throws it off. What was retained before it subscribed it is not sent. `None` where the transport
+    /// knows no such thing.
+    fn receiver(&self, client: &str) -> Option<std::sync::Arc<dyn Transport>> {
+        let _ = client;
+        None
+    }
+
     /// The next message, or `None` once the transport is closed. Meant for one caller.
     fn next(&self) -> BoxFuture<'_, Option<Delivery>>;
 

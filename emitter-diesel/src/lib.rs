@@ -144,6 +144,7 @@ mod companion;
 pub mod engine;
 mod handle;
 pub mod inbox;
+pub mod mirror;
 pub mod outbox;
 pub mod queries;
 mod raw_sql;

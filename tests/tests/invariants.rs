@@ -287,6 +287,9 @@ const PURE: &[&str] = &[
     "emitter-diesel/src/inbox/marks.rs",
     "emitter-core/src/record.rs",
     "emitter-diesel/src/outbox/store.rs",
+    "emitter-diesel/src/mirror/known.rs",
+    "emitter-diesel/src/mirror/selection.rs",
+    "emitter-diesel/src/mirror/store.rs",
     "emitter-diesel/src/tables/dialect.rs",
     "emitter-diesel/src/tables/names.rs",
     "emitter-core/src/batch.rs",
@@ -302,6 +305,7 @@ const PURE: &[&str] = &[
     "emitter-core/src/envelope/args.rs",
     "emitter-core/src/envelope/cloud_events.rs",
     "emitter-core/src/envelope/format.rs",
+    "emitter-core/src/envelope/glimpse.rs",
     "emitter-core/src/envelope/json.rs",
     "emitter-core/src/envelope/specification.rs",
     "emitter-core/src/envelope/tracker.rs",
@@ -520,6 +524,7 @@ fn nothing_is_global_but_the_lists_of_listeners_and_models() {
 const TASKS: &[(&str, usize, &str)] = &[
     ("emitter-core/src/dispatcher.rs", 1, "the worker's `JoinSet` of calls, which it drains before it ends"),
     ("emitter-core/src/emitter.rs", 2, "the node's `JoinSet` of workers, and intakes, awaited by `shutdown`"),
+    ("emitter-core/src/emitter/bus.rs", 1, "the end of a bus, awaited by the thread that closes it"),
     ("emitter-core/src/emitter/builder.rs", 2, "publishing and burying, awaited by `shutdown`"),
     (
         "emitter-core/src/emitter/burying.rs",
@@ -637,6 +642,7 @@ const MANY_BY_MACRO: &[(&str, &str)] = &[
 const NO_ABSTRACTION: &[(&str, &str)] = &[
     ("WithCatchUp", "an extension of `Builder`, which lives in a crate that knows no databases"),
     ("WithInbox", "an extension of `Builder`, which lives in a crate that knows no databases"),
+    ("WithMirror", "an extension of `Builder`, which lives in a crate that knows no databases"),
     ("WithOutbox", "an extension of `Builder`, which lives in a crate that knows no databases"),
     ("ComparedColumn", "has the compiler say in words of ours why a column has to be comparable"),
     ("IsModel", "has the compiler say in words of ours that an event belongs to another model"),

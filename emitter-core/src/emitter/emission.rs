@@ -88,6 +88,7 @@ impl<M: Model> Route<M> {
         // One look at the clock is enough for both.
         let time = Timestamp::now();
         let meta = Meta {
+            again: None,
             id: EventId::at(time),
             operation: body.operation(),
             source: Source::Local,

@@ -3,12 +3,14 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::{Emitter, ModelState};
 use crate::ack::Ack;
-use crate::dead_letter::DeadLetter;
-use crate::dispatcher::{Job, Message};
+use crate::dead_letter::{DeadLetter, Original};
+use crate::dispatcher::{Completion, Job, Message};
 use crate::envelope::{self, DecodeError};
-use crate::event::{EventId, Source, Timestamp};
+use crate::event::{Again, EventId, Source, Timestamp};
 use crate::model_info::{AnyEvent, Received};
 use crate::properties::Properties;
 use crate::queue::Refused;
@@ -24,7 +26,7 @@ impl Emitter {
     /// # Errors
     /// [`ReplayError`]; then no listener is called.
     pub fn replay(&self, payload: &[u8]) -> Result<EventId, ReplayError> {
-        self.replay_as(payload, &Properties::default(), None)
+        self.replay_as(payload, &Properties::default(), None, Some(Again::Replayed))
     }
 
     /// The same with a dead letter, of whichever form its event was: what the payload does not tell, its
@@ -33,7 +35,35 @@ impl Emitter {
     /// # Errors
     /// [`ReplayError`]; then no listener is called.
     pub fn replay_letter(&self, letter: &DeadLetter) -> Result<EventId, ReplayError> {
-        self.replay_as(&letter.payload, &letter.properties, Some(&letter.original_topic))
+        self.replay_as(&letter.payload, &letter.properties, Some(&letter.original_topic), None)
+    }
+
+    /// Hands an event that was kept as it travelled to this node's listeners: to all that hear it by its source,
+    /// whatever their group, or to those of these names alone, marked as [`Again::Replayed`]. `handled` is done
+    /// when the last of them is.
+    ///
+    /// # Errors
+    /// [`ReplayError`]; then no listener is called, and `handled` is dropped.
+    pub fn replay_kept(
+        &self,
+        topic: &str,
+        payload: &Bytes,
+        properties: &Properties,
+        listeners: Option<Arc<[String]>>,
+        handled: Ack,
+    ) -> Result<EventId, ReplayError> {
+        let (model, mut event) = self.recalled(payload, properties, Some(topic), false)?;
+        if model.worker.get().is_none() {
+            return Err(ReplayError::Unheard);
+        }
+        self.room(&model)?;
+        mark(&mut event, Again::Replayed);
+        let id = event.meta().id;
+        let original =
+            Original { topic: topic.to_owned(), payload: payload.clone(), properties: properties.clone() };
+        let done = Completion::new(handled, Some(original), None);
+        model.queue.push(Message::Event(Job::again(event, listeners, done)))?;
+        Ok(id)
     }
 
     /// Hands an event that is written down to this node's listeners, as `Local`, as its writer would have done
@@ -56,8 +86,10 @@ impl Emitter {
         payload: &[u8],
         properties: &Properties,
         topic: Option<&str>,
+        again: Option<Again>,
     ) -> Result<EventId, ReplayError> {
-        let (model, event) = self.recalled(payload, properties, topic, false)?;
+        let (model, mut event) = self.recalled(payload, properties, topic, false)?;
+        again.into_iter().for_each(|again| mark(&mut event, again));
         let id = event.meta().id;
         if model.worker.get().is_none() {
             self.node.shared.counters.unheard.add_one();
@@ -104,6 +136,13 @@ impl Emitter {
         let decoded = catch_unwind(AssertUnwindSafe(|| (model.info.decode)(incoming, received)));
         let event = decoded.map_err(|_| ReplayError::Panicked)??;
         Ok((model, event))
+    }
+}
+
+/// Says that an event was there before. Nobody else has it yet.
+fn mark(event: &mut Arc<dyn AnyEvent>, again: Again) {
+    if let Some(event) = Arc::get_mut(event) {
+        event.mark(again);
     }
 }
 

@@ -178,6 +178,11 @@ pub const CASES: &[Case] = &[
         run: |trial| Box::pin(cases::groups(trial)),
     },
     Case {
+        name: "receiver",
+        about: "A further connection by a name of its own goes on, on another node, where it stopped, and is not sent what was retained before",
+        run: |trial| Box::pin(cases::receiver(trial)),
+    },
+    Case {
         name: "refusal",
         about: "A publish or subscription that the broker refuses is an error of that one alone",
         run: |trial| Box::pin(cases::refusal(trial)),

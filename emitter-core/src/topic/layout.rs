@@ -300,7 +300,7 @@ impl Topics {
         let text = self.with_model(model);
         let below = text.strip_prefix(self.prefix.as_str()).and_then(|rest| rest.strip_prefix('/'));
         let first = below.and_then(|rest| rest.split('/').next());
-        let within = first.is_some_and(|first| first == OWN[0] || first.starts_with(OWN[1]));
+        let within = first.is_some_and(Self::is_own_level);
         // Where the model's own levels are few, all of these may lie below it. Their last level may be what the
         // layout has there.
         let filter = self.model_filter(model);
@@ -309,6 +309,28 @@ impl Topics {
             || ["dlq", "_nodes", "_canary", "_replay"]
                 .iter()
                 .any(|own| filter.matches(self.own(&[own, last]).as_str()))
+    }
+
+    /// The filter for everything that may be an event: all below the prefix, or below the first levels of a
+    /// layout that has others.
+    #[must_use]
+    pub fn everything(&self) -> TopicFilter {
+        match self.layout.0.first() {
+            Some(Level::Prefix) => TopicFilter(format!("{}/#", self.prefix.as_str()).into()),
+            _ => TopicFilter(format!("{}#", self.before).into()),
+        }
+    }
+
+    /// Whether a topic is one of the framework's own, such as those of dead letters and of nodes.
+    #[must_use]
+    pub fn is_own_topic(&self, topic: &str) -> bool {
+        let below = topic.strip_prefix(self.prefix.as_str()).and_then(|rest| rest.strip_prefix('/'));
+        below.is_some_and(|below| Self::is_own_level(below.split('/').next().unwrap_or_default()))
+    }
+
+    /// Whether the first level below the prefix is the framework's own.
+    fn is_own_level(first: &str) -> bool {
+        first == OWN[0] || first.starts_with(OWN[1])
     }
 
     /// The topic of this node's own that has these levels below the prefix.

@@ -116,7 +116,7 @@ impl MemoryBroker {
     /// Outside of a tokio runtime with time enabled.
     #[must_use]
     pub fn connect(&self, client: &str) -> MemoryTransport {
-        MemoryTransport::start(&self.broker, client, None)
+        MemoryTransport::start(&self.broker, client, true, None)
     }
 
     /// Breaks both links of a client, and keeps them down until [`reconnect`](Self::reconnect). It
@@ -203,7 +203,7 @@ impl fmt::Debug for MemoryBroker {
 pub struct MemoryTransport {
     broker: Arc<Broker>,
     client: String,
-    /// Absent from the connection of a group.
+    /// Absent from connections that only receive.
     publisher: Option<Arc<Publisher>>,
     subscriber: Arc<Subscriber>,
     /// Aborts what is left of them when dropped.
@@ -211,12 +211,12 @@ pub struct MemoryTransport {
 }
 
 impl MemoryTransport {
-    fn start(broker: &Arc<Broker>, client: &str, share: Option<&str>) -> Self {
-        let member = broker.join(client, share);
+    fn start(broker: &Arc<Broker>, client: &str, publishes: bool, share: Option<&str>) -> Self {
+        let member = broker.join(client, publishes, share);
         let dice = |side: &str| broker.faults().dice(&format!("{client}/{side}/{}", member.life));
         let link = |wake| Link::new(Arc::clone(broker), client, member.life, wake);
         let publish = || Arc::new(Publisher::new(link(Arc::clone(&member.publisher))));
-        let publisher = share.is_none().then(publish);
+        let publisher = publishes.then(publish);
         let subscriber = Arc::new(Subscriber::new(link(Arc::clone(&member.subscriber))));
         let mut tasks = JoinSet::new();
         if let Some(publisher) = &publisher {
@@ -261,7 +261,11 @@ impl Transport for MemoryTransport {
 
     fn group(&self, share: &str, name: &str) -> Option<Arc<dyn Transport>> {
         let client = format!("{}:{name}", self.client);
-        Some(Arc::new(Self::start(&self.broker, &client, Some(share))))
+        Some(Arc::new(Self::start(&self.broker, &client, false, Some(share))))
+    }
+
+    fn receiver(&self, client: &str) -> Option<Arc<dyn Transport>> {
+        Some(Arc::new(Self::start(&self.broker, client, false, None)))
     }
 
     fn subscribe(&self, filter: TopicFilter) {

@@ -48,7 +48,7 @@ pub(crate) use self::config::Presence;
 pub use self::config::{ClientId, MqttConfig, MqttConfigError, MqttVersion, Overflow};
 use self::driver::{Side, keep_connected};
 use self::publisher::Publisher;
-use self::subscriber::Subscriber;
+use self::subscriber::{Reach, Subscriber};
 #[cfg(feature = "mqtt-tls")]
 pub use self::tls::Tls;
 use super::{Confirmation, Delivery, Message, PublishError, Transport, TransportStatus, Unconfirmed};
@@ -62,7 +62,7 @@ use crate::topic::TopicFilter;
 pub struct MqttTransport {
     config: Arc<MqttConfig>,
     client_id: String,
-    /// Absent from the connection of a group.
+    /// Absent from connections that only receive.
     publisher: Option<Arc<Publisher>>,
     subscriber: Arc<Subscriber>,
     canaries: Option<Arc<Canaries>>,
@@ -71,6 +71,9 @@ pub struct MqttTransport {
 }
 
 const EXPOSED: &str = "events, user name and password travel in plain text: use mqtts:// or wss://, with the feature `mqtt-tls`";
+
+/// How many deliveries a [receiver](Transport::receiver) may have unacknowledged; brokers have bounds of their own.
+const RECEIVER_WINDOW: u16 = 1_000;
 
 /// How long the tasks get to say goodbye when the deadline is already over.
 const GOODBYE: Duration = Duration::from_millis(200);
@@ -99,8 +102,12 @@ impl MqttTransport {
         let canaries = config.presence.as_ref().zip(config.canary);
         let canaries = canaries.map(|(presence, every)| (Canaries::new(presence.canary.clone()), every));
         let (canaries, every) = canaries.unzip();
-        let subscriber =
-            Subscriber::new(Arc::clone(&config), format!("{client_id}-subscriber"), None, canaries.clone());
+        let subscriber = Subscriber::new(
+            Arc::clone(&config),
+            format!("{client_id}-subscriber"),
+            Reach::All,
+            canaries.clone(),
+        );
         let mut tasks = JoinSet::new();
         if let (Some(canaries), Some(every)) = (&canaries, every) {
             let (publisher, subscriber) = (Arc::clone(&publisher), Arc::clone(&subscriber));
@@ -112,12 +119,9 @@ impl MqttTransport {
         Self { config, client_id, publisher: Some(publisher), subscriber, canaries, tasks }
     }
 
-    /// Receives as `{client_id}:{name}`, in a session that the broker keeps, what is its share of
-    /// `$share/{share}/…`.
-    fn group_of(&self, share: &str, name: &str) -> Self {
-        let (config, client_id) = (Arc::clone(&self.config), format!("{}:{name}", self.client_id));
-        let subscriber =
-            Subscriber::new(Arc::clone(&config), client_id.clone(), Some(share.to_owned()), None);
+    /// Receives as this client, and does nothing else.
+    fn receiving(config: Arc<MqttConfig>, client_id: String, reach: Reach) -> Self {
+        let subscriber = Subscriber::new(Arc::clone(&config), client_id.clone(), reach, None);
         let mut tasks = JoinSet::new();
         tasks.spawn(keep_connected(Arc::clone(&subscriber)));
         let tasks = tokio::sync::Mutex::new(tasks);
@@ -156,8 +160,19 @@ impl Transport for MqttTransport {
         }
     }
 
+    /// Receives as `{client_id}:{name}`, in a session that the broker keeps, what is its share of
+    /// `$share/{share}/…`.
     fn group(&self, share: &str, name: &str) -> Option<Arc<dyn Transport>> {
-        Some(Arc::new(self.group_of(share, name)))
+        let (config, client_id) = (Arc::clone(&self.config), format!("{}:{name}", self.client_id));
+        Some(Arc::new(Self::receiving(config, client_id, Reach::Share(share.to_owned()))))
+    }
+
+    /// Receives in a session that the broker keeps, whatever the settings say of others, and with a window of
+    /// 1,000 at least: who writes down what comes acknowledges many at a time.
+    fn receiver(&self, client: &str) -> Option<Arc<dyn Transport>> {
+        let mut config = MqttConfig::clone(&self.config);
+        config.keep_session(RECEIVER_WINDOW);
+        Some(Arc::new(Self::receiving(Arc::new(config), client.to_owned(), Reach::New)))
     }
 
     fn subscribe(&self, filter: TopicFilter) {

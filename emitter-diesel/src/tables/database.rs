@@ -7,7 +7,7 @@ use diesel::sql_types::{BigInt, Integer, Nullable, SmallInt, Text};
 use super::dialect::Dialect;
 
 /// A connection that an outbox or the like has for itself: Diesel's to PostgreSQL, SQLite, MySQL or MariaDB.
-pub trait Database {
+pub trait Database: Send {
     /// Its SQL.
     fn dialect(&self) -> Dialect;
 
@@ -47,6 +47,12 @@ pub trait Database {
     /// # Errors
     /// The database's.
     fn pairs(&mut self, sql: String) -> QueryResult<Vec<Pair>>;
+
+    /// Reads rows of a mirror.
+    ///
+    /// # Errors
+    /// The database's.
+    fn seen(&mut self, sql: String) -> QueryResult<Vec<Seen>>;
 }
 
 /// A row that is to be published.
@@ -102,6 +108,46 @@ pub struct Pair {
     pub(crate) number: i64,
 }
 
+/// A row of a mirror.
+#[derive(Clone, PartialEq, Eq, QueryableByName)]
+pub struct Seen {
+    #[diesel(sql_type = BigInt)]
+    pub(crate) id: i64,
+    #[diesel(sql_type = Text)]
+    pub(crate) xid: String,
+    #[diesel(sql_type = Text)]
+    pub(crate) topic: String,
+    #[diesel(sql_type = Text)]
+    pub(crate) payload: String,
+    #[diesel(sql_type = Nullable<Text>)]
+    pub(crate) properties: Option<String>,
+    #[diesel(sql_type = BigInt)]
+    pub(crate) created: i64,
+    #[diesel(sql_type = Nullable<Text>)]
+    pub(crate) event_id: Option<String>,
+    #[diesel(sql_type = Nullable<Text>)]
+    pub(crate) trace_id: Option<String>,
+    #[diesel(sql_type = Nullable<Text>)]
+    pub(crate) service: Option<String>,
+    #[diesel(sql_type = Nullable<Text>)]
+    pub(crate) node: Option<String>,
+    #[diesel(sql_type = Nullable<Text>)]
+    pub(crate) model: Option<String>,
+    #[diesel(sql_type = Nullable<Text>)]
+    pub(crate) operation: Option<String>,
+    #[diesel(sql_type = Nullable<Text>)]
+    pub(crate) record_id: Option<String>,
+    #[diesel(sql_type = Nullable<Text>)]
+    pub(crate) kind: Option<String>,
+}
+
+impl std::fmt::Debug for Seen {
+    /// Leaves the payload out: it holds users' data.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Seen").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
 macro_rules! databases {
     ($($feature:literal $connection:path: $dialect:ident, $changed:expr;)*) => { $(
         #[cfg(feature = $feature)]
@@ -131,6 +177,10 @@ macro_rules! databases {
             }
 
             fn pairs(&mut self, sql: String) -> QueryResult<Vec<Pair>> {
+                diesel::RunQueryDsl::load(diesel::sql_query(sql), self)
+            }
+
+            fn seen(&mut self, sql: String) -> QueryResult<Vec<Seen>> {
                 diesel::RunQueryDsl::load(diesel::sql_query(sql), self)
             }
         }

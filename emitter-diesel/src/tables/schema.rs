@@ -253,6 +253,60 @@ fn first(dialect: Dialect, names: &Names, lanes: u32) -> Vec<String> {
         "INSERT INTO {schema} (version, outbox_id, lanes, applied_at) VALUES (1, {random}, {lanes}, {})",
         dialect.timestamp()
     ));
+    statements.extend(mirror(dialect, names));
+    statements
+}
+
+/// What travelled on the bus, and who writes it down.
+fn mirror(dialect: Dialect, names: &Names) -> Vec<String> {
+    let Types { serial, uuid, name, whose, text, json, time, options, prefix } = Types::of(dialect);
+    let (mirror, writers) = (names.table("events_mirror"), names.table("mirrors"));
+    // In days, of which a whole one is dropped at once. A number beside that of the row tells which transaction
+    // wrote it: rows are read only when all that began before it are over.
+    let (serial, json, time, also, options) = match dialect {
+        Dialect::Postgres => (
+            "BIGSERIAL NOT NULL",
+            "JSONB",
+            "TIMESTAMPTZ(3)",
+            ", xid xid8 NOT NULL DEFAULT pg_current_xact_id(), PRIMARY KEY (id, created_at)",
+            " PARTITION BY RANGE (created_at)",
+        ),
+        Dialect::Sqlite | Dialect::MySql => (serial, json, time, "", options),
+    };
+    let index = |index, on: &str| format!("CREATE INDEX {} ON {mirror} {on}", names.index(index));
+    let mut statements = vec![
+        format!(
+            "CREATE TABLE {mirror} (id {serial}, topic {text} NOT NULL, payload {json} NOT NULL, \
+             created_at {time} NOT NULL DEFAULT {now}, trace_id {uuid}, kind {whose}, event_id {uuid}, \
+             incarnation {uuid}, service {whose}, node {whose}, model {name}, operation {name}, record_id {text}, \
+             properties {text}, exact {text}{also}){options}",
+            now = match dialect {
+                Dialect::Postgres => "now()",
+                Dialect::Sqlite => "(strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))",
+                Dialect::MySql => "CURRENT_TIMESTAMP(3)",
+            }
+        ),
+        index("events_mirror_topic", &format!("(topic{prefix})")),
+        index("events_mirror_trace", "(trace_id)"),
+        index("events_mirror_created", "(created_at)"),
+        index("events_mirror_kind", "(kind)"),
+        index("events_mirror_event", "(event_id, incarnation)"),
+        index("events_mirror_record", &format!("(model, record_id{prefix})")),
+        format!(
+            "CREATE TABLE {writers} (name {whose} NOT NULL PRIMARY KEY, owner {name}, node {whose}, \
+             until BIGINT NOT NULL DEFAULT 0, batches BIGINT NOT NULL DEFAULT 0){}",
+            Types::of(dialect).options
+        ),
+    ];
+    if dialect == Dialect::Postgres {
+        // For what comes on a day of which there is no partition.
+        let rest = names.table("events_mirror_rest");
+        statements.push(format!("CREATE TABLE {rest} PARTITION OF {mirror} DEFAULT"));
+        statements.push(index("events_mirror_order", "(xid, id)"));
+        // Of the forms that have a kind in their JSON.
+        let of_payload = "((payload ->> 'kind')) WHERE (payload ->> 'kind') IS NOT NULL";
+        statements.push(index("events_mirror_payload_kind", of_payload));
+    }
     statements
 }
 

@@ -32,7 +32,7 @@ enum Flaw {
     Swaps,
     /// Closing counts one too few.
     Miscounts,
-    /// Each member of a group is one of its own.
+    /// Each member of a group is one of its own, and each receiver has a session of its own.
     GroupsOfOne,
 }
 
@@ -113,6 +113,15 @@ impl Transport for FlawedTransport {
         Some(Self::over(self.inner.group(&own, name)?, self.flaw))
     }
 
+    fn receiver(&self, client: &str) -> Option<Arc<dyn Transport>> {
+        static LIVES: AtomicUsize = AtomicUsize::new(0);
+        let own = match self.flaw {
+            Flaw::GroupsOfOne => format!("{client}-{}", LIVES.fetch_add(1, Ordering::Relaxed)),
+            _ => client.to_owned(),
+        };
+        Some(Self::over(self.inner.receiver(&own)?, self.flaw))
+    }
+
     fn next(&self) -> BoxFuture<'_, Option<Delivery>> {
         Box::pin(self.take())
     }
@@ -170,6 +179,8 @@ const FOUND: &[(Flaw, &str, &str)] = &[
     (Flaw::Swaps, "concurrency", "came first after"),
     (Flaw::Miscounts, "close_under_load", "closing counted"),
     (Flaw::GroupsOfOne, "groups", "to no member, or to two"),
+    (Flaw::GroupsOfOne, "receiver", "were lost"),
+    (Flaw::AcknowledgesAtOnce, "receiver", "were lost"),
 ];
 
 /// With a clock that goes on as soon as everybody waits.

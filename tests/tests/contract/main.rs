@@ -56,7 +56,7 @@ macro_rules! tests {
         $(tests! {
             $broker = $start;
             publish_and_subscribe every_qos properties retained wildcard concurrency order order_after_a_cut no_ack_before_done
-            window_of_the_next_life resend duplicate_bound restart close_under_load groups refusal oversize
+            window_of_the_next_life resend duplicate_bound restart close_under_load groups receiver refusal oversize
         })*
     };
 }

@@ -541,6 +541,31 @@ async fn member(
     Ok(member)
 }
 
+pub(super) async fn receiver(trial: &Trial<'_>) -> Outcome {
+    let user = trial.model("user");
+    let [one, two] = [trial.connect("one").await, trial.connect("two").await];
+    let retained = |text| Message { retain: true, ..message(&user, Operation::Create, text) };
+    trial.publish(&*two, retained("old")).await?;
+    let reception = |transport: &dyn Transport| {
+        transport.receiver("receiver-audit").ok_or("the transport knows no receivers")
+    };
+    let first = reception(&*one)?;
+    trial.subscribe(&*first, &[&user]).await?;
+    let few = trial.bounds().deliveries.min(10);
+    trial.stream(&*two, &user, 0..few, |_| {}).await?;
+    let mut arrivals = trial.receive(&*first, few / 2).await?;
+    // What was not acknowledged is the next one's, with what comes while there is none.
+    let held = trial.next(&*first).await?;
+    trial.close(&*first).await?;
+    drop((held, first, one));
+    trial.stream(&*two, &user, few..2 * few, |_| {}).await?;
+    let second = reception(&*two)?;
+    second.subscribe(filter(&user));
+    trial.receive_more(&*second, &mut arrivals, 2 * few).await?;
+    trial.close(&*second).await?;
+    trial.publish(&*two, retained("")).await
+}
+
 pub(super) async fn refusal(trial: &Trial<'_>) -> Outcome {
     let (user, forbidden) = (trial.model("user"), model(FORBIDDEN));
     let sender = trial.connect("sender").await;

@@ -34,6 +34,8 @@ struct State {
 /// A client that has connected once.
 struct Client {
     session: Session,
+    /// It is handed what was retained before it subscribed.
+    hears_retained: bool,
     /// With whom it shares messages.
     share: Option<String>,
     member: Member,
@@ -93,7 +95,7 @@ impl Broker {
     }
 
     /// A new transport for a client; an older one is taken over.
-    pub(super) fn join(&self, name: &str, share: Option<&str>) -> Member {
+    pub(super) fn join(&self, name: &str, hears_retained: bool, share: Option<&str>) -> Member {
         let mut state = self.lock();
         let life = state.clients.get(name).map_or(0, |client| client.member.life + 1);
         let member = Member { life, publisher: Arc::default(), subscriber: Arc::default() };
@@ -104,7 +106,7 @@ impl Broker {
             }
             None => {
                 let (session, share) = (Session::new(SESSION_BOUND), share.map(str::to_owned));
-                let client = Client { session, share, member: member.clone(), cuts: 0 };
+                let client = Client { session, hears_retained, share, member: member.clone(), cuts: 0 };
                 state.clients.insert(name.to_owned(), client);
             }
         }
@@ -132,7 +134,7 @@ impl Broker {
         let mut state = self.lock();
         let State { clients, retained, .. } = &mut *state;
         let client = connected(clients, ticket)?;
-        if client.share.is_none() {
+        if client.hears_retained {
             for message in retained.values().filter(|message| filter.matches(&message.topic)) {
                 client.session.push(message);
             }

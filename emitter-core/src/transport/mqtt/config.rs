@@ -351,6 +351,12 @@ impl MqttConfig {
         self
     }
 
+    /// The same for a connection whose session is kept in any case, with at least this window.
+    pub(super) fn keep_session(&mut self, window: u16) {
+        self.clean = false;
+        self.receive_maximum = self.receive_maximum.max(window);
+    }
+
     /// Whether the node says on `{prefix}/_nodes/{service}.{node}` that it is there, in a retained message
     /// that the broker replaces by its last will when it goes without a word. Default: yes.
     #[must_use]

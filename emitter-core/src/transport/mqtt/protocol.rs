@@ -99,6 +99,8 @@ pub(super) struct Incoming {
     pub(super) topic: String,
     pub(super) payload: Bytes,
     pub(super) properties: Properties,
+    /// It was kept for who subscribes, and is sent because somebody did.
+    pub(super) retained: bool,
     /// `None` for QoS 0, which is not acknowledged.
     pub(super) receipt: Option<Receipt>,
 }
@@ -406,6 +408,7 @@ fn v5_incoming(publish: v5::mqttbytes::v5::Publish) -> Incoming {
         topic: String::from_utf8_lossy(&publish.topic).into_owned(),
         payload: publish.payload,
         properties: publish.properties.map(properties_of).unwrap_or_default(),
+        retained: publish.retain,
         receipt: (publish.qos != v5::mqttbytes::QoS::AtMostOnce)
             .then_some(Receipt { id: publish.pkid, exactly_once }),
     }
@@ -479,6 +482,7 @@ fn v311_incoming(publish: rumqttc::Publish) -> Incoming {
         topic: publish.topic,
         payload: publish.payload,
         properties: Properties::default(),
+        retained: publish.retain,
         receipt: (publish.qos != rumqttc::QoS::AtMostOnce)
             .then_some(Receipt { id: publish.pkid, exactly_once }),
     }

@@ -25,12 +25,22 @@ pub(super) struct Subscriber {
     state: Mutex<State>,
     /// There is a first wish.
     first_wish: Notify,
-    /// Whose share of the messages it gets, if not all of them.
-    share: Option<String>,
+    reach: Reach,
     /// Messages of this node to itself; they go no further than here.
     canaries: Option<Arc<Canaries>>,
     deliveries: mpsc::Sender<Queued>,
     inbox: tokio::sync::Mutex<mpsc::Receiver<Queued>>,
+}
+
+/// Which messages a subscriber gets, of those that match its filters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// All of them, with what was retained before.
+    All,
+    /// What is published from its subscription on.
+    New,
+    /// Its share of that.
+    Share(String),
 }
 
 struct State {
@@ -57,7 +67,7 @@ impl Subscriber {
     pub(super) fn new(
         config: Arc<MqttConfig>,
         client_id: String,
-        share: Option<String>,
+        reach: Reach,
         canaries: Option<Arc<Canaries>>,
     ) -> Arc<Self> {
         let (deliveries, inbox) = mpsc::channel(config.receive_maximum.into());
@@ -72,7 +82,7 @@ impl Subscriber {
                 coming_again_before: 0,
             }),
             first_wish: Notify::new(),
-            share,
+            reach,
             canaries,
             deliveries,
             inbox: tokio::sync::Mutex::new(inbox),
@@ -96,9 +106,9 @@ impl Subscriber {
 
     /// The filter as the broker is asked for it.
     fn shared<'f>(&self, filter: &'f TopicFilter) -> Cow<'f, str> {
-        match &self.share {
-            None => filter.as_str().into(),
-            Some(share) => format!("$share/{share}/{filter}").into(),
+        match &self.reach {
+            Reach::All | Reach::New => filter.as_str().into(),
+            Reach::Share(share) => format!("$share/{share}/{filter}").into(),
         }
     }
 
@@ -170,10 +180,10 @@ impl Subscriber {
     /// takes one; `until` lies before the broker's patience ends. After it the connection is given
     /// up, and what was not acknowledged comes again.
     async fn deliver(&self, incoming: Incoming, until: tokio::time::Instant) -> Result<(), Lost> {
-        if let Some(canaries) =
-            self.canaries.as_ref().filter(|canaries| incoming.topic == canaries.topic.as_str())
-        {
-            canaries.arrived(&incoming.payload);
+        let canaries = self.canaries.as_ref().filter(|canaries| incoming.topic == canaries.topic.as_str());
+        canaries.inspect(|canaries| canaries.arrived(&incoming.payload));
+        let is_old = incoming.retained && self.reach != Reach::All;
+        if canaries.is_some() || is_old {
             let arrival = incoming.receipt.map(|receipt| self.lock().acks.arrived(receipt));
             arrival.into_iter().for_each(|arrival| self.done(arrival));
             return Ok(());

@@ -1,0 +1,237 @@
+//! A table of every event that was seen on the bus, and replays from it.
+//!
+//! A node with a mirror writes down what travels below the application's topics, whoever wrote it and in
+//! whichever form, and tells the broker only then that it has it: what is published while the node, the network
+//! or the database is away waits at the broker. Any number of nodes may be given the same mirror. One writes, and
+//! when it dies another one goes on, in the same session at the broker, where it stopped.
+//!
+//! ```no_run
+//! # #[cfg(feature = "sqlite")]
+//! # async fn started() -> Result<(), Box<dyn std::error::Error>> {
+//! use diesel::{Connection, SqliteConnection};
+//! use emitter_diesel::Emitter;
+//! use emitter_diesel::mirror::{Mirror, Mirrored, ReplayOptions, Selection, WithMirror};
+//! use emitter_diesel::tables::Tables;
+//!
+//! let tables = Tables::new(|| SqliteConnection::establish("audit.db")).migrate();
+//! let builder = Emitter::builder().service("audit").node("a").mqtt("mqtt://localhost");
+//! let emitter = builder.mirror(Mirror::new(tables.clone())).start().await?;
+//!
+//! // Reading needs no emitter. It blocks, as Diesel does.
+//! let mut mirrored = Mirrored::open(&tables)?;
+//! let orders = Selection { model: Some("order".to_owned()), key: Some("7".to_owned()), ..Selection::default() };
+//! println!("{} events", mirrored.count(&orders)?);
+//! for event in mirrored.read(&orders)?.events {
+//!     println!("{} {} {}", event.created_at, event.kind.as_deref().unwrap_or("?"), event.topic);
+//! }
+//!
+//! // Hands them to this node's listeners once more.
+//! let replayed = tokio::task::spawn_blocking(move || -> Result<_, emitter_diesel::mirror::MirrorError> {
+//!     mirrored.replay(&emitter, orders, ReplayOptions::default())?.finish()
+//! });
+//! println!("{:?}", replayed.await??);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What is written down
+//! Every message that is a JSON object, and every one in a batch, by itself: with its topic, when it was written
+//! down (`created_at`, the database's clock), and what it tells of itself. Not: what the framework says to itself
+//! (dead letters, announcements, canaries), what was retained before the mirror first subscribed, and what is
+//! no JSON object, larger or deeper than the node takes, or, where the node has
+//! [`Signatures`](emitter_core::Signatures), not signed by whom it trusts.
+//!
+//! An event of this framework is written down once, as long as its row is kept, however often it comes: its
+//! origin and its id tell it from all others. Of other programs' events nothing does, and what comes again (after a
+//! crash between the commit and the acknowledgement, or because its publisher sent it twice) is a second row.
+//!
+//! On PostgreSQL the payload is `jsonb`, which keeps values and not texts. Where that would make another event of
+//! it, and where it is signed, the exact text stands beside it (`exact`); what is read and replayed is that.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use emitter_core::{Builder, Emitter, WeakEmitter};
+
+use crate::companion;
+use crate::tables::Tables;
+
+mod bell;
+mod known;
+mod reading;
+mod replay;
+mod selection;
+mod store;
+mod writer;
+
+use self::bell::Bell;
+pub use self::reading::{MirrorError, Mirrored, MirroredEvent, Page, Tail};
+pub use self::replay::{Listeners, Replay, ReplayOptions, Replayed};
+pub use self::selection::{Cursor, NoCursor, Selection};
+use self::writer::Writer;
+
+/// A mirror in a database's tables, and how this node writes it.
+///
+/// Given to the builder of an emitter by [`WithMirror::mirror`].
+#[derive(Debug)]
+#[must_use = "it is given to the builder of an emitter: `.mirror(mirror)`"]
+pub struct Mirror {
+    tables: Tables,
+    config: MirrorConfig,
+}
+
+impl Mirror {
+    /// The mirror in these tables.
+    pub fn new(tables: Tables) -> Self {
+        Self { tables, config: MirrorConfig::default() }
+    }
+
+    /// How it is written. Default: see [`MirrorConfig`].
+    pub fn config(mut self, config: MirrorConfig) -> Self {
+        self.config = config;
+        self
+    }
+}
+
+/// How a mirror is written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MirrorConfig {
+    /// What it is called among the mirrors of its service: the client at the broker is `{service}-{name}`, and
+    /// one node at a time is that client. A service that mirrors into two databases needs two names. Default `mirror`.
+    pub name: String,
+    /// How many events are written at a time at most. Default 1,000.
+    pub batch: usize,
+    /// How long an event waits for others at most; while a batch is written the next one gathers anyway. Brokers
+    /// send no more than a window of unacknowledged messages, so a long time is a slow mirror. Default 2 ms.
+    pub linger: Duration,
+    /// How long the writing belongs to a node that says nothing more, by the database's clock. Default 15 s; at
+    /// least 1 s.
+    pub lease: Duration,
+    /// How long rows are kept. On PostgreSQL days are dropped as a whole. Default 30 days; at least 1 s.
+    pub keep: Duration,
+}
+
+impl Default for MirrorConfig {
+    fn default() -> Self {
+        Self {
+            name: "mirror".to_owned(),
+            batch: 1_000,
+            linger: Duration::from_millis(2),
+            lease: Duration::from_secs(15),
+            keep: Duration::from_secs(30 * 24 * 3600),
+        }
+    }
+}
+
+impl MirrorConfig {
+    /// What nobody meant, as near to it as works.
+    fn within_bounds(self) -> Self {
+        const DAY: Duration = Duration::from_secs(24 * 3600);
+        Self {
+            batch: self.batch.clamp(1, 10_000),
+            linger: self.linger.min(Duration::from_secs(1)),
+            lease: self.lease.clamp(Duration::from_secs(1), DAY),
+            // Databases know no later times than some thousand years from now.
+            keep: self.keep.clamp(Duration::from_secs(1), 100 * 365 * DAY),
+            ..self
+        }
+    }
+
+    fn is_named(&self) -> bool {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        (1..=64).contains(&self.name.len()) && self.name.chars().all(allowed)
+    }
+}
+
+/// What a node's mirror has done since its start, in events unless said otherwise.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MirrorStats {
+    /// Written down.
+    pub recorded: u64,
+    /// Not written down again.
+    pub duplicates: u64,
+    /// Lost, because the database took everything else, and not this one. The log says which.
+    pub failed: u64,
+    /// No events, or not signed by whom this node trusts.
+    pub refused: u64,
+    /// Batches written.
+    pub batches: u64,
+    /// Whether it is this node that writes.
+    pub writes: bool,
+    /// Whether the broker has confirmed that what is published comes to it.
+    pub hears: bool,
+}
+
+/// What the mirror of an emitter has done; `None` where it has none.
+#[must_use]
+pub fn stats(emitter: &Emitter) -> Option<MirrorStats> {
+    emitter.state::<Attached>().map(|attached| attached.tally.told())
+}
+
+/// A mirror that an emitter has.
+#[derive(Debug, Default)]
+struct Attached {
+    tally: Arc<Tally>,
+}
+
+#[derive(Debug, Default)]
+struct Tally {
+    recorded: AtomicU64,
+    duplicates: AtomicU64,
+    failed: AtomicU64,
+    refused: AtomicU64,
+    batches: AtomicU64,
+    writes: AtomicBool,
+    hears: AtomicBool,
+}
+
+impl Tally {
+    fn told(&self) -> MirrorStats {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        MirrorStats {
+            recorded: count(&self.recorded),
+            duplicates: count(&self.duplicates),
+            failed: count(&self.failed),
+            refused: count(&self.refused),
+            batches: count(&self.batches),
+            writes: self.writes.load(Ordering::Relaxed),
+            hears: self.hears.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// Gives an emitter a mirror.
+pub trait WithMirror {
+    /// Writes every event on the bus down in this mirror, or stands by while another node does.
+    ///
+    /// [`start`](Builder::start) then fails with [`StartError::Companion`](emitter_core::StartError::Companion)
+    /// where the database cannot be reached, its tables are not those of this version, or there is no bus.
+    #[must_use]
+    fn mirror(self, mirror: Mirror) -> Self;
+}
+
+impl WithMirror for Builder {
+    fn mirror(self, mirror: Mirror) -> Self {
+        let attached = Attached::default();
+        let tally = Arc::clone(&attached.tally);
+        let bell = Arc::new(Bell::default());
+        let end = Arc::clone(&bell);
+        let Mirror { tables, config } = mirror;
+        let open = move |emitter: &WeakEmitter| {
+            let alive = emitter.upgrade().ok_or("its emitter is there no more")?;
+            if alive.transport_status().is_none() {
+                return Err("its emitter has no transport: give `.mqtt(\"mqtt://…\")`".to_owned());
+            }
+            if !config.is_named() {
+                return Err("its name has to have 1 to 64 letters, digits, '-', '_', '.'".to_owned());
+            }
+            let (database, _) = tables.open()?;
+            Ok(Writer::new(config.within_bounds(), tables, database, &alive, tally, bell))
+        };
+        let run = |mut writer: Writer, emitter| writer.run(&emitter);
+        let begin = companion::thread("emitter-mirror", open, run, move || end.end());
+        self.state(attached).companion("mirror", begin)
+    }
+}
