@@ -35,6 +35,7 @@ pub struct Context {
     time: Timestamp,
     notes: Option<Arc<Notes>>,
     attempt: u32,
+    is_redriven: bool,
     home: Home,
 }
 
@@ -94,6 +95,13 @@ impl Context {
         self.attempt
     }
 
+    /// Whether the event was a dead letter, and is handed to this listener again by a redrive. Id and
+    /// idempotency key are those of the first time; [`attempt`](Self::attempt) begins at 1.
+    #[must_use]
+    pub fn is_redriven(&self) -> bool {
+        self.is_redriven
+    }
+
     /// The emitter that calls the listener, for binding a connection and writing in turn; `None`
     /// when the application has dropped it meanwhile.
     #[must_use]
@@ -135,5 +143,6 @@ pub fn context<T: EventBody>(event: &Event<T>, attempt: u32, home: &Home) -> Con
     let meta = event.meta();
     let (id, source, time) = (meta.id, meta.source, meta.time);
     let (origin, notes) = (meta.origin.clone(), meta.notes.clone());
-    Context { id, source, origin, time, notes, attempt, home: home.clone() }
+    let is_redriven = meta.is_redriven;
+    Context { id, source, origin, time, notes, attempt, is_redriven, home: home.clone() }
 }

@@ -162,10 +162,18 @@ pub struct Meta {
     pub sequence: Option<u64>,
     /// The keys of its rows.
     pub keys: Keys,
+    /// It was a dead letter.
+    pub(crate) is_redriven: bool,
     pub(crate) notes: Option<Arc<Notes>>,
 }
 
 impl Meta {
+    /// Whether it was a dead letter and is handed on again: see [`Emitter::redrive`](crate::Emitter::redrive).
+    #[must_use]
+    pub const fn is_redriven(&self) -> bool {
+        self.is_redriven
+    }
+
     /// The trace to which it belongs, if its writer said so.
     #[must_use]
     pub fn trace(&self) -> Option<Trace> {
@@ -345,6 +353,13 @@ pub struct Origin {
     pub node: Arc<str>,
     /// A new UUIDv7 at each start.
     pub incarnation: Uuid,
+}
+
+impl Origin {
+    /// Whether both are the same node, in whichever of its lives.
+    pub(crate) fn is_of_node(&self, other: &Self) -> bool {
+        (&self.service, &self.node) == (&other.service, &other.node)
+    }
 }
 
 impl fmt::Display for Origin {

@@ -88,7 +88,7 @@ pub use crate::context::Context;
 pub use crate::emit::{EmitConfig, EmitOptions, QoS, Scope};
 pub use crate::emitter::{
     BeginCompanion, Builder, Emission, Emitter, EndCompanion, Health, HealthStatus, NotConnected, Published,
-    ReplayError, Route, ShutdownReport, StartError, Subscription, WeakEmitter,
+    RedriveError, ReplayError, Route, ShutdownReport, StartError, Subscription, WeakEmitter,
 };
 pub use crate::event::{Event, EventId, Operation, Origin, Source};
 pub use crate::key::Key;

@@ -91,6 +91,8 @@ pub(crate) struct Received {
 pub(crate) trait AnyEvent: Send + Sync {
     fn meta(&self) -> &Meta;
 
+    fn meta_mut(&mut self) -> &mut Meta;
+
     fn model(&self) -> &'static ModelInfo;
 
     /// Its rows as JSON.
@@ -109,6 +111,10 @@ pub(crate) trait AnyEvent: Send + Sync {
 impl<M: Model> AnyEvent for Stored<M> {
     fn meta(&self) -> &Meta {
         &self.meta
+    }
+
+    fn meta_mut(&mut self) -> &mut Meta {
+        &mut self.meta
     }
 
     fn model(&self) -> &'static ModelInfo {
@@ -350,6 +356,7 @@ impl Surrounding {
             time: self.received.time,
             sequence: self.sequence,
             keys,
+            is_redriven: false,
             notes: self.notes,
         }
     }

@@ -230,6 +230,7 @@ impl TestEmitter {
             time: Timestamp::now(),
             sequence: None,
             keys: keys(&body),
+            is_redriven: false,
             notes: None,
         };
         let (id, operation) = (meta.id, meta.operation);

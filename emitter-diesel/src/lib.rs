@@ -140,6 +140,7 @@ mod bound_async;
 mod buffer;
 pub mod bypass;
 mod companion;
+pub mod dead_letters;
 pub mod engine;
 mod handle;
 pub mod outbox;

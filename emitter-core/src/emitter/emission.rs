@@ -95,6 +95,7 @@ impl<M: Model> Route<M> {
             time,
             sequence: None,
             keys: keys(&body),
+            is_redriven: false,
             notes: noted(self.notes),
         };
         let ticket = self.receipt.map(|receipt| Box::new(receipt.ticket(meta.id, meta.operation)));
