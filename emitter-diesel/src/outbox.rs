@@ -39,11 +39,13 @@ use tracing::error;
 use crate::companion;
 use crate::tables::{Database, Tables};
 
+mod given_up;
 mod mailbox;
 mod relay;
 mod store;
 mod writing;
 
+pub use self::given_up::{GivenUp, GivenUpEvent, GivenUpSelection, GivenUpStatus};
 use self::relay::Relay;
 pub use self::relay::RelayConfig;
 

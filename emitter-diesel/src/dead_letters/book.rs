@@ -67,23 +67,23 @@ impl DeadLetterBook {
         Self::unopened(&self.tables)
     }
 
-    /// Asks the database; after an error, the next one asks on a new connection.
-    pub(super) fn ask<R>(
-        &self,
-        ask: impl FnOnce(&mut dyn Database, &Store) -> QueryResult<R>,
-    ) -> QueryResult<R> {
-        let mut database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
-        let connected = match database.take() {
-            Some(connected) => connected,
-            None => self.tables.connected()?,
+    /// Asks the database; where it does not answer on a connection that was there before, once more on a new one.
+    pub(super) fn ask<R>(&self, ask: impl Fn(&mut dyn Database, &Store) -> QueryResult<R>) -> QueryResult<R> {
+        let ask = |database: &mut dyn Database| {
+            let store = Store { dialect: database.dialect(), names: self.tables.all_names().clone() };
+            ask(database, &store)
         };
-        let connected = database.insert(connected);
-        let store = Store { dialect: connected.dialect(), names: self.tables.all_names().clone() };
-        let answer = ask(&mut **connected, &store);
-        if answer.is_err() {
-            *database = None;
+        let mut kept = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(mut database) = kept.take()
+            && let Ok(answer) = ask(&mut *database)
+        {
+            *kept = Some(database);
+            return Ok(answer);
         }
-        answer
+        let mut database = self.tables.connected()?;
+        let answer = ask(&mut *database)?;
+        *kept = Some(database);
+        Ok(answer)
     }
 
     /// Letters, without their payloads.
@@ -159,9 +159,10 @@ impl DeadLetterBook {
     }
 
     /// Keeps letters, in order. One that is there already is left as it is.
-    pub(super) fn keep<'l>(&self, letters: impl IntoIterator<Item = &'l DeadLetter>) -> QueryResult<()> {
+    pub(super) fn keep(&self, letters: &[&DeadLetter]) -> QueryResult<()> {
         self.ask(|database, store| {
-            store.insert(letters).into_iter().try_for_each(|insert| database.change(insert).map(drop))
+            let inserts = store.insert(letters.iter().copied());
+            inserts.into_iter().try_for_each(|insert| database.change(insert).map(drop))
         })
     }
 }

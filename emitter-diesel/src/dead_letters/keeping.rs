@@ -106,10 +106,8 @@ impl Keeping {
     }
 
     fn write_all(&self, letters: Vec<Letter>) {
-        // Once more on a new connection: the one before may have been too old.
-        let size = self.recent_size().or_else(|_| self.recent_size());
         let Limits { letters: most, bytes: most_bytes } = self.limits;
-        let mut size = match size {
+        let mut size = match self.recent_size() {
             Ok(size) => size,
             Err(error) => return letters.into_iter().for_each(|letter| letter.tell(Err(error.to_string()))),
         };
@@ -127,13 +125,14 @@ impl Keeping {
             }
         }
         self.waiting().size = Some(size);
-        let together = self.book.keep(kept.iter().map(|letter| &*letter.letter));
+        let all: Vec<&DeadLetter> = kept.iter().map(|letter| &*letter.letter).collect();
+        let together = self.book.keep(&all);
         for letter in kept {
             if together.is_ok() {
                 letter.tell(Ok(()));
             } else if !letter.told.is_closed() {
                 // One of them may be at fault: each for itself.
-                let outcome = self.book.keep([&*letter.letter]);
+                let outcome = self.book.keep(&[&letter.letter]);
                 letter.tell(outcome.map_err(|error| error.to_string()));
             }
         }

@@ -50,6 +50,12 @@ pub trait Database: Send {
     /// The database's.
     fn letters(&mut self, sql: String) -> QueryResult<Vec<LetterRow>>;
 
+    /// Reads rows of an outbox that were given up.
+    ///
+    /// # Errors
+    /// The database's.
+    fn given_up(&mut self, sql: String) -> QueryResult<Vec<GivenUpRow>>;
+
     /// Reads a pair of a text and a number.
     ///
     /// # Errors
@@ -153,6 +159,27 @@ impl fmt::Debug for LetterRow {
     }
 }
 
+/// A row of an outbox that was given up, without its event.
+#[derive(Debug, Clone, PartialEq, Eq, QueryableByName)]
+pub struct GivenUpRow {
+    #[diesel(sql_type = BigInt)]
+    pub(crate) id: i64,
+    #[diesel(sql_type = Text)]
+    pub(crate) status: String,
+    #[diesel(sql_type = Text)]
+    pub(crate) event_id: String,
+    #[diesel(sql_type = Text)]
+    pub(crate) model: String,
+    #[diesel(sql_type = Nullable<Text>)]
+    pub(crate) record_id: Option<String>,
+    #[diesel(sql_type = Text)]
+    pub(crate) topic: String,
+    #[diesel(sql_type = Integer)]
+    pub(crate) retries: i32,
+    #[diesel(sql_type = Nullable<Text>)]
+    pub(crate) last_error: Option<String>,
+}
+
 /// A text and a number.
 #[derive(Debug, Clone, PartialEq, Eq, QueryableByName)]
 pub struct Pair {
@@ -191,6 +218,10 @@ macro_rules! databases {
             }
 
             fn letters(&mut self, sql: String) -> QueryResult<Vec<LetterRow>> {
+                diesel::RunQueryDsl::load(diesel::sql_query(sql), self)
+            }
+
+            fn given_up(&mut self, sql: String) -> QueryResult<Vec<GivenUpRow>> {
                 diesel::RunQueryDsl::load(diesel::sql_query(sql), self)
             }
 

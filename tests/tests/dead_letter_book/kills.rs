@@ -124,3 +124,47 @@ async fn while_the_database_is_away_letters_go_to_the_broker_and_events_go_on() 
     assert_eq!(book.count(&Selection::default()).unwrap(), 2);
     assert!(emitter.shutdown(10 * SECOND).await.is_clean());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_is_acknowledged_when_its_letter_is_kept_but_no_hanging_database_is_waited_for() {
+    let database = start();
+    let (broker, shop) = (MemoryBroker::new(), Arc::new(Shop::default()));
+    let letters = DeadLetters::new(database.tables());
+    let transport = broker.connect("shop.a");
+    let emitter = builder("a", &shop).dead_letters_in(letters).transport(transport).start().await.unwrap();
+    emitter.connected(10 * SECOND).await.unwrap();
+    let send = || assert!(broker.send("shop.a", "prisma/events/order/create", "no event"));
+    let unacknowledged = || broker.unacknowledged("shop.a");
+    let mut db = database.connect();
+    let lock = "BEGIN; LOCK TABLE emitter_dlq_events IN ACCESS EXCLUSIVE MODE";
+    db.batch_execute(lock).unwrap();
+    send();
+    tokio::time::sleep(SECOND).await;
+    assert_eq!(unacknowledged(), 1);
+    db.batch_execute("COMMIT").unwrap();
+    eventually(|| unacknowledged() == 0).await;
+    assert_eq!(emitter.stats().dead_letters_lost, 0);
+
+    // It hangs: what comes in the first seconds waits for it, and nothing after that.
+    db.batch_execute(lock).unwrap();
+    (0..300).for_each(|_| send());
+    tokio::time::sleep(SECOND).await;
+    assert!(unacknowledged() > 0);
+    tokio::time::sleep(10 * SECOND).await;
+    eventually(|| unacknowledged() == 0).await;
+    let begun = std::time::Instant::now();
+    (0..300).for_each(|_| send());
+    eventually(|| emitter.stats().dead_letters_lost == 600 && unacknowledged() == 0).await;
+    assert!(begun.elapsed() < 2 * SECOND, "{:?}", begun.elapsed());
+    db.batch_execute("COMMIT").unwrap();
+    let book = DeadLetterBook::open(&database.tables()).unwrap();
+    let kept = || book.count(&Selection::default()).unwrap();
+    // It answers again.
+    let before = kept();
+    eventually(|| {
+        send();
+        kept() > before + 1
+    })
+    .await;
+    assert!(emitter.shutdown(10 * SECOND).await.is_clean());
+}
