@@ -160,10 +160,9 @@ impl Job {
     /// Whether it is for the listeners of this group, or for those of none.
     fn is_for(&self, group: Option<&str>) -> bool {
         match (&self.share, group) {
-            (Share::Again(_), _) => true,
             (Share::Of(own), group) => own.as_deref() == group,
             (Share::Own { published }, Some(_)) => !published,
-            (Share::Own { .. }, None) => true,
+            (Share::Own { .. }, None) | (Share::Again(_), _) => true,
         }
     }
 

@@ -21,7 +21,7 @@ use crate::tables::{Database, LetterRow};
 pub struct Redrive {
     /// How many are begun in a second; 0 for as many as there are. Default 100.
     pub per_second: u32,
-    /// How many are in progress at a time, at least 1, at most 1,000. Default 32.
+    /// How many are in progress at a time, 1 to 256. Default 32.
     pub at_once: usize,
     /// How long the claim of a redrive that died holds its letters, 1 s to 1 h. One that lives renews it. Default 30 s.
     pub lease: Duration,
@@ -82,7 +82,7 @@ impl DeadLetterBook {
                 listeners: names,
                 last: 0,
             },
-            at_once: at_once.clamp(1, 1_000),
+            at_once: at_once.clamp(1, 256),
             pace: Duration::from_secs(1).checked_div(per_second).unwrap_or_default(),
             emitter,
             hand: BTreeMap::new(),
@@ -186,6 +186,9 @@ impl Blocked {
         }
     }
 }
+
+/// The longest text of an error that is kept, in bytes.
+const MOST_WORDS: usize = 2_048;
 
 /// How long is tried to reach a database that went away.
 const PERSISTENCE: Duration = Duration::from_secs(30);
@@ -356,7 +359,9 @@ impl Work<'_> {
             }
             Err(error) => {
                 self.redriven.failed += 1;
-                Fate::Failed { attempts: 1, failure_reason: format!("{reason}: {error}") }
+                let mut failure_reason = format!("{reason}: {error}");
+                failure_reason.truncate(failure_reason.floor_char_boundary(MOST_WORDS));
+                Fate::Failed { attempts: 1, failure_reason }
             }
         };
         if let Some(line) = line {

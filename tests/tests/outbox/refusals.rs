@@ -110,7 +110,7 @@ async fn what_the_broker_refuses_is_tried_again_given_up_and_holds_up_its_own_ke
     assert_eq!(given_up.redrive(&GivenUpSelection::default()).unwrap(), 2);
     eventually(|| heard.len() == 2).await;
     assert_eq!(heard.steps(), BTreeMap::from([(1, vec![1, 2])]));
-    until(&mut other, |rows| rows.is_empty());
+    until(&mut other, <[Row]>::is_empty);
     for emitter in [emitter, ear] {
         assert!(emitter.shutdown(10 * SECOND).await.is_clean());
     }
