@@ -102,7 +102,8 @@ impl Context {
     }
 
     /// Why the event is handed out again, where somebody does that: a listener that sends e-mails returns
-    /// where this is [`Again::Replayed`].
+    /// where this is [`Again::Replayed`]. Id and idempotency key are those of the first time;
+    /// [`attempt`](Self::attempt) begins at 1.
     #[must_use]
     pub fn again(&self) -> Option<Again> {
         self.again

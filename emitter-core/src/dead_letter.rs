@@ -26,13 +26,30 @@ pub enum Reason {
     Unpublished,
 }
 
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Reason {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Undecodable, Self::Unhandled, Self::Unpublished];
+
+    /// Its name, as in letters: `undecodable`, `unhandled`, `unpublished`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
             Self::Undecodable => "undecodable",
             Self::Unhandled => "unhandled",
             Self::Unpublished => "unpublished",
-        })
+        }
+    }
+
+    /// The reason with this name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.as_str() == name)
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 
@@ -60,6 +77,12 @@ pub struct DeadLetter {
     pub attempts: u32,
     /// The event's id, where one could be read.
     pub event: Option<EventId>,
+    /// The event's model, of what a listener did not handle.
+    pub model: Option<String>,
+    /// The key of its row as text, of what a listener did not handle, where the event is of one row.
+    pub key: Option<String>,
+    /// Whether the listener is given the events of a key in order; where there is no key, all of the model.
+    pub is_ordered: bool,
     /// When it died, by this node's clock.
     pub time: Timestamp,
     /// The node on which it died.
@@ -142,6 +165,41 @@ impl DeadLetter {
         self.written(Payload::LeftOut(()), Some(self.payload.len()))
     }
 
+    /// A letter that was kept, on its way to [`Emitter::redrive`](crate::Emitter::redrive). What else is known of it
+    /// is put into its fields.
+    #[must_use]
+    pub fn kept(
+        id: EventId,
+        reason: Reason,
+        original_topic: impl Into<String>,
+        payload: impl Into<Bytes>,
+        node: Origin,
+    ) -> Self {
+        Self {
+            id,
+            original_topic: original_topic.into(),
+            reason,
+            error: String::new(),
+            listener: None,
+            attempts: 0,
+            event: None,
+            model: None,
+            key: None,
+            is_ordered: false,
+            time: Timestamp::from_millis(0),
+            node: Arc::new(node),
+            payload: payload.into(),
+            properties: Properties::default(),
+        }
+    }
+
+    /// Why, in words, as the letter's `failure_reason` has it.
+    #[must_use]
+    pub fn failure_reason(&self) -> String {
+        let error = &self.error[..self.error.floor_char_boundary(MAX_ERROR_BYTES)];
+        format!("{}: {error}", self.reason)
+    }
+
     /// The bytes that it takes.
     pub(crate) fn size(&self) -> usize {
         self.payload.len() + self.properties.bytes() + self.original_topic.len() + self.error.len()
@@ -162,7 +220,7 @@ impl DeadLetter {
         let left_out = payload_bytes.is_some();
         let letter = Letter {
             original_topic: &self.original_topic,
-            failure_reason: format!("{}: {error}", self.reason),
+            failure_reason: self.failure_reason(),
             failure_timestamp: self.time,
             payload_encoding: matches!(payload, Payload::Bytes(_)).then_some("base64"),
             payload,
@@ -250,6 +308,9 @@ mod tests {
             listener: Some("notify".to_owned()),
             attempts: 3,
             event: None,
+            model: None,
+            key: None,
+            is_ordered: false,
             time: Timestamp::from_millis(0),
             node: Arc::new(Origin {
                 service: "shop".into(),

@@ -20,7 +20,7 @@ use tracing::{error, warn};
 
 use crate::ack::Ack;
 use crate::cause::Cause;
-use crate::dead_letter::Original;
+use crate::dead_letter::{DeadLetter, Original};
 use crate::event::{Operation, Source};
 use crate::listener::{Call, Handler, ListenerInfo, ListenerOptions};
 use crate::metrics::{Counters, OnceInAWhile};
@@ -70,6 +70,56 @@ enum Share {
     Own { published: bool },
     /// It comes from a record, for the listeners of these names, or for all, whatever their group.
     Again { listeners: Option<Arc<[String]>> },
+    /// It was a dead letter.
+    Letter(Arc<Redriving>),
+}
+
+/// A dead letter that is handed on again, and what becomes of it.
+pub(crate) struct Redriving {
+    /// Whose it is; `None` of one that nobody could read.
+    listener: Option<String>,
+    ends: Mutex<Ends>,
+}
+
+/// How the calls for a dead letter ended.
+#[derive(Default)]
+pub(crate) struct Ends {
+    /// How many listeners handled it.
+    pub(crate) handled: usize,
+    /// The letters of those that did not.
+    pub(crate) failures: Vec<DeadLetter>,
+}
+
+impl Redriving {
+    pub(crate) fn new(listener: Option<String>) -> Arc<Self> {
+        Arc::new(Self { listener, ends: Mutex::default() })
+    }
+
+    /// Whether it is for a listener. What one did not handle is for that one, from wherever it came.
+    fn is_for(&self, listener: &Listener, source: Source, operation: Operation) -> bool {
+        match &self.listener {
+            Some(name) => listener.info.name == **name && listener.takes(operation),
+            None => listener.wants(source, operation),
+        }
+    }
+
+    fn handled(&self) {
+        self.lock().handled += 1;
+    }
+
+    /// A listener did not handle it, which makes no second letter of it.
+    pub(crate) fn failed(&self, letter: DeadLetter) {
+        self.lock().failures.push(letter);
+    }
+
+    /// How it ended.
+    pub(crate) fn ends(&self) -> Ends {
+        std::mem::take(&mut self.lock())
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Ends> {
+        self.ends.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Job {
@@ -97,12 +147,38 @@ impl Job {
         Self { event, done: Some(done), share: Share::Again { listeners }, may_leave: true }
     }
 
+    /// A dead letter, as it came.
+    pub(crate) fn redriven(
+        event: Arc<dyn AnyEvent>,
+        redriving: Arc<Redriving>,
+        original: Original,
+        ended: Ack,
+    ) -> Self {
+        let done = Some(Completion::new(ended, Some(original), None));
+        Self { event, done, share: Share::Letter(redriving), may_leave: false }
+    }
+
+    /// What is to be told, if it was a dead letter.
+    pub(crate) fn letter(&self) -> Option<&Arc<Redriving>> {
+        match &self.share {
+            Share::Letter(redriving) => Some(redriving),
+            Share::Of(_) | Share::Own { .. } | Share::Again { .. } => None,
+        }
+    }
+
+    /// A listener handled it.
+    fn handled(&self) {
+        if let Some(redriving) = self.letter() {
+            redriving.handled();
+        }
+    }
+
     /// Whether it is for this listener, by its group and its name.
     fn is_for(&self, listener: &ListenerInfo) -> bool {
         match (&self.share, listener.group.as_deref()) {
             (Share::Of(own), group) => own.as_deref() == group,
             (Share::Own { published }, Some(_)) => !published,
-            (Share::Own { .. }, None) | (Share::Again { listeners: None }, _) => true,
+            (Share::Own { .. }, None) | (Share::Again { listeners: None } | Share::Letter(_), _) => true,
             (Share::Again { listeners: Some(names) }, _) => names.iter().any(|name| *name == *listener.name),
         }
     }
@@ -192,6 +268,8 @@ impl Completion {
 /// An event that a listener did not handle in all its attempts.
 pub(crate) struct GivenUp<'j> {
     pub(crate) listener: &'j ListenerInfo,
+    /// It is given the events of a key in order.
+    pub(crate) is_ordered: bool,
     pub(crate) job: &'j Job,
     pub(crate) attempts: u32,
     pub(crate) error: &'j dyn fmt::Display,
@@ -402,7 +480,11 @@ impl Worker {
         let mut heard = false;
         for index in 0..self.listeners.len() {
             let attendant = &mut self.listeners[index];
-            if !attendant.listener.wants(source, operation) {
+            let wants = match job.letter() {
+                None => attendant.listener.wants(source, operation),
+                Some(again) => again.is_for(&attendant.listener, source, operation),
+            };
+            if !wants {
                 continue;
             }
             heard = true;
@@ -413,15 +495,15 @@ impl Worker {
                 Filtered::LetThrough => {}
                 Filtered::HeldBack => {
                     self.tally.filtered += 1;
+                    job.handled();
                     continue;
                 }
                 Filtered::Panicked => {
-                    self.tally.trouble.failed(
-                        &attendant.listener,
-                        &job,
-                        &End::Panicked,
-                        attendant.limits.timeout,
-                    );
+                    let (listener, timeout) = (&attendant.listener, attendant.limits.timeout);
+                    self.tally.trouble.failed(listener, &job, &End::Panicked, timeout);
+                    if job.letter().is_some() {
+                        self.tally.trouble.gave_up(listener, &job, 1, &End::Panicked, timeout);
+                    }
                     continue;
                 }
             }
@@ -453,6 +535,7 @@ impl Worker {
             First::NotForIt => return Called::Done,
             First::Ended(End::Handled) => {
                 self.tally.handled += 1;
+                job.handled();
                 return Called::Done;
             }
             First::Ended(end) if limits.retry.attempts <= 1 => {
@@ -476,6 +559,9 @@ impl Worker {
         // A call never panics out of its guard; it is cancelled only with the whole runtime.
         let Ok(Finished { listener, lane, job, handled }) = joined else { return };
         self.tally.handled += u64::from(handled);
+        if handled {
+            job.handled();
+        }
         let place = self.listeners.iter().position(|attendant| attendant.listener.id == listener);
         if let Some(index) = place {
             self.listeners[index].lanes.finish(lane);
@@ -509,8 +595,12 @@ enum Called {
 
 impl Listener {
     fn wants(&self, source: Source, operation: Operation) -> bool {
-        self.info.hears.hears(source)
-            && self.handler.operation().is_none_or(|wanted| wanted == operation)
+        self.info.hears.hears(source) && self.takes(operation)
+    }
+
+    /// Wherever it comes from.
+    fn takes(&self, operation: Operation) -> bool {
+        self.handler.operation().is_none_or(|wanted| wanted == operation)
             && !self.gone.load(Ordering::Relaxed)
     }
 }
@@ -624,13 +714,14 @@ impl Trouble {
 
     /// A listener is not called again for an event.
     fn gave_up(&self, listener: &Listener, job: &Job, attempts: u32, end: &End, limit: Duration) {
-        if !listener.handler.options().no_dead_letter {
+        if job.letter().is_some() || !listener.handler.options().no_dead_letter {
             let error: &dyn fmt::Display = match end {
                 End::Failed(reason) => reason,
                 End::Panicked => &"it panicked",
                 End::Handled | End::TimedOut => &format_args!("it took longer than {limit:?}"),
             };
-            let given_up = GivenUp { listener: &listener.info, job, attempts, error };
+            let is_ordered = !listener.handler.is_unordered();
+            let given_up = GivenUp { listener: &listener.info, is_ordered, job, attempts, error };
             // Making a letter writes the row as JSON, by code of the user's.
             let _ = catch_unwind(AssertUnwindSafe(|| (self.bury)(given_up)));
         }

@@ -47,6 +47,7 @@ mod net;
 mod on;
 mod publishing;
 mod recording;
+mod redrive;
 mod replay;
 mod shutdown;
 
@@ -61,6 +62,7 @@ use intake::Intake;
 use on::On;
 pub use on::Subscription;
 use publishing::Outbound;
+pub use redrive::RedriveError;
 pub use replay::ReplayError;
 pub use shutdown::ShutdownReport;
 use shutdown::{Ending, after};
@@ -681,10 +683,11 @@ impl Shared {
 
     /// Makes a dead letter of an event that a listener did not handle.
     fn bury(&self, given_up: &GivenUp<'_>) {
-        if !self.dead_letters.may() {
+        let GivenUp { listener, is_ordered, job, attempts, error } = given_up;
+        let again = job.letter();
+        if again.is_none() && !self.dead_letters.may() {
             return;
         }
-        let GivenUp { listener, job, attempts, error } = given_up;
         let original = match job.original() {
             // What came is told as it came, all of it shared.
             Some(Original { topic, payload, properties }) => {
@@ -695,13 +698,24 @@ impl Shared {
                 catch_unwind(AssertUnwindSafe(|| publishing::original(self, job.event()))).unwrap_or_default()
             }
         };
+        let meta = job.event().meta();
         let letter = DeadLetter {
             listener: Some(listener.name.to_string()),
             attempts: *attempts,
-            event: Some(job.event().meta().id),
+            event: Some(meta.id),
+            model: Some(listener.model.to_owned()),
+            key: match &*meta.keys {
+                [key] => Some(key.to_string()),
+                _ => None,
+            },
+            is_ordered: *is_ordered,
             ..self.dead_letters.letter(Reason::Unhandled, error.to_string(), original)
         };
-        self.dead_letters.put(letter, Held::Job(job.share()), job.may_leave());
+        match again {
+            // Whoever redrives it has it still.
+            Some(again) => again.failed(letter),
+            None => self.dead_letters.put(letter, Held::Job(job.share()), job.may_leave()),
+        }
     }
 
     /// Emits no more of what listeners cause each other to write.

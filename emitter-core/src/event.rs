@@ -228,6 +228,8 @@ impl Meta {
 pub enum Again {
     /// Somebody replays it from a record, such as a mirror.
     Replayed,
+    /// It was a dead letter, and is tried once more: see [`Emitter::redrive`](crate::Emitter::redrive).
+    Redriven,
 }
 
 /// The keys of an event's rows: usually exactly one, kept without an allocation.
@@ -361,6 +363,13 @@ pub struct Origin {
     pub node: Arc<str>,
     /// A new UUIDv7 at each start.
     pub incarnation: Uuid,
+}
+
+impl Origin {
+    /// Whether both are the same node, in whichever of its lives.
+    pub(crate) fn is_of_node(&self, other: &Self) -> bool {
+        (&self.service, &self.node) == (&other.service, &other.node)
+    }
 }
 
 impl fmt::Display for Origin {

@@ -89,7 +89,8 @@ pub use crate::context::Context;
 pub use crate::emit::{EmitConfig, EmitOptions, QoS, Scope};
 pub use crate::emitter::{
     BeginCompanion, Builder, Bus, Emission, Emitter, EndCompanion, Health, HealthStatus, NotConnected,
-    Passing, Published, ReplayError, Route, ShutdownReport, Sighting, StartError, Subscription, WeakEmitter,
+    Passing, Published, RedriveError, ReplayError, Route, ShutdownReport, Sighting, StartError, Subscription,
+    WeakEmitter,
 };
 pub use crate::event::{Again, Event, EventId, Operation, Origin, Source};
 pub use crate::key::Key;

@@ -13,7 +13,7 @@ use crate::emit::{Notes, QoS};
 use crate::envelope::{
     Content, DecodeError, EncodeError, Incoming, IncomingContent, IncomingRow, RowImages, encode_row,
 };
-use crate::event::{Again, EventId, Keys, Meta, Operation, Origin, Source, Stored, Timestamp};
+use crate::event::{EventId, Keys, Meta, Operation, Origin, Source, Stored, Timestamp};
 use crate::key::Key;
 use crate::model::{
     Body, BodyRef, Created, CreatedMany, Deleted, DeletedMany, Model, ModelEvent, RowChange, Updated,
@@ -93,8 +93,8 @@ pub(crate) struct Received {
 pub(crate) trait AnyEvent: Send + Sync {
     fn meta(&self) -> &Meta;
 
-    /// Says that it was there before.
-    fn mark(&mut self, again: Again);
+    /// Nobody else may have it yet.
+    fn meta_mut(&mut self) -> &mut Meta;
 
     fn model(&self) -> &'static ModelInfo;
 
@@ -116,8 +116,8 @@ impl<M: Model> AnyEvent for Stored<M> {
         &self.meta
     }
 
-    fn mark(&mut self, again: Again) {
-        self.meta.again = Some(again);
+    fn meta_mut(&mut self) -> &mut Meta {
+        &mut self.meta
     }
 
     fn model(&self) -> &'static ModelInfo {

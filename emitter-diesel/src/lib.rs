@@ -141,6 +141,7 @@ mod buffer;
 pub mod bypass;
 pub mod catch_up;
 mod companion;
+pub mod dead_letters;
 pub mod engine;
 mod handle;
 pub mod inbox;

@@ -40,6 +40,7 @@ use crate::companion;
 use crate::tables::{Database, Tables};
 
 mod control;
+mod given_up;
 mod mailbox;
 mod relay;
 mod store;
@@ -48,6 +49,7 @@ mod tests;
 mod writing;
 
 pub use self::control::{Control, OpenError, OutboxState};
+pub use self::given_up::{GivenUp, GivenUpEvent, GivenUpSelection, GivenUpStatus};
 use self::relay::Relay;
 pub use self::relay::RelayConfig;
 

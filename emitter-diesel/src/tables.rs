@@ -26,7 +26,7 @@ mod dialect;
 mod names;
 mod schema;
 
-pub use self::database::{Database, Lane, Pair, Queued, Seen};
+pub use self::database::{Database, GivenUpRow, Lane, LetterRow, Pair, Queued, Seen};
 pub use self::dialect::Dialect;
 pub(crate) use self::dialect::list;
 pub use self::names::{BadName, Names};

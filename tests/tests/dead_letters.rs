@@ -11,7 +11,10 @@ use emitter_core::topic::TopicFilter;
 use emitter_core::transport::{
     Confirmation, Delivery, Message, PublishError, Transport, TransportStatus, Unconfirmed,
 };
-use emitter_core::{Builder, Emits, Emitter, Event, Source, State, listener};
+use emitter_core::{
+    Builder, Context, Emits, Emitter, Event, ListenerOptions, RedriveError, ReplayError, Source, State,
+    listener,
+};
 use emitter_tests::eventually::eventually;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -349,4 +352,120 @@ async fn what_the_broker_refuses_or_would_not_take_becomes_one() {
     let kept = emitter.dead_letters();
     assert!(kept[1].payload.len() > 3_000 && !format!("{:?}", kept[1]).contains("xxx"));
     assert_eq!(emitter.stats().dead_letters, 2);
+}
+
+#[tokio::test]
+async fn a_redrive_hands_it_to_the_listener_that_missed_it_and_tells_how_it_ended() {
+    let (node, depot) = start(|builder| builder).await;
+    let others = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&others);
+    let _ = node.emitter().on::<ParcelCreated>().allow_remote().run(move |_: Event<ParcelCreated>| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        std::future::ready(())
+    });
+    *depot.closed.lock().unwrap() = true;
+    node.receive(parcel(7)).await;
+    node.drain().await;
+    let emitter = node.emitter();
+    let kept = emitter.dead_letters();
+    let [letter] = &kept[..] else { panic!("{kept:?}") };
+    assert_eq!(
+        (letter.model.as_deref(), letter.key.as_deref(), letter.is_ordered),
+        (Some("parcel"), Some("7"), true)
+    );
+
+    // In vain: with all its attempts, and without a second letter.
+    let before = depot.calls.load(Ordering::SeqCst);
+    let Err(RedriveError::Unhandled(failures)) = emitter.redrive(letter).await else { panic!() };
+    assert_eq!(depot.calls.load(Ordering::SeqCst), before + 3);
+    assert_eq!((failures.len(), failures[0].attempts, &*failures[0].error), (1, 3, "no courier for 7"));
+    assert_eq!((emitter.dead_letters().len(), node.stats().dead_letters, letters(&node).len()), (1, 1, 1));
+
+    *depot.closed.lock().unwrap() = false;
+    assert!(emitter.redrive(letter).await.is_ok());
+    assert_eq!((depot.calls.load(Ordering::SeqCst), others.load(Ordering::SeqCst)), (before + 4, 1));
+
+    let mut stranger = DeadLetter::clone(letter);
+    stranger.listener = Some("nobody".to_owned());
+    assert!(matches!(emitter.redrive(&stranger).await, Err(RedriveError::NoListener)));
+    stranger.payload = "{".into();
+    assert!(matches!(emitter.redrive(&stranger).await, Err(RedriveError::Replay(ReplayError::Decode(_)))));
+    stranger.payload = Default::default();
+    assert!(matches!(emitter.redrive(&stranger).await, Err(RedriveError::NoPayload)));
+    stranger.listener = None;
+    assert!(matches!(emitter.redrive(&stranger).await, Err(RedriveError::NoListener)));
+    assert!(emitter.shutdown(Duration::from_secs(5)).await.is_clean());
+    assert!(matches!(emitter.redrive(letter).await, Err(RedriveError::Replay(ReplayError::ShutDown))));
+}
+
+#[tokio::test]
+async fn what_another_node_missed_is_handed_on_whoever_wrote_it() {
+    let (node, depot) = start(|builder| builder).await;
+    *depot.closed.lock().unwrap() = true;
+    // This node wrote it, and a listener of another node that hears others alone did not handle it.
+    node.emitter().publish(parcel(7));
+    eventually(|| node.emitter().dead_letters().len() == 1).await;
+    let mut letter = DeadLetter::clone(&node.emitter().dead_letters()[0]);
+    let mut elsewhere = (*letter.node).clone();
+    elsewhere.node = "elsewhere".into();
+    letter.node = Arc::new(elsewhere);
+    letter.listener = Some("replicate".to_owned());
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let noted = Arc::clone(&seen);
+    let _ = node.emitter().on::<ParcelCreated>().remote_only().name("replicate").run(
+        move |event: Event<ParcelCreated>| {
+            noted.lock().unwrap().push((event.id(), event.source(), event.meta().again().is_some()));
+            std::future::ready(())
+        },
+    );
+    assert!(node.emitter().redrive(&letter).await.is_ok());
+    assert_eq!(*seen.lock().unwrap(), [(letter.event.unwrap(), Source::Remote, true)]);
+}
+
+#[tokio::test]
+async fn a_listener_that_went_has_not_handled_it() {
+    let (node, depot) = start(|builder| builder).await;
+    *depot.closed.lock().unwrap() = true;
+    node.receive(parcel(7)).await;
+    node.drain().await;
+    let mut letter = DeadLetter::clone(&node.emitter().dead_letters()[0]);
+    letter.listener = Some("slow".to_owned());
+    let slow = node.emitter().on::<ParcelCreated>().allow_remote().name("slow");
+    let options =
+        ListenerOptions { attempts: Some(100), backoff: Some(Duration::from_secs(1)), ..Default::default() };
+    let slow = slow.options(options).run(|_: Event<ParcelCreated>| std::future::ready(Err("not yet")));
+    let first = node.emitter().redrive(&letter);
+    let waiting = node.emitter().redrive(&letter);
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    slow.unsubscribe();
+    for outcome in [first.await, waiting.await] {
+        assert!(matches!(outcome, Err(RedriveError::NoListener)), "{outcome:?}");
+    }
+}
+
+/// Tells in its context what an event was.
+#[listener(model = "parcel", allow_remote, dead_letter = false, where(note = "again"))]
+async fn wonder(_: Event<ParcelCreated>, context: Context, depot: State<Arc<Depot>>) -> Result<(), String> {
+    let is_closed = *depot.closed.lock().unwrap();
+    if is_closed == context.again().is_some() { Err("not so".to_owned()) } else { Ok(()) }
+}
+
+#[tokio::test]
+async fn a_context_tells_that_it_is_a_redrive() {
+    let (node, depot) = start(|builder| builder).await;
+    *depot.closed.lock().unwrap() = true;
+    node.receive(ParcelCreated::new(Parcel { id: 7, note: "again".to_owned() })).await;
+    node.drain().await;
+    let mut letter = DeadLetter::clone(&node.emitter().dead_letters()[0]);
+    letter.listener = Some("wonder".to_owned());
+    assert!(
+        matches!(node.emitter().redrive(&letter).await, Err(RedriveError::Unhandled(_))),
+        "it was closed"
+    );
+    *depot.closed.lock().unwrap() = false;
+    assert!(node.emitter().redrive(&letter).await.is_ok());
+    // What its filter holds back now, it does not want.
+    let mut changed = letter;
+    changed.payload = String::from_utf8(changed.payload.to_vec()).unwrap().replace("again", "never").into();
+    assert!(node.emitter().redrive(&changed).await.is_ok());
 }

@@ -285,6 +285,7 @@ fn rumqttc_is_named_by_its_transport_alone() {
 /// The modules that decide and do nothing; property tests reach all of them.
 const PURE: &[&str] = &[
     "emitter-diesel/src/inbox/marks.rs",
+    "emitter-diesel/src/dead_letters/store.rs",
     "emitter-core/src/record.rs",
     "emitter-diesel/src/outbox/store.rs",
     "emitter-diesel/src/mirror/known.rs",
@@ -539,6 +540,16 @@ const TASKS: &[(&str, usize, &str)] = &[
     ),
     ("emitter-core/src/testing/contract/cases.rs", 2, "the case's own `JoinSet`, which it drains"),
     ("emitter-core/src/transport/mqtt.rs", 4, "the clients' `JoinSet`, awaited by `close`"),
+    (
+        "emitter-diesel/src/dead_letters/keeping.rs",
+        1,
+        "one thread at a time; each letter awaits its part, and the task that buries awaits each letter",
+    ),
+    (
+        "emitter-diesel/src/dead_letters/redrive.rs",
+        1,
+        "a question to the database, awaited where it is asked",
+    ),
     ("emitter-diesel/src/companion.rs", 1, "a companion's thread, whose end `shutdown` awaits"),
     (
         "emitter-diesel/src/inbox/claiming.rs",
@@ -643,6 +654,7 @@ const NO_ABSTRACTION: &[(&str, &str)] = &[
     ("WithCatchUp", "an extension of `Builder`, which lives in a crate that knows no databases"),
     ("WithInbox", "an extension of `Builder`, which lives in a crate that knows no databases"),
     ("WithMirror", "an extension of `Builder`, which lives in a crate that knows no databases"),
+    ("WithDeadLetters", "an extension of `Builder`, which lives in a crate that knows no databases"),
     ("WithOutbox", "an extension of `Builder`, which lives in a crate that knows no databases"),
     ("ComparedColumn", "has the compiler say in words of ours why a column has to be comparable"),
     ("IsModel", "has the compiler say in words of ours that an event belongs to another model"),

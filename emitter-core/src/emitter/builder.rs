@@ -49,7 +49,7 @@ pub struct Builder {
     hash_key: Option<HashKey>,
     max_hops: u8,
     dead_letters: DeadLetterLimits,
-    keeper: Option<Keeper>,
+    keepers: Vec<Keeper>,
     format: Format,
     kind: Option<String>,
     layout: String,
@@ -182,7 +182,7 @@ impl Default for Builder {
             hash_key: None,
             max_hops: 8,
             dead_letters: DeadLetterLimits::default(),
-            keeper: None,
+            keepers: Vec::new(),
             format: Format::default(),
             kind: None,
             layout: Layout::default().to_string(),
@@ -282,7 +282,8 @@ impl Builder {
     }
 
     /// Keeps each dead letter: in a table, a file, a ticket. The event is acknowledged to the broker
-    /// when this is done. One whose keeper fails or panics is counted (`dead_letters_lost`) and logged.
+    /// when this is done. One whose keeper fails or panics is counted (`dead_letters_lost`) and logged. Letters
+    /// are handed over in order, those of one key and listener at least. Said twice, both keep them.
     ///
     /// ```
     /// # use emitter_core::Emitter;
@@ -297,7 +298,7 @@ impl Builder {
         R: Future<Output = Result<(), E>> + Send + 'static,
         E: fmt::Display,
     {
-        self.keeper = Some(Arc::new(move |letter| {
+        self.keepers.push(Arc::new(move |letter| {
             let keeping = keep(letter);
             Box::pin(async move { keeping.await.map_err(|error| error.to_string()) })
         }));
@@ -484,7 +485,7 @@ impl Builder {
             DeadLetters::new(Arc::clone(&origin), self.dead_letters, Arc::clone(&counters));
         let graveyard = Graveyard {
             transport: transport.clone().filter(|_| self.dead_letters.publish),
-            keeper: self.keeper,
+            keepers: self.keepers,
             topics: topics.clone(),
             max_bytes: self.wire.max_bytes,
             counters: Arc::clone(&counters),

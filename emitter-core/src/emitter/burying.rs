@@ -1,14 +1,14 @@
 //! The task that takes dead letters to the broker and to whoever keeps them.
 
 use std::collections::VecDeque;
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, join_all};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -116,6 +116,9 @@ impl DeadLetters {
             listener: None,
             attempts: 0,
             event: None,
+            model: None,
+            key: None,
+            is_ordered: false,
             time: Timestamp::now(),
             node: Arc::clone(&self.origin),
             // Of its own: it may be a small part of a large message, and letters are kept.
@@ -185,7 +188,7 @@ pub(super) struct Undertaker {
 /// Where letters go.
 pub(super) struct Graveyard {
     pub(super) transport: Option<Arc<dyn Transport>>,
-    pub(super) keeper: Option<Keeper>,
+    pub(super) keepers: Vec<Keeper>,
     pub(super) topics: Topics,
     pub(super) max_bytes: usize,
     pub(super) counters: Arc<Counters>,
@@ -203,7 +206,11 @@ impl Undertaker {
             tokio::select! {
                 Some(_) = under_way.join_next() => {}
                 burial = self.burials.recv(), if under_way.len() < 64 => match burial {
-                    Some(burial) => drop(under_way.spawn(Arc::clone(&graveyard).bury(burial))),
+                    Some(burial) => {
+                        // Keepers are handed letters in order, whichever of them is kept first.
+                        let keeping = graveyard.keep(&burial.letter);
+                        under_way.spawn(Arc::clone(&graveyard).bury(burial, keeping));
+                    }
                     None => break,
                 },
             }
@@ -217,12 +224,12 @@ impl Undertaker {
 const PATIENCE: Duration = Duration::from_secs(30);
 
 impl Graveyard {
-    async fn bury(self: Arc<Self>, burial: Burial) {
+    async fn bury(self: Arc<Self>, burial: Burial, keeping: Vec<BoxFuture<'static, Result<(), String>>>) {
         let Burial { letter, held, may_leave } = burial;
         let publish = async { if may_leave { self.publish(&letter).await } else { Ok(()) } };
-        let (published, kept) =
-            tokio::join!(timeout(PATIENCE, publish), timeout(PATIENCE, self.keep(&letter)));
-        for outcome in [published, kept] {
+        let keeping = join_all(keeping.into_iter().map(|keep| timeout(PATIENCE, keep)));
+        let (published, kept) = tokio::join!(timeout(PATIENCE, publish), keeping);
+        for outcome in [published].into_iter().chain(kept) {
             let problem = match outcome {
                 Ok(Ok(())) => continue,
                 Ok(Err(problem)) => problem,
@@ -261,9 +268,16 @@ impl Graveyard {
         outcome.map_err(|error| error.to_string())
     }
 
-    async fn keep(&self, letter: &Arc<DeadLetter>) -> Result<(), String> {
-        let Some(keeper) = &self.keeper else { return Ok(()) };
-        let keep = async { keeper(Arc::clone(letter)).await };
-        AssertUnwindSafe(keep).catch_unwind().await.unwrap_or_else(|_| Err("its keeper panicked".to_owned()))
+    /// Hands a letter to all who keep it.
+    fn keep(&self, letter: &Arc<DeadLetter>) -> Vec<BoxFuture<'static, Result<(), String>>> {
+        let panicked = || Err("its keeper panicked".to_owned());
+        let keep = |keeper: &Keeper| match catch_unwind(AssertUnwindSafe(|| keeper(Arc::clone(letter)))) {
+            Ok(keeping) => {
+                let kept = AssertUnwindSafe(keeping).catch_unwind();
+                kept.map(move |kept| kept.unwrap_or_else(|_| panicked())).boxed()
+            }
+            Err(_) => std::future::ready(panicked()).boxed(),
+        };
+        self.keepers.iter().map(keep).collect()
     }
 }

@@ -10,7 +10,7 @@ use crate::ack::Ack;
 use crate::dead_letter::{DeadLetter, Original};
 use crate::dispatcher::{Completion, Job, Message};
 use crate::envelope::{self, DecodeError};
-use crate::event::{Again, EventId, Source, Timestamp};
+use crate::event::{Again, EventId, Origin, Source, Timestamp};
 use crate::model_info::{AnyEvent, Received};
 use crate::properties::Properties;
 use crate::queue::Refused;
@@ -52,7 +52,8 @@ impl Emitter {
         listeners: Option<Arc<[String]>>,
         handled: Ack,
     ) -> Result<EventId, ReplayError> {
-        let (model, mut event) = self.recalled(payload, properties, Some(topic), false)?;
+        let (model, mut event) =
+            self.recalled(payload, properties, Some(topic), |_, origin| self.wrote(origin))?;
         if model.worker.get().is_none() {
             return Err(ReplayError::Unheard);
         }
@@ -72,7 +73,9 @@ impl Emitter {
     /// # Errors
     /// [`ReplayError`]; then no listener is called, and `handled` is dropped.
     pub fn replay_record(&self, parcel: &Parcel, published: bool, handled: Ack) -> Result<(), ReplayError> {
-        let (model, event) = self.recalled(&parcel.payload, &parcel.properties, Some(&parcel.topic), true)?;
+        let local = |_: &ModelState, _: Option<&Origin>| Source::Local;
+        let (model, event) =
+            self.recalled(&parcel.payload, &parcel.properties, Some(&parcel.topic), local)?;
         if model.worker.get().is_none() || !model.hears_local(published) {
             return Err(ReplayError::Unheard);
         }
@@ -88,7 +91,7 @@ impl Emitter {
         topic: Option<&str>,
         again: Option<Again>,
     ) -> Result<EventId, ReplayError> {
-        let (model, mut event) = self.recalled(payload, properties, topic, false)?;
+        let (model, mut event) = self.recalled(payload, properties, topic, |_, origin| self.wrote(origin))?;
         again.into_iter().for_each(|again| mark(&mut event, again));
         let id = event.meta().id;
         if model.worker.get().is_none() {
@@ -101,20 +104,28 @@ impl Emitter {
     }
 
     /// What waits in lanes counts, too: a replay is faster than any listener.
-    fn room(&self, model: &ModelState) -> Result<(), ReplayError> {
+    pub(super) fn room(&self, model: &ModelState) -> Result<(), ReplayError> {
         if model.queue.unfinished() >= self.node.shared.limits.queue {
             return Err(ReplayError::QueueFull);
         }
         Ok(())
     }
 
-    /// An event as it was encoded once.
-    fn recalled(
+    /// On which side the writer of an event is.
+    fn wrote(&self, origin: Option<&Origin>) -> Source {
+        match origin {
+            Some(origin) if origin.is_of_node(&self.node.shared.origin) => Source::Local,
+            _ => Source::Remote,
+        }
+    }
+
+    /// An event as it was encoded once; `source` says whether this node counts as its writer.
+    pub(super) fn recalled(
         &self,
         payload: &[u8],
         properties: &Properties,
         topic: Option<&str>,
-        of_own_service: bool,
+        source: impl FnOnce(&ModelState, Option<&Origin>) -> Source,
     ) -> Result<(Arc<ModelState>, Arc<dyn AnyEvent>), ReplayError> {
         let shared = &self.node.shared;
         let place = topic.and_then(|topic| shared.model_on(topic));
@@ -122,15 +133,11 @@ impl Emitter {
         let incoming = envelope::decode(payload, properties, said, &shared.wire)?;
         let named = incoming.model.as_deref().and_then(|name| shared.model_named(name));
         let model = named.or(place.map(|(model, _)| model)).ok_or(ReplayError::UnknownModel)?;
-        let own = incoming.origin.as_ref().is_some_and(|origin| {
-            (&origin.service, &origin.node) == (&shared.origin.service, &shared.origin.node)
-        });
-        let own = own || of_own_service;
         let id = incoming.id.unwrap_or_else(EventId::now);
         let received = Received {
             id,
             time: incoming.time.unwrap_or_else(Timestamp::now),
-            source: if own { Source::Local } else { Source::Remote },
+            source: source(&model, incoming.origin.as_ref()),
         };
         // The row's `Deserialize` is the user's, and so is what makes it of an earlier version.
         let decoded = catch_unwind(AssertUnwindSafe(|| (model.info.decode)(incoming, received)));
@@ -142,7 +149,7 @@ impl Emitter {
 /// Says that an event was there before. Nobody else has it yet.
 fn mark(event: &mut Arc<dyn AnyEvent>, again: Again) {
     if let Some(event) = Arc::get_mut(event) {
-        event.mark(again);
+        event.meta_mut().again = Some(again);
     }
 }
 

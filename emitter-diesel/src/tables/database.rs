@@ -1,5 +1,7 @@
 //! Connections that the framework can work with.
 
+use std::fmt;
+
 use diesel::prelude::QueryableByName;
 use diesel::result::QueryResult;
 use diesel::sql_types::{BigInt, Integer, Nullable, SmallInt, Text};
@@ -41,6 +43,18 @@ pub trait Database: Send {
     /// # Errors
     /// The database's.
     fn lanes(&mut self, sql: String) -> QueryResult<Vec<Lane>>;
+
+    /// Reads dead letters.
+    ///
+    /// # Errors
+    /// The database's.
+    fn letters(&mut self, sql: String) -> QueryResult<Vec<LetterRow>>;
+
+    /// Reads rows of an outbox that were given up.
+    ///
+    /// # Errors
+    /// The database's.
+    fn given_up(&mut self, sql: String) -> QueryResult<Vec<GivenUpRow>>;
 
     /// Reads a pair of a text and a number.
     ///
@@ -97,6 +111,81 @@ pub struct Lane {
     pub(crate) lane: i32,
     #[diesel(sql_type = BigInt)]
     pub(crate) epoch: i64,
+}
+
+/// A dead letter as it is kept.
+#[derive(Clone, PartialEq, Eq, QueryableByName)]
+pub struct LetterRow {
+    #[diesel(sql_type = BigInt)]
+    pub(crate) id: i64,
+    #[diesel(sql_type = Text)]
+    pub(crate) letter_id: String,
+    #[diesel(sql_type = Text)]
+    pub(crate) original_topic: String,
+    #[diesel(sql_type = Text)]
+    pub(crate) failure_reason: String,
+    #[diesel(sql_type = Nullable<Text>)]
+    pub(crate) payload: Option<String>,
+    #[diesel(sql_type = Nullable<Text>)]
+    pub(crate) payload_encoding: Option<String>,
+    #[diesel(sql_type = BigInt)]
+    pub(crate) bytes: i64,
+    #[diesel(sql_type = Nullable<Text>)]
+    pub(crate) properties: Option<String>,
+    #[diesel(sql_type = Text)]
+    pub(crate) reason: String,
+    #[diesel(sql_type = Nullable<Text>)]
+    pub(crate) listener: Option<String>,
+    #[diesel(sql_type = Nullable<Text>)]
+    pub(crate) model: Option<String>,
+    #[diesel(sql_type = Nullable<Text>)]
+    pub(crate) record_id: Option<String>,
+    #[diesel(sql_type = SmallInt)]
+    pub(crate) ordered: i16,
+    #[diesel(sql_type = Integer)]
+    pub(crate) attempts: i32,
+    #[diesel(sql_type = Integer)]
+    pub(crate) redrives: i32,
+    #[diesel(sql_type = Nullable<Text>)]
+    pub(crate) event_id: Option<String>,
+    #[diesel(sql_type = Text)]
+    pub(crate) service: String,
+    #[diesel(sql_type = Text)]
+    pub(crate) node: String,
+    #[diesel(sql_type = Text)]
+    pub(crate) incarnation: String,
+    #[diesel(sql_type = BigInt)]
+    pub(crate) created: i64,
+    #[diesel(sql_type = BigInt)]
+    pub(crate) claimed: i64,
+}
+
+impl fmt::Debug for LetterRow {
+    /// Says which one it is: the rest holds users' data.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LetterRow").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// A row of an outbox that was given up, without its event.
+#[derive(Debug, Clone, PartialEq, Eq, QueryableByName)]
+pub struct GivenUpRow {
+    #[diesel(sql_type = BigInt)]
+    pub(crate) id: i64,
+    #[diesel(sql_type = Text)]
+    pub(crate) status: String,
+    #[diesel(sql_type = Text)]
+    pub(crate) event_id: String,
+    #[diesel(sql_type = Text)]
+    pub(crate) model: String,
+    #[diesel(sql_type = Nullable<Text>)]
+    pub(crate) record_id: Option<String>,
+    #[diesel(sql_type = Text)]
+    pub(crate) topic: String,
+    #[diesel(sql_type = Integer)]
+    pub(crate) retries: i32,
+    #[diesel(sql_type = Nullable<Text>)]
+    pub(crate) last_error: Option<String>,
 }
 
 /// A text and a number.
@@ -173,6 +262,14 @@ macro_rules! databases {
             }
 
             fn lanes(&mut self, sql: String) -> QueryResult<Vec<Lane>> {
+                diesel::RunQueryDsl::load(diesel::sql_query(sql), self)
+            }
+
+            fn letters(&mut self, sql: String) -> QueryResult<Vec<LetterRow>> {
+                diesel::RunQueryDsl::load(diesel::sql_query(sql), self)
+            }
+
+            fn given_up(&mut self, sql: String) -> QueryResult<Vec<GivenUpRow>> {
                 diesel::RunQueryDsl::load(diesel::sql_query(sql), self)
             }
 

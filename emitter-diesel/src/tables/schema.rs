@@ -242,6 +242,7 @@ fn first(dialect: Dialect, names: &Names, lanes: u32) -> Vec<String> {
         ));
     }
     statements.extend(inbox(dialect, names));
+    statements.extend(dead_letters(dialect, names));
     let every: Vec<String> = (0..lanes).map(|lane| format!("({lane})")).collect();
     statements.push(format!("INSERT INTO {lane_table} (lane) VALUES {}", every.join(", ")));
     let random = match dialect {
@@ -321,5 +322,47 @@ fn inbox(dialect: Dialect, names: &Names) -> Vec<String> {
              claimed_at {time} NOT NULL, PRIMARY KEY (event_id, listener, service)){options}"
         ),
         format!("CREATE INDEX {} ON {inbox} (claimed_at)", names.index("inbox_claimed")),
+    ]
+}
+
+/// Dead letters. The first five columns are the specification's.
+fn dead_letters(dialect: Dialect, names: &Names) -> Vec<String> {
+    let Types { serial, uuid, name, text, time, options, .. } = Types::of(dialect);
+    let letters = names.table("dlq_events");
+    let now = match dialect {
+        Dialect::Postgres => "now()",
+        Dialect::Sqlite => "(strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))",
+        Dialect::MySql => "CURRENT_TIMESTAMP(3)",
+    };
+    vec![
+        format!(
+            "CREATE TABLE {letters} (id {serial}, \
+             original_topic {text} NOT NULL, \
+             failure_reason {text} NOT NULL, \
+             payload {text}, \
+             created_at {time} NOT NULL DEFAULT {now}, \
+             payload_encoding {name}, \
+             bytes BIGINT NOT NULL, \
+             properties {text}, \
+             reason {name} NOT NULL, \
+             listener {text}, \
+             model {text}, \
+             record_id {text}, \
+             ordered SMALLINT NOT NULL, \
+             attempts INTEGER NOT NULL, \
+             redrives INTEGER NOT NULL DEFAULT 0, \
+             letter_id {uuid} NOT NULL, \
+             event_id {uuid}, \
+             service {name} NOT NULL, \
+             node {name} NOT NULL, \
+             incarnation {uuid} NOT NULL, \
+             owner {name}, \
+             until BIGINT NOT NULL DEFAULT 0, \
+             tried {name}){options}"
+        ),
+        format!("CREATE UNIQUE INDEX {} ON {letters} (letter_id)", names.index("dlq_letter")),
+        format!("CREATE INDEX {} ON {letters} (created_at)", names.index("dlq_created")),
+        format!("CREATE INDEX {} ON {letters} (owner)", names.index("dlq_owner")),
+        format!("CREATE INDEX {} ON {letters} (bytes)", names.index("dlq_bytes")),
     ]
 }

@@ -21,6 +21,8 @@ mod asynchronous;
 mod databases;
 mod forms;
 mod gaps;
+#[macro_use]
+mod given_up;
 mod kills;
 mod refusals;
 
@@ -135,6 +137,9 @@ fn size() -> (i64, i64) {
     }
 }
 
+given_up!(sqlite_given_up: databases::Sqlite);
+given_up!(postgres_given_up: emitter_tests::servers::Postgres);
+given_up!(mariadb_given_up: emitter_tests::servers::MariaDb);
 suite!(sqlite: databases::Sqlite);
 suite!(postgres: emitter_tests::servers::Postgres);
 suite!(mariadb: emitter_tests::servers::MariaDb);

@@ -2,7 +2,7 @@
 
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
-use emitter_diesel::outbox::{RelayConfig, WithOutbox};
+use emitter_diesel::outbox::{GivenUp, GivenUpSelection, RelayConfig, WithOutbox};
 use emitter_diesel::{Bind, Emit, update};
 use emitter_tests::eventually::eventually;
 use emitter_tests::servers::Mosquitto;
@@ -110,6 +110,19 @@ async fn what_the_broker_refuses_is_tried_again_given_up_and_holds_up_its_own_ke
     assert_eq!(in_order, given_up);
     eventually(|| gone.len() == 1).await;
     assert_eq!(heard.steps(), BTreeMap::from([(1, vec![0]), (2, vec![0])]));
+    for emitter in [emitter, ear] {
+        assert!(emitter.shutdown(10 * SECOND).await.is_clean());
+    }
+
+    // A broker that takes them: they are put back to work, and come in their order.
+    let memory = MemoryBroker::new();
+    let (ear, heard) = Ear::start(&memory).await;
+    let emitter = builder(&memory, "a").outbox(server.outbox()).start().await.unwrap();
+    let given_up = GivenUp::open(&server.tables(), "shop").unwrap();
+    assert_eq!(given_up.redrive(&GivenUpSelection::default()).unwrap(), 2);
+    eventually(|| heard.len() == 2).await;
+    assert_eq!(heard.steps(), BTreeMap::from([(1, vec![1, 2])]));
+    until(&mut other, <[Row]>::is_empty);
     for emitter in [emitter, ear] {
         assert!(emitter.shutdown(10 * SECOND).await.is_clean());
     }
