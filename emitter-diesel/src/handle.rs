@@ -251,6 +251,7 @@ impl<C: Connection> Bound<'_, C> {
     }
 
     /// What a lent handle has.
+    #[cfg(any(feature = "mysql", feature = "postgres", feature = "sqlite"))]
     pub(crate) fn give_back(&mut self) -> Lent {
         Lent { events: std::mem::replace(&mut self.buffer, Buffer::new()), net: self.net }
     }
