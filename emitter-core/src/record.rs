@@ -113,11 +113,15 @@ impl Number {
         };
         let good = (1..=Self::MAX_OUTBOX).contains(&outbox.len())
             && outbox.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        // Databases count no further.
+        let number = |text: &str| number(text).filter(|number| i64::try_from(*number).is_ok());
+        let base = number(base)?;
+        let in_order = i64::try_from(sequence).is_ok() && (base < sequence || sequence == 0);
         Some(Self {
-            outbox: good.then(|| outbox.into())?,
+            outbox: (good && in_order).then(|| outbox.into())?,
             lane: u32::try_from(number(lane)?).ok()?,
             epoch: number(epoch)?,
-            base: number(base)?,
+            base,
             sequence,
         })
     }
@@ -199,7 +203,7 @@ mod tests {
         let long = format!("{}/1.1:1", "a".repeat(33));
         let bad = ["", "a", "a/1.1", "/1.1:1", "a/+1.1:1", "a/1.1:", "a/1.1:1 ", "a b/1.1:1", "\"/1.1:1"];
         for bad in bad.into_iter().chain([&*long, "a/4294967296.1:1", "a/1.99999999999999999999:1"]) {
-            assert_eq!(Number::of_stream(bad, 1), None, "{bad}");
+            assert_eq!(Number::of_stream(bad, 2), None, "{bad}");
         }
         let most = Number {
             outbox: "a".repeat(32).into(),

@@ -1,6 +1,6 @@
 //! Events of outboxes that did not come are asked for, and those that follow them wait.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -19,16 +19,11 @@ use crate::record::Number;
 use crate::topic::{Topic, TopicFilter, Topics};
 use crate::transport::{Message, Transport};
 
-/// An event that waits for one that is missing.
-#[derive(Debug)]
-pub(super) struct Waiting {
-    pub(super) original: Original,
-    pub(super) ack: Ack,
-}
-
 /// What this node knows of the outboxes that it hears of, and of its own.
 pub(super) struct CatchingUp {
-    gaps: Mutex<Gaps<Waiting>>,
+    /// What waits for one that is missing is acknowledged: in the window of what is not, it would hold up the
+    /// answers, and everything else.
+    gaps: Mutex<Gaps<Original>>,
     /// `{service}.{node}`.
     name: String,
     ask: Topic,
@@ -40,8 +35,8 @@ pub(super) struct CatchingUp {
     hears: OnceCell<()>,
     /// To how many topics of these this node is subscribed.
     subscriptions: AtomicUsize,
-    /// How many connections and subscriptions there were when all outboxes were asked how far they are.
-    asked_at: AtomicU64,
+    /// How many connections and subscriptions there were when all outboxes were asked how far they are, and when.
+    asked_at: Mutex<(u64, usize, Option<Instant>)>,
     began: Instant,
 }
 
@@ -52,6 +47,9 @@ pub(super) enum About {
     Heads,
     Answer,
 }
+
+/// How often outboxes are asked how far they are.
+const EVERY: Duration = Duration::from_secs(60);
 
 /// How long a message of this kind is worth something.
 const FRESH: Duration = Duration::from_secs(10);
@@ -68,12 +66,12 @@ impl CatchingUp {
             answers: OnceCell::new(),
             hears: OnceCell::new(),
             subscriptions: AtomicUsize::new(0),
-            asked_at: AtomicU64::new(0),
+            asked_at: Mutex::default(),
             began: Instant::now(),
         }
     }
 
-    pub(super) fn gaps(&self) -> MutexGuard<'_, Gaps<Waiting>> {
+    pub(super) fn gaps(&self) -> MutexGuard<'_, Gaps<Original>> {
         self.gaps.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -113,7 +111,7 @@ impl CatchingUp {
 
     /// Listeners are done with a numbered event when the acknowledgement is.
     pub(super) fn noted(self: &Arc<Self>, number: Number, model: &'static str, ack: Ack) -> Ack {
-        if !self.gaps().opened(&number, model) {
+        if !self.gaps().keeps() {
             return ack;
         }
         let catching_up = Arc::clone(self);
@@ -141,24 +139,31 @@ impl Shared {
         }
     }
 
-    /// Asks all outboxes how far they are, and has an own one tell it: once for each connection, and once more
-    /// when a model is listened to. What was lost last shows in nothing that comes.
+    /// Asks all outboxes how far they are, and has an own one tell it: at each connection, when a model is
+    /// listened to, and every minute. What was lost last shows in nothing that comes.
     pub(super) fn ask_for_heads(&self, transport: &dyn Transport) {
         let catching_up = &self.catching_up;
         if catching_up.subscriptions() == 0 {
             return;
         }
         let status = transport.status();
-        let connections = status.subscriber.connections;
+        if !status.subscriber.connected {
+            return;
+        }
         let wanted = self.subscribed_models(None) + catching_up.subscriptions();
-        // Not before the answers come.
-        if !status.subscriber.connected || status.subscriptions < wanted {
+        let mut asked_at = catching_up.asked_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let (connections, subscriptions, last) = *asked_at;
+        let is_new = (connections, subscriptions) != (status.subscriber.connections, wanted);
+        // Not before the answers come; but a subscription may be refused for good.
+        let is_time = last.is_none_or(|last| last.elapsed() >= EVERY);
+        if !(is_new && status.subscriptions >= wanted || is_time && last.is_some()) {
+            if last.is_none() {
+                *asked_at = (connections, subscriptions, Some(Instant::now()));
+            }
             return;
         }
-        let at = connections << 32 | wanted as u64;
-        if catching_up.asked_at.swap(at, Ordering::Relaxed) == at {
-            return;
-        }
+        *asked_at = (status.subscriber.connections, wanted, Some(Instant::now()));
+        drop(asked_at);
         if catching_up.hears.get().is_some() {
             for payload in Ask::of(&catching_up.name, &[], true) {
                 self.say(&catching_up.ask, payload);
@@ -178,12 +183,13 @@ impl Shared {
         let message = Message {
             topic: topic.clone(),
             payload: Bytes::from(payload),
-            qos: QoS::AtLeastOnce,
+            // They pass what waits to be acknowledged, and pile up for nobody who is away. What is lost is asked for
+            // again.
+            qos: QoS::AtMostOnce,
             expires: Some(super::shutdown::after(FRESH)),
             properties,
             retain: false,
         };
-        // What is lost is asked for again.
         drop(transport.publish(message));
     }
 }

@@ -11,7 +11,7 @@ use tracing::{error, warn};
 use uuid::Uuid;
 
 use super::burying::Held;
-use super::catching_up::{About, Waiting};
+use super::catching_up::About;
 use super::{ModelState, Shared};
 use crate::batch;
 use crate::dead_letter::{Original, Reason};
@@ -65,9 +65,6 @@ enum Read {
 
 /// How often it is looked whether something is to be asked for again.
 const PULSE: Duration = Duration::from_millis(100);
-
-/// How many events of a stream wait without being acknowledged: while they do, the broker sends only a few more.
-const UNACKNOWLEDGED: usize = 32;
 
 /// A batch of nothing but rubbish must not use up the dead letters of others.
 const LETTERS_A_BATCH: usize = 10;
@@ -165,11 +162,11 @@ impl Intake {
         let checked = self.check_word(&original);
         let taken = checked.and_then(|()| match about {
             About::Ask => {
-                self.shared.catching_up.asked(Ask::read(&original.payload, &limits)?);
+                self.shared.catching_up.asked(Ask::read(&original.payload)?);
                 Ok(None)
             }
             About::Heads => {
-                let heads = wire::read_heads(&original.payload, &limits)?;
+                let heads = wire::read_heads(&original.payload)?;
                 let mut gaps = self.shared.catching_up.gaps();
                 heads.iter().filter(|head| self.hears(&head.stream)).for_each(|head| gaps.head(head));
                 Ok(None)
@@ -181,7 +178,6 @@ impl Intake {
             Ok(None) => ack.done(),
             Err(rejection) => return self.reject(&rejection, original, ack),
         }
-        self.drop_held();
         self.shared.ask();
     }
 
@@ -208,7 +204,8 @@ impl Intake {
             self.letters = LETTERS_A_BATCH;
             let acks = ack.shared(events.len());
             for (ToldEvent { topic, payload, properties, .. }, ack) in events.into_iter().zip(acks) {
-                self.go_on(Original { topic, payload, properties }, ack, true).await;
+                let Ok(place) = Arc::clone(&self.places).acquire_owned().await else { return };
+                self.go_on(Original { topic, payload, properties }, ack, place, true);
             }
             self.letters = usize::MAX;
         }
@@ -232,32 +229,35 @@ impl Intake {
     /// Lets those go on that wait for nothing any more.
     async fn release(&mut self, stream: &Stream) {
         loop {
+            // Before it is taken out: from then on nothing is waited for, or it would be nowhere for that time.
+            let Ok(place) = Arc::clone(&self.places).acquire_owned().await else { return };
             let next = self.shared.catching_up.gaps().next_held(&stream.outbox, stream.lane, &stream.model);
-            let Some(Waiting { original, ack }) = next else { return };
-            self.go_on(original, ack, false).await;
+            let Some(original) = next else { return };
+            self.go_on(original, Ack::new(|| {}), place, false);
         }
     }
 
     /// Takes an event whose turn it is.
-    async fn go_on(&mut self, original: Original, ack: Ack, recovered: bool) {
-        let Ok(place) = Arc::clone(&self.places).acquire_owned().await else { return };
-        let (read, number) = match self.sort(&original) {
+    fn go_on(&mut self, original: Original, ack: Ack, place: OwnedSemaphorePermit, recovered: bool) {
+        let (read, ack) = match self.sort(&original) {
             Ok((model, incoming)) => {
-                let number = self.number(&incoming);
-                (self.read(model, incoming), number)
+                let ack = match self.number(&incoming) {
+                    Some(number) => {
+                        if recovered {
+                            self.shared.catching_up.gaps().opened(&number, model.info.name);
+                        }
+                        self.shared.catching_up.noted(number, model.info.name, ack)
+                    }
+                    None => ack,
+                };
+                (self.read(model, incoming), ack)
             }
-            Err(rejection) => (Err(rejection), None),
+            Err(rejection) => (Err(rejection), ack),
         };
-        let is_new = self.finish(read, original, number, ack, place);
+        let is_new = self.finish(read, original, ack, place);
         if recovered && is_new {
             self.shared.counters.recovered.add_one();
         }
-    }
-
-    /// What comes again need not wait.
-    fn drop_held(&self) {
-        let dropped = self.shared.catching_up.gaps().dropped();
-        dropped.into_iter().for_each(|waiting| waiting.ack.done());
     }
 
     /// The events of a batch; `None` of a message that is none.
@@ -325,7 +325,7 @@ impl Intake {
         let (model, incoming) = match self.sort(&original) {
             Ok(sorted) => sorted,
             Err(rejection) => {
-                self.finish(Err(rejection), original, None, ack, place);
+                self.finish(Err(rejection), original, ack, place);
                 return;
             }
         };
@@ -336,13 +336,17 @@ impl Intake {
             drop(incoming);
             return self.hold(number, name, original, ack);
         }
+        let ack = match &number {
+            Some(number) => self.shared.catching_up.noted(number.clone(), name, ack),
+            None => ack,
+        };
         let read = self.read(model, incoming);
         let stream = number.as_ref().filter(|_| arrival == Some(Arrival::GoesFirst)).map(|number| Stream {
             outbox: Arc::clone(&number.outbox),
             lane: number.lane,
             model: name.into(),
         });
-        self.finish(read, original, number, ack, place);
+        self.finish(read, original, ack, place);
         if let Some(stream) = stream {
             self.release(&stream).await;
         }
@@ -361,19 +365,9 @@ impl Intake {
 
     /// Keeps an event until those before it came, and asks for them.
     fn hold(&self, number: &Number, model: &str, original: Original, ack: Ack) {
-        let catching_up = &self.shared.catching_up;
-        let mut gaps = catching_up.gaps();
-        let held = gaps.held(number, model);
-        // More of them would fill the window of what is not acknowledged, and no answer would come.
-        let ack = if held < UNACKNOWLEDGED {
-            ack
-        } else {
-            ack.done();
-            Ack::new(|| {})
-        };
-        gaps.hold(number, model, Waiting { original, ack });
-        drop(gaps);
-        self.drop_held();
+        let bytes = original.payload.len() + original.topic.len() + original.properties.bytes();
+        self.shared.catching_up.gaps().hold(number, model, bytes, original);
+        ack.done();
         self.shared.ask();
     }
 
@@ -382,7 +376,6 @@ impl Intake {
         &mut self,
         read: Result<Read, Rejection>,
         original: Original,
-        number: Option<Number>,
         ack: Ack,
         place: OwnedSemaphorePermit,
     ) -> bool {
@@ -392,7 +385,7 @@ impl Intake {
                 ack.done();
             }
             Ok(Read::Event { model, event, identity }) => {
-                return self.deliver(&model, event, identity, original, number, ack, place);
+                return self.deliver(&model, event, identity, original, ack, place);
             }
             Err(Rejection::UnknownEvent) => {
                 self.shared.counters.unheard.add_one();
@@ -476,14 +469,12 @@ impl Intake {
     }
 
     /// Hands an event to the listeners; `false` where they have it, or there are none.
-    #[allow(clippy::too_many_arguments, reason = "it is what an event came with")]
     fn deliver(
         &mut self,
         model: &ModelState,
         event: Arc<dyn AnyEvent>,
         identity: Option<Identity>,
         original: Original,
-        number: Option<Number>,
         ack: Ack,
         place: OwnedSemaphorePermit,
     ) -> bool {
@@ -506,10 +497,6 @@ impl Intake {
             ack.done();
             return false;
         }
-        let ack = match number {
-            Some(number) => self.shared.catching_up.noted(number, model.info.name, ack),
-            None => ack,
-        };
         let completion = Completion::new(ack, Some(original), Some(place));
         if let Some(identity) = identity {
             self.remember(identity, &completion);

@@ -363,14 +363,15 @@ impl Relay {
         if self.relays && self.changes && self.database()?.has_changed()? {
             self.next_poll = now;
         }
-        self.answer(emitter)?;
-        if self.relays && !ending {
-            self.tell_heads(emitter);
-        }
         let mut more = false;
         if self.relays && !ending && Instant::now() >= self.next_poll.max(self.blocked_until) {
             more = self.publish(emitter)?;
             self.next_poll = Instant::now() + if more { Duration::ZERO } else { self.config.poll };
+        }
+        // Behind what is published, so that who hears it has been sent all that it tells of.
+        self.answer(emitter);
+        if self.relays && !ending {
+            self.tell_heads(emitter);
         }
         self.failures = 0;
         if more {

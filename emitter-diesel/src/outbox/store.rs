@@ -148,7 +148,7 @@ impl Store {
             Dialect::MySql => "'' AS text, o.id AS number".to_owned(),
             Dialect::Postgres | Dialect::Sqlite => self.columns(),
         };
-        let before = "e.id < o.id AND e.model = o.model AND (o.by_model = 1 OR e.record_id = o.record_id)";
+        let before = "e.id < o.id AND lower(e.model) = lower(o.model) AND (o.by_model = 1 OR e.record_id = o.record_id)";
         let lanes = lanes.iter().map(|Reading { lane, except, most }| {
             let part = |status: &str, also: &str| {
                 format!(

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use diesel::result::QueryResult;
 use emitter_core::Emitter;
-use emitter_core::gaps::wire::{Answer, Ask, MOST_BYTES, MOST_EVENTS, ToldEvent};
+use emitter_core::gaps::wire::{Answer, Ask, MOST_BYTES, ToldEvent};
 use emitter_core::gaps::{After, Head, Stream};
 use emitter_core::record::Number;
 use tracing::warn;
@@ -25,8 +25,8 @@ pub(super) struct Question {
 /// How many questions wait at most; who asks in vain asks again.
 const MOST_QUESTIONS: usize = 1_000;
 
-/// How many are answered before other work has a turn.
-const TURN: usize = 8;
+/// How many rows are read for an answer: of usual events about as many as it may tell.
+const MOST_ROWS: usize = 200;
 
 /// How long an answer waits for what is on its way to the broker: who asks has often just been sent what
 /// comes after.
@@ -61,17 +61,16 @@ impl Relay {
         i32::try_from(lane).is_ok_and(|lane| self.lanes.contains_key(&lane))
     }
 
-    /// Answers some of those that wait. To be called when everything that is known is noted.
-    pub(super) fn answer(&mut self, emitter: &Emitter) -> QueryResult<()> {
-        for _ in 0..self.questions.len().min(TURN) {
-            let Some(question) = self.questions.pop_front() else { break };
-            match self.answer_to(&question)? {
-                Some(answer) => emitter.answer(&question.from, &answer),
-                None if question.came.elapsed() < PATIENCE => self.questions.push_back(question),
-                None => {}
-            }
+    /// Answers one of those that wait. To be called when everything that is known is noted. A question that the
+    /// database cannot answer is nobody's trouble but that of whoever asked.
+    pub(super) fn answer(&mut self, emitter: &Emitter) {
+        let Some(question) = self.questions.pop_front() else { return };
+        match self.answer_to(&question) {
+            Ok(Some(answer)) => emitter.answer(&question.from, &answer),
+            Ok(None) if question.came.elapsed() < PATIENCE => self.questions.push_back(question),
+            Ok(None) => {}
+            Err(error) => warn!(from = question.from, "missing events could not be looked for: {error}"),
         }
-        Ok(())
     }
 
     /// What there is to say; `None` where that is nothing yet, or nothing at all.
@@ -83,7 +82,7 @@ impl Relay {
             return Ok(None);
         };
         let Some(count) = owned.counts.get(&*stream.model) else { return Ok(None) };
-        let (epoch, settled, last) = (owned.epoch, count.settled(), count.last);
+        let (epoch, base, settled, last) = (owned.epoch, count.base, count.settled(), count.last);
         let kept = Kept { lane, model: &stream.model, after: 0, up_to: settled };
         let after = match *after {
             After::Sequence(after) => i64::try_from(after).unwrap_or(i64::MAX),
@@ -98,11 +97,13 @@ impl Relay {
         }
         let kept = Kept { after, ..kept };
         let mut rows = Vec::new();
-        for kept in self.store.kept(&kept, self.config.batch.min(MOST_EVENTS)) {
+        for kept in self.store.kept(&kept, MOST_ROWS) {
             rows.extend(self.database()?.queued(kept)?);
         }
         rows.sort_unstable_by_key(|row| row.sequence);
-        let is_all = rows.len() < self.config.batch.min(MOST_EVENTS);
+        // Each part was cut off by itself: behind so many there may be holes.
+        let is_all = rows.len() < MOST_ROWS;
+        rows.truncate(MOST_ROWS);
         let lost = match rows.first().and_then(|row| row.sequence) {
             // Those before it may be ones that stand for nothing, or ones that were cleared away.
             Some(first) if first == after + 1 => 0,
@@ -114,15 +115,16 @@ impl Relay {
                 missing.min(gone).saturating_sub(after).max(0)
             }
         };
-        let (events, cut) = told(rows);
-        let covered = match (cut, events.last()) {
-            (true, Some(last)) => last.sequence,
-            (false, Some(last)) if !is_all => last.sequence,
-            _ => unsigned(settled.max(after)),
+        let (events, looked_at) = told(rows);
+        let covered = match looked_at {
+            Looked::UpTo(sequence) => unsigned(sequence),
+            Looked::AtAll(Some(last)) if !is_all => unsigned(last),
+            Looked::AtAll(_) => unsigned(settled.max(after)),
         };
         Ok(Some(Answer {
             stream: Stream { outbox: Arc::clone(&self.outbox_id), ..stream.clone() },
             epoch: unsigned(epoch),
+            base: unsigned(base),
             after: unsigned(after),
             covered,
             last: unsigned(last.max(after)).max(covered),
@@ -160,9 +162,17 @@ impl Relay {
     }
 }
 
-/// Rows as they are told, as many as fit; whether some did not.
-fn told(rows: Vec<Queued>) -> (Vec<ToldEvent>, bool) {
-    let (mut events, mut bytes) = (Vec::new(), 0);
+/// How far rows were looked at.
+enum Looked {
+    /// At all of them, of which this is the last.
+    AtAll(Option<i64>),
+    /// Up to this one: more would not fit.
+    UpTo(i64),
+}
+
+/// Rows as they are told, as many as fit.
+fn told(rows: Vec<Queued>) -> (Vec<ToldEvent>, Looked) {
+    let (mut events, mut bytes, mut last) = (Vec::new(), 0, None);
     for row in rows {
         let (sequence, stream, id) = (row.sequence, row.stream.clone(), row.id);
         let number = stream
@@ -170,15 +180,17 @@ fn told(rows: Vec<Queued>) -> (Vec<ToldEvent>, bool) {
             .and_then(|(stream, sequence)| Number::of_stream(&stream, u64::try_from(sequence).ok()?));
         let (Some(number), Some(parcel)) = (number, parcel(row)) else {
             warn!(row = id, "a row of the history is not as an outbox writes it, and cannot be told");
+            last = sequence.or(last);
             continue;
         };
-        bytes += parcel.payload.len();
-        if bytes > MOST_BYTES && !events.is_empty() {
-            return (events, true);
+        bytes += parcel.payload.len() + parcel.topic.len() + parcel.properties.bytes();
+        if let Some(before) = last.filter(|_| bytes > MOST_BYTES && !events.is_empty()) {
+            return (events, Looked::UpTo(before));
         }
+        last = sequence.or(last);
         events.push(ToldEvent::new(parcel, &number));
     }
-    (events, false)
+    (events, Looked::AtAll(last))
 }
 
 fn unsigned(number: i64) -> u64 {

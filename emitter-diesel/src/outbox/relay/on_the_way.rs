@@ -21,8 +21,8 @@ pub(super) enum Line {
 impl Line {
     pub(super) fn of(row: &Queued) -> Self {
         match &row.record_id {
-            _ if row.by_model != 0 => Self::Model(row.model.clone()),
-            Some(key) => Self::Key(row.model.clone(), key.clone()),
+            _ if row.by_model != 0 => Self::Model(row.model.to_ascii_lowercase()),
+            Some(key) => Self::Key(row.model.to_ascii_lowercase(), key.clone()),
             None => Self::Alone(row.id),
         }
     }
