@@ -6,7 +6,7 @@
 //! both back, and the listener is called again as any other. An event that was claimed and committed before is
 //! done: the function is not called.
 //!
-//! ```no_run
+//! ```no_run,standalone_crate
 //! # #[cfg(feature = "sqlite")]
 //! # mod example {
 //! use diesel::prelude::*;
