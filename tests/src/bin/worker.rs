@@ -7,6 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use diesel::prelude::*;
+use emitter_diesel::capture::Capture;
 use emitter_diesel::outbox::{Outbox, RelayConfig, WithOutbox};
 use emitter_diesel::tables::Tables;
 use emitter_diesel::{Bind, Bound, Emit, Emits, Emitter, update};
@@ -39,6 +40,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         }
         None => outbox.without_relay(),
     };
+    let outbox = if task.captures { outbox.capture(Capture::of::<Order>()?) } else { outbox };
     let builder = Emitter::builder().service("shop").node(task.node.clone()).mqtt(task.broker.as_str());
     // The database may be away, too.
     let emitter = builder.outbox(outbox).start().await?;

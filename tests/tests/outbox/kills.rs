@@ -55,6 +55,7 @@ impl Stage {
             batch: 50,
             keys: 0,
             pause: None,
+            captures: false,
         }
     }
 
