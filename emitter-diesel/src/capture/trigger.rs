@@ -172,7 +172,7 @@ impl Traced {
         triggers: Vec<String>,
     ) -> Function {
         // So that it is seen whether the one that is there is this one.
-        let mark = fingerprint(&format!("{body}\0{}", triggers.join("\0")));
+        let mark = fingerprint(&format!("{SETTINGS}\0{body}\0{}", triggers.join("\0")));
         let name = |(place, when)| (self.name(names, kind, &format!("_{}", place + 1)), when);
         Function {
             name: self.name(names, kind, ""),
@@ -191,7 +191,7 @@ impl Traced {
     fn install_one(&self, function: &Function, names: &Names) -> String {
         let Function { name, body, into, triggers } = function;
         let create = format!(
-            "CREATE OR REPLACE FUNCTION %3$s() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS {}",
+            "CREATE OR REPLACE FUNCTION %3$s() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER {SETTINGS} AS {}",
             dollars(body)
         );
         let sequence = format!("pg_catalog.pg_get_serial_sequence({}, 'id')", literal(&at(names, "outbox")));
@@ -255,6 +255,10 @@ impl Traced {
 
 /// The rows differ, whether their types know equality or not.
 const CHANGED: &str = "OLD OPERATOR(pg_catalog.*<>) NEW";
+
+/// By the writer's own, numbers would be rounded, and dates might be read as others.
+const SETTINGS: &str =
+    "SET search_path = pg_catalog, pg_temp SET extra_float_digits = 1 SET datestyle = 'ISO'";
 
 /// A number of our own: who installs waits for others who do.
 const LOCK: i64 = 7_246_811_902_554;
