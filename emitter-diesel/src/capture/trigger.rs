@@ -135,7 +135,7 @@ impl Traced {
         if actions.update {
             triggers.push(format!("UPDATE ON {} FOR EACH ROW WHEN ({CHANGED} AND {when})", self.table));
         }
-        self.function(names, "capture", "captured", body, triggers)
+        self.function(names, "capture", "captured", &body, triggers)
     }
 
     fn log(&self, names: &Names) -> Function {
@@ -160,7 +160,7 @@ impl Traced {
             format!("UPDATE ON {} FOR EACH ROW WHEN ({CHANGED})", self.table),
             format!("TRUNCATE ON {} FOR EACH STATEMENT", self.table),
         ];
-        self.function(names, "audit", "audit_log", body, triggers)
+        self.function(names, "audit", "audit_log", &body, triggers)
     }
 
     fn function(
@@ -168,7 +168,7 @@ impl Traced {
         names: &Names,
         kind: &str,
         into: &'static str,
-        body: String,
+        body: &str,
         triggers: Vec<String>,
     ) -> Function {
         // So that it is seen whether the one that is there is this one.
