@@ -40,6 +40,12 @@ impl Column {
         self.type_name == "redacted"
     }
 
+    /// Whether listeners see a hash in place of its value.
+    #[must_use]
+    pub fn is_hashed(&self) -> bool {
+        self.type_name == "hashed"
+    }
+
     /// The same, which a row may lack.
     #[must_use]
     pub const fn absent(mut self) -> Self {

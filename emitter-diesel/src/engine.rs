@@ -23,7 +23,7 @@ use crate::statements::Refused;
 use crate::update::{Delete, Parts, Update};
 
 /// Inserts, of which Diesel has the rows returned, and deletes.
-#[cfg(any(feature = "_postgres", feature = "sqlite"))]
+#[cfg(feature = "sqlite")]
 macro_rules! returns_its_rows {
     ($backend:ident: $($kind:ident)*) => { $(
         impl<'query, C, S, M> Engine<C, S, M, $kind> for $backend
@@ -151,8 +151,8 @@ pub trait AsyncCounts<C>: Sized {
 /// What is to be known of a statement besides its rows.
 #[derive(Debug, Default)]
 pub struct Ask {
-    /// The columns that it sets.
-    pub(crate) set: bool,
+    /// Events tell of it: which columns it sets is to be known, and triggers are to know that it is told of.
+    pub(crate) emits: bool,
     /// The rows as they were before an update.
     pub(crate) before: bool,
     /// Of the model's hashed columns.

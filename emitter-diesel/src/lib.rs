@@ -139,6 +139,8 @@ extern crate self as emitter_diesel;
 mod bound_async;
 mod buffer;
 pub mod bypass;
+#[cfg(feature = "postgres")]
+pub mod capture;
 pub mod catch_up;
 mod companion;
 pub mod dead_letters;

@@ -56,6 +56,8 @@ pub use self::relay::RelayConfig;
 pub(crate) use self::mailbox::Mailbox;
 pub(crate) use self::store::Store;
 pub(crate) use self::writing::Written;
+#[cfg(feature = "postgres")]
+pub(crate) use self::writing::handler;
 
 /// The outbox of a database, and how this node relays it.
 ///
@@ -65,12 +67,19 @@ pub(crate) use self::writing::Written;
 pub struct Outbox {
     tables: Tables,
     relay: Option<RelayConfig>,
+    #[cfg(feature = "postgres")]
+    captures: Vec<crate::capture::Capture>,
 }
 
 impl Outbox {
     /// The outbox in these tables, relayed by this node.
     pub fn new(tables: Tables) -> Self {
-        Self { tables, relay: Some(RelayConfig::default()) }
+        Self {
+            tables,
+            relay: Some(RelayConfig::default()),
+            #[cfg(feature = "postgres")]
+            captures: Vec::new(),
+        }
     }
 
     /// How this node relays. Default: see [`RelayConfig`].
@@ -82,6 +91,14 @@ impl Outbox {
     /// This node relays nothing; others do.
     pub fn without_relay(mut self) -> Self {
         self.relay = None;
+        self
+    }
+
+    /// This node turns what triggers capture of this table into events: see [`capture`](crate::capture). With
+    /// [`Tables::migrate`] it makes the triggers, too; else the start fails where they are not there.
+    #[cfg(feature = "postgres")]
+    pub fn capture(mut self, capture: crate::capture::Capture) -> Self {
+        self.captures.push(capture);
         self
     }
 }
@@ -133,7 +150,13 @@ impl WithOutbox for Builder {
         let keeps = outbox.relay.map(|relay| relay.keep);
         let attached = Attached { keeps, ..Attached::default() };
         let mailbox = Arc::clone(attached.mailbox());
-        let Outbox { tables, relay } = outbox;
+        #[cfg(feature = "postgres")]
+        let builder = {
+            let poll = outbox.relay.unwrap_or_default().poll;
+            let elsewhere = outbox.relay.is_none();
+            crate::capture::begin(builder, outbox.tables.clone(), outbox.captures, poll, elsewhere)
+        };
+        let Outbox { tables, relay, .. } = outbox;
         let open = {
             let tables = tables.clone();
             move |emitter: &WeakEmitter| open(&tables, emitter)

@@ -22,6 +22,12 @@ mod both;
 #[cfg(feature = "_postgres")]
 pub use both::Both;
 #[cfg(feature = "_postgres")]
+mod marked;
+#[cfg(feature = "_postgres")]
+pub use marked::Marked;
+#[cfg(feature = "postgres")]
+pub(crate) use marked::comment;
+#[cfg(feature = "_postgres")]
 mod upsert;
 #[cfg(feature = "_postgres")]
 pub use upsert::AndWhetherInserted;

@@ -356,7 +356,7 @@ impl<S, K: Kind, M: Model> Emitting<S, K, M> {
         let route = emitter.route::<M>(Op::OPERATION, options).map(|route| {
             let route = route.durable(durable || M::DURABLE);
             let hash_key = route.hash_key();
-            let ask = Ask { set: true, before: route.wants_before(), hash_key: hash_key.clone() };
+            let ask = Ask { emits: true, before: route.wants_before(), hash_key: hash_key.clone() };
             (Events { route, hash_key, unchanged }, ask)
         });
         (statement, route)

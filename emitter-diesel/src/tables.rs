@@ -88,6 +88,12 @@ impl Tables {
         schema::migrations(dialect, &self.names, self.lanes)
     }
 
+    /// Whether they are made where they are not there.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn migrates(&self) -> bool {
+        self.migrate
+    }
+
     /// What they are called.
     pub(crate) fn all_names(&self) -> &Names {
         &self.names

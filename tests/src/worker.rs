@@ -26,6 +26,9 @@ pub struct Task {
     pub listener: Option<String>,
     /// Microseconds between two transactions.
     pub pause: Option<u64>,
+    /// It turns what triggers capture of orders.
+    #[serde(default)]
+    pub captures: bool,
 }
 
 /// A running worker. Dropping it kills the process.

@@ -287,6 +287,7 @@ const PURE: &[&str] = &[
     "emitter-diesel/src/inbox/marks.rs",
     "emitter-diesel/src/dead_letters/store.rs",
     "emitter-core/src/record.rs",
+    "emitter-diesel/src/capture/trigger.rs",
     "emitter-diesel/src/outbox/store.rs",
     "emitter-diesel/src/mirror/known.rs",
     "emitter-diesel/src/mirror/selection.rs",

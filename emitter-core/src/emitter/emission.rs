@@ -84,9 +84,13 @@ impl<M: Model> Route<M> {
     /// Makes an event of something that this node did. It goes nowhere until [`Emitter::emit`](crate::Emitter::emit).
     #[must_use]
     pub fn event(self, event: M::Event) -> Emission {
+        self.event_at(Timestamp::now(), event)
+    }
+
+    /// The same of something that was done at this time: what a trigger wrote down is told of later.
+    #[must_use]
+    pub fn event_at(self, time: Timestamp, event: M::Event) -> Emission {
         let body = event.body();
-        // One look at the clock is enough for both.
-        let time = Timestamp::now();
         let meta = Meta {
             again: None,
             id: EventId::at(time),

@@ -17,7 +17,7 @@ use crate::statements::Refused;
 use crate::update::{Delete, Parts, Update};
 
 /// Inserts, of which Diesel has the rows returned, and deletes.
-#[cfg(any(feature = "_postgres", feature = "sqlite"))]
+#[cfg(feature = "sqlite")]
 macro_rules! returns_its_rows {
     ($backend:ident: $($kind:ident)*) => { $(
         impl<'query, C, S, M> AsyncEngine<'query, C, S, M, $kind> for $backend

@@ -70,7 +70,7 @@ where
         if statement.sets_key() {
             return Err(Error::QueryBuilderError(KEY_IS_SET.into()));
         }
-        let set = ask.set.then(|| statement.set::<M>());
+        let set = ask.emits.then(|| statement.set::<M>());
         let parts = Arc::new(*statement.parts);
         let rows = atomically(conn, |conn| {
             let before = Query::<ForUpdate, _>::of(Arc::clone(&parts)).internal_load(conn)?;

@@ -30,7 +30,7 @@ where
     where
         M: Model,
     {
-        let set = ask.set.then(|| statement.set::<M>());
+        let set = ask.emits.then(|| statement.set::<M>());
         if !ask.before {
             let update = Query::<Returning, _>::of(Arc::new(*statement.parts));
             return Ok(Rows::collect(update.internal_load(conn)?)?.with_set(set));

@@ -88,20 +88,44 @@ impl Store {
         lanes: u32,
         handler: &str,
     ) -> Vec<String> {
+        self.inserts("", records.into_iter().map(|record| (String::new(), record)), lanes, handler)
+    }
+
+    /// The same of rows whose ids are given, on PostgreSQL.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn insert_as<'r>(
+        &self,
+        records: impl IntoIterator<Item = (i64, &'r Record)>,
+        lanes: u32,
+        handler: &str,
+    ) -> Vec<String> {
+        let records = records.into_iter().map(|(id, record)| (format!("{id}, "), record));
+        self.inserts("id, ", records, lanes, handler)
+    }
+
+    fn inserts<'r>(
+        &self,
+        also: &str,
+        records: impl Iterator<Item = (String, &'r Record)>,
+        lanes: u32,
+        handler: &str,
+    ) -> Vec<String> {
         const MOST: usize = 1 << 20;
+        let overriding = if also.is_empty() { "" } else { "OVERRIDING SYSTEM VALUE " };
         let insert = format!(
-            "INSERT INTO {} (event_id, action, model, record_id, payload, status, created_at, operation, topic, qos, \
-             properties, lane, by_model, park, trace_id, idempotency_key, handler) VALUES ",
+            "INSERT INTO {} ({also}event_id, action, model, record_id, payload, status, created_at, operation, topic, qos, \
+             properties, lane, by_model, park, trace_id, idempotency_key, handler) {overriding}VALUES ",
             self.names.table("outbox")
         );
         let mut all: Vec<String> = Vec::new();
-        for record in records {
+        for (given, record) in records {
             match all.last_mut().filter(|sql| sql.len() < MOST) {
                 Some(sql) => sql.push_str(", "),
                 None => all.push(insert.clone()),
             }
             if let Some(sql) = all.last_mut() {
                 sql.push('(');
+                sql.push_str(&given);
                 self.values(sql, record, lanes, handler);
                 sql.push(')');
             }
@@ -149,6 +173,7 @@ impl Store {
             Dialect::Postgres | Dialect::Sqlite => self.columns(),
         };
         let before = "e.id < o.id AND lower(e.model) = lower(o.model) AND (o.by_model = 1 OR e.record_id = o.record_id)";
+        let turned = self.turned();
         let lanes = lanes.iter().map(|Reading { lane, except, most }| {
             let part = |status: &str, also: &str| {
                 format!(
@@ -157,7 +182,7 @@ impl Store {
                      AND EXISTS (SELECT 1 FROM {lane_table} l WHERE l.lane = {lane} AND l.owner = '{relay}' AND l.paused = 0) \
                      AND NOT EXISTS (SELECT 1 FROM {outbox} e WHERE e.status = '{WAITING}' AND e.lane = {lane} AND {before}) \
                      AND NOT (o.park = 1 AND EXISTS (SELECT 1 FROM {outbox} e \
-                     WHERE e.status = '{FAILED}' AND e.lane = {lane} AND {before})) \
+                     WHERE e.status = '{FAILED}' AND e.lane = {lane} AND {before})){turned} \
                      ORDER BY o.id LIMIT {most}) AS {status}_{lane}",
                     except = list(except.iter().copied()),
                 )
@@ -167,6 +192,19 @@ impl Store {
         });
         let sql = lanes.collect::<Vec<_>>().join(" UNION ALL ");
         if *dialect == Dialect::MySql { Due::Ids(sql) } else { Due::Rows(sql) }
+    }
+
+    /// That nothing was captured before a row, of its model, that somebody is about to turn.
+    fn turned(&self) -> String {
+        let Self { dialect, names } = self;
+        if *dialect != Dialect::Postgres {
+            return String::new();
+        }
+        let (captured, capturing, now) = (names.table("captured"), names.table("capturing"), dialect.now());
+        format!(
+            " AND NOT EXISTS (SELECT 1 FROM {captured} c JOIN {capturing} t ON t.model = c.model \
+             WHERE c.model = o.model AND c.status = 'CAPTURED' AND c.id < o.id AND t.until > {now})"
+        )
     }
 
     /// These rows.

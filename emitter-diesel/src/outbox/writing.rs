@@ -47,8 +47,7 @@ impl Written {
     pub(crate) fn emit(self, emitter: &Emitter) {
         for event in self.events {
             if event.is_durable() {
-                let in_hand = self.attached.mailbox().hand_out(event.id());
-                emitter.emit_recorded(event, Ack::new(move || in_hand.done()));
+                self.attached.emit(emitter, event);
             } else {
                 emitter.emit([event]);
             }
@@ -57,8 +56,16 @@ impl Written {
     }
 }
 
+impl Attached {
+    /// Hands an event that is written down and committed to the listeners of this node.
+    pub(crate) fn emit(&self, emitter: &Emitter, event: Emission) {
+        let in_hand = self.mailbox().hand_out(event.id());
+        emitter.emit_recorded(event, Ack::new(move || in_hand.done()));
+    }
+}
+
 /// Who hands a row to its listeners: the node that wrote it, and which life of it. No name has a slash.
-pub(super) fn handler(origin: &Origin) -> String {
+pub(crate) fn handler(origin: &Origin) -> String {
     format!("{origin}/{}", origin.incarnation)
 }
 

@@ -9,7 +9,7 @@ use diesel::sql_types::{BigInt, Integer, Nullable, SmallInt, Text};
 use super::dialect::Dialect;
 
 /// A connection that an outbox or the like has for itself: Diesel's to PostgreSQL, SQLite, MySQL or MariaDB.
-pub trait Database: Send {
+pub trait Database: std::any::Any + Send {
     /// Its SQL.
     fn dialect(&self) -> Dialect;
 

@@ -44,19 +44,19 @@ impl Names {
     }
 
     /// The name of one table as it is written in SQL.
-    pub(crate) fn table(&self, table: &'static str) -> impl fmt::Display + '_ {
+    pub(crate) fn table<'n>(&'n self, table: &'n str) -> impl fmt::Display + 'n {
         Qualified { names: self, table }
     }
 
     /// The name of something that belongs to a table, and is in no schema by itself.
-    pub(crate) fn index(&self, index: &'static str) -> impl fmt::Display + '_ {
+    pub(crate) fn index<'n>(&'n self, index: &'n str) -> impl fmt::Display + 'n {
         Unqualified { names: self, index }
     }
 }
 
 struct Qualified<'n> {
     names: &'n Names,
-    table: &'static str,
+    table: &'n str,
 }
 
 impl fmt::Display for Qualified<'_> {
@@ -70,7 +70,7 @@ impl fmt::Display for Qualified<'_> {
 
 struct Unqualified<'n> {
     names: &'n Names,
-    index: &'static str,
+    index: &'n str,
 }
 
 impl fmt::Display for Unqualified<'_> {

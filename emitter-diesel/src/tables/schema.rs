@@ -235,6 +235,7 @@ fn first(dialect: Dialect, names: &Names, lanes: u32) -> Vec<String> {
          epoch BIGINT NOT NULL, sequence BIGINT NOT NULL, PRIMARY KEY (node, outbox, lane, model)){options}",
         names.table("positions")
     ));
+    statements.extend(capture(dialect, names));
     if dialect == Dialect::Postgres {
         // Rows come and go: what is gone is cleared away early.
         statements.push(format!(
@@ -364,5 +365,40 @@ fn dead_letters(dialect: Dialect, names: &Names) -> Vec<String> {
         format!("CREATE INDEX {} ON {letters} (created_at)", names.index("dlq_created")),
         format!("CREATE INDEX {} ON {letters} (owner)", names.index("dlq_owner")),
         format!("CREATE INDEX {} ON {letters} (bytes)", names.index("dlq_bytes")),
+    ]
+}
+
+/// What triggers write to, which are PostgreSQL's alone.
+fn capture(dialect: Dialect, names: &Names) -> Vec<String> {
+    if dialect != Dialect::Postgres {
+        return Vec::new();
+    }
+    let Types { serial, name, text, json, time, .. } = Types::of(dialect);
+    let (captured, audit) = (names.table("captured"), names.table("audit_log"));
+    vec![
+        // Its ids are the outbox's: what is turned keeps its place.
+        format!(
+            "CREATE TABLE {captured} (id BIGINT NOT NULL PRIMARY KEY, model {name} NOT NULL, table_name {text} NOT NULL, \
+             action {name} NOT NULL, before {json}, after {json}, captured_at {time} NOT NULL DEFAULT clock_timestamp(), \
+             status {name} NOT NULL DEFAULT 'CAPTURED', last_error {text})"
+        ),
+        format!(
+            "CREATE INDEX {} ON {captured} (model, id) WHERE status = 'CAPTURED'",
+            names.index("captured_model")
+        ),
+        format!(
+            "ALTER TABLE {captured} SET (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000)"
+        ),
+        format!(
+            "CREATE TABLE {} (model {name} NOT NULL PRIMARY KEY, until BIGINT NOT NULL)",
+            names.table("capturing")
+        ),
+        format!(
+            "CREATE TABLE {audit} (id {serial}, table_name {text} NOT NULL, record_id {text}, old_values {json}, \
+             new_values {json}, action {name} NOT NULL, changed_at {time} NOT NULL DEFAULT clock_timestamp(), \
+             transaction_id BIGINT NOT NULL, db_user {text} NOT NULL, application_name {text} NOT NULL)"
+        ),
+        format!("CREATE INDEX {} ON {audit} (table_name, record_id)", names.index("audit_record")),
+        format!("CREATE INDEX {} ON {audit} (changed_at)", names.index("audit_changed")),
     ]
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use diesel::prelude::*;
 use diesel_async::AsyncPgConnection;
+use emitter_diesel::capture::Capture;
 use emitter_diesel::inbox::{Inbox, InboxTx, WithInbox};
 use emitter_diesel::outbox::{Outbox, RelayConfig, WithOutbox};
 use emitter_diesel::tables::Tables;
@@ -99,6 +100,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         }
         None => outbox.without_relay(),
     };
+    let outbox = if task.captures { outbox.capture(Capture::of::<Order>()?) } else { outbox };
     let builder = Emitter::builder().service("shop").node(task.node.clone()).mqtt(task.broker.as_str());
     let builder = builder.select_listeners(|_| false);
     // The database may be away, too.

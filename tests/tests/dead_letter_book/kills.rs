@@ -53,6 +53,7 @@ async fn a_redrive_that_is_killed_loses_nothing_and_its_claims_expire() {
         keys: 0,
         pause: None,
         listener: None,
+        captures: false,
     };
     let begin = |node: &str| {
         tokio::task::block_in_place(|| Worker::start(env!("CARGO_BIN_EXE_redriver"), &task(node)))

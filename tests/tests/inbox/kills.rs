@@ -84,6 +84,7 @@ impl Stage {
             batch: 50,
             keys: KEYS,
             listener: None,
+            captures: false,
             pause: Some(1_000),
         }
     }

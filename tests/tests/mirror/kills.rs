@@ -48,6 +48,7 @@ impl Stage {
             keys: 0,
             pause: None,
             listener: None,
+            captures: false,
         };
         tokio::task::block_in_place(|| Worker::start(env!("CARGO_BIN_EXE_scribe"), &task))
     }

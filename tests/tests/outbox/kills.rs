@@ -56,6 +56,7 @@ impl Stage {
             keys: 0,
             listener: None,
             pause: None,
+            captures: false,
         }
     }
 

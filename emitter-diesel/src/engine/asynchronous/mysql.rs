@@ -40,7 +40,7 @@ where
         if statement.sets_key() {
             return Err(Error::QueryBuilderError(KEY_IS_SET.into()));
         }
-        let set = ask.set.then(|| statement.set::<M>());
+        let set = ask.emits.then(|| statement.set::<M>());
         let parts = Arc::new(*statement.parts);
         let alone = begin(conn).await?;
         let rows = update(conn, parts, &ask).await;

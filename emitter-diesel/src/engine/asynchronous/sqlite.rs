@@ -33,7 +33,7 @@ where
     where
         M: Model,
     {
-        let set = ask.set.then(|| statement.set::<M>());
+        let set = ask.emits.then(|| statement.set::<M>());
         let (sets_key, lock) = (set.is_some_and(|set| set.key), Lock(statement.layout()));
         let parts = Arc::new(*statement.parts);
         if !ask.before {
