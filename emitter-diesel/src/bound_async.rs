@@ -55,6 +55,8 @@ pub struct BoundAsync<'c, C: AsyncConnection> {
     proves: bool,
     /// A statement outside of transactions has begun and not ended: it may have one of its own.
     alone: bool,
+    /// The database works at a COMMIT: dropped then, nobody knows how it ended.
+    ending: bool,
     /// The back end is MySQL, which ends transactions behind Diesel's back: a savepoint tells. Its
     /// connection cannot go on where an answer is owed.
     guarded: bool,
@@ -82,6 +84,7 @@ impl<'c, C: AsyncConnection> BoundAsync<'c, C> {
             net: false,
             proves: false,
             alone: false,
+            ending: false,
             guarded: is_guarded::<C::Backend>(),
             unanswered: false,
             dialect: Dialect::of::<C::Backend>(),
@@ -105,7 +108,7 @@ impl<'c, C: AsyncConnection> BoundAsync<'c, C> {
     /// Before anything is done: ends what a statement left behind whose future was dropped, and
     /// refuses a connection of which nobody knows whether it is within a transaction.
     async fn ready(&mut self) -> QueryResult<()> {
-        if self.is_given_up() || is_broken(self.conn) {
+        if self.is_given_up() || self.ending || is_broken(self.conn) {
             return Err(Error::BrokenTransactionManager);
         }
         if std::mem::take(&mut self.alone) && depth(self.conn)?.beyond_ground > 0 {
@@ -140,7 +143,7 @@ impl<'c, C: AsyncConnection> BoundAsync<'c, C> {
         if !begun {
             return result;
         }
-        // Dropped from here on, it is rolled back by whoever comes next.
+        // Dropped from here on, it is rolled back by whoever comes next, if the COMMIT has not begun.
         self.alone = true;
         let ended = match &result {
             Ok(_) => EmittingTransactionManager::commit_transaction(self).await,
@@ -205,6 +208,7 @@ impl<'c, C: AsyncConnection> BoundAsync<'c, C> {
             net: self.net,
             proves: self.proves,
             alone: false,
+            ending: false,
             guarded: self.guarded,
             unanswered: std::mem::take(&mut self.unanswered),
             dialect: self.dialect,
@@ -495,8 +499,10 @@ impl<'c, C: AsyncConnection> TransactionManager<BoundAsync<'c, C>> for EmittingT
                 return Err(error);
             }
         }
+        conn.ending = true;
         let commit = C::TransactionManager::commit_transaction(conn.conn);
         let committed = Watched::new(&mut conn.unanswered, commit).await;
+        conn.ending = false;
         conn.follow(committed.is_ok());
         committed?;
         if let Some(written) = written {
