@@ -36,7 +36,7 @@ pub(super) struct CatchingUp {
     /// To how many topics of these this node is subscribed.
     subscriptions: AtomicUsize,
     /// How many connections and subscriptions there were when all outboxes were asked how far they are, and when.
-    asked_at: Mutex<(u64, usize, Option<Instant>)>,
+    asked_at: Mutex<Option<((u64, usize), Instant)>>,
     began: Instant,
 }
 
@@ -151,18 +151,15 @@ impl Shared {
             return;
         }
         let wanted = self.subscribed_models(None) + catching_up.subscriptions();
+        let now = (status.subscriber.connections, wanted);
         let mut asked_at = catching_up.asked_at.lock().unwrap_or_else(PoisonError::into_inner);
-        let (connections, subscriptions, last) = *asked_at;
-        let is_new = (connections, subscriptions) != (status.subscriber.connections, wanted);
+        let (before, when) = asked_at.unwrap_or(((0, 0), catching_up.began));
         // Not before the answers come; but a subscription may be refused for good.
-        let is_time = last.is_none_or(|last| last.elapsed() >= EVERY);
-        if !(is_new && status.subscriptions >= wanted || is_time && last.is_some()) {
-            if last.is_none() {
-                *asked_at = (connections, subscriptions, Some(Instant::now()));
-            }
+        let answers_come = status.subscriptions >= wanted;
+        if !(now != before && answers_come || when.elapsed() >= EVERY) {
             return;
         }
-        *asked_at = (status.subscriber.connections, wanted, Some(Instant::now()));
+        *asked_at = Some((now, Instant::now()));
         drop(asked_at);
         if catching_up.hears.get().is_some() {
             for payload in Ask::of(&catching_up.name, &[], true) {

@@ -2,7 +2,8 @@
 //!
 //! Who misses one says so on `{prefix}/_replay/ask`; of the nodes that relay the outbox, the one that owns the
 //! lane answers on `{prefix}/_replay/to/{service}.{node}`. Unasked, each says on `{prefix}/_replay/heads` now and
-//! then how far it is. All three are JSON objects, signed where events are.
+//! then how far it is. All three are JSON objects, signed where events are, and go at QoS 0: they pass what waits to be acknowledged,
+//! and whoever asks in vain asks again.
 
 use std::borrow::Cow;
 
