@@ -86,10 +86,11 @@ pub use emitter_macros::{Emits, listener};
 
 pub use crate::batch::Batches;
 pub use crate::context::Context;
-pub use crate::emit::{EmitConfig, EmitOptions, QoS, Scope};
+pub use crate::emit::{EmitConfig, EmitOptions, Persistence, QoS, Scope};
 pub use crate::emitter::{
     BeginCompanion, Builder, Emission, Emitter, EndCompanion, Health, HealthStatus, NotConnected, Published,
-    ReplayError, Route, ShutdownReport, StartError, Subscription, WeakEmitter,
+    QueueKeeper, QueueStatus, Queued, ReplayError, Route, ShutdownReport, StartError, Subscription,
+    WeakEmitter,
 };
 pub use crate::event::{Event, EventId, Operation, Origin, Source};
 pub use crate::key::Key;

@@ -40,14 +40,18 @@ use crate::companion;
 use crate::tables::{Database, Tables};
 
 mod mailbox;
+mod queueing;
 mod relay;
 mod store;
 mod writing;
 
+pub use self::queueing::QueueConfig;
+use self::queueing::Queueing;
 use self::relay::Relay;
 pub use self::relay::RelayConfig;
 
 pub(crate) use self::mailbox::Mailbox;
+pub(crate) use self::queueing::refuse_to_queue;
 pub(crate) use self::store::Store;
 pub(crate) use self::writing::Written;
 
@@ -59,12 +63,19 @@ pub(crate) use self::writing::Written;
 pub struct Outbox {
     tables: Tables,
     relay: Option<RelayConfig>,
+    queue: QueueConfig,
 }
 
 impl Outbox {
     /// The outbox in these tables, relayed by this node.
     pub fn new(tables: Tables) -> Self {
-        Self { tables, relay: Some(RelayConfig::default()) }
+        Self { tables, relay: Some(RelayConfig::default()), queue: QueueConfig::default() }
+    }
+
+    /// How events of `.queued()` are written. Default: see [`QueueConfig`].
+    pub fn queue(mut self, queue: QueueConfig) -> Self {
+        self.queue = queue;
+        self
     }
 
     /// How this node relays. Default: see [`RelayConfig`].
@@ -120,13 +131,15 @@ impl WithOutbox for Builder {
         let builder = if outbox.relay.is_none() { self.relayed_elsewhere() } else { self };
         let attached = Attached::default();
         let mailbox = Arc::clone(attached.mailbox());
-        let Outbox { tables, relay } = outbox;
+        let Outbox { tables, relay, queue } = outbox;
         let open = {
             let tables = tables.clone();
-            move |emitter: &WeakEmitter| open(&tables, emitter)
+            move |emitter: &WeakEmitter| open(&tables, queue, emitter)
         };
-        let run = move |(database, opened), emitter| {
-            if let Some(mut relay) = Relay::new(tables, relay, database, opened, emitter) {
+        let run = move |(database, opened): (_, Opened), emitter: WeakEmitter| {
+            let Some(origin) = emitter.upgrade().map(|emitter| emitter.origin().clone()) else { return };
+            let queueing = Queueing::new(queue, &opened, &origin);
+            if let Some(mut relay) = Relay::new(tables, relay, database, opened, queueing, emitter) {
                 relay.run();
             }
         };
@@ -136,7 +149,11 @@ impl WithOutbox for Builder {
 }
 
 /// Connects, and looks whether the database can be relied on.
-fn open(tables: &Tables, emitter: &WeakEmitter) -> Result<(Box<dyn Database>, Opened), String> {
+fn open(
+    tables: &Tables,
+    queue: QueueConfig,
+    emitter: &WeakEmitter,
+) -> Result<(Box<dyn Database>, Opened), String> {
     let (mut database, found) = tables.open()?;
     let store = Store { dialect: database.dialect(), names: tables.all_names().clone() };
     let settings = database
@@ -150,8 +167,9 @@ fn open(tables: &Tables, emitter: &WeakEmitter) -> Result<(Box<dyn Database>, Op
         database.run(&listen).map_err(|error| format!("its database does not let it listen: {error}"))?;
     }
     let opened = Opened { store, outbox_id: found.outbox_id.into(), lanes: found.lanes };
-    let attached = emitter.upgrade().and_then(|emitter| emitter.state::<Attached>());
-    let attached = attached.ok_or("its emitter is there no more")?;
+    let emitter = emitter.upgrade().ok_or("its emitter is there no more")?;
+    let attached = emitter.state::<Attached>().ok_or("its emitter is there no more")?;
+    emitter.keep_queued(queue.keeper(attached.mailbox()));
     // Set once: an outbox begins once.
     let opened = attached.opened.get_or_init(|| opened).clone();
     Ok((database, opened))

@@ -49,6 +49,8 @@ mod tests;
 ///   node that writes wants it.
 /// - `durable`: its events are written into the outbox of the database with the rows that they tell of, as if each
 ///   call said `.durable()`. (`emitter.publish(…)` is in no transaction, and not durable.)
+/// - `queued`: its events are written into the outbox once their transaction is committed, as if each call said
+///   `.queued()`, and `emitter.publish(…)` as well.
 /// - `topic = "shop/users"`: the levels between prefix and operation. Default: the model's name.
 /// - `version = 2`: of the row's shape, from 1 on, the default. `earlier(UserV1, UserV2)` names the
 ///   types of the versions right before, oldest first: an event of such a version is read as that

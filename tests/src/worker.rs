@@ -21,6 +21,8 @@ pub struct Task {
     pub batch: usize,
     /// It steps through so many orders; 0 where it writes nothing.
     pub keys: i64,
+    /// What it writes is queued, and not durable.
+    pub queued: bool,
     /// Microseconds between two transactions.
     pub pause: Option<u64>,
 }

@@ -36,6 +36,8 @@ pub(crate) struct StructAttr {
     pub(crate) before: Option<Path>,
     /// Its events are written down with the rows.
     pub(crate) durable: Option<Path>,
+    /// Its events are written down after the commit.
+    pub(crate) queued: Option<Path>,
     pub(crate) krate: Option<Path>,
 }
 
@@ -74,7 +76,7 @@ impl Mask {
 
 const FIELD_WORDS: [&str; 4] = ["skip", "redact", "hash", "sensitive_ok"];
 
-const STRUCT_WORDS: [&str; 22] = [
+const STRUCT_WORDS: [&str; 23] = [
     "create",
     "create_many",
     "update",
@@ -94,6 +96,7 @@ const STRUCT_WORDS: [&str; 22] = [
     "expires",
     "before",
     "durable",
+    "queued",
     "event",
     "kind",
     "crate",
@@ -101,8 +104,8 @@ const STRUCT_WORDS: [&str; 22] = [
 
 const STRUCT_HELP: &str = "known are the operations `create`, `create_many`, `update`, `update_many`, `upsert`, `delete`, \
                            `delete_many`, `all`, and `model = \"…\"`, `key(…)`, `local`, `remote`, `version = …`, `earlier(…)`, \
-                           `topic = \"…\"`, `qos = …`, `expires = \"…\"`, `before`, `durable`, `crate = …`, and for what \
-                           is no row `event`, `kind = \"…\"`";
+                           `topic = \"…\"`, `qos = …`, `expires = \"…\"`, `before`, `durable`, `queued`, `crate = …`, and for \
+                           what is no row `event`, `kind = \"…\"`";
 
 impl StructAttr {
     pub(crate) fn parse(attributes: &[Attribute], errors: &Errors) -> Self {
@@ -128,6 +131,7 @@ impl StructAttr {
             "expires" => once(&mut self.expires, meta, errors, some_time),
             "before" => once(&mut self.before, meta, errors, |meta| flag(meta).map(|()| meta.path.clone())),
             "durable" => once(&mut self.durable, meta, errors, |meta| flag(meta).map(|()| meta.path.clone())),
+            "queued" => once(&mut self.queued, meta, errors, |meta| flag(meta).map(|()| meta.path.clone())),
             "all" if self.operations.iter().any(|(_, path)| path.is_ident("all")) => {
                 errors.at(&meta.path, "`all` is written twice; once is enough");
                 Ok(())

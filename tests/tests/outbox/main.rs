@@ -22,6 +22,7 @@ mod databases;
 mod forms;
 mod gaps;
 mod kills;
+mod queued;
 mod refusals;
 
 diesel::table! {
