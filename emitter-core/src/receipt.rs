@@ -291,7 +291,10 @@ impl Drop for Ticket {
             if !emitted {
                 (fate.local, fate.remote, fate.outbox) = (Way::Withdrawn, Way::Withdrawn, Way::Withdrawn);
             }
-            for open in [&mut fate.remote, &mut fate.outbox] {
+            let Fate { local, remote, outbox, .. } = fate;
+            // Of one that waits in memory whoever emits it tells how far it came here.
+            let queued = *outbox == Way::Open;
+            for open in [remote, outbox].into_iter().chain(queued.then_some(local)) {
                 if *open == Way::Open {
                     *open = Way::Lost(Loss::ShutDown);
                 }

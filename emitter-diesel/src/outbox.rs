@@ -21,6 +21,50 @@
 //! # }
 //! ```
 //!
+//! # Queued events
+//! A statement with `.queued()`, or of a model with `#[emits(queued)]`, adds its row as well, but after the COMMIT: the
+//! event waits in memory until the thread of the outbox has written it, with up to a hundred others in one INSERT. It
+//! does so as soon as it is free, for to wait would only make more of them wait in memory: while it writes some, the
+//! next ones gather by themselves. From there they go the way of durable ones.
+//!
+//! | | `.durable()` | `.queued()` |
+//! |---|---|---|
+//! | the row is written | in the transaction, which waits for it | after it, by another connection |
+//! | it cannot be written | the transaction fails | tried three times in all, after 1 s and 2 s; then the event is lost to other nodes, counted (`queue_failed`), and a [dead letter](emitter_core::dead_letter) |
+//! | the database is away | there is no transaction | it waits in memory, up to [`QueueConfig::capacity`], and is not counted as an attempt |
+//! | the process is killed | nothing is lost | what was not written yet is lost: `queued` less `queue_written` in [`Stats`](emitter_core::metrics::Stats), most often nothing or a few |
+//! | the order of a key | that of its commits, whichever node wrote | that in which the commits returned in this process; none across processes, nor beside durable events of the same key |
+//! | listeners of this node | are called after the COMMIT | the same |
+//! | the outbox is in | the database of the connection | any database |
+//!
+//! How long an event waited at most is in [`Health::queue`](emitter_core::Health::queue), which names it as a reason beyond
+//! [`QueueConfig::late`]: have somebody told of it. Who wants to know when an event is in the outbox, and whether, asks its
+//! receipt:
+//!
+//! ```no_run
+//! # #[cfg(feature = "sqlite")]
+//! # mod example {
+//! # use diesel::prelude::*;
+//! # use emitter_diesel::{Bind, Emit, Emits, Emitter, Receipt};
+//! # use serde::{Deserialize, Serialize};
+//! # diesel::table! { orders { id -> BigInt, } }
+//! # #[derive(Clone, Queryable, Serialize, Deserialize, Emits)]
+//! # #[emits(create)]
+//! # struct Order { id: i64 }
+//! # async fn placed(emitter: &Emitter, db: &mut SqliteConnection) -> Result<Order, Box<dyn std::error::Error>> {
+//! let receipt = Receipt::new();
+//! let insert = diesel::insert_into(orders::table).values(orders::id.eq(7));
+//! let order: Order = insert.emit().queued().receipt(&receipt).get_result(&mut emitter.bind(db)?)?;
+//! if let Err(loss) = receipt.recorded().await {
+//!     eprintln!("the order is placed, and other nodes will not hear of it: {loss}");
+//! }
+//! # Ok(order)
+//! # }
+//! # }
+//! ```
+//!
+//! `emitter.publish(…)` of a model or event that says `queued` goes this way, too.
+//!
 //! # Order
 //! Rows of one key are published in the order in which they were committed, whichever node wrote them and
 //! whichever relays them: each is in a *lane* by its model and key, a lane belongs to one relay at a time, for

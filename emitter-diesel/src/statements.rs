@@ -53,6 +53,7 @@ pub trait Emit<Marker>: Sized {
             unchanged: false,
             persistence: Persistence::Buffered,
             kind: PhantomData,
+            said: PhantomData,
         }
     }
 }
@@ -207,7 +208,8 @@ pub struct Emitting<S, K, M, P = persistence::Unsaid> {
     unchanged: bool,
     /// Where the events wait until they are published.
     persistence: Persistence,
-    kind: PhantomData<fn() -> (K, M, P)>,
+    kind: PhantomData<fn() -> (K, M)>,
+    said: PhantomData<fn() -> P>,
 }
 
 /// What a call may say of where its events wait.
@@ -295,8 +297,8 @@ impl<S, K, M, P> Emitting<S, K, M, P> {
     }
 
     fn persistent<Q>(self, persistence: Persistence) -> Emitting<S, K, M, Q> {
-        let Self { statement, options, unchanged, .. } = self;
-        Emitting { statement, options, unchanged, persistence, kind: PhantomData }
+        let Self { statement, options, unchanged, kind, .. } = self;
+        Emitting { statement, options, unchanged, persistence, kind, said: PhantomData }
     }
 
     /// With what it says of where its events wait told by a value alone.
@@ -408,7 +410,7 @@ impl<S, K: Kind, M: Model, P> Emitting<S, K, M, P> {
     ///
     /// # Errors
     /// When they are to be queued, and there is nothing that they could be queued for.
-    pub(crate) fn route<Op: FromRows>(self, emitter: &Emitter) -> QueryResult<(S, Option<(Events<M>, Ask)>)>
+    pub(crate) fn route<Op: FromRows>(self, emitter: &Emitter) -> QueryResult<(S, Routed<M>)>
     where
         M: Emits<Op>,
     {
@@ -425,6 +427,9 @@ impl<S, K: Kind, M: Model, P> Emitting<S, K, M, P> {
         Ok((statement, route))
     }
 }
+
+/// What is needed to make events of rows, and to be known of them, where they go anywhere.
+type Routed<M> = Option<(Events<M>, Ask)>;
 
 /// What is needed to make events of rows.
 pub(crate) struct Events<M> {

@@ -28,9 +28,8 @@ pub struct QueueKeeper {
     /// An event is about to go to the listeners of this node: what they return when they are done with it. It is
     /// dropped where that does not happen in this life.
     pub hand_out: Box<dyn Fn(EventId) -> Ack + Send + Sync>,
-    /// So many wait now; the last that came is one of which somebody waits to know whether it is written. It is
-    /// called by the thread that wrote.
-    pub came: Box<dyn Fn(usize, bool) + Send + Sync>,
+    /// An event came, and none waited. It is called by the thread that wrote.
+    pub came: Box<dyn Fn() + Send + Sync>,
 }
 
 impl fmt::Debug for QueueKeeper {
@@ -55,7 +54,6 @@ pub struct Queued {
     emission: Emission,
     listeners: Arc<Mutex<Listeners>>,
     since: Instant,
-    is_awaited: bool,
 }
 
 /// How far the listeners of this node are with an event that is not written down yet.
@@ -80,12 +78,6 @@ impl Queued {
     #[must_use]
     pub fn age(&self) -> Duration {
         self.since.elapsed()
-    }
-
-    /// Whether somebody waits to know that it is written.
-    #[must_use]
-    pub const fn is_awaited(&self) -> bool {
-        self.is_awaited
     }
 
     fn listeners(&self) -> MutexGuard<'_, Listeners> {
@@ -148,13 +140,13 @@ impl Unwritten {
                 }
             })
         });
-        let ticket = emission.ticket.take();
-        let (since, is_awaited) = (Instant::now(), ticket.is_some());
-        let queued = Queued { emission: emission.share(), listeners, since, is_awaited };
-        waiting.entries.push_back((Arc::new(queued), ticket));
-        let count = waiting.entries.len();
+        let queued = Queued { emission: emission.share(), listeners, since: Instant::now() };
+        waiting.entries.push_back((Arc::new(queued), emission.ticket.take()));
+        let first = waiting.entries.len() == 1;
         drop(waiting);
-        (self.keeper.came)(count, is_awaited);
+        if first {
+            (self.keeper.came)();
+        }
         Ok(handled)
     }
 
@@ -289,31 +281,21 @@ impl Shared {
             self.counters.emitted_remote.add_one();
         }
         let pushed = unwritten.push(&mut emission);
-        if let Err(reason) = &pushed {
-            self.counters.queue_refused.add_one();
-            if let Some(ticket) = emission.ticket.take() {
-                ticket.recorded(Err((*reason).into()));
-            }
-            self.overflows.log(|more| match reason {
-                Refused::Full => {
-                    error!(more, "the queue for the outbox is full: events are lost to other nodes")
-                }
-                Refused::Closed => warn!(more, "an event came after the shutdown: it is lost to other nodes"),
-            });
-        } else {
-            self.counters.queued.add_one();
-        }
-        let Emission { event, model, allowed, .. } = emission;
-        let is_recorded = pushed.is_ok();
+        let is_kept = pushed.is_ok();
+        let Emission { event, model, allowed, ticket, .. } = emission;
         let job = match pushed {
-            Ok(Some(handled)) => Job::recorded(event, scope.remote, allowed.remote, handled),
-            Ok(None) => return,
-            // What is not published would never come back to this node's members of groups.
-            Err(_) if scope.local || scope.remote && allowed.local && model.hears_local(false) => {
-                Job::local(event, false, allowed.remote)
+            Ok(handled) => {
+                self.counters.queued.add_one();
+                handled.map(|handled| Job::recorded(event, scope.remote, allowed.remote, handled))
             }
-            Err(_) => return,
+            Err(reason) => {
+                self.refuse_queued(reason, ticket);
+                // What is not published would never come back to this node's members of groups.
+                let local = scope.local || scope.remote && allowed.local && model.hears_local(false);
+                local.then(|| Job::local(event, false, allowed.remote))
+            }
         };
+        let Some(job) = job else { return };
         self.counters.emitted_local.add_one();
         match model.queue.push(Message::Event(job)) {
             Ok(()) => {
@@ -322,9 +304,23 @@ impl Shared {
                 }
             }
             // It is handed on later by whoever reads what was written down.
-            Err(_) if is_recorded => {}
+            Err(_) if is_kept => {}
             Err(_) => self.counters.overflowed.add_one(),
         }
+    }
+
+    /// An event does not fit.
+    fn refuse_queued(&self, reason: Refused, ticket: Option<Box<Ticket>>) {
+        self.counters.queue_refused.add_one();
+        if let Some(ticket) = ticket {
+            ticket.recorded(Err(reason.into()));
+        }
+        self.overflows.log(|more| match reason {
+            Refused::Full => {
+                error!(more, "the queue for the outbox is full: events are lost to other nodes");
+            }
+            Refused::Closed => warn!(more, "an event came after the shutdown: it is lost to other nodes"),
+        });
     }
 
     /// An event could not be written down.

@@ -53,11 +53,7 @@ impl QueueConfig {
                 Ack::new(move || in_hand.done())
             }),
             // It is awake while there are any.
-            came: Box::new(move |waiting, _| {
-                if waiting == 1 {
-                    came.queued();
-                }
-            }),
+            came: Box::new(move || came.queued()),
         }
     }
 }

@@ -246,7 +246,8 @@ impl Relay {
             }
             self.take(mail);
             wait = match self.work(&emitter, ending) {
-                Ok(wait) => wait.min(self.queueing.wait()),
+                Ok(wait) if self.database.is_some() => wait.min(self.queueing.wait()),
+                Ok(wait) => wait,
                 Err(error) => self.broken(&error),
             };
             let queued = emitter.queue_status().map_or(0, |queue| queue.waiting);
