@@ -3,6 +3,7 @@
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel_async::AsyncConnection;
+use emitter_core::EmitOptions;
 use emitter_core::receipt::Loss;
 use emitter_diesel::outbox::{QueueConfig, WithOutbox};
 use emitter_diesel::{Bind, BoundAsync, Emit, Receipt, update};
@@ -473,6 +474,66 @@ async fn a_database_that_is_away_delays_and_loses_nothing() {
     for emitter in [emitter, ear] {
         assert!(emitter.shutdown(10 * SECOND).await.is_clean());
     }
+}
+
+/// Ends the sessions that wait for this, as soon as there is one at such a statement; others that wait before it, too.
+fn end_waiting(conn: &mut PgConnection, event: &str, statement: &str) {
+    let waiting = format!("FROM pg_stat_activity WHERE {event} AND pid <> pg_backend_pid()");
+    let begun = std::time::Instant::now();
+    loop {
+        let found = format!("SELECT COUNT(*) AS number {waiting} AND query LIKE '{statement}'");
+        let found = number(conn, &found) > 0;
+        conn.batch_execute(&format!("SELECT pg_terminate_backend(pid) {waiting}")).unwrap();
+        if found {
+            return;
+        }
+        assert!(begun.elapsed() < 20 * SECOND, "nobody waits at {statement}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_breaks_is_no_attempt() {
+    let server = <Postgres as Database>::with_tables();
+    let broker = MemoryBroker::new();
+    let emitter = builder(&broker, "a").outbox(server.outbox().without_relay()).start().await.unwrap();
+    let (mut db, mut other, receipt) = (server.connect(), server.connect(), Receipt::new());
+    create(&mut emitter.bind(&mut db).unwrap(), 1, &receipt).unwrap();
+    assert_eq!(receipt.recorded().await, Ok(()));
+    db.batch_execute("BEGIN; LOCK TABLE emitter_outbox IN ACCESS EXCLUSIVE MODE").unwrap();
+    let options = EmitOptions::default().receipt(&receipt);
+    emitter.publish_with(DoorOpened { door: 1, time: 0 }, options);
+    for _ in 0..5 {
+        tokio::task::block_in_place(|| {
+            end_waiting(&mut other, "wait_event_type = 'Lock'", "%emitter_outbox%")
+        });
+    }
+    db.batch_execute("COMMIT").unwrap();
+    assert_eq!(receipt.recorded().await, Ok(()));
+    assert_eq!(number(&mut db, "SELECT COUNT(*) AS number FROM emitter_outbox"), 2);
+    assert!(emitter.shutdown(10 * SECOND).await.is_clean());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_written_though_no_answer_came_is_not_written_again() {
+    let server = <Postgres as Database>::with_tables();
+    let broker = MemoryBroker::new();
+    let emitter = builder(&broker, "a").outbox(server.outbox().without_relay()).start().await.unwrap();
+    let (mut db, receipt) = (server.connect(), Receipt::new());
+    // What is committed waits for a second server, which never comes: then it stays, and the connection ends.
+    db.batch_execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'").unwrap();
+    db.batch_execute("SELECT pg_reload_conf()").unwrap();
+    tokio::time::sleep(SECOND).await;
+    let options = EmitOptions::default().receipt(&receipt);
+    emitter.publish_with(DoorOpened { door: 1, time: 0 }, options);
+    let insert = "INSERT INTO emitter_outbox%";
+    tokio::task::block_in_place(|| end_waiting(&mut db, "wait_event = 'SyncRep'", insert));
+    db.batch_execute("ALTER SYSTEM RESET synchronous_standby_names").unwrap();
+    db.batch_execute("SELECT pg_reload_conf()").unwrap();
+    assert_eq!(receipt.recorded().await, Ok(()));
+    assert_eq!(number(&mut db, "SELECT COUNT(*) AS number FROM emitter_outbox"), 1);
+    assert_eq!(emitter.stats().queue_written, 1);
+    assert!(emitter.shutdown(10 * SECOND).await.is_clean());
 }
 
 #[tokio::test(flavor = "multi_thread")]
