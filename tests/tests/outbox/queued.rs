@@ -476,17 +476,15 @@ async fn a_database_that_is_away_delays_and_loses_nothing() {
     }
 }
 
-/// Ends the sessions that wait for this, as soon as there is one at such a statement; others that wait before it, too.
+/// Ends the sessions that wait for this, until one at such a statement was among them.
 fn end_waiting(conn: &mut PgConnection, event: &str, statement: &str) {
-    let waiting = format!("FROM pg_stat_activity WHERE {event} AND pid <> pg_backend_pid()");
+    // In one statement, which sees one moment.
+    let end = format!(
+        "SELECT COUNT(*) FILTER (WHERE ended AND query LIKE '{statement}') AS number FROM (SELECT query, \
+         pg_terminate_backend(pid) AS ended FROM pg_stat_activity WHERE {event} AND pid <> pg_backend_pid() OFFSET 0) AS waiting"
+    );
     let begun = std::time::Instant::now();
-    loop {
-        let found = format!("SELECT COUNT(*) AS number {waiting} AND query LIKE '{statement}'");
-        let found = number(conn, &found) > 0;
-        conn.batch_execute(&format!("SELECT pg_terminate_backend(pid) {waiting}")).unwrap();
-        if found {
-            return;
-        }
+    while number(conn, &end) == 0 {
         assert!(begun.elapsed() < 20 * SECOND, "nobody waits at {statement}");
         std::thread::sleep(Duration::from_millis(5));
     }
@@ -504,9 +502,8 @@ async fn a_connection_that_breaks_is_no_attempt() {
     let options = EmitOptions::default().receipt(&receipt);
     emitter.publish_with(DoorOpened { door: 1, time: 0 }, options);
     for _ in 0..5 {
-        tokio::task::block_in_place(|| {
-            end_waiting(&mut other, "wait_event_type = 'Lock'", "%emitter_outbox%")
-        });
+        let event = "wait_event_type = 'Lock'";
+        tokio::task::block_in_place(|| end_waiting(&mut other, event, "%emitter_outbox%"));
     }
     db.batch_execute("COMMIT").unwrap();
     assert_eq!(receipt.recorded().await, Ok(()));
