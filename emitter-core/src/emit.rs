@@ -4,7 +4,7 @@
 //! ([`EmitConfig`]), the model (`#[emits(local)]`, `#[emits(remote)]`), and the call
 //! (`.local_only()`, `.remote_only()`). Off wins.
 //!
-//! And how hard is tried to get it there: [`QoS`].
+//! And how hard is tried to get it there, [`QoS`], and what outlives the process meanwhile: [`Persistence`].
 
 use std::sync::Arc;
 
@@ -64,6 +64,19 @@ pub enum QoS {
     /// Confirmed in two steps. Receivers of this framework still subscribe at
     /// [`AtLeastOnce`](Self::AtLeastOnce) and drop duplicates by event id.
     ExactlyOnce,
+}
+
+/// Where an event waits until it is published. Each is more than the one before: a call can only ask for more than
+/// its model does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum Persistence {
+    /// In memory. The default.
+    #[default]
+    Buffered,
+    /// In an outbox, where it is written after the commit; in memory until then.
+    Queued,
+    /// In an outbox, where it is written in the transaction of what it tells of.
+    Durable,
 }
 
 /// What one call says about its events. Default: nothing, so that they go wherever application and

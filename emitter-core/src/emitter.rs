@@ -46,6 +46,7 @@ mod intake;
 mod net;
 mod on;
 mod publishing;
+mod queueing;
 mod recording;
 mod redrive;
 mod replay;
@@ -62,6 +63,8 @@ use intake::Intake;
 use on::On;
 pub use on::Subscription;
 use publishing::Outbound;
+use queueing::Unwritten;
+pub use queueing::{QueueKeeper, QueueStatus, Queued};
 pub use redrive::RedriveError;
 pub use replay::ReplayError;
 pub use shutdown::ShutdownReport;
@@ -135,6 +138,8 @@ struct Shared {
     /// The connections of groups, by their names.
     groups: Mutex<BTreeMap<Arc<str>, Arc<dyn Transport>>>,
     to_publish: Queue<Outbound>,
+    /// Filled by who writes down what is queued, if anybody does.
+    unwritten: OnceCell<Unwritten>,
     catching_up: Arc<CatchingUp>,
     counters: Arc<Counters>,
     dead_letters: Arc<DeadLetters>,
@@ -246,7 +251,7 @@ impl Emitter {
             qos,
             notes,
             receipt,
-            durable: M::DURABLE,
+            persistence: M::PERSISTENCE,
             model: std::marker::PhantomData,
         })
     }
@@ -508,6 +513,9 @@ impl Drop for Node {
     }
 }
 
+const NO_OUTBOX: &str =
+    "events are to be queued, and their emitter has no outbox: they wait in memory for the broker";
+
 const LOOP: &str = "events were not emitted: listeners write what makes listeners write, in a circle. Let the \
                     listener ignore what it wrote itself, or raise `max_hops`";
 
@@ -621,10 +629,16 @@ impl Shared {
     }
 
     fn emit(&self, emission: Emission) {
+        if emission.is_queued() {
+            match self.unwritten.get() {
+                Some(unwritten) => return self.emit_queued(unwritten, emission),
+                None => self.overflows.log(|more| error!(more, "{NO_OUTBOX}")),
+            }
+        }
         let Emission { event, model, mut scope, allowed, qos, mut ticket, .. } = emission;
         // Others relay what is written down, and nothing else.
         scope.remote &= self.transport.is_some();
-        let asked = ticket.as_mut().map(|ticket| ticket.emitted(scope.remote));
+        let asked = ticket.as_mut().map(|ticket| ticket.emitted(scope.remote, false));
         if !self.admits(&*event) {
             return told_of_loop(scope, asked);
         }
@@ -732,7 +746,7 @@ impl Shared {
     /// An event that is written down: others get it from there.
     fn emit_recorded(&self, emission: Emission, handled: Ack) {
         let Emission { event, model, scope, allowed, mut ticket, .. } = emission;
-        let asked = ticket.as_mut().map(|ticket| ticket.emitted(scope.remote));
+        let asked = ticket.as_mut().map(|ticket| ticket.emitted(scope.remote, true));
         if let Some(tap) = &self.tap {
             tap(&event, allowed);
         }
@@ -742,6 +756,7 @@ impl Shared {
         if let Some(asked) = &asked {
             asked.remote(if scope.remote { Way::Recorded } else { Way::NotMeant });
             asked.local(if scope.local { Way::Recorded } else { Way::NotMeant });
+            asked.outbox(Way::Recorded);
         }
         if !scope.local {
             return;

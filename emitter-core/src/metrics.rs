@@ -60,6 +60,15 @@ counters! {
         publish_failed,
         /// Not accepted for publishing, because the queue was at its bound.
         publish_refused,
+        /// Committed, and to be written into an outbox (`.queued()`). What of these is not counted in the next
+        /// two is in memory alone, and lost to other nodes if the process is killed.
+        queued,
+        /// Of these, written.
+        queue_written,
+        /// Of these, given up: the outbox refused them, or did not have them at the end of a shutdown.
+        queue_failed,
+        /// Not taken to be written into an outbox, because as many waited as may.
+        queue_refused,
         /// Not emitted, because too many events caused each other up to this one.
         loops,
         /// Messages that came from the broker.

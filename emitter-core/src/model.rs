@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 
 use crate::columns::{Column, Columns};
 use crate::diff::Diff;
-use crate::emit::{QoS, Scope};
+use crate::emit::{Persistence, QoS, Scope};
 use crate::envelope::{DecodeError, decode_row};
 use crate::event::Operation;
 use crate::key::Key;
@@ -50,9 +50,9 @@ pub trait Model: Sized + Send + Sync + 'static {
     /// Where its events may go at most. Default: everywhere.
     const SCOPE: Scope = Scope::BOTH;
 
-    /// Whether its events are written down with the rows, in the outbox of the database, though the call does
-    /// not say so. Default: no. (What is published without a statement is in no transaction, and not durable.)
-    const DURABLE: bool = false;
+    /// Where its events wait until they are published, though the call does not say so. Default: in memory. (What
+    /// is published without a statement is in no transaction, and never durable.)
+    const PERSISTENCE: Persistence = Persistence::Buffered;
 
     /// Whether, when a durable event of it is given up, later ones of its key wait until somebody has it sent
     /// again or discards it. Default: no, they go on without it.

@@ -41,6 +41,7 @@ use crate::transport::PublishError;
 /// | no listener here, no transport, `.local_only()`, `.remote_only()` | [`NotMeant`](Way::NotMeant) there | |
 /// | the dispatcher has it; the broker has confirmed it | [`Taken`](Way::Taken) | `Taken` |
 /// | an outbox has it, and its transaction is committed | [`Recorded`](Way::Recorded) | `Recorded` |
+/// | it waits to be written into an outbox, after its commit | `Taken` | `Open`, then `Recorded` |
 /// | a full queue, a shutdown, a refusal | [`Lost`](Way::Lost) | `Lost` |
 ///
 /// A statement that touched no row has no event, and one that goes nowhere is not made: then there is
@@ -69,6 +70,8 @@ pub struct Fate {
     pub local: Way,
     /// On its way to the other nodes.
     pub remote: Way,
+    /// On its way into an outbox; [`NotMeant`](Way::NotMeant) of one that waits in memory.
+    pub outbox: Way,
 }
 
 /// How far an event came on one of its ways.
@@ -111,6 +114,14 @@ pub enum Loss {
     /// The transport did not bring it to the broker.
     #[error(transparent)]
     Publish(PublishError),
+    /// The outbox did not take it, though its database was there.
+    #[error("the outbox did not take it in {attempts} attempts: {error}")]
+    Unwritten {
+        /// How often it was tried.
+        attempts: u32,
+        /// What the database said last.
+        error: String,
+    },
 }
 
 impl Receipt {
@@ -135,8 +146,34 @@ impl Receipt {
         loop {
             let changed = self.shared.changed.notified();
             let fates = self.fates();
-            if fates.iter().all(|fate| fate.local != Way::Open && fate.remote != Way::Open) {
+            if fates.iter().all(|fate| ![&fate.local, &fate.remote, &fate.outbox].contains(&&Way::Open)) {
                 return fates;
+            }
+            changed.await;
+        }
+    }
+
+    /// Waits until those of the events that were made so far are in the outbox that are to be there: what is
+    /// committed with `.queued()`. It takes no longer than the COMMIT where all are durable, and no time at all
+    /// where none goes there. Whether other nodes have them already is another matter: see
+    /// [`settled`](Self::settled).
+    ///
+    /// While the database is away this takes until it comes back: set a time-out. It takes for ever within the
+    /// transaction of the events.
+    ///
+    /// # Errors
+    /// Why the first one that is lost is not there: [`Loss::Unwritten`] when the database refused it three times,
+    /// [`Loss::QueueFull`] when too many wait, [`Loss::ShutDown`] when the node ended before (the outbox may have
+    /// it all the same), [`Loss::Encode`] and [`Loss::Loop`].
+    pub async fn recorded(&self) -> Result<(), Loss> {
+        loop {
+            let changed = self.shared.changed.notified();
+            let ways: Vec<Way> = self.shared.lock().iter().map(|fate| fate.outbox.clone()).collect();
+            if !ways.contains(&Way::Open) {
+                let lost = ways
+                    .into_iter()
+                    .find_map(|way| if let Way::Lost(loss) = way { Some(loss) } else { None });
+                return lost.map_or(Ok(()), Err);
             }
             changed.await;
         }
@@ -146,7 +183,7 @@ impl Receipt {
     pub(crate) fn ticket(&self, id: EventId, operation: Operation) -> Ticket {
         let mut fates = self.shared.lock();
         let place = fates.len();
-        fates.push(Fate { id, operation, local: Way::Open, remote: Way::Open });
+        fates.push(Fate { id, operation, local: Way::Open, remote: Way::Open, outbox: Way::Open });
         Ticket { asked: Asked { receipt: self.clone(), place }, emitted: false }
     }
 
@@ -192,13 +229,28 @@ pub(crate) struct Asked {
 }
 
 impl Ticket {
-    /// The event leaves, to other nodes or not.
-    pub(crate) fn emitted(&mut self, to_others: bool) -> Asked {
+    /// The event leaves, to other nodes or not, by an outbox or not.
+    pub(crate) fn emitted(&mut self, to_others: bool, by_outbox: bool) -> Asked {
         self.emitted = true;
         if !to_others {
             self.asked.remote(Way::NotMeant);
         }
+        if !by_outbox {
+            self.asked.outbox(Way::NotMeant);
+        }
         self.asked.clone()
+    }
+
+    /// The outbox has it, or will never have it. What goes nowhere else by now goes there.
+    pub(crate) fn recorded(self, outcome: Result<(), Loss>) {
+        let way = outcome.map_or_else(Way::Lost, |()| Way::Recorded);
+        self.asked.tell(|fate| {
+            for open in [&mut fate.local, &mut fate.remote, &mut fate.outbox] {
+                if *open == Way::Open {
+                    *open = way.clone();
+                }
+            }
+        });
     }
 
     /// The broker has it, or will never have it.
@@ -220,6 +272,10 @@ impl Asked {
         self.tell(|fate| fate.remote = way);
     }
 
+    pub(crate) fn outbox(&self, way: Way) {
+        self.tell(|fate| fate.outbox = way);
+    }
+
     fn tell(&self, what: impl FnOnce(&mut Fate)) {
         if let Some(fate) = self.receipt.shared.lock().get_mut(self.place) {
             what(fate);
@@ -233,9 +289,15 @@ impl Drop for Ticket {
         let emitted = self.emitted;
         self.asked.tell(|fate| {
             if !emitted {
-                (fate.local, fate.remote) = (Way::Withdrawn, Way::Withdrawn);
-            } else if fate.remote == Way::Open {
-                fate.remote = Way::Lost(Loss::ShutDown);
+                (fate.local, fate.remote, fate.outbox) = (Way::Withdrawn, Way::Withdrawn, Way::Withdrawn);
+            }
+            let Fate { local, remote, outbox, .. } = fate;
+            // Of one that waits in memory whoever emits it tells how far it came here.
+            let queued = *outbox == Way::Open;
+            for open in [remote, outbox].into_iter().chain(queued.then_some(local)) {
+                if *open == Way::Open {
+                    *open = Way::Lost(Loss::ShutDown);
+                }
             }
         });
     }
@@ -259,10 +321,10 @@ mod tests {
         assert!(receipt.settled().await.is_empty());
         drop(ticket(&receipt));
         let mut left = ticket(&receipt);
-        left.emitted(true).local(Way::Taken);
+        left.emitted(true, false).local(Way::Taken);
         drop(left);
         let mut done = ticket(&receipt);
-        done.emitted(true).local(Way::NotMeant);
+        done.emitted(true, false).local(Way::NotMeant);
         done.settled(Ok(()));
         let expected = [
             (Way::Withdrawn, Way::Withdrawn),
@@ -283,7 +345,7 @@ mod tests {
         });
         tokio::task::yield_now().await;
         assert!(!waiting.is_finished());
-        let asked = ticket.emitted(false);
+        let asked = ticket.emitted(false, false);
         assert!(!waiting.is_finished());
         asked.local(Way::Taken);
         assert_eq!(waiting.await.unwrap()[0].local, Way::Taken);

@@ -390,8 +390,9 @@ where
         K: Kind,
         M: Emits<Op>,
     {
-        let (statement, events) = emitting.route::<Op>(&self.emitter);
+        let routed = emitting.route::<Op>(&self.emitter);
         Box::pin(async move {
+            let (statement, events) = routed?;
             let alone =
                 self.begin_own(events.as_ref().is_some_and(|(events, _)| events.are_durable())).await?;
             self.begin_statement().await?;
@@ -422,8 +423,9 @@ where
         K: Kind,
         M: Emits<K::Many>,
     {
-        let (statement, events) = emitting.route::<K::Many>(&self.emitter);
+        let routed = emitting.route::<K::Many>(&self.emitter);
         Box::pin(async move {
+            let (statement, events) = routed?;
             let alone =
                 self.begin_own(events.as_ref().is_some_and(|(events, _)| events.are_durable())).await?;
             self.begin_statement().await?;

@@ -21,6 +21,50 @@
 //! # }
 //! ```
 //!
+//! # Queued events
+//! A statement with `.queued()`, or of a model with `#[emits(queued)]`, adds its row as well, but after the COMMIT: the
+//! event waits in memory until the thread of the outbox has written it, with up to a hundred others in one INSERT. It
+//! does so as soon as it is free, for to wait would only make more of them wait in memory: while it writes some, the
+//! next ones gather by themselves. From there they go the way of durable ones.
+//!
+//! | | `.durable()` | `.queued()` |
+//! |---|---|---|
+//! | the row is written | in the transaction, which waits for it | after it, by another connection |
+//! | it cannot be written | the transaction fails | tried three times in all, after 1 s and 2 s; then the event is lost to other nodes, counted (`queue_failed`), and a [dead letter](emitter_core::dead_letter) |
+//! | the database is away | there is no transaction | it waits in memory, up to [`QueueConfig::capacity`], and is not counted as an attempt |
+//! | the process is killed | nothing is lost | what was not written yet is lost: `queued` less `queue_written` in [`Stats`](emitter_core::metrics::Stats) |
+//! | the order of a key | that of its commits, whichever node wrote | that in which the commits returned in this process; none across processes, nor beside durable events of the same key |
+//! | listeners of this node | are called after the COMMIT | the same |
+//! | the outbox is in | the database of the connection | any database |
+//!
+//! How long an event waited at most is in [`Health::queue`](emitter_core::Health::queue), which names it as a reason beyond
+//! [`QueueConfig::late`]: have somebody told of it. Who wants to know when an event is in the outbox, and whether, asks its
+//! receipt:
+//!
+//! ```no_run
+//! # #[cfg(feature = "sqlite")]
+//! # mod example {
+//! # use diesel::prelude::*;
+//! # use emitter_diesel::{Bind, Emit, Emits, Emitter, Receipt};
+//! # use serde::{Deserialize, Serialize};
+//! # diesel::table! { orders { id -> BigInt, } }
+//! # #[derive(Clone, Queryable, Serialize, Deserialize, Emits)]
+//! # #[emits(create)]
+//! # struct Order { id: i64 }
+//! # async fn placed(emitter: &Emitter, db: &mut SqliteConnection) -> Result<Order, Box<dyn std::error::Error>> {
+//! let receipt = Receipt::new();
+//! let insert = diesel::insert_into(orders::table).values(orders::id.eq(7));
+//! let order: Order = insert.emit().queued().receipt(&receipt).get_result(&mut emitter.bind(db)?)?;
+//! if let Err(loss) = receipt.recorded().await {
+//!     eprintln!("the order is placed, and other nodes will not hear of it: {loss}");
+//! }
+//! # Ok(order)
+//! # }
+//! # }
+//! ```
+//!
+//! `emitter.publish(…)` of a model or event that says `queued` goes this way, too.
+//!
 //! # Order
 //! Rows of one key are published in the order in which they were committed, whichever node wrote them and
 //! whichever relays them: each is in a *lane* by its model and key, a lane belongs to one relay at a time, for
@@ -42,6 +86,7 @@ use crate::tables::{Database, Tables};
 mod control;
 mod given_up;
 mod mailbox;
+mod queueing;
 mod relay;
 mod store;
 #[cfg(all(test, feature = "sqlite"))]
@@ -50,10 +95,13 @@ mod writing;
 
 pub use self::control::{Control, OpenError, OutboxState};
 pub use self::given_up::{GivenUp, GivenUpEvent, GivenUpSelection, GivenUpStatus};
+pub use self::queueing::QueueConfig;
+use self::queueing::Queueing;
 use self::relay::Relay;
 pub use self::relay::RelayConfig;
 
 pub(crate) use self::mailbox::Mailbox;
+pub(crate) use self::queueing::refuse_to_queue;
 pub(crate) use self::store::Store;
 pub(crate) use self::writing::Written;
 #[cfg(feature = "postgres")]
@@ -69,6 +117,7 @@ pub struct Outbox {
     relay: Option<RelayConfig>,
     #[cfg(feature = "postgres")]
     captures: Vec<crate::capture::Capture>,
+    queue: QueueConfig,
 }
 
 impl Outbox {
@@ -77,9 +126,16 @@ impl Outbox {
         Self {
             tables,
             relay: Some(RelayConfig::default()),
+            queue: QueueConfig::default(),
             #[cfg(feature = "postgres")]
             captures: Vec::new(),
         }
+    }
+
+    /// How events of `.queued()` are written. Default: see [`QueueConfig`].
+    pub fn queue(mut self, queue: QueueConfig) -> Self {
+        self.queue = queue;
+        self
     }
 
     /// How this node relays. Default: see [`RelayConfig`].
@@ -156,13 +212,15 @@ impl WithOutbox for Builder {
             let elsewhere = outbox.relay.is_none();
             crate::capture::begin(builder, outbox.tables.clone(), outbox.captures, poll, elsewhere)
         };
-        let Outbox { tables, relay, .. } = outbox;
+        let Outbox { tables, relay, queue, .. } = outbox;
         let open = {
             let tables = tables.clone();
-            move |emitter: &WeakEmitter| open(&tables, emitter)
+            move |emitter: &WeakEmitter| open(&tables, queue, emitter)
         };
-        let run = move |(database, opened), emitter| {
-            if let Some(mut relay) = Relay::new(tables, relay, database, opened, emitter) {
+        let run = move |(database, opened): (_, Opened), emitter: WeakEmitter| {
+            let Some(origin) = emitter.upgrade().map(|emitter| emitter.origin().clone()) else { return };
+            let queueing = Queueing::new(queue, &opened, &origin);
+            if let Some(mut relay) = Relay::new(tables, relay, database, opened, queueing, emitter) {
                 relay.run();
             }
         };
@@ -172,7 +230,11 @@ impl WithOutbox for Builder {
 }
 
 /// Connects, and looks whether the database can be relied on.
-fn open(tables: &Tables, emitter: &WeakEmitter) -> Result<(Box<dyn Database>, Opened), String> {
+fn open(
+    tables: &Tables,
+    queue: QueueConfig,
+    emitter: &WeakEmitter,
+) -> Result<(Box<dyn Database>, Opened), String> {
     let (mut database, found) = tables.open()?;
     let store = Store { dialect: database.dialect(), names: tables.all_names().clone() };
     let settings = database
@@ -186,8 +248,9 @@ fn open(tables: &Tables, emitter: &WeakEmitter) -> Result<(Box<dyn Database>, Op
         database.run(&listen).map_err(|error| format!("its database does not let it listen: {error}"))?;
     }
     let opened = Opened { store, outbox_id: found.outbox_id.into(), lanes: found.lanes };
-    let attached = emitter.upgrade().and_then(|emitter| emitter.state::<Attached>());
-    let attached = attached.ok_or("its emitter is there no more")?;
+    let emitter = emitter.upgrade().ok_or("its emitter is there no more")?;
+    let attached = emitter.state::<Attached>().ok_or("its emitter is there no more")?;
+    emitter.keep_queued(queue.keeper(attached.mailbox()));
     // Set once: an outbox begins once.
     let opened = attached.opened.get_or_init(|| opened).clone();
     Ok((database, opened))

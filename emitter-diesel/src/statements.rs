@@ -16,10 +16,11 @@ use emitter_core::model::{
     RowChange, Updated, UpdatedMany, Upserted, operation,
 };
 use emitter_core::receipt::Receipt;
-use emitter_core::{Emission, EmitOptions, Emitter, HashKey, QoS, Route, Scope, Trace};
+use emitter_core::{Emission, EmitOptions, Emitter, HashKey, Persistence, QoS, Route, Scope, Trace};
 
 use crate::engine::{Ask, Counts, Engine, Image, Rows};
 use crate::handle::Bound;
+use crate::outbox::refuse_to_queue;
 use crate::update::{Delete, Update};
 
 /// `.emit()` on a statement: what it does to the database becomes an event.
@@ -50,8 +51,9 @@ pub trait Emit<Marker>: Sized {
             statement: self,
             options: EmitOptions::default(),
             unchanged: false,
-            durable: false,
+            persistence: Persistence::Buffered,
             kind: PhantomData,
+            said: PhantomData,
         }
     }
 }
@@ -199,17 +201,47 @@ impl<T: QuerySource, W, R> Emit<marker::Plain> for Delete<T, W, R> {
 /// A statement that emits, made by [`Emit::emit`].
 #[derive(Debug)]
 #[must_use = "a statement does nothing until it is executed"]
-pub struct Emitting<S, K, M> {
+pub struct Emitting<S, K, M, P = persistence::Unsaid> {
     statement: S,
     options: EmitOptions,
     /// Rows that an update left as they were are told of, too.
     unchanged: bool,
-    /// The events are written down with the rows.
-    durable: bool,
+    /// Where the events wait until they are published.
+    persistence: Persistence,
     kind: PhantomData<fn() -> (K, M)>,
+    said: PhantomData<fn() -> P>,
 }
 
-impl<S, M> Emitting<S, Updating, M> {
+/// What a call may say of where its events wait.
+pub mod persistence {
+    /// Nothing: the model decides.
+    #[derive(Debug)]
+    pub enum Unsaid {}
+
+    /// That they are durable.
+    #[derive(Debug)]
+    pub enum Durable {}
+
+    /// That they are queued.
+    #[derive(Debug)]
+    pub enum Queued {}
+
+    /// A call that may say `What` of its events, too.
+    #[diagnostic::on_unimplemented(
+        message = "`.durable()` and `.queued()` exclude each other",
+        label = "the call says the other one already",
+        note = "`.durable()` writes an event down in the transaction of its row, `.queued()` after it: leave one of them out"
+    )]
+    pub trait MaySay<What> {}
+
+    impl<What> MaySay<What> for Unsaid {}
+    #[diagnostic::do_not_recommend]
+    impl MaySay<Self> for Durable {}
+    #[diagnostic::do_not_recommend]
+    impl MaySay<Self> for Queued {}
+}
+
+impl<S, M, P> Emitting<S, Updating, M, P> {
     /// Tells of rows, too, that the update left as they were. Without it such a row is in no event
     /// where the row before is known, and where every column that was set is one that listeners see.
     pub fn emit_unchanged(mut self) -> Self {
@@ -218,7 +250,7 @@ impl<S, M> Emitting<S, Updating, M> {
     }
 }
 
-impl<S, K, M> Emitting<S, K, M> {
+impl<S, K, M, P> Emitting<S, K, M, P> {
     /// To listeners of this node only.
     pub fn local_only(self) -> Self
     where
@@ -243,9 +275,36 @@ impl<S, K, M> Emitting<S, K, M> {
     /// Writes the event down in the outbox, in the transaction of the statement, or in one of its own where
     /// none is open: what is committed is relayed, whatever dies afterwards. Where the event cannot be
     /// written down, the transaction fails. See [`outbox`](crate::outbox).
-    pub fn durable(mut self) -> Self {
-        self.durable = true;
-        self
+    pub fn durable(self) -> Emitting<S, K, M, persistence::Durable>
+    where
+        P: persistence::MaySay<persistence::Durable>,
+    {
+        self.persistent(Persistence::Durable)
+    }
+
+    /// Writes the event down in the outbox as well, but once its transaction is committed: by the outbox's own
+    /// connection, while the call has returned already. The write takes no longer for it and does not fail with
+    /// it; what it costs is that a process which is killed loses what it has not written yet (`queued` less
+    /// `queue_written` in [`Stats`](emitter_core::metrics::Stats)). A [`receipt`](Self::receipt) tells when it is
+    /// [there](Receipt::recorded). See [`outbox`](crate::outbox#queued-events).
+    ///
+    /// An event of a model that says `durable` stays durable.
+    pub fn queued(self) -> Emitting<S, K, M, persistence::Queued>
+    where
+        P: persistence::MaySay<persistence::Queued>,
+    {
+        self.persistent(Persistence::Queued)
+    }
+
+    fn persistent<Q>(self, persistence: Persistence) -> Emitting<S, K, M, Q> {
+        let Self { statement, options, unchanged, kind, .. } = self;
+        Emitting { statement, options, unchanged, persistence, kind, said: PhantomData }
+    }
+
+    /// With what it says of where its events wait told by a value alone.
+    fn told(self) -> Emitting<S, K, M> {
+        let persistence = self.persistence;
+        self.persistent(persistence)
     }
 
     /// How hard is tried to bring the event to other nodes, instead of what the model says. It says
@@ -293,7 +352,7 @@ impl<S, K, M> Emitting<S, K, M> {
     }
 }
 
-impl<S, K: Kind, M: Model> Emitting<S, K, M> {
+impl<S, K: Kind, M: Model, P> Emitting<S, K, M, P> {
     /// Runs the statement and returns its row. Several rows are several events, and the first is
     /// returned, as Diesel does. On an asynchronous handle it is a future, as with all of these.
     ///
@@ -305,7 +364,7 @@ impl<S, K: Kind, M: Model> Emitting<S, K, M> {
         H: Loads<'a, S, M, K> + ?Sized,
         M: Same<R> + Emits<K::One>,
     {
-        conn.load::<K::One, R>(self, |rows| rows.into_first().map(M::same).ok_or(Error::NotFound))
+        conn.load::<K::One, R>(self.told(), |rows| rows.into_first().map(M::same).ok_or(Error::NotFound))
     }
 
     /// Runs the statement and returns its rows.
@@ -318,7 +377,7 @@ impl<S, K: Kind, M: Model> Emitting<S, K, M> {
         H: Loads<'a, S, M, K> + ?Sized,
         M: Same<R> + Emits<K::Many>,
     {
-        conn.load::<K::Many, Vec<R>>(self, |rows| Ok(rows.into_iter().map(M::same).collect()))
+        conn.load::<K::Many, Vec<R>>(self.told(), |rows| Ok(rows.into_iter().map(M::same).collect()))
     }
 
     /// The same as [`get_results`](Self::get_results).
@@ -344,24 +403,33 @@ impl<S, K: Kind, M: Model> Emitting<S, K, M> {
         H: Executes<'a, S, M, K> + ?Sized,
         M: Emits<K::Many>,
     {
-        conn.execute(self)
+        conn.execute(self.told())
     }
 
     /// Where the statement's events go, if anywhere, and what is to be known for that.
-    pub(crate) fn route<Op: FromRows>(self, emitter: &Emitter) -> (S, Option<(Events<M>, Ask)>)
+    ///
+    /// # Errors
+    /// When they are to be queued, and there is nothing that they could be queued for.
+    pub(crate) fn route<Op: FromRows>(self, emitter: &Emitter) -> QueryResult<(S, Routed<M>)>
     where
         M: Emits<Op>,
     {
-        let Self { statement, options, unchanged, durable, .. } = self;
-        let route = emitter.route::<M>(Op::OPERATION, options).map(|route| {
-            let route = route.durable(durable || M::DURABLE);
+        let Self { statement, options, unchanged, persistence, .. } = self;
+        let route = emitter.route::<M>(Op::OPERATION, options).map(|route| route.persistence(persistence));
+        if route.as_ref().is_some_and(Route::is_queued) {
+            refuse_to_queue(emitter)?;
+        }
+        let route = route.map(|route| {
             let hash_key = route.hash_key();
             let ask = Ask { emits: true, before: route.wants_before(), hash_key: hash_key.clone() };
             (Events { route, hash_key, unchanged }, ask)
         });
-        (statement, route)
+        Ok((statement, route))
     }
 }
+
+/// What is needed to make events of rows, and to be known of them, where they go anywhere.
+type Routed<M> = Option<(Events<M>, Ask)>;
 
 /// What is needed to make events of rows.
 pub(crate) struct Events<M> {
@@ -447,7 +515,7 @@ where
         K: Kind,
         M: Emits<Op>,
     {
-        let (statement, events) = emitting.route::<Op>(self.emitter());
+        let (statement, events) = emitting.route::<Op>(self.emitter())?;
         let Some((events, ask)) = events else {
             return then(self.run(|conn| C::Backend::load(conn, statement, Ask::default()))?);
         };
@@ -487,7 +555,7 @@ where
         K: Kind,
         M: Emits<K::Many>,
     {
-        let (statement, events) = emitting.route::<K::Many>(self.emitter());
+        let (statement, events) = emitting.route::<K::Many>(self.emitter())?;
         let Some((events, ask)) = events else { return self.run(|conn| statement.execute(conn)) };
         self.together(events.are_durable(), |bound| {
             let mut rows = bound.run(|conn| C::Backend::load(conn, statement, ask))?;

@@ -168,7 +168,7 @@ impl<T: QuerySource, W, R> fmt::Debug for Delete<T, W, R> {
 )]
 pub trait Decided {}
 
-impl<S, K, M> Decided for Emitting<S, K, M> {}
+impl<S, K, M, P> Decided for Emitting<S, K, M, P> {}
 impl<S> Decided for Silent<S> {}
 
 /// Methods that are there for their message alone: else Diesel's would be looked for.

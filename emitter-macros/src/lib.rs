@@ -51,6 +51,8 @@ mod tests;
 ///   call said `.durable()`. (`emitter.publish(…)` is in no transaction, and not durable.)
 /// - `park`: when one of its durable events is given up, later ones of its key wait until somebody has it sent again
 ///   or discards it. Default: they go on without it.
+/// - `queued`: its events are written into the outbox once their transaction is committed, as if each call said
+///   `.queued()`, and `emitter.publish(…)` as well.
 /// - `topic = "shop/users"`: the levels between prefix and operation. Default: the model's name.
 /// - `version = 2`: of the row's shape, from 1 on, the default. `earlier(UserV1, UserV2)` names the
 ///   types of the versions right before, oldest first: an event of such a version is read as that

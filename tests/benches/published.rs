@@ -91,10 +91,8 @@ fn main() {
         },
     );
 
-    let server = Postgres::start();
+    let server = Postgres::start_with_fsync();
     let mut postgres = PgConnection::establish(&server.url()).unwrap();
-    postgres.batch_execute("ALTER SYSTEM SET fsync = on").unwrap();
-    postgres.batch_execute("SELECT pg_reload_conf()").unwrap();
     table(&mut postgres, "SERIAL PRIMARY KEY");
     compare(
         "PostgreSQL",

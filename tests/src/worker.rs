@@ -7,8 +7,9 @@ use std::process::{Child, Command, Stdio};
 use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
 
-/// What a worker does.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+/// What a worker does. By default nothing.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Task {
     /// Its node's name.
     pub node: String,
@@ -24,10 +25,11 @@ pub struct Task {
     pub keys: i64,
     /// It has neither outbox nor relay, but an inbox, and the listener of this name.
     pub listener: Option<String>,
+    /// What it writes is queued, and not durable.
+    pub queued: bool,
     /// Microseconds between two transactions.
     pub pause: Option<u64>,
     /// It turns what triggers capture of orders.
-    #[serde(default)]
     pub captures: bool,
 }
 

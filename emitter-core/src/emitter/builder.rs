@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use once_cell::sync::OnceCell;
 use tokio::time::Instant;
 use tracing::{info, warn};
 use uuid::Uuid;
@@ -513,6 +514,7 @@ impl Builder {
             transport,
             groups: Mutex::default(),
             to_publish: Queue::new(self.publish_queue),
+            unwritten: OnceCell::new(),
             counters: Arc::clone(&counters),
             dead_letters: Arc::new(dead_letters),
             overflows: OnceInAWhile::every(Duration::from_secs(10)),

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::ModelState;
 use crate::cause::noted;
-use crate::emit::{Notes, QoS, Scope};
+use crate::emit::{Notes, Persistence, QoS, Scope};
 use crate::event::{EventId, Meta, Operation, Source, Stored, Timestamp};
 use crate::masked::HashKey;
 use crate::model::{Model, ModelEvent};
@@ -26,8 +26,8 @@ pub struct Emission {
     /// Where it might go if somebody listened.
     pub(super) allowed: Scope,
     pub(super) qos: Option<QoS>,
-    /// It is written down before its transaction commits.
-    pub(super) durable: bool,
+    /// Where it waits until it is published.
+    pub(super) persistence: Persistence,
     /// Somebody asked what becomes of it.
     pub(super) ticket: Option<Box<Ticket>>,
 }
@@ -63,22 +63,28 @@ pub struct Route<M> {
     pub(super) qos: Option<QoS>,
     pub(super) notes: Option<Arc<Notes>>,
     pub(super) receipt: Option<Receipt>,
-    pub(super) durable: bool,
+    pub(super) persistence: Persistence,
     pub(super) model: PhantomData<fn() -> M>,
 }
 
 impl<M: Model> Route<M> {
-    /// The same for events that are written down with what they tell of, if `durable`.
+    /// The same for events that wait in this place at least. Without it, they wait where the model says.
     #[must_use]
-    pub fn durable(mut self, durable: bool) -> Self {
-        self.durable = durable;
+    pub fn persistence(mut self, at_least: Persistence) -> Self {
+        self.persistence = self.persistence.max(at_least);
         self
     }
 
     /// Whether its events are written down with what they tell of.
     #[must_use]
     pub fn is_durable(&self) -> bool {
-        self.durable
+        self.persistence == Persistence::Durable
+    }
+
+    /// Whether its events are written down once their transaction is committed.
+    #[must_use]
+    pub fn is_queued(&self) -> bool {
+        self.persistence == Persistence::Queued
     }
 
     /// Makes an event of something that this node did. It goes nowhere until [`Emitter::emit`](crate::Emitter::emit).
@@ -104,8 +110,8 @@ impl<M: Model> Route<M> {
         };
         let ticket = self.receipt.map(|receipt| Box::new(receipt.ticket(meta.id, meta.operation)));
         let event = Arc::new(Stored::<M> { meta, event });
-        let Self { state: model, scope, allowed, qos, durable, .. } = self;
-        Emission { event, model, scope, allowed, qos, durable, ticket }
+        let Self { state: model, scope, allowed, qos, persistence, .. } = self;
+        Emission { event, model, scope, allowed, qos, persistence, ticket }
     }
 
     /// Whether updates should carry the row as it was before: the model says so, or a listener here
@@ -126,8 +132,8 @@ impl<M> Clone for Route<M> {
     fn clone(&self) -> Self {
         let (state, model) = (Arc::clone(&self.state), PhantomData);
         let (notes, receipt) = (self.notes.clone(), self.receipt.clone());
-        let Self { scope, allowed, qos, durable, .. } = *self;
-        Self { state, scope, allowed, qos, notes, receipt, durable, model }
+        let Self { scope, allowed, qos, persistence, .. } = *self;
+        Self { state, scope, allowed, qos, notes, receipt, persistence, model }
     }
 }
 
@@ -153,23 +159,37 @@ impl Emission {
     /// Whether it is to be [written down](crate::Emitter::record) before its transaction commits.
     #[must_use]
     pub fn is_durable(&self) -> bool {
-        self.durable
+        self.persistence == Persistence::Durable
+    }
+
+    /// Whether it is to be [written down](crate::Emitter::queued) once its transaction is committed.
+    #[must_use]
+    pub fn is_queued(&self) -> bool {
+        self.persistence == Persistence::Queued
+    }
+
+    /// The same event, for whoever does not tell what becomes of it.
+    pub(super) fn share(&self) -> Self {
+        let Self { scope, allowed, qos, persistence, .. } = *self;
+        let (event, model) = (Arc::clone(&self.event), Arc::clone(&self.model));
+        Self { event, model, scope, allowed, qos, persistence, ticket: None }
     }
 
     /// Another event that goes the same way.
     pub(super) fn with(&self, event: Arc<dyn AnyEvent>) -> Self {
-        let Self { model, scope, allowed, qos, durable, .. } = self;
+        let Self { model, scope, allowed, qos, persistence, .. } = self;
         let ticket = self.ticket.as_ref().map(|ticket| {
             let meta = event.meta();
             Box::new(ticket.receipt().ticket(meta.id, meta.operation))
         });
         let model = Arc::clone(model);
-        Self { event, model, scope: *scope, allowed: *allowed, qos: *qos, durable: *durable, ticket }
+        let (scope, allowed, qos, persistence) = (*scope, *allowed, *qos, *persistence);
+        Self { event, model, scope, allowed, qos, persistence, ticket }
     }
 
     /// What decides who hears it, and what is told beside it.
     pub(super) fn way(&self) -> impl Eq + Hash {
         let receipt = self.ticket.as_ref().map(|ticket| ticket.receipt().address());
-        (self.scope, self.allowed, self.qos, self.durable, &self.event.meta().notes, receipt)
+        (self.scope, self.allowed, self.qos, self.persistence, &self.event.meta().notes, receipt)
     }
 }

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::Emitter;
+use super::queueing::Unwritten;
+use super::{Emitter, QueueStatus};
 use crate::transport::TransportStatus;
 
 /// How a node stands.
@@ -18,6 +19,8 @@ pub struct Health {
     pub round_trip: Option<Duration>,
     /// How the transport stands; `None` without one.
     pub transport: Option<TransportStatus>,
+    /// How the queue of events stands that are to be written into an outbox; `None` without one.
+    pub queue: Option<QueueStatus>,
 }
 
 /// Whether a node works.
@@ -41,7 +44,7 @@ impl Emitter {
     pub fn health(&self) -> Health {
         if self.node.tasks().ending.is_some() {
             let (status, reasons) = (HealthStatus::Unhealthy, vec!["the emitter is shut down".to_owned()]);
-            return Health { status, reasons, round_trip: None, transport: None };
+            return Health { status, reasons, round_trip: None, transport: None, queue: self.queue_status() };
         }
         let transport = self.transport_status();
         let mut reasons = transport.as_ref().map(problems).unwrap_or_default();
@@ -62,9 +65,10 @@ impl Emitter {
                  may they publish and subscribe below `_replay`?"
             ));
         }
+        reasons.extend(self.node.shared.unwritten.get().and_then(Unwritten::problem));
         let status = if reasons.is_empty() { HealthStatus::Healthy } else { HealthStatus::Degraded };
         let round_trip = transport.as_ref().and_then(|transport| transport.canary?.round_trip);
-        Health { status, reasons, round_trip, transport }
+        Health { status, reasons, round_trip, transport, queue: self.queue_status() }
     }
 }
 

@@ -8,6 +8,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, timeout_at};
 use tracing::{info, warn};
 
+use super::queueing::Unwritten;
 use super::{Emitter, EndCompanion, ModelState, Shared};
 use crate::transport::Transport;
 
@@ -82,13 +83,15 @@ pub struct ShutdownReport {
     pub unfinished: usize,
     /// Own events that no broker had confirmed at the deadline.
     pub unpublished: usize,
+    /// Own events of which no outbox had said at the deadline that it has them. Other nodes may never hear them.
+    pub unwritten: usize,
 }
 
 impl ShutdownReport {
     /// Whether nothing was left undone.
     #[must_use]
     pub const fn is_clean(&self) -> bool {
-        self.unfinished == 0 && self.unpublished == 0
+        self.unfinished == 0 && self.unpublished == 0 && self.unwritten == 0
     }
 }
 
@@ -114,20 +117,23 @@ impl Shutdown {
         for end in companions {
             end(self.deadline).await;
         }
+        // Nobody writes anything down any more.
+        let unwritten = self.shared.unwritten.get().map_or(0, Unwritten::close);
+        self.shared.counters.queue_failed.add(unwritten as u64);
         self.stop_publishing().await;
         self.stop_burying().await;
         let unconfirmed = self.close_transport().await;
         self.close_groups().await;
-        let report = self.shared.left_undone(unconfirmed);
+        let report = ShutdownReport { unwritten, ..self.shared.left_undone(unconfirmed) };
         // Who asked what becomes of these is told.
         self.shared.to_publish.clear();
         // Listeners may hold this very emitter; let go of them.
         models.iter().for_each(|model| model.listeners().clear());
-        let ShutdownReport { unfinished, unpublished } = report;
+        let ShutdownReport { unfinished, unpublished, unwritten } = report;
         if report.is_clean() {
             info!(node = %self.shared.origin, "shut down");
         } else {
-            warn!(node = %self.shared.origin, unfinished, unpublished, "shut down with work left undone");
+            warn!(node = %self.shared.origin, unfinished, unpublished, unwritten, "shut down with work left undone");
         }
         report
     }
@@ -202,6 +208,7 @@ impl Shared {
 
     fn left_undone(&self, unconfirmed: usize) -> ShutdownReport {
         let unfinished = self.all_models().iter().map(|model| model.queue.unfinished()).sum();
-        ShutdownReport { unfinished, unpublished: unconfirmed + self.to_publish.unfinished() }
+        let unwritten = self.unwritten.get().map_or(0, |unwritten| unwritten.status().waiting);
+        ShutdownReport { unfinished, unpublished: unconfirmed + self.to_publish.unfinished(), unwritten }
     }
 }

@@ -13,7 +13,7 @@ use emitter_core::model::{
     Body, Created, CreatedMany, Deleted, DeletedMany, Model, ModelEvent, RowChange, Updated, UpdatedMany,
     Upserted,
 };
-use emitter_core::{Emission, EmitOptions, Emitter, Operation};
+use emitter_core::{Emission, EmitOptions, Emitter, Operation, Persistence};
 
 use super::Images;
 use super::trigger::{Column, Seen, Traced, fingerprint, quoted};
@@ -199,7 +199,7 @@ where
         let event = body.and_then(M::Event::from_body).ok_or_else(|| unreadable(NOT_CAPTURED))?;
         // A clock that is ahead of this one's: the future is nobody's business.
         let time = Timestamp::from_millis(row.at).min(now);
-        events.push((row.id, Some(route.durable(true).event_at(time, event))));
+        events.push((row.id, Some(route.persistence(Persistence::Durable).event_at(time, event))));
     }
     Ok(events)
 }

@@ -45,6 +45,8 @@ impl Drop for InHand {
 pub(crate) struct Mail {
     /// Rows may have been committed.
     pub(crate) woken: bool,
+    /// Events are to be written down.
+    queued: bool,
     /// What became of published rows.
     pub(crate) outcomes: Vec<(Sending, Result<(), PublishError>)>,
     /// Events that the listeners of this node are done with.
@@ -78,6 +80,11 @@ impl Mailbox {
     /// Says that rows were committed.
     pub(crate) fn wake(&self) {
         self.put(|mail| mail.woken = true);
+    }
+
+    /// Says that there is something to be written down.
+    pub(crate) fn queued(&self) {
+        self.put(|mail| mail.queued = true);
     }
 
     pub(crate) fn told(&self, sending: Sending, outcome: Result<(), PublishError>) {
@@ -125,6 +132,7 @@ impl Mailbox {
     pub(crate) fn take(&self, within: Duration) -> Mail {
         let nothing = |mail: &mut Mail| {
             !mail.woken
+                && !mail.queued
                 && mail.outcomes.is_empty()
                 && mail.handled.is_empty()
                 && mail.asks.is_empty()

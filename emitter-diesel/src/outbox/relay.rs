@@ -15,7 +15,7 @@ use tracing::{error, info, warn};
 use super::mailbox::{Mail, Mailbox, Sending};
 use super::store::{self, Due, Next, Reading, Settled, Store, Unsettled};
 use super::writing::handler;
-use super::{Attached, BACKOFF, Opened};
+use super::{Attached, BACKOFF, Opened, Queueing};
 use crate::tables::{Database, Queued, Tables};
 
 mod answers;
@@ -33,6 +33,8 @@ pub(super) struct Relay {
     /// It takes lanes.
     relays: bool,
     config: RelayConfig,
+    /// What this node commits and writes down afterwards.
+    queueing: Queueing,
     tables: Tables,
     /// `None` while there is no connection.
     database: Option<Box<dyn Database>>,
@@ -141,6 +143,7 @@ impl Relay {
         config: Option<RelayConfig>,
         database: Box<dyn Database>,
         opened: Opened,
+        queueing: Queueing,
         emitter: WeakEmitter,
     ) -> Option<Self> {
         let alive = emitter.upgrade()?;
@@ -158,6 +161,7 @@ impl Relay {
         }
         Some(Self {
             relays,
+            queueing,
             config: config.unwrap_or_default().within_bounds(),
             tables,
             database: Some(database),
@@ -209,10 +213,12 @@ impl Relay {
             }
             self.take(mail);
             wait = match self.work(&emitter, ending) {
+                Ok(wait) if self.database.is_some() => wait.min(self.queueing.wait()),
                 Ok(wait) => wait,
                 Err(error) => self.broken(&error),
             };
-            if ending && self.on_the_way.is_empty() && self.has_noted_all() {
+            let queued = emitter.queue_status().map_or(0, |queue| queue.waiting);
+            if ending && queued == 0 && self.on_the_way.is_empty() && self.has_noted_all() {
                 return self.leave();
             }
         }
@@ -341,6 +347,12 @@ impl Relay {
             }
             self.database = Some(self.connected()?);
             self.next_beat = now;
+        }
+        // First of all: it is in memory alone.
+        if let Some(database) = &mut self.database
+            && self.queueing.write(&mut **database, emitter)?
+        {
+            (self.next_poll, self.tells) = (now, true);
         }
         if now >= self.next_beat {
             self.beat(emitter, ending)?;

@@ -311,7 +311,22 @@ impl Store {
                  CAST(@@innodb_flush_log_at_trx_commit <> 1 AS SIGNED) AS number UNION ALL "
             }
         };
-        format!("{settings}SELECT 'clock' AS text, {} AS number", self.dialect.now())
+        settings.to_owned() + &self.clock()
+    }
+
+    /// The database's clock.
+    pub(crate) fn clock(&self) -> String {
+        format!("SELECT 'clock' AS text, {} AS number", self.dialect.now())
+    }
+
+    /// Which of these events are in the table.
+    pub(crate) fn there(&self, events: &[String]) -> String {
+        let (outbox, events) = (self.names.table("outbox"), events.join("', '"));
+        let (text, number) = match self.dialect {
+            Dialect::Postgres => ("CAST(event_id AS TEXT)", "CAST(1 AS BIGINT)"),
+            Dialect::Sqlite | Dialect::MySql => ("event_id", "1"),
+        };
+        format!("SELECT {text} AS text, {number} AS number FROM {outbox} WHERE event_id IN ('{events}')")
     }
 
     /// Has all lanes rest, or go on.

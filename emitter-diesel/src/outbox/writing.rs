@@ -69,12 +69,12 @@ pub(crate) fn handler(origin: &Origin) -> String {
     format!("{origin}/{}", origin.incarnation)
 }
 
-fn wrong(problem: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+pub(super) fn wrong(problem: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
     Error::QueryBuilderError(problem.into())
 }
 
-const NO_OUTBOX: &str = "an event is to be durable, and its emitter has no outbox: give it one with \
-                         `Emitter::builder().outbox(Outbox::new(tables))`";
+pub(super) const NO_OUTBOX: &str = "an event is to be written into an outbox, and its emitter has none: give it one with \
+     `Emitter::builder().outbox(Outbox::new(tables))`";
 
 const NOT_OPEN: &str = "an event is to be durable, and the outbox of its emitter has not begun: write after \
                         `start().await` has returned";

@@ -38,6 +38,8 @@ pub(crate) struct StructAttr {
     pub(crate) durable: Option<Path>,
     /// What comes after one of them that is given up waits for it.
     pub(crate) park: Option<Path>,
+    /// Its events are written down after the commit.
+    pub(crate) queued: Option<Path>,
     pub(crate) krate: Option<Path>,
 }
 
@@ -76,7 +78,7 @@ impl Mask {
 
 const FIELD_WORDS: [&str; 4] = ["skip", "redact", "hash", "sensitive_ok"];
 
-const STRUCT_WORDS: [&str; 23] = [
+const STRUCT_WORDS: [&str; 24] = [
     "create",
     "create_many",
     "update",
@@ -97,6 +99,7 @@ const STRUCT_WORDS: [&str; 23] = [
     "before",
     "durable",
     "park",
+    "queued",
     "event",
     "kind",
     "crate",
@@ -104,8 +107,8 @@ const STRUCT_WORDS: [&str; 23] = [
 
 const STRUCT_HELP: &str = "known are the operations `create`, `create_many`, `update`, `update_many`, `upsert`, `delete`, \
                            `delete_many`, `all`, and `model = \"…\"`, `key(…)`, `local`, `remote`, `version = …`, `earlier(…)`, \
-                           `topic = \"…\"`, `qos = …`, `expires = \"…\"`, `before`, `durable`, `park`, `crate = …`, and for what \
-                           is no row `event`, `kind = \"…\"`";
+                           `topic = \"…\"`, `qos = …`, `expires = \"…\"`, `before`, `durable`, `queued`, `park`, `crate = …`, and \
+                           for what is no row `event`, `kind = \"…\"`";
 
 impl StructAttr {
     pub(crate) fn parse(attributes: &[Attribute], errors: &Errors) -> Self {
@@ -132,6 +135,7 @@ impl StructAttr {
             "before" => once(&mut self.before, meta, errors, |meta| flag(meta).map(|()| meta.path.clone())),
             "durable" => once(&mut self.durable, meta, errors, |meta| flag(meta).map(|()| meta.path.clone())),
             "park" => once(&mut self.park, meta, errors, |meta| flag(meta).map(|()| meta.path.clone())),
+            "queued" => once(&mut self.queued, meta, errors, |meta| flag(meta).map(|()| meta.path.clone())),
             "all" if self.operations.iter().any(|(_, path)| path.is_ident("all")) => {
                 errors.at(&meta.path, "`all` is written twice; once is enough");
                 Ok(())

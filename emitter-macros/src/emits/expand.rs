@@ -7,7 +7,7 @@ use syn::spanned::Spanned;
 use syn::{Ident, ImplGenerics, Lifetime, Path, TypeGenerics, WhereClause, parse_quote};
 
 use super::attr::Mask;
-use super::model::{Column, KeyField, Model, Operation, Reach, Row};
+use super::model::{Column, KeyField, Model, Operation, Persistence, Reach, Row};
 use crate::crate_path;
 use crate::time::Millis;
 
@@ -361,7 +361,7 @@ fn implementation(model: &Model) -> TokenStream {
 
 /// What of [`Model`](trait@Model) is about how its events travel, where it says so.
 fn delivery(model: &Model) -> TokenStream {
-    let Model { krate, topic, qos, expires, before, durable, park, .. } = model;
+    let Model { krate, topic, qos, expires, before, persistence, park, .. } = model;
     let scope = match model.reach {
         Reach::Everywhere => None,
         Reach::Local => Some(quote!(LOCAL)),
@@ -404,17 +404,20 @@ fn delivery(model: &Model) -> TokenStream {
             const BEFORE: bool = true;
         )
     });
-    let durable = durable.then(|| {
-        quote!(
-            const DURABLE: ::core::primitive::bool = true;
-        )
-    });
+    let persistence = match persistence {
+        Persistence::Buffered => None,
+        Persistence::Queued => Some(quote!(Queued)),
+        Persistence::Durable => Some(quote!(Durable)),
+    };
+    let persistence = persistence.map(
+        |place| quote!(const PERSISTENCE: #krate::emit::Persistence = #krate::emit::Persistence::#place;),
+    );
     let park = park.then(|| {
         quote!(
             const PARK: ::core::primitive::bool = true;
         )
     });
-    quote!(#scope #topic #expires #before #durable #park #hashes #qos)
+    quote!(#scope #topic #expires #before #persistence #park #hashes #qos)
 }
 
 /// What of [`Model`](trait@Model) is about versions, where it says so.

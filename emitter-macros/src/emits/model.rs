@@ -100,6 +100,14 @@ pub(crate) enum Reach {
     Remote,
 }
 
+/// Where its events wait until they are published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Persistence {
+    Buffered,
+    Queued,
+    Durable,
+}
+
 /// A model, decided.
 pub(crate) struct Model {
     pub(crate) krate: TokenStream,
@@ -121,7 +129,7 @@ pub(crate) struct Model {
     pub(crate) qos: Qos,
     pub(crate) expires: Option<Millis>,
     pub(crate) before: bool,
-    pub(crate) durable: bool,
+    pub(crate) persistence: Persistence,
     pub(crate) park: bool,
     pub(crate) operations: Vec<Operation>,
     pub(crate) reach: Reach,
@@ -257,7 +265,7 @@ impl Model {
             },
             expires: attr.expires,
             before: attr.before.is_some(),
-            durable: attr.durable.is_some(),
+            persistence: persistence(&attr, &errors),
             park: attr.park.is_some(),
             version,
             earlier,
@@ -404,14 +412,33 @@ fn refuse_rows_words(attr: &StructAttr, fields: &[Field<'_>], errors: &Errors) {
     if let Some(word) = &attr.before {
         errors.at(word, "an event that is no row is not updated, so there is nothing before: leave this out");
     }
-    for word in attr.durable.iter().chain(&attr.park) {
-        errors.at(word, "an event that is no row is written with none, so there is no transaction that it could be in: leave this out");
+    if let Some(word) = &attr.durable {
+        errors.at(word, "an event that is no row is written with none, so there is no transaction that it could be in: write `queued`, or leave this out");
+    }
+    if let (Some(word), None) = (&attr.park, &attr.queued) {
+        errors.at(word, "only what is written into an outbox waits there, and an event that is no row is written when it is `queued`: add that, or leave this out");
     }
     for word in fields.iter().filter_map(|field| field.attr.mask_word.as_ref()) {
         errors.at(
             word,
             "an event holds what is to be told: leave the field out of the struct, or this out of the field",
         );
+    }
+}
+
+fn persistence(attr: &StructAttr, errors: &Errors) -> Persistence {
+    match (&attr.durable, &attr.queued) {
+        (None, None) => Persistence::Buffered,
+        (None, Some(_)) => Persistence::Queued,
+        (Some(_), None) => Persistence::Durable,
+        (Some(_), Some(queued)) => {
+            errors.at(
+                queued,
+                "`durable` and `queued` exclude each other: `durable` writes an event down in the transaction of its row, \
+                 `queued` after it\nleave one of them out",
+            );
+            Persistence::Durable
+        }
     }
 }
 

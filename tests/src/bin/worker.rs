@@ -130,7 +130,7 @@ fn write(emitter: &Emitter, task: &Task) -> Result<(), Box<dyn Error>> {
         let undone = conn.transaction(|conn| {
             // In this order, so that no two wait for each other.
             for id in [one.min(two), one.max(two)] {
-                step(conn, id)?;
+                step(conn, id, task.queued)?;
             }
             if fastrand::u8(..3) == 0 { Err(diesel::result::Error::RollbackTransaction) } else { Ok(()) }
         });
@@ -144,6 +144,7 @@ fn write(emitter: &Emitter, task: &Task) -> Result<(), Box<dyn Error>> {
     }
 }
 
-fn step(conn: &mut Bound<'_, PgConnection>, id: i64) -> QueryResult<Order> {
-    update(orders::table.find(id)).set(orders::step.eq(orders::step + 1)).emit().durable().get_result(conn)
+fn step(conn: &mut Bound<'_, PgConnection>, id: i64, queued: bool) -> QueryResult<Order> {
+    let update = update(orders::table.find(id)).set(orders::step.eq(orders::step + 1)).emit();
+    if queued { update.queued().get_result(conn) } else { update.durable().get_result(conn) }
 }

@@ -20,13 +20,15 @@ const INITDB: Program = Program { name: "initdb", debian_package: "postgresql" }
 
 /// A PostgreSQL of this test's own, on 127.0.0.1, with one empty database.
 ///
-/// It does not wait for the disk (`fsync = off`): a test kills the server, not the machine.
+/// It does not wait for the disk (`fsync = off`): a test kills the server, not the machine. One that is
+/// [measured](Self::start_with_fsync) does.
 #[derive(Debug)]
 pub struct Postgres {
     // Before the folder and the port, which it uses until it is dropped.
     process: Option<Process>,
     folder: TempDir,
     port: Port,
+    fsync: bool,
 }
 
 impl Postgres {
@@ -35,6 +37,18 @@ impl Postgres {
     /// # Panics
     /// If PostgreSQL is not installed or does not start.
     pub fn start() -> Self {
+        Self::started(false)
+    }
+
+    /// One that waits for the disk at each COMMIT, as servers do by default.
+    ///
+    /// # Panics
+    /// As [`start`](Self::start).
+    pub fn start_with_fsync() -> Self {
+        Self::started(true)
+    }
+
+    fn started(fsync: bool) -> Self {
         let files = template(&PROGRAM, |folder| {
             give(folder);
             let mut initdb = Command::new(INITDB.name);
@@ -52,7 +66,7 @@ impl Postgres {
         let folder = tempfile::Builder::new().prefix("postgres-").tempdir().expect("a temporary folder");
         give(folder.path());
         copy(&files.join("data"), &folder.path().join("data"));
-        let mut server = Self { process: None, folder, port: Port::reserve() };
+        let mut server = Self { process: None, folder, port: Port::reserve(), fsync };
         server.restart();
         server
     }
@@ -96,7 +110,8 @@ impl Postgres {
         for setting in [
             "listen_addresses=127.0.0.1",
             "unix_socket_directories=",
-            "fsync=off",
+            // Said here, it could not be changed by SQL.
+            if self.fsync { "fsync=on" } else { "fsync=off" },
             "max_connections=50",
             "shared_buffers=16MB",
             "deadlock_timeout=100ms",

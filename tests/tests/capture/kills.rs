@@ -49,10 +49,8 @@ async fn a_node_is_killed_at_any_moment_and_each_write_is_heard_once() {
             broker: broker.url(),
             lease: Some(1_000),
             batch: 50,
-            keys: 0,
-            pause: None,
             captures: true,
-            listener: None,
+            ..Task::default()
         };
         tokio::task::block_in_place(|| Worker::start(env!("CARGO_BIN_EXE_worker"), &task))
     };

@@ -52,11 +52,8 @@ async fn what_another_program_writes_is_heard_with_its_rows_before_and_after() {
 }
 
 fn change(conn: &mut Bound<'_, PgConnection>, durable: bool, id: i64) -> QueryResult<()> {
-    let mut create = diesel::insert_into(people::table).values(person(id)).emit();
-    if durable {
-        create = create.durable();
-    }
-    let one: Person = create.get_result(conn)?;
+    let create = diesel::insert_into(people::table).values(person(id)).emit();
+    let one: Person = if durable { create.durable().get_result(conn)? } else { create.get_result(conn)? };
     update(&one).set(people::name.eq("updated")).emit::<Person>().get_result::<Person, _>(conn)?;
     let upsert = diesel::insert_into(people::table).values(person(id)).on_conflict(people::id).do_update();
     upsert.set(people::name.eq("upserted")).emit::<Person>().execute(conn)?;

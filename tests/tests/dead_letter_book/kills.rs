@@ -50,10 +50,7 @@ async fn a_redrive_that_is_killed_loses_nothing_and_its_claims_expire() {
         broker: String::new(),
         lease: Some(1_000),
         batch: 8,
-        keys: 0,
-        pause: None,
-        listener: None,
-        captures: false,
+        ..Task::default()
     };
     let begin = |node: &str| {
         tokio::task::block_in_place(|| Worker::start(env!("CARGO_BIN_EXE_redriver"), &task(node)))

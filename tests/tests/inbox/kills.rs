@@ -83,9 +83,8 @@ impl Stage {
             lease: Some(1_000),
             batch: 50,
             keys: KEYS,
-            listener: None,
-            captures: false,
             pause: Some(1_000),
+            ..Task::default()
         }
     }
 

@@ -45,10 +45,7 @@ impl Stage {
             broker: self.broker.url(),
             lease: Some(1_000),
             batch: 100,
-            keys: 0,
-            pause: None,
-            listener: None,
-            captures: false,
+            ..Task::default()
         };
         tokio::task::block_in_place(|| Worker::start(env!("CARGO_BIN_EXE_scribe"), &task))
     }

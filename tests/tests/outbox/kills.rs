@@ -53,10 +53,7 @@ impl Stage {
             broker: self.broker.url(),
             lease: Some(1_000),
             batch: 50,
-            keys: 0,
-            listener: None,
-            pause: None,
-            captures: false,
+            ..Task::default()
         }
     }
 
@@ -135,6 +132,52 @@ async fn a_node_that_writes_and_relays_is_killed_at_any_moment() {
     let (events, twice) = stage.settle().await;
     println!("{events} events, {twice} came twice");
     assert!(events > 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_what_is_queued_a_kill_takes_the_last_alone() {
+    let stage = Stage::set().await;
+    let steps = |db: &mut PgConnection| -> BTreeMap<i64, i64> {
+        let orders: Vec<Order> = orders::table.load(db).unwrap();
+        orders.into_iter().map(|order| (order.id, order.step)).collect()
+    };
+    let mut db = stage.database.connect();
+    let mut lives = vec![steps(&mut db)];
+    for _ in 0..rounds() {
+        let worker = Stage::start(&Task { queued: true, ..stage.writer("a") });
+        tokio::time::sleep(some_time(400)).await;
+        worker.kill();
+        // The database may be about to commit what the worker asked last.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        lives.push(steps(&mut db));
+    }
+    let _relay = Stage::start(&stage.task("last"));
+    let begun = std::time::Instant::now();
+    while outbox(&mut db) > 0 && begun.elapsed() < 60 * SECOND {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let written: Vec<Number> =
+        diesel::sql_query("SELECT COUNT(*) AS number FROM emitter_history").load(&mut db).unwrap();
+    let written = usize::try_from(written[0].number).unwrap();
+    emitter_tests::eventually::eventually(|| stage.heard.len() >= written).await;
+    let heard = stage.heard.steps();
+    let (mut committed, mut lost) = (0, 0);
+    for life in lives.windows(2) {
+        for (id, after) in &life[1] {
+            let before = life[0][id];
+            let of_life = |step: &&i64| **step > before && **step <= *after;
+            let heard: Vec<i64> = heard.get(id).into_iter().flatten().filter(of_life).copied().collect();
+            let expected: Vec<i64> = (before + 1..).take(heard.len()).collect();
+            assert_eq!(heard, expected, "order {id}: something is missing in the middle of a life");
+            committed += after - before;
+            lost += after - before - i64::try_from(heard.len()).unwrap();
+        }
+    }
+    println!("{lost} of {committed} events were not written yet");
+    let all: usize = heard.values().map(Vec::len).sum();
+    assert_eq!((all, stage.heard.len()), (written, written), "nothing else was heard, or twice");
+    assert!(written > 0 && lost < committed / 4);
+    assert!(stage.emitter.shutdown(10 * SECOND).await.is_clean());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -24,6 +24,7 @@ mod gaps;
 #[macro_use]
 mod given_up;
 mod kills;
+mod queued;
 mod refusals;
 
 diesel::table! {
