@@ -53,7 +53,7 @@ mod replay;
 mod shutdown;
 
 use builder::check_name;
-pub use builder::{BeginCompanion, Builder, EndCompanion, StartError};
+pub use builder::{BeginCompanion, Builder, EndCompanion, Extension, StartError};
 use burying::{DeadLetters, Held};
 pub use bus::{Bus, Passing, Sighting};
 use catching_up::CatchingUp;

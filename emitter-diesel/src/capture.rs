@@ -9,7 +9,7 @@
 //! # mod example {
 //! # use diesel::prelude::*;
 //! use emitter_diesel::capture::Capture;
-//! use emitter_diesel::outbox::{Outbox, WithOutbox};
+//! use emitter_diesel::outbox::Outbox;
 //! use emitter_diesel::tables::Tables;
 //! use emitter_diesel::{Emits, Emitter};
 //! # use serde::{Deserialize, Serialize};
@@ -27,7 +27,7 @@
 //! async fn started(url: String) -> Result<Emitter, Box<dyn std::error::Error>> {
 //!     let tables = Tables::new(move || PgConnection::establish(&url)).migrate(); // makes the triggers, too
 //!     let outbox = Outbox::new(tables).capture(Capture::of::<User>()?.audit());
-//!     Ok(Emitter::builder().service("shop").node("a").mqtt("mqtt://localhost").outbox(outbox).start().await?)
+//!     Ok(Emitter::builder().service("shop").node("a").mqtt("mqtt://localhost").with(outbox).start().await?)
 //! }
 //! # }
 //! ```

@@ -9,12 +9,12 @@
 //! # async fn started() -> Result<(), Box<dyn std::error::Error>> {
 //! use diesel::{Connection, SqliteConnection};
 //! use emitter_diesel::Emitter;
-//! use emitter_diesel::catch_up::{CatchUp, WithCatchUp};
+//! use emitter_diesel::catch_up::CatchUp;
 //! use emitter_diesel::tables::Tables;
 //!
 //! let tables = Tables::new(|| SqliteConnection::establish("billing.db")).migrate();
 //! let builder = Emitter::builder().service("billing").node("a").mqtt("mqtt://localhost");
-//! let emitter = builder.catch_up(CatchUp::new(tables)).start().await?;
+//! let emitter = builder.with(CatchUp::new(tables)).start().await?;
 //! # Ok(())
 //! # }
 //! ```
@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use diesel::result::QueryResult;
 use emitter_core::gaps::{Position, Since, Stream};
-use emitter_core::{Builder, WeakEmitter};
+use emitter_core::{Builder, Extension, WeakEmitter};
 use tracing::warn;
 
 use crate::companion;
@@ -33,10 +33,10 @@ use crate::tables::{Database, Dialect, Names, Pair, Tables};
 
 /// How a node remembers how far it heard.
 ///
-/// Given to the builder of an emitter by [`WithCatchUp::catch_up`]. The node needs a name of its own
+/// Given to the builder of an emitter by [`with`](Builder::with). The node needs a name of its own
 /// ([`Builder::node`]), for under that it remembers.
 #[derive(Debug)]
-#[must_use = "it is given to the builder of an emitter: `.catch_up(catch_up)`"]
+#[must_use = "it is given to the builder of an emitter: `.with(catch_up)`"]
 pub struct CatchUp {
     tables: Tables,
     since: Since,
@@ -57,27 +57,21 @@ impl CatchUp {
     }
 }
 
-/// Gives an emitter a memory of how far it heard.
-pub trait WithCatchUp {
-    /// Begins where the last life of this node ended, and has sent again what it missed since.
-    ///
-    /// [`start`](Builder::start) then fails with [`StartError::Companion`](emitter_core::StartError::Companion)
-    /// where the node has no name of its own, the database cannot be reached, or its tables are not those of this
-    /// version.
-    #[must_use]
-    fn catch_up(self, catch_up: CatchUp) -> Self;
-}
-
-impl WithCatchUp for Builder {
-    fn catch_up(self, catch_up: CatchUp) -> Self {
-        let CatchUp { tables, since } = catch_up;
+/// Begins where the last life of this node ended, and has sent again what it missed since.
+///
+/// [`start`](Builder::start) then fails with [`StartError::Companion`](emitter_core::StartError::Companion)
+/// where the node has no name of its own, the database cannot be reached, or its tables are not those of this
+/// version.
+impl Extension for CatchUp {
+    fn extend(self, builder: Builder) -> Builder {
+        let CatchUp { tables, since } = self;
         let (end, has_ended) = mpsc::channel();
         let opened = tables.clone();
         let open = move |emitter: &WeakEmitter| open(&opened, since, emitter);
         let run = move |memory: Memory, emitter| memory.keep(&tables, &emitter, &has_ended);
         // Dropped, it ends the thread.
         let begin = companion::thread("emitter-catch-up", open, run, move || drop::<mpsc::Sender<()>>(end));
-        self.companion("catch_up", begin)
+        builder.companion("catch_up", begin)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Dead letters in a database: kept by each node, looked through, mended, tried again and discarded.
 //!
-//! A node with [`WithDeadLetters::dead_letters_in`] writes each dead letter into the table `dlq_events` before the message of
+//! A node with [`DeadLetters`] writes each dead letter into the table `dlq_events` before the message of
 //! which it was made is acknowledged. A [`DeadLetterBook`] works on that table, in the node itself, in a tool of its own, or
 //! in a job at night:
 //!
@@ -11,12 +11,12 @@
 //!
 //! use diesel::{Connection, SqliteConnection};
 //! use emitter_diesel::Emitter;
-//! use emitter_diesel::dead_letters::{DeadLetterBook, DeadLetters, Facet, Redrive, Selection, WithDeadLetters};
+//! use emitter_diesel::dead_letters::{DeadLetterBook, DeadLetters, Facet, Redrive, Selection};
 //! use emitter_diesel::tables::Tables;
 //!
 //! let tables = Tables::new(|| SqliteConnection::establish("shop.db")).migrate();
 //! let letters = DeadLetters::new(tables.clone());
-//! let emitter = Emitter::builder().service("shop").node("a").dead_letters_in(letters).start().await?;
+//! let emitter = Emitter::builder().service("shop").node("a").with(letters).start().await?;
 //!
 //! let book = DeadLetterBook::open(&tables)?;
 //! for (listener, letters) in book.count_by(&Selection::default(), Facet::Listener)? {
@@ -48,7 +48,7 @@ use std::time::Duration;
 use emitter_core::dead_letter::{DeadLetter, Reason};
 use emitter_core::event::Timestamp;
 use emitter_core::transport::Properties;
-use emitter_core::{Builder, EventId, Origin};
+use emitter_core::{Builder, EventId, Extension, Origin};
 
 use crate::companion;
 use crate::tables::{LetterRow, Tables};
@@ -65,9 +65,9 @@ pub use self::redrive::{Redrive, Redriven};
 
 /// Where a node keeps its dead letters, and how many.
 ///
-/// Given to the builder of an emitter by [`WithDeadLetters::dead_letters_in`].
+/// Given to the builder of an emitter by [`with`](Builder::with).
 #[derive(Debug, Clone)]
-#[must_use = "it is given to the builder of an emitter: `.dead_letters_in(letters)`"]
+#[must_use = "it is given to the builder of an emitter: `.with(letters)`"]
 pub struct DeadLetters {
     tables: Tables,
     keep: Duration,
@@ -111,22 +111,16 @@ impl DeadLetters {
     }
 }
 
-/// Gives an emitter a table for its dead letters.
-pub trait WithDeadLetters {
-    /// Keeps every dead letter of this node in a table, beside whatever else keeps them
-    /// ([`keep_dead_letters`](Builder::keep_dead_letters)).
-    ///
-    /// [`start`](Builder::start) then fails with [`StartError::Companion`](emitter_core::StartError::Companion)
-    /// where the database cannot be reached or its tables are not those of this version.
-    #[must_use]
-    fn dead_letters_in(self, letters: DeadLetters) -> Self;
-}
-
-impl WithDeadLetters for Builder {
-    fn dead_letters_in(self, letters: DeadLetters) -> Self {
-        let DeadLetters { tables, keep, limits } = letters;
+/// Keeps every dead letter of this node in a table, beside whatever else keeps them
+/// ([`keep_dead_letters`](Builder::keep_dead_letters)).
+///
+/// [`start`](Builder::start) then fails with [`StartError::Companion`](emitter_core::StartError::Companion)
+/// where the database cannot be reached or its tables are not those of this version.
+impl Extension for DeadLetters {
+    fn extend(self, builder: Builder) -> Builder {
+        let DeadLetters { tables, keep, limits } = self;
         let keeping = Arc::new(Keeping::new(DeadLetterBook::unopened(&tables), limits));
-        let builder = self.keep_dead_letters(move |letter| keeping.keep(letter));
+        let builder = builder.keep_dead_letters(move |letter| keeping.keep(letter));
         let (clearing, book) = (Arc::default(), DeadLetterBook::unopened(&tables));
         let end = clearing::end(&clearing);
         let open = move |_: &_| tables.open().map(drop);

@@ -10,7 +10,7 @@
 //! # #[cfg(feature = "sqlite")]
 //! # mod example {
 //! use diesel::prelude::*;
-//! use emitter_diesel::inbox::{Inbox, InboxTx, WithInbox};
+//! use emitter_diesel::inbox::{Inbox, InboxTx};
 //! use emitter_diesel::tables::Tables;
 //! use emitter_diesel::{Emits, Emitter, Event, listener};
 //! use serde::{Deserialize, Serialize};
@@ -35,7 +35,7 @@
 //! -> Result<Emitter, Box<dyn std::error::Error>> {
 //!     let tables = Tables::new(|| SqliteConnection::establish("shop.db")).migrate();
 //!     let inbox = Inbox::new(tables, move || pool.get());
-//!     Ok(Emitter::builder().service("billing").node("a").mqtt("mqtt://localhost").inbox(inbox).start().await?)
+//!     Ok(Emitter::builder().service("billing").node("a").mqtt("mqtt://localhost").with(inbox).start().await?)
 //! }
 //! # }
 //! ```
@@ -64,7 +64,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use emitter_core::Builder;
+use emitter_core::{Builder, Extension};
 use tokio::sync::watch;
 
 use crate::tables::Tables;
@@ -81,7 +81,7 @@ pub use self::transaction::InboxTx;
 
 /// Where the listeners of a node mark what they have done, and the connections on which they do it.
 ///
-/// Given to the builder of an emitter by [`WithInbox::inbox`], one for each type of connection. It is then a
+/// Given to the builder of an emitter by [`with`](Builder::with), one for each type of connection. It is then a
 /// [`State`](crate::State): `emitter.state::<Inbox<PgConnection>>()` tells its [`stats`](Self::stats).
 pub struct Inbox<C: InboxConnection> {
     tables: Tables,
@@ -151,21 +151,15 @@ impl<C: InboxConnection> fmt::Debug for Inbox<C> {
     }
 }
 
-/// Gives an emitter an inbox.
-pub trait WithInbox {
-    /// Has listeners with an [`InboxTx`] of this type of connection mark in this inbox what they do.
-    ///
-    /// [`start`](Builder::start) then fails with [`StartError::Companion`](emitter_core::StartError::Companion) where
-    /// the database cannot be reached, its tables are not those of this version, [`keep`](Inbox::keep) is too short, or two
-    /// listeners of one model have one name. Without an inbox, the start of a program with such a listener fails.
-    #[must_use]
-    fn inbox<C: InboxConnection>(self, inbox: Inbox<C>) -> Self;
-}
-
-impl WithInbox for Builder {
-    fn inbox<C: InboxConnection>(self, inbox: Inbox<C>) -> Self {
+/// Has listeners with an [`InboxTx`] of this type of connection mark in this inbox what they do.
+///
+/// [`start`](Builder::start) then fails with [`StartError::Companion`](emitter_core::StartError::Companion) where
+/// the database cannot be reached, its tables are not those of this version, [`keep`](Inbox::keep) is too short, or two
+/// listeners of one model have one name. Without an inbox, the start of a program with such a listener fails.
+impl<C: InboxConnection> Extension for Inbox<C> {
+    fn extend(self, builder: Builder) -> Builder {
         let begin =
-            clearing::thread(inbox.tables.clone(), inbox.marks.clone(), inbox.keep, Arc::clone(&inbox.desk));
-        self.state(inbox).companion("inbox", begin)
+            clearing::thread(self.tables.clone(), self.marks.clone(), self.keep, Arc::clone(&self.desk));
+        builder.state(self).companion("inbox", begin)
     }
 }

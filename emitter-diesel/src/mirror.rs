@@ -10,12 +10,12 @@
 //! # async fn started() -> Result<(), Box<dyn std::error::Error>> {
 //! use diesel::{Connection, SqliteConnection};
 //! use emitter_diesel::Emitter;
-//! use emitter_diesel::mirror::{Mirror, Mirrored, ReplayOptions, Selection, WithMirror};
+//! use emitter_diesel::mirror::{Mirror, Mirrored, ReplayOptions, Selection};
 //! use emitter_diesel::tables::Tables;
 //!
 //! let tables = Tables::new(|| SqliteConnection::establish("audit.db")).migrate();
 //! let builder = Emitter::builder().service("audit").node("a").mqtt("mqtt://localhost");
-//! let emitter = builder.mirror(Mirror::new(tables.clone())).start().await?;
+//! let emitter = builder.with(Mirror::new(tables.clone())).start().await?;
 //!
 //! // Reading needs no emitter. It blocks, as Diesel does.
 //! let mut mirrored = Mirrored::open(&tables)?;
@@ -52,7 +52,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use emitter_core::{Builder, Emitter, WeakEmitter};
+use emitter_core::{Builder, Emitter, Extension, WeakEmitter};
 
 use crate::companion;
 use crate::tables::Tables;
@@ -73,9 +73,9 @@ use self::writer::Writer;
 
 /// A mirror in a database's tables, and how this node writes it.
 ///
-/// Given to the builder of an emitter by [`WithMirror::mirror`].
+/// Given to the builder of an emitter by [`with`](Builder::with).
 #[derive(Debug)]
-#[must_use = "it is given to the builder of an emitter: `.mirror(mirror)`"]
+#[must_use = "it is given to the builder of an emitter: `.with(mirror)`"]
 pub struct Mirror {
     tables: Tables,
     config: MirrorConfig,
@@ -202,23 +202,17 @@ impl Tally {
     }
 }
 
-/// Gives an emitter a mirror.
-pub trait WithMirror {
-    /// Writes every event on the bus down in this mirror, or stands by while another node does.
-    ///
-    /// [`start`](Builder::start) then fails with [`StartError::Companion`](emitter_core::StartError::Companion)
-    /// where the database cannot be reached, its tables are not those of this version, or there is no bus.
-    #[must_use]
-    fn mirror(self, mirror: Mirror) -> Self;
-}
-
-impl WithMirror for Builder {
-    fn mirror(self, mirror: Mirror) -> Self {
+/// Writes every event on the bus down in this mirror, or stands by while another node does.
+///
+/// [`start`](Builder::start) then fails with [`StartError::Companion`](emitter_core::StartError::Companion)
+/// where the database cannot be reached, its tables are not those of this version, or there is no bus.
+impl Extension for Mirror {
+    fn extend(self, builder: Builder) -> Builder {
         let attached = Attached::default();
         let tally = Arc::clone(&attached.tally);
         let bell = Arc::new(Bell::default());
         let end = Arc::clone(&bell);
-        let Mirror { tables, config } = mirror;
+        let Mirror { tables, config } = self;
         let open = move |emitter: &WeakEmitter| {
             let alive = emitter.upgrade().ok_or("its emitter is there no more")?;
             if alive.transport_status().is_none() {
@@ -232,6 +226,6 @@ impl WithMirror for Builder {
         };
         let run = |mut writer: Writer, emitter| writer.run(&emitter);
         let begin = companion::thread("emitter-mirror", open, run, move || end.end());
-        self.state(attached).companion("mirror", begin)
+        builder.state(attached).companion("mirror", begin)
     }
 }

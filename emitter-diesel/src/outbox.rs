@@ -11,12 +11,12 @@
 //! # async fn started() -> Result<(), Box<dyn std::error::Error>> {
 //! use diesel::{Connection, SqliteConnection};
 //! use emitter_diesel::Emitter;
-//! use emitter_diesel::outbox::{Outbox, WithOutbox};
+//! use emitter_diesel::outbox::Outbox;
 //! use emitter_diesel::tables::Tables;
 //!
 //! let tables = Tables::new(|| SqliteConnection::establish("shop.db")).migrate();
 //! let outbox = Outbox::new(tables);
-//! let emitter = Emitter::builder().service("shop").node("a").mqtt("mqtt://localhost").outbox(outbox).start().await?;
+//! let emitter = Emitter::builder().service("shop").node("a").mqtt("mqtt://localhost").with(outbox).start().await?;
 //! # Ok(())
 //! # }
 //! ```
@@ -76,7 +76,7 @@ use std::time::Duration;
 
 use emitter_core::event::Timestamp;
 use emitter_core::retry::Backoff;
-use emitter_core::{Builder, WeakEmitter};
+use emitter_core::{Builder, Extension, WeakEmitter};
 use once_cell::sync::OnceCell;
 use tracing::error;
 
@@ -109,9 +109,9 @@ pub(crate) use self::writing::handler;
 
 /// The outbox of a database, and how this node relays it.
 ///
-/// Given to the builder of an emitter by [`WithOutbox::outbox`].
+/// Given to the builder of an emitter by [`with`](Builder::with).
 #[derive(Debug)]
-#[must_use = "it is given to the builder of an emitter: `.outbox(outbox)`"]
+#[must_use = "it is given to the builder of an emitter: `.with(outbox)`"]
 pub struct Outbox {
     tables: Tables,
     relay: Option<RelayConfig>,
@@ -190,29 +190,23 @@ impl Attached {
     }
 }
 
-/// Gives an emitter an outbox.
-pub trait WithOutbox {
-    /// Has statements with `.durable()` write their events into this outbox, and relays them.
-    ///
-    /// [`start`](Builder::start) then fails with [`StartError::Companion`](emitter_core::StartError::Companion)
-    /// where the database cannot be reached or its tables are not those of this version.
-    #[must_use]
-    fn outbox(self, outbox: Outbox) -> Self;
-}
-
-impl WithOutbox for Builder {
-    fn outbox(self, outbox: Outbox) -> Self {
-        let builder = if outbox.relay.is_none() { self.relayed_elsewhere() } else { self };
-        let keeps = outbox.relay.map(|relay| relay.keep);
+/// Has statements with `.durable()` write their events into this outbox, and relays them.
+///
+/// [`start`](Builder::start) then fails with [`StartError::Companion`](emitter_core::StartError::Companion)
+/// where the database cannot be reached or its tables are not those of this version.
+impl Extension for Outbox {
+    fn extend(self, builder: Builder) -> Builder {
+        let builder = if self.relay.is_none() { builder.relayed_elsewhere() } else { builder };
+        let keeps = self.relay.map(|relay| relay.keep);
         let attached = Attached { keeps, ..Attached::default() };
         let mailbox = Arc::clone(attached.mailbox());
         #[cfg(feature = "postgres")]
         let builder = {
-            let poll = outbox.relay.unwrap_or_default().poll;
-            let elsewhere = outbox.relay.is_none();
-            crate::capture::begin(builder, outbox.tables.clone(), outbox.captures, poll, elsewhere)
+            let poll = self.relay.unwrap_or_default().poll;
+            let elsewhere = self.relay.is_none();
+            crate::capture::begin(builder, self.tables.clone(), self.captures, poll, elsewhere)
         };
-        let Outbox { tables, relay, queue, .. } = outbox;
+        let Outbox { tables, relay, queue, .. } = self;
         let open = {
             let tables = tables.clone();
             move |emitter: &WeakEmitter| open(&tables, queue, emitter)

@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::result::ConnectionResult;
-use emitter_diesel::outbox::{Outbox, WithOutbox};
+use emitter_diesel::outbox::Outbox;
 use emitter_diesel::tables::{Database, Names, Tables};
 use emitter_diesel::{Bind, Bound, Emit, Emits, Emitter};
 use emitter_tests::servers::{Mosquitto, Postgres};
@@ -162,7 +162,7 @@ fn compare<C, F>(
     let start = |node: &str, outbox: Option<Outbox>| {
         let builder = Emitter::builder().service("bench").node(node).mqtt(broker.url().as_str());
         let builder = match outbox {
-            Some(outbox) => builder.outbox(outbox),
+            Some(outbox) => builder.with(outbox),
             None => builder,
         };
         let emitter = runtime.block_on(builder.start()).unwrap();

@@ -652,11 +652,6 @@ const MANY_BY_MACRO: &[(&str, &str)] = &[
 
 /// Traits that are no abstraction over implementations.
 const NO_ABSTRACTION: &[(&str, &str)] = &[
-    ("WithCatchUp", "an extension of `Builder`, which lives in a crate that knows no databases"),
-    ("WithInbox", "an extension of `Builder`, which lives in a crate that knows no databases"),
-    ("WithMirror", "an extension of `Builder`, which lives in a crate that knows no databases"),
-    ("WithDeadLetters", "an extension of `Builder`, which lives in a crate that knows no databases"),
-    ("WithOutbox", "an extension of `Builder`, which lives in a crate that knows no databases"),
     ("ComparedColumn", "has the compiler say in words of ours why a column has to be comparable"),
     ("IsModel", "has the compiler say in words of ours that an event belongs to another model"),
     ("Nullable", "has the compiler say that a column is never NULL, in words of ours"),

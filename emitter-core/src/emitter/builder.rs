@@ -38,6 +38,17 @@ use crate::transport::Transport;
 #[cfg(feature = "mqtt")]
 use crate::transport::mqtt::{ClientId, MqttConfig, MqttConfigError, MqttTransport, Presence};
 
+/// Something that [`with`](Builder::with) adds to an emitter: an outbox, an inbox, a mirror.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is nothing that an emitter can be given",
+    label = "given to `.with(…)` are an `Outbox`, `Inbox`, `CatchUp`, `DeadLetters`, `Mirror` and the like"
+)]
+pub trait Extension {
+    /// The builder with what this adds: settings, states, companions.
+    #[must_use]
+    fn extend(self, builder: Builder) -> Builder;
+}
+
 /// Settings of an [`Emitter`]; each has a default that runs.
 ///
 /// Mistakes are collected and told by [`start`](Self::start), the first one first.
@@ -332,6 +343,11 @@ impl Builder {
     pub fn state<T: Send + Sync + 'static>(mut self, state: T) -> Self {
         self.states.insert(state);
         self
+    }
+
+    /// Adds a part that is made elsewhere, such as an outbox.
+    pub fn with(self, extension: impl Extension) -> Self {
+        extension.extend(self)
     }
 
     /// Runs something with the node, such as the relay of an outbox. It begins when the node has begun, and is

@@ -158,7 +158,7 @@ macro_rules! blocking {
             type Handle<'t> = Bound<'t, Self>;
             type Connect = Connect<Self>;
             const DIALECT: Dialect = Dialect::$dialect;
-            const GIVEN_BY: &'static str = ".inbox(Inbox::new(tables, connect))";
+            const GIVEN_BY: &'static str = ".with(Inbox::new(tables, connect))";
 
             fn give_back(handle: &mut Bound<'_, Self>) -> Lent {
                 handle.give_back()
@@ -188,7 +188,7 @@ macro_rules! asynchronous {
             type Handle<'t> = BoundAsync<'t, Self>;
             type Connect = ConnectAsync<Self>;
             const DIALECT: Dialect = Dialect::$dialect;
-            const GIVEN_BY: &'static str = ".inbox(Inbox::from_async(tables, connect))";
+            const GIVEN_BY: &'static str = ".with(Inbox::from_async(tables, connect))";
 
             fn give_back(handle: &mut BoundAsync<'_, Self>) -> Lent {
                 handle.give_back()

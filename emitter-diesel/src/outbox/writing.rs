@@ -74,7 +74,7 @@ pub(super) fn wrong(problem: impl Into<Box<dyn std::error::Error + Send + Sync>>
 }
 
 pub(super) const NO_OUTBOX: &str = "an event is to be written into an outbox, and its emitter has none: give it one with \
-     `Emitter::builder().outbox(Outbox::new(tables))`";
+     `Emitter::builder().with(Outbox::new(tables))`";
 
 const NOT_OPEN: &str = "an event is to be durable, and the outbox of its emitter has not begun: write after \
                         `start().await` has returned";

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use diesel::{Connection, PgConnection};
 use emitter_diesel::Emitter;
-use emitter_diesel::mirror::{Mirror, MirrorConfig, WithMirror};
+use emitter_diesel::mirror::{Mirror, MirrorConfig};
 use emitter_diesel::tables::Tables;
 use emitter_tests::worker::Task;
 
@@ -18,7 +18,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let config = MirrorConfig { lease, batch: task.batch, ..MirrorConfig::default() };
     let mirror = Mirror::new(Tables::new(move || PgConnection::establish(&url))).config(config);
     let builder = Emitter::builder().service("audit").node(task.node).mqtt(task.broker.as_str());
-    let _emitter = builder.mirror(mirror).start().await?;
+    let _emitter = builder.with(mirror).start().await?;
     println!("started");
     std::future::pending().await
 }

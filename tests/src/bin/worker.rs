@@ -9,8 +9,8 @@ use std::time::Duration;
 use diesel::prelude::*;
 use diesel_async::AsyncPgConnection;
 use emitter_diesel::capture::Capture;
-use emitter_diesel::inbox::{Inbox, InboxTx, WithInbox};
-use emitter_diesel::outbox::{Outbox, RelayConfig, WithOutbox};
+use emitter_diesel::inbox::{Inbox, InboxTx};
+use emitter_diesel::outbox::{Outbox, RelayConfig};
 use emitter_diesel::tables::Tables;
 use emitter_diesel::{Bind, Bound, Emit, Emits, Emitter, Event, listener, update};
 use emitter_tests::worker::Task;
@@ -79,7 +79,7 @@ async fn listen(task: Task, listener: String) -> Result<(), Box<dyn Error>> {
     let builder = Emitter::builder().service("billing").node(task.node).mqtt(task.broker.as_str());
     // PostgreSQL has not many connections.
     let builder = builder.listener_concurrency(8).select_listeners(move |info| info.name == listener);
-    let emitter = builder.inbox(plain).inbox(not_blocking).start().await?;
+    let emitter = builder.with(plain).with(not_blocking).start().await?;
     emitter.connected(Duration::from_secs(10)).await?;
     println!("started");
     std::future::pending().await
@@ -104,7 +104,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let builder = Emitter::builder().service("shop").node(task.node.clone()).mqtt(task.broker.as_str());
     let builder = builder.select_listeners(|_| false);
     // The database may be away, too.
-    let emitter = builder.outbox(outbox).start().await?;
+    let emitter = builder.with(outbox).start().await?;
     println!("started");
     if task.keys == 0 {
         std::future::pending::<()>().await;

@@ -24,7 +24,7 @@ struct Logged {
 #[tokio::test(flavor = "multi_thread")]
 async fn each_change_is_logged_whoever_made_it_and_without_a_node() {
     let (server, broker) = (with_people(), MemoryBroker::new());
-    let node = builder(&broker, "a").outbox(Outbox::new(tables(&server))).start().await.unwrap();
+    let node = builder(&broker, "a").with(Outbox::new(tables(&server))).start().await.unwrap();
     let mut db = connect(&server);
     Capture::of::<Person>().unwrap().only_audit().apply(&mut db, &tables(&server)).unwrap();
     db.batch_execute("SET application_name = 'import'").unwrap();

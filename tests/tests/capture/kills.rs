@@ -35,7 +35,7 @@ async fn a_node_is_killed_at_any_moment_and_each_write_is_heard_once() {
     db.batch_execute(&format!("INSERT INTO orders SELECT n, 0 FROM generate_series(0, {}) n", KEYS - 1))
         .unwrap();
     let outbox = Outbox::new(tables(&server)).capture(Capture::of::<Order>().unwrap());
-    ended([builder(&MemoryBroker::new(), "maker").outbox(outbox).start().await.unwrap()]).await;
+    ended([builder(&MemoryBroker::new(), "maker").with(outbox).start().await.unwrap()]).await;
     let listener = Emitter::builder().service("desk").node("ear").hash_key(HashKey::new(&[7; 16]).unwrap());
     let listener = listener.mqtt(broker.url().as_str());
     let listener = listener.start().await.unwrap();

@@ -129,7 +129,7 @@ async fn captured_values_are_what_diesel_loads() {
     let (other, heard) =
         ear(&broker, |event: &Event<KindUpdated>| (event.before.clone().unwrap(), event.after.clone())).await;
     let outbox = Outbox::new(tables(&server)).capture(Capture::of::<Kind>().unwrap());
-    let node = builder(&broker, "a").outbox(outbox).start().await.unwrap();
+    let node = builder(&broker, "a").with(outbox).start().await.unwrap();
     // Whatever a session prefers.
     db.batch_execute(
         "SET bytea_output = 'escape'; SET datestyle = 'German'; SET timezone = 'Asia/Kathmandu'; \

@@ -13,7 +13,7 @@ use emitter_core::transport::memory::MemoryBroker;
 use emitter_core::{Builder, Emitter, Event, HashKey, Redacted, Source};
 use emitter_diesel::Emits;
 use emitter_diesel::capture::Capture;
-use emitter_diesel::outbox::{Outbox, WithOutbox};
+use emitter_diesel::outbox::Outbox;
 use emitter_diesel::tables::Tables;
 use emitter_tests::eventually::eventually;
 use emitter_tests::servers::Postgres;
@@ -106,7 +106,7 @@ fn with_people() -> Postgres {
 
 async fn capturing(server: &Postgres, broker: &MemoryBroker, name: &str) -> Emitter {
     let outbox = Outbox::new(tables(server)).capture(Capture::of::<Person>().unwrap());
-    builder(broker, name).outbox(outbox).start().await.unwrap()
+    builder(broker, name).with(outbox).start().await.unwrap()
 }
 
 /// What a node heard, in order.

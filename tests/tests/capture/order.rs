@@ -64,7 +64,7 @@ async fn sixteen_writers_and_three_nodes_that_turn() {
     let (other, heard) = ear(&broker, step).await;
     let mut nodes = Vec::new();
     for name in ["a", "b", "c"] {
-        nodes.push(builder(&broker, name).outbox(outbox(&server)).start().await.unwrap());
+        nodes.push(builder(&broker, name).with(outbox(&server)).start().await.unwrap());
     }
     const EACH: i64 = 60;
     let writers: Vec<_> = (0..16)
@@ -120,7 +120,7 @@ async fn a_durable_event_waits_for_what_was_captured_before_it_and_not_for_ever(
     let (server, broker) = (with_orders(), MemoryBroker::new());
     let (other, heard) = ear(&broker, step).await;
     // It relays, and turns nothing.
-    let relay = builder(&broker, "relay").outbox(Outbox::new(tables(&server))).start().await.unwrap();
+    let relay = builder(&broker, "relay").with(Outbox::new(tables(&server))).start().await.unwrap();
     let mut db = connect(&server);
     Capture::of::<Order>().unwrap().apply(&mut db, &tables(&server)).unwrap();
     let durable = |db: &mut PgConnection, id: i64| {
@@ -145,7 +145,7 @@ async fn a_durable_event_waits_for_what_was_captured_before_it_and_not_for_ever(
     assert!(begun.elapsed() < 5 * SECOND);
     // One that turns it in time.
     db.batch_execute("UPDATE orders SET step = step + 1 WHERE id = 3").unwrap();
-    let node = builder(&broker, "a").outbox(outbox(&server)).start().await.unwrap();
+    let node = builder(&broker, "a").with(outbox(&server)).start().await.unwrap();
     durable(&mut db, 3);
     eventually(|| heard.len() == 5).await;
     let of_three: Vec<i64> = heard.heard().iter().filter(|heard| heard.1 == 3).map(|heard| heard.3).collect();

@@ -67,7 +67,7 @@ async fn strange_names_are_names_in_partitions_too() {
         }
         let outbox = Outbox::new(tables(&server).names(names.clone()));
         let capture = Capture::of::<Odd>().unwrap().audit();
-        let node = builder(&broker, "a").outbox(outbox.capture(capture.clone())).start().await.unwrap();
+        let node = builder(&broker, "a").with(outbox.capture(capture.clone())).start().await.unwrap();
         // Another program, that knows nothing of these schemas, and may not write to the framework's tables.
         let mut stranger = connect(&server);
         let role = if schema.is_none() { "CREATE ROLE stranger;" } else { "" };
@@ -122,7 +122,7 @@ async fn what_cannot_be_read_is_kept_and_holds_up_nobody() {
     let (server, broker) = (with_people(), MemoryBroker::new());
     let mut db = connect(&server);
     let (other, heard) = ear(&broker, in_short).await;
-    let node = builder(&broker, "maker").outbox(Outbox::new(tables(&server))).start().await.unwrap();
+    let node = builder(&broker, "maker").with(Outbox::new(tables(&server))).start().await.unwrap();
     Capture::of::<Person>().unwrap().apply(&mut db, &tables(&server)).unwrap();
     db.batch_execute(&inserted(1..=6)).unwrap();
     // Somebody else wrote into the table; and a name that is larger than any event.

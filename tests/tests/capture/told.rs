@@ -143,7 +143,7 @@ async fn what_was_emitted_is_not_captured_and_what_was_not_is() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_listeners_may_not_see_is_not_captured() {
     let (server, broker) = (with_people(), MemoryBroker::new());
-    let node = builder(&broker, "a").outbox(Outbox::new(tables(&server))).start().await.unwrap();
+    let node = builder(&broker, "a").with(Outbox::new(tables(&server))).start().await.unwrap();
     let mut db = connect(&server);
     let capture = Capture::of::<Person>().unwrap().audit();
     let sql = capture.sql(&tables(&server));
@@ -171,12 +171,12 @@ async fn what_listeners_may_not_see_is_not_captured() {
 #[tokio::test(flavor = "multi_thread")]
 async fn triggers_that_are_not_there_refuse_the_start_and_come_and_go() {
     let (server, broker) = (with_people(), MemoryBroker::new());
-    ended([builder(&broker, "maker").outbox(Outbox::new(tables(&server))).start().await.unwrap()]).await;
+    ended([builder(&broker, "maker").with(Outbox::new(tables(&server))).start().await.unwrap()]).await;
     let url = server.url();
     let printed = Tables::new(move || PgConnection::establish(&url));
     let start = || {
         let outbox = Outbox::new(printed.clone()).capture(Capture::of::<Person>().unwrap());
-        builder(&broker, "a").outbox(outbox).start()
+        builder(&broker, "a").with(outbox).start()
     };
     let refused = start().await.unwrap_err().to_string();
     assert!(refused.contains("Capture::sql"), "{refused}");

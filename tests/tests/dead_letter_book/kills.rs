@@ -3,7 +3,7 @@
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use emitter_core::transport::memory::MemoryBroker;
-use emitter_diesel::dead_letters::{DeadLetterBook, DeadLetters, Redrive, Selection, WithDeadLetters};
+use emitter_diesel::dead_letters::{DeadLetterBook, DeadLetters, Redrive, Selection};
 use emitter_tests::eventually::eventually;
 use emitter_tests::servers::Postgres;
 use emitter_tests::worker::{Task, Worker};
@@ -34,7 +34,7 @@ async fn a_redrive_that_is_killed_loses_nothing_and_its_claims_expire() {
     let database = start();
     let shop = Arc::new(Shop::default());
     let letters = DeadLetters::new(database.tables());
-    let emitter = builder("a", &shop).dead_letters_in(letters).start().await.unwrap();
+    let emitter = builder("a", &shop).with(letters).start().await.unwrap();
     let book = DeadLetterBook::open(&database.tables()).unwrap();
     shop.refuse(0..LETTERS);
     for id in 0..LETTERS {
@@ -79,7 +79,7 @@ async fn while_the_database_is_away_letters_go_to_the_broker_and_events_go_on() 
     let (broker, shop) = (MemoryBroker::new(), Arc::new(Shop::default()));
     let letters = DeadLetters::new(database.tables());
     let transport = broker.connect("shop.a");
-    let emitter = builder("a", &shop).dead_letters_in(letters).transport(transport).start().await.unwrap();
+    let emitter = builder("a", &shop).with(letters).transport(transport).start().await.unwrap();
     emitter.connected(10 * SECOND).await.unwrap();
     let book = DeadLetterBook::open(&database.tables()).unwrap();
     let send = || assert!(broker.send("shop.a", "prisma/events/order/create", "no event"));
@@ -130,7 +130,7 @@ async fn a_message_is_acknowledged_when_its_letter_is_kept_but_no_hanging_databa
     let (broker, shop) = (MemoryBroker::new(), Arc::new(Shop::default()));
     let letters = DeadLetters::new(database.tables());
     let transport = broker.connect("shop.a");
-    let emitter = builder("a", &shop).dead_letters_in(letters).transport(transport).start().await.unwrap();
+    let emitter = builder("a", &shop).with(letters).transport(transport).start().await.unwrap();
     emitter.connected(10 * SECOND).await.unwrap();
     let send = || assert!(broker.send("shop.a", "prisma/events/order/create", "no event"));
     let unacknowledged = || broker.unacknowledged("shop.a");

@@ -10,7 +10,6 @@ macro_rules! suite {
             use emitter_core::transport::memory::MemoryBroker;
             use emitter_diesel::dead_letters::{
                 BookError, DeadLetterBook, DeadLetters, Facet, KeptLetter, Page, Redrive, Redriven, Selection,
-                WithDeadLetters,
             };
             use emitter_diesel::tables::Tables;
             use emitter_tests::eventually::eventually;
@@ -39,7 +38,7 @@ macro_rules! suite {
                     let server = tokio::task::block_in_place(<$server>::with_tables);
                     let shop = Arc::new(Shop::default());
                     let letters = keep(DeadLetters::new(server.tables()));
-                    let builder = node(builder("a", &shop).dead_letters_in(letters));
+                    let builder = node(builder("a", &shop).with(letters));
                     let emitter = builder.start().await.unwrap();
                     let book = DeadLetterBook::open(&server.tables()).unwrap();
                     Self { server, shop, emitter, book }
@@ -501,7 +500,7 @@ macro_rules! suite {
                 db.batch_execute(&format!("UPDATE emitter_dlq_events SET created_at = '2020-01-01 00:00:00' WHERE id IN ({old})"))
                     .unwrap();
                 let letters = DeadLetters::new(stage.server.tables());
-                let next = builder("a", &stage.shop).dead_letters_in(letters).start().await.unwrap();
+                let next = builder("a", &stage.shop).with(letters).start().await.unwrap();
                 stage.until(20).await;
                 assert!(next.shutdown(10 * SECOND).await.is_clean());
             }
@@ -614,7 +613,7 @@ macro_rules! suite {
                 let server = tokio::task::block_in_place(<$server>::with_tables);
                 let tables = || Tables::new(server.connector());
                 let builder = Emitter::builder().select_listeners(|_| false);
-                let start = builder.dead_letters_in(DeadLetters::new(tables())).start().await;
+                let start = builder.with(DeadLetters::new(tables())).start().await;
                 let Err(StartError::Companion { name, problem }) = start else { panic!("{start:?}") };
                 assert_eq!(name, "dead letters");
                 assert!(problem.contains(".migrate()"), "{problem}");

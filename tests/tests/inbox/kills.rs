@@ -5,7 +5,6 @@ use diesel::QueryableByName;
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::sql_types::BigInt;
-use emitter_diesel::outbox::WithOutbox;
 use emitter_tests::servers::{Mosquitto, Postgres};
 use emitter_tests::worker::{Task, Worker};
 
@@ -63,7 +62,7 @@ impl Stage {
         let (database, broker) = (Postgres::start(), Mosquitto::start());
         // Makes the framework's tables.
         let builder = Emitter::builder().select_listeners(|_| false);
-        let maker = builder.outbox(database.outbox()).start().await.unwrap();
+        let maker = builder.with(database.outbox()).start().await.unwrap();
         assert!(maker.shutdown(10 * SECOND).await.is_clean());
         let mut conn = database.connect();
         conn.batch_execute(STAGE).unwrap();

@@ -5,9 +5,9 @@ use diesel::prelude::*;
 use diesel::{PgConnection, SqliteConnection};
 use emitter_core::transport::mqtt::MqttConfig;
 use emitter_core::{Event, StartError};
-use emitter_diesel::inbox::{Inbox, InboxTx, WithInbox};
+use emitter_diesel::inbox::{Inbox, InboxTx};
 use emitter_diesel::listener;
-use emitter_diesel::outbox::{Outbox, RelayConfig, WithOutbox};
+use emitter_diesel::outbox::{Outbox, RelayConfig};
 use emitter_diesel::tables::Tables;
 use emitter_tests::eventually::eventually;
 use emitter_tests::servers::Postgres;
@@ -49,18 +49,18 @@ async fn a_listener_without_its_inbox_does_not_start() {
     let said = error.to_string();
     assert!(said.contains("no state of type `emitter_diesel::inbox::Inbox<"), "{said}");
     assert!(said.contains("SqliteConnection>`"), "{said}");
-    assert!(said.contains("give it with `.inbox(Inbox::new(tables, connect))` on the builder"), "{said}");
+    assert!(said.contains("give it with `.with(Inbox::new(tables, connect))` on the builder"), "{said}");
     // That of another connection is another one.
     let server = Sqlite::with_tables();
     let said =
-        refusal(with_listener("bill_async_sqlite").state(Script::default()).inbox(inbox(&server))).await;
-    assert!(said.contains("`.inbox(Inbox::from_async(tables, connect))` on the builder"), "{said}");
+        refusal(with_listener("bill_async_sqlite").state(Script::default()).with(inbox(&server))).await;
+    assert!(said.contains("`.with(Inbox::from_async(tables, connect))` on the builder"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn marks_know_listeners_by_their_names() {
     let server = Sqlite::with_tables();
-    let said = refusal(with_listener("twice").inbox(inbox(&server))).await;
+    let said = refusal(with_listener("twice").with(inbox(&server))).await;
     assert!(said.starts_with("inbox: two listeners of `order` are called `twice` ("), "{said}");
     assert!(said.contains("starts.rs:") && said.ends_with("give one another with `name = \"…\"`"), "{said}");
 }
@@ -69,17 +69,17 @@ async fn marks_know_listeners_by_their_names() {
 async fn tables_that_are_not_there_are_an_error_of_the_start() {
     let server = Sqlite::with_tables();
     let bare = Inbox::new(Tables::new(server.connector()), boxed(server.connector()));
-    let said = refusal(with_listener("count").inbox(bare)).await;
+    let said = refusal(with_listener("count").with(bare)).await;
     assert!(said.starts_with("inbox: its tables are not there"), "{said}");
     let away = Tables::new(|| SqliteConnection::establish("/nowhere/at.all"));
-    let said = refusal(with_listener("count").inbox(Inbox::new(away, boxed(server.connector())))).await;
+    let said = refusal(with_listener("count").with(Inbox::new(away, boxed(server.connector())))).await;
     assert!(said.starts_with("inbox: its database cannot be reached"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn marks_are_kept_as_long_as_events_may_come_again() {
     let server = Sqlite::with_tables();
-    let start = |inbox| with_listener("count").inbox(inbox);
+    let start = |inbox| with_listener("count").with(inbox);
     let said = refusal(start(inbox(&server).keep(7 * DAY - SECOND))).await;
     assert_eq!(
         said,
@@ -90,7 +90,7 @@ async fn marks_are_kept_as_long_as_events_may_come_again() {
     assert!(emitter.shutdown(10 * SECOND).await.is_clean());
     // What this node itself says may be more.
     let relay = RelayConfig { keep: 40 * DAY, ..RelayConfig::default() };
-    let said = refusal(start(inbox(&server)).outbox(Outbox::new(server.tables()).relay(relay))).await;
+    let said = refusal(start(inbox(&server)).with(Outbox::new(server.tables()).relay(relay))).await;
     assert!(
         said.contains("`keep` is 2592000s, and events may come again after 3456000s, for this node's own"),
         "{said}"
@@ -110,7 +110,7 @@ macro_rules! clearing {
             let server = <$server as Database>::with_tables();
             let start = || {
                 let inbox = Inbox::new(server.tables(), boxed(server.connector()));
-                Emitter::builder().select_listeners(|_| false).inbox(inbox).start()
+                Emitter::builder().select_listeners(|_| false).with(inbox).start()
             };
             assert!(start().await.unwrap().shutdown(10 * SECOND).await.is_clean());
             let mut conn = server.connect();
@@ -178,8 +178,8 @@ async fn stricter_isolation_costs_a_call_and_no_effect() {
             let patient = Retry { attempts: 20, ..Retry::default() };
             let patient =
                 Retry { backoff: Backoff { base: Duration::from_millis(20), ..patient.backoff }, ..patient };
-            let builder = builder.listener_retry(patient).state(script).outbox(server.outbox());
-            builder.inbox(inbox).start()
+            let builder = builder.listener_retry(patient).state(script).with(server.outbox());
+            builder.with(inbox).start()
         };
         let slow = || Script::of([Act::Take(50); 10]);
         let (a, b) = (start("a", slow()).await.unwrap(), start("b", slow()).await.unwrap());

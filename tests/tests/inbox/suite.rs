@@ -7,8 +7,7 @@ macro_rules! suite {
             use diesel::prelude::ExpressionMethods;
             use diesel::result::QueryResult;
             use emitter_core::{Context, Event, State};
-            use emitter_diesel::inbox::{Inbox, InboxTx, WithInbox};
-            use emitter_diesel::outbox::WithOutbox;
+            use emitter_diesel::inbox::{Inbox, InboxTx};
             use emitter_diesel::{Bind, Emit, listener};
             use emitter_tests::eventually::eventually;
             use $($dsl)* as _;
@@ -71,7 +70,7 @@ macro_rules! suite {
 
             async fn start_with(builder: Builder, server: &$server, script: &Script) -> Emitter {
                 let builder = builder.select_listeners(|info| [$bill, $pack].contains(&&*info.name));
-                builder.state(script.clone()).outbox(server.outbox()).inbox(inbox(server)).start().await.unwrap()
+                builder.state(script.clone()).with(server.outbox()).with(inbox(server)).start().await.unwrap()
             }
 
             fn replay(emitter: &Emitter, events: &[Vec<u8>]) {

@@ -2,7 +2,7 @@
 //! published it is there, once.
 
 use diesel::connection::SimpleConnection;
-use emitter_diesel::mirror::{Mirror, WithMirror};
+use emitter_diesel::mirror::Mirror;
 use emitter_tests::servers::{Mosquitto, Postgres};
 use emitter_tests::worker::{Task, Worker};
 
@@ -27,7 +27,7 @@ impl Stage {
         let broker = Mosquitto::builder().line("max_inflight_messages 500").start();
         // Makes the tables, and the session at the broker.
         let maker = Emitter::builder().service("audit").node("maker").mqtt(broker.url().as_str());
-        let maker = maker.mirror(Mirror::new(database.tables())).start().await.unwrap();
+        let maker = maker.with(Mirror::new(database.tables())).start().await.unwrap();
         writes(&maker).await;
         maker.publish(order(-1));
         recorded(&maker, 1).await;

@@ -1,7 +1,7 @@
 //! How many events a second a mirror writes: told, and not judged, but for that it gets there.
 
 use emitter_core::Batches;
-use emitter_diesel::mirror::{Mirror, WithMirror};
+use emitter_diesel::mirror::Mirror;
 use emitter_tests::servers::{Mosquitto, Postgres};
 
 use super::databases::{Database, Sqlite};
@@ -11,7 +11,7 @@ async fn rate<D: Database>(name: &str, database: D, batches: Option<Batches>) {
     let events = if is_full() { 100_000 } else { 10_000 };
     let broker = Mosquitto::builder().line("max_inflight_messages 1000").start();
     let audit = Emitter::builder().service("audit").node("a").mqtt(broker.url().as_str());
-    let audit = audit.mirror(Mirror::new(database.tables())).start().await.unwrap();
+    let audit = audit.with(Mirror::new(database.tables())).start().await.unwrap();
     writes(&audit).await;
     let shop = Emitter::builder().service("shop").node("a").mqtt(broker.url().as_str());
     let shop = match batches {

@@ -15,7 +15,7 @@ macro_rules! suite {
             use emitter_core::{Again, Batches, Event, Operation, Signatures, SigningKey, Source, StartError, Trace};
             use emitter_core::model::CreatedMany;
             use emitter_diesel::mirror::{
-                Cursor, Listeners, Mirror, MirrorConfig, MirrorError, ReplayOptions, WithMirror,
+                Cursor, Listeners, Mirror, MirrorConfig, MirrorError, ReplayOptions,
             };
             use emitter_tests::eventually::eventually;
 
@@ -25,7 +25,7 @@ macro_rules! suite {
             async fn scribe(broker: &MemoryBroker, server: &$server, node: &str, lease: Duration) -> Emitter {
                 let config = MirrorConfig { lease, ..MirrorConfig::default() };
                 let mirror = Mirror::new(server.tables()).config(config);
-                builder(broker, "audit", node).mirror(mirror).start().await.unwrap()
+                builder(broker, "audit", node).with(mirror).start().await.unwrap()
             }
 
             #[tokio::test(flavor = "multi_thread")]
@@ -158,7 +158,7 @@ macro_rules! suite {
                 let server = <$server>::with_tables();
                 let broker = MemoryBroker::new();
                 let key = || Signatures::new(SigningKey::hmac_sha256("k", &[7; 32]).unwrap());
-                let audit = builder(&broker, "audit", "a").signatures(key()).mirror(Mirror::new(server.tables()));
+                let audit = builder(&broker, "audit", "a").signatures(key()).with(Mirror::new(server.tables()));
                 let audit = audit.start().await.unwrap();
                 writes(&audit).await;
                 let unsigned = builder(&broker, "shop", "a").batches(Batches::default()).start().await.unwrap();
@@ -539,13 +539,13 @@ macro_rules! suite {
             #[tokio::test(flavor = "multi_thread")]
             async fn a_mirror_without_a_bus_says_what_to_do() {
                 let server = <$server>::with_tables();
-                let error = Emitter::builder().mirror(Mirror::new(server.tables())).start().await.unwrap_err();
+                let error = Emitter::builder().with(Mirror::new(server.tables())).start().await.unwrap_err();
                 assert!(matches!(error, StartError::Companion { name: "mirror", .. }), "{error:?}");
                 assert!(error.to_string().contains(".mqtt("), "{error}");
                 // A name that could not be a client's.
                 let config = MirrorConfig { name: "a/b".to_owned(), ..MirrorConfig::default() };
                 let mirror = Mirror::new(server.tables()).config(config);
-                let builder = builder(&MemoryBroker::new(), "audit", "a").mirror(mirror);
+                let builder = builder(&MemoryBroker::new(), "audit", "a").with(mirror);
                 assert!(builder.start().await.unwrap_err().to_string().contains("letters"));
             }
         }

@@ -5,7 +5,6 @@ use diesel::connection::SimpleConnection;
 use diesel::prelude::{ExpressionMethods, QueryDsl};
 use diesel::result::{Error, QueryResult};
 use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl};
-use emitter_diesel::outbox::WithOutbox;
 use emitter_diesel::{Bind, Bound, BoundAsync, Emit, update};
 use emitter_tests::eventually::eventually;
 use emitter_tests::servers::Postgres;
@@ -23,7 +22,7 @@ async fn a_commit_that_fails_leaves_a_connection_that_works() {
     let server = <Postgres as Database>::with_tables();
     let broker = MemoryBroker::new();
     let (ear, heard) = Ear::start(&broker).await;
-    let emitter = builder(&broker, "a").outbox(server.outbox()).start().await.unwrap();
+    let emitter = builder(&broker, "a").with(server.outbox()).start().await.unwrap();
     let mut db = server.connect();
     let late = "CREATE TABLE lines (parent BIGINT REFERENCES orders (id) DEFERRABLE INITIALLY DEFERRED)";
     db.batch_execute(late).unwrap();
@@ -58,7 +57,7 @@ async fn what_an_asynchronous_connection_commits_is_relayed() {
     let server = <Postgres as Database>::with_tables();
     let broker = MemoryBroker::new();
     let (ear, heard) = Ear::start(&broker).await;
-    let emitter = builder(&broker, "a").outbox(server.outbox()).start().await.unwrap();
+    let emitter = builder(&broker, "a").with(server.outbox()).start().await.unwrap();
     let mut db = AsyncPgConnection::establish(&server.url()).await.unwrap();
     {
         let conn = &mut emitter.bind(&mut db).unwrap();

@@ -2,7 +2,6 @@
 
 use emitter_core::envelope::Format;
 use emitter_core::{Signatures, SigningKey, Trace};
-use emitter_diesel::outbox::WithOutbox;
 use emitter_diesel::{Bind, Emit};
 use emitter_tests::eventually::eventually;
 
@@ -29,7 +28,7 @@ async fn a_relayed_event_has_a_number_and_a_signature_in_every_form() {
     let forms = [Format::Specification, Format::CloudEvents, Format::CloudEventsBinary, Format::Tracker];
     for (id, form) in (0..).zip(forms) {
         // What one node wrote in its form, another one relays, whatever its own is.
-        let writer = builder(&broker, "writer").format(form).outbox(server.outbox().without_relay());
+        let writer = builder(&broker, "writer").format(form).with(server.outbox().without_relay());
         let writer = writer.start().await.unwrap();
         let mut db = server.connect();
         {
@@ -39,7 +38,7 @@ async fn a_relayed_event_has_a_number_and_a_signature_in_every_form() {
             let _: Order = insert.emit().trace(trace).durable().get_result(conn).unwrap();
         }
         assert!(writer.shutdown(10 * SECOND).await.is_clean());
-        let relay = builder(&broker, "relay").signatures(Signatures::new(key())).outbox(server.outbox());
+        let relay = builder(&broker, "relay").signatures(Signatures::new(key())).with(server.outbox());
         let relay = relay.start().await.unwrap();
         let expected = usize::try_from(id).unwrap() + 1;
         eventually(|| heard.len() == expected).await;

@@ -2,8 +2,7 @@
 
 use diesel::prelude::*;
 use emitter_core::gaps::Since;
-use emitter_diesel::catch_up::{CatchUp, WithCatchUp};
-use emitter_diesel::outbox::WithOutbox;
+use emitter_diesel::catch_up::CatchUp;
 use emitter_diesel::{Bind, Emit};
 use emitter_tests::servers::Mosquitto;
 
@@ -22,7 +21,7 @@ impl Shop {
     async fn open(broker: Mosquitto) -> Self {
         let database = Sqlite::with_tables();
         let emitter = Emitter::builder().service("shop").node("a").mqtt(broker.url().as_str());
-        let emitter = emitter.outbox(database.outbox()).start().await.unwrap();
+        let emitter = emitter.with(database.outbox()).start().await.unwrap();
         emitter.connected(10 * SECOND).await.unwrap();
         Self { database, broker, emitter, next: 0 }
     }
@@ -81,8 +80,7 @@ impl Desk {
 
     async fn open(&self, shop: &Shop, since: Since) -> Emitter {
         let builder = Emitter::builder().service("desk").node("a").mqtt(shop.broker.url().as_str());
-        let emitter =
-            builder.catch_up(CatchUp::new(self.memory.tables()).since(since)).start().await.unwrap();
+        let emitter = builder.with(CatchUp::new(self.memory.tables()).since(since)).start().await.unwrap();
         let heard = self.heard.clone();
         emitter.on::<OrderCreated>().allow_remote().run(move |event: Event<OrderCreated>| {
             heard.hear(&event, &event.row);
@@ -176,12 +174,12 @@ async fn a_new_node_begins_where_it_says() {
 #[tokio::test]
 async fn a_node_without_a_name_cannot_remember() {
     let memory = Sqlite::start();
-    let builder = Emitter::builder().service("desk").catch_up(CatchUp::new(memory.tables()));
+    let builder = Emitter::builder().service("desk").with(CatchUp::new(memory.tables()));
     let error = builder.start().await.unwrap_err().to_string();
     assert!(error.contains(".node("), "{error}");
     // And one whose tables are not there is told what to do.
     let tables = emitter_diesel::tables::Tables::new(memory.connector());
-    let builder = Emitter::builder().service("desk").node("a").catch_up(CatchUp::new(tables));
+    let builder = Emitter::builder().service("desk").node("a").with(CatchUp::new(tables));
     let error = builder.start().await.unwrap_err().to_string();
     assert!(error.contains(".migrate()"), "{error}");
 }

@@ -4,7 +4,7 @@ macro_rules! given_up {
     ($name:ident: $server:ty) => {
         mod $name {
             use diesel::connection::SimpleConnection;
-            use emitter_diesel::outbox::{GivenUp, GivenUpSelection, GivenUpStatus, RelayConfig, WithOutbox};
+            use emitter_diesel::outbox::{GivenUp, GivenUpSelection, GivenUpStatus, RelayConfig};
             use emitter_diesel::{Bind, Emit};
             use emitter_tests::eventually::eventually;
 
@@ -46,13 +46,13 @@ macro_rules! given_up {
                 let broker = MemoryBroker::new();
                 let (ear, heard) = Ear::start(&broker).await;
                 let first =
-                    builder(&broker, "first").outbox(server.outbox().without_relay()).start().await.unwrap();
+                    builder(&broker, "first").with(server.outbox().without_relay()).start().await.unwrap();
                 let mut db = server.connect();
                 write(&first, &mut db, 0..4, false);
                 assert!(first.shutdown(10 * SECOND).await.is_clean());
                 let topic = "prisma/events/order/create";
                 db.batch_execute("UPDATE emitter_outbox SET topic = '' WHERE record_id <> '0'").unwrap();
-                let emitter = builder(&broker, "a").outbox(server.outbox()).start().await.unwrap();
+                let emitter = builder(&broker, "a").with(server.outbox()).start().await.unwrap();
                 let given_up = GivenUp::open(&server.tables(), "shop").unwrap();
                 let count = || given_up.count(&GivenUpSelection::default()).unwrap();
                 let (failed, unreadable, orphaned) =
@@ -85,7 +85,7 @@ macro_rules! given_up {
                 let broker = MemoryBroker::new();
                 let (ear, elsewhere) = Ear::start(&broker).await;
                 let first =
-                    builder(&broker, "a").outbox(server.outbox().without_relay()).start().await.unwrap();
+                    builder(&broker, "a").with(server.outbox().without_relay()).start().await.unwrap();
                 first.on::<OrderCreated>().run(|_| std::future::pending::<()>());
                 let mut db = server.connect();
                 write(&first, &mut db, 0..3, true);
@@ -93,13 +93,12 @@ macro_rules! given_up {
                 kill(first);
                 let config =
                     RelayConfig { lease: SECOND, orphan_after: Duration::ZERO, ..RelayConfig::default() };
-                let second =
-                    builder(&broker, "a").outbox(server.outbox().relay(config)).start().await.unwrap();
+                let second = builder(&broker, "a").with(server.outbox().relay(config)).start().await.unwrap();
                 let given_up = GivenUp::open(&server.tables(), "shop").unwrap();
                 let orphaned = of(GivenUpStatus::Orphaned);
                 eventually(|| given_up.list(&orphaned, None, 100).unwrap().len() == 6).await;
                 assert!(second.shutdown(10 * SECOND).await.is_clean());
-                let third = builder(&broker, "b").outbox(server.outbox()).start().await.unwrap();
+                let third = builder(&broker, "b").with(server.outbox()).start().await.unwrap();
                 let heard = listen(&third);
                 assert_eq!(given_up.redrive(&orphaned).unwrap(), 6);
                 eventually(|| heard.len() == 6).await;

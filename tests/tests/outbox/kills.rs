@@ -3,7 +3,6 @@
 
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
-use emitter_diesel::outbox::WithOutbox;
 use emitter_tests::servers::{Mosquitto, Postgres};
 use emitter_tests::worker::{Task, Worker};
 
@@ -30,7 +29,7 @@ impl Stage {
         let database = <Postgres as databases::Database>::with_tables();
         let broker = Mosquitto::start();
         // Makes the tables.
-        let maker = Emitter::builder().outbox(database.outbox()).start().await.unwrap();
+        let maker = Emitter::builder().with(database.outbox()).start().await.unwrap();
         assert!(maker.shutdown(10 * SECOND).await.is_clean());
         let orders: Vec<Order> = (0..KEYS).map(|id| Order { id, step: 0 }).collect();
         diesel::insert_into(orders::table).values(&orders).execute(&mut database.connect()).unwrap();

@@ -5,7 +5,7 @@ use diesel::prelude::*;
 use diesel_async::AsyncConnection;
 use emitter_core::EmitOptions;
 use emitter_core::receipt::Loss;
-use emitter_diesel::outbox::{QueueConfig, WithOutbox};
+use emitter_diesel::outbox::QueueConfig;
 use emitter_diesel::{Bind, BoundAsync, Emit, Receipt, update};
 use emitter_tests::eventually::eventually;
 use emitter_tests::servers::Postgres;
@@ -21,7 +21,7 @@ macro_rules! queued {
             use diesel::result::Error;
             use emitter_core::dead_letter::Reason;
             use emitter_core::receipt::{Loss, Way};
-            use emitter_diesel::outbox::{QueueConfig, RelayConfig, WithOutbox};
+            use emitter_diesel::outbox::{QueueConfig, RelayConfig};
             use emitter_diesel::{Bind, Bound, Emit, Receipt, update};
             use emitter_tests::eventually::eventually;
 
@@ -82,7 +82,7 @@ macro_rules! queued {
                 let server = <$server>::with_tables();
                 let broker = MemoryBroker::new();
                 let (ear, heard) = Ear::start(&broker).await;
-                let emitter = builder(&broker, "a").outbox(server.outbox()).start().await.unwrap();
+                let emitter = builder(&broker, "a").with(server.outbox()).start().await.unwrap();
                 let mut db = server.connect();
                 let (kept, undone) = (Receipt::new(), Receipt::new());
                 {
@@ -139,7 +139,7 @@ macro_rules! queued {
                 let server = <$server>::with_tables();
                 let broker = MemoryBroker::new();
                 let outbox = server.outbox().without_relay();
-                let emitter = builder(&broker, "a").outbox(outbox).start().await.unwrap();
+                let emitter = builder(&broker, "a").with(outbox).start().await.unwrap();
                 let mut db = server.connect();
                 for id in 1..=20 {
                     let receipt = Receipt::new();
@@ -157,7 +157,7 @@ macro_rules! queued {
                 let emitter = builder(&broker, "a").start().await.unwrap();
                 let mut db = server.connect();
                 let error = create(&mut emitter.bind(&mut db).unwrap(), 1, &Receipt::new()).unwrap_err();
-                assert!(error.to_string().contains(".outbox("), "{error}");
+                assert!(error.to_string().contains(".with("), "{error}");
                 assert_eq!(count(&mut db, "orders"), 0);
                 assert!(emitter.shutdown(10 * SECOND).await.is_clean());
             }
@@ -168,7 +168,7 @@ macro_rules! queued {
                 let broker = MemoryBroker::new();
                 let config = RelayConfig { lease: SECOND, ..RelayConfig::default() };
                 let outbox = server.outbox().relay(config);
-                let emitter = builder(&broker, "a").outbox(outbox).start().await.unwrap();
+                let emitter = builder(&broker, "a").with(outbox).start().await.unwrap();
                 let calls = Ear::default();
                 let (ear, (go, wait)) = (calls.clone(), tokio::sync::watch::channel(false));
                 emitter.on::<OrderCreated>().run(move |event: Event<OrderCreated>| {
@@ -213,7 +213,7 @@ macro_rules! queued {
                 let server = <$server>::with_tables();
                 let broker = MemoryBroker::new();
                 let (ear, heard) = Ear::start(&broker).await;
-                let emitter = builder(&broker, "a").outbox(server.outbox()).start().await.unwrap();
+                let emitter = builder(&broker, "a").with(server.outbox()).start().await.unwrap();
                 let (mut db, receipt) = (server.connect(), Receipt::new());
                 hide(&mut db);
                 {
@@ -253,8 +253,7 @@ macro_rules! queued {
                 let server = <$server>::with_tables();
                 let broker = MemoryBroker::new();
                 let queue = QueueConfig { capacity: 10, late: Duration::ZERO, ..QueueConfig::default() };
-                let emitter =
-                    builder(&broker, "a").outbox(server.outbox().queue(queue)).start().await.unwrap();
+                let emitter = builder(&broker, "a").with(server.outbox().queue(queue)).start().await.unwrap();
                 let calls = Ear::default();
                 let ear = calls.clone();
                 emitter.on::<OrderCreated>().run(move |event: Event<OrderCreated>| {
@@ -299,7 +298,7 @@ macro_rules! queued {
                 let broker = MemoryBroker::new();
                 let (ear, heard) = Ear::start(&broker).await;
                 let writer =
-                    Emitter::builder().service("shop").node("writer").outbox(server.outbox().without_relay());
+                    Emitter::builder().service("shop").node("writer").with(server.outbox().without_relay());
                 let writer = writer.start().await.unwrap();
                 let (rows, keys) = (size().0.min(4_000), 40);
                 tokio::task::block_in_place(|| {
@@ -329,7 +328,7 @@ macro_rules! queued {
                 let mut db = server.connect();
                 assert_eq!(count(&mut db, "emitter_outbox"), rows);
                 assert_eq!(writer.stats().queue_written, u64::try_from(rows).unwrap());
-                let relays = ["b", "c"].map(|node| builder(&broker, node).outbox(server.outbox()).start());
+                let relays = ["b", "c"].map(|node| builder(&broker, node).with(server.outbox()).start());
                 let relays = futures_util::future::join_all(relays).await;
                 let rows = usize::try_from(rows).unwrap();
                 let begun = std::time::Instant::now();
@@ -383,7 +382,7 @@ fn create(
 async fn events_are_written_a_hundred_at_a_time() {
     let server = <Postgres as Database>::with_tables();
     let broker = MemoryBroker::new();
-    let emitter = builder(&broker, "a").outbox(server.outbox().without_relay()).start().await.unwrap();
+    let emitter = builder(&broker, "a").with(server.outbox().without_relay()).start().await.unwrap();
     let (mut db, receipt) = (server.connect(), Receipt::new());
     db.batch_execute("ALTER TABLE emitter_outbox RENAME TO hidden").unwrap();
     let all = emitter
@@ -408,7 +407,7 @@ async fn events_are_written_a_hundred_at_a_time() {
 async fn one_that_the_database_cannot_take_takes_no_other_along() {
     let server = <Postgres as Database>::with_tables();
     let broker = MemoryBroker::new();
-    let emitter = builder(&broker, "a").outbox(server.outbox().without_relay()).start().await.unwrap();
+    let emitter = builder(&broker, "a").with(server.outbox().without_relay()).start().await.unwrap();
     let mut db = server.connect();
     db.batch_execute("ALTER TABLE emitter_outbox ADD CHECK (record_id <> '13')").unwrap();
     let receipts: Vec<Receipt> = (0..40).map(|_| Receipt::new()).collect();
@@ -440,7 +439,7 @@ async fn a_database_that_is_away_delays_and_loses_nothing() {
     });
     ear.connected(10 * SECOND).await.unwrap();
     let queue = QueueConfig { late: 2 * SECOND, ..QueueConfig::default() };
-    let emitter = builder(&broker, "a").outbox(server.outbox().queue(queue)).start().await.unwrap();
+    let emitter = builder(&broker, "a").with(server.outbox().queue(queue)).start().await.unwrap();
     let mut time = 0;
     let mut open = |doors: i64| {
         for door in 0..doors {
@@ -494,7 +493,7 @@ fn end_waiting(conn: &mut PgConnection, event: &str, statement: &str) {
 async fn a_connection_that_breaks_is_no_attempt() {
     let server = <Postgres as Database>::with_tables();
     let broker = MemoryBroker::new();
-    let emitter = builder(&broker, "a").outbox(server.outbox().without_relay()).start().await.unwrap();
+    let emitter = builder(&broker, "a").with(server.outbox().without_relay()).start().await.unwrap();
     let (mut db, mut other, receipt) = (server.connect(), server.connect(), Receipt::new());
     create(&mut emitter.bind(&mut db).unwrap(), 1, &receipt).unwrap();
     assert_eq!(receipt.recorded().await, Ok(()));
@@ -515,7 +514,7 @@ async fn a_connection_that_breaks_is_no_attempt() {
 async fn what_was_written_though_no_answer_came_is_not_written_again() {
     let server = <Postgres as Database>::with_tables();
     let broker = MemoryBroker::new();
-    let emitter = builder(&broker, "a").outbox(server.outbox().without_relay()).start().await.unwrap();
+    let emitter = builder(&broker, "a").with(server.outbox().without_relay()).start().await.unwrap();
     let (mut db, receipt) = (server.connect(), Receipt::new());
     // What is committed waits for a second server, which never comes: then it stays, and the connection ends.
     db.batch_execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'").unwrap();
@@ -554,11 +553,11 @@ async fn an_asynchronous_connection_queues_as_well() {
     let broker = MemoryBroker::new();
     let (ear, heard) = Ear::start(&broker).await;
     let without = builder(&broker, "b").start().await.unwrap();
-    let emitter = builder(&broker, "a").outbox(server.outbox()).start().await.unwrap();
+    let emitter = builder(&broker, "a").with(server.outbox()).start().await.unwrap();
     let mut db = diesel_async::AsyncPgConnection::establish(&server.url()).await.unwrap();
     let receipt = Receipt::new();
     let refused = create(&mut without.bind(&mut db).unwrap(), 1, &receipt).await;
-    assert!(refused.unwrap_err().to_string().contains(".outbox("));
+    assert!(refused.unwrap_err().to_string().contains(".with("));
     {
         let conn = &mut emitter.bind(&mut db).unwrap();
         let one = create(conn, 1, &receipt).await.unwrap();

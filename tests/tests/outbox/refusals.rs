@@ -2,7 +2,7 @@
 
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
-use emitter_diesel::outbox::{GivenUp, GivenUpSelection, RelayConfig, WithOutbox};
+use emitter_diesel::outbox::{GivenUp, GivenUpSelection, RelayConfig};
 use emitter_diesel::{Bind, Emit, update};
 use emitter_tests::eventually::eventually;
 use emitter_tests::servers::Mosquitto;
@@ -63,7 +63,7 @@ async fn what_the_broker_refuses_is_tried_again_given_up_and_holds_up_its_own_ke
     ear.connected(10 * SECOND).await.unwrap();
     let config = RelayConfig { max_attempts: 2, ..RelayConfig::default() };
     let emitter = Emitter::builder().service("shop").node("a").mqtt(broker.url().as_str());
-    let emitter = emitter.outbox(server.outbox().relay(config)).start().await.unwrap();
+    let emitter = emitter.with(server.outbox().relay(config)).start().await.unwrap();
     let (mut db, mut other) = (server.connect(), server.connect());
     let conn = &mut emitter.bind(&mut db).unwrap();
     let one: Order = diesel::insert_into(orders::table)
@@ -117,7 +117,7 @@ async fn what_the_broker_refuses_is_tried_again_given_up_and_holds_up_its_own_ke
     // A broker that takes them: they are put back to work, and come in their order.
     let memory = MemoryBroker::new();
     let (ear, heard) = Ear::start(&memory).await;
-    let emitter = builder(&memory, "a").outbox(server.outbox()).start().await.unwrap();
+    let emitter = builder(&memory, "a").with(server.outbox()).start().await.unwrap();
     let given_up = GivenUp::open(&server.tables(), "shop").unwrap();
     assert_eq!(given_up.redrive(&GivenUpSelection::default()).unwrap(), 2);
     eventually(|| heard.len() == 2).await;
@@ -133,7 +133,7 @@ async fn rows_that_nobody_can_read_are_given_up_and_hold_up_nobody() {
     let server = Sqlite::with_tables();
     let broker = MemoryBroker::new();
     let (ear, heard) = Ear::start(&broker).await;
-    let first = builder(&broker, "first").outbox(server.outbox().without_relay()).start().await.unwrap();
+    let first = builder(&broker, "first").with(server.outbox().without_relay()).start().await.unwrap();
     let mut db = server.connect();
     {
         let conn = &mut first.bind(&mut db).unwrap();
@@ -159,7 +159,7 @@ async fn rows_that_nobody_can_read_are_given_up_and_hold_up_nobody() {
     for spoilt in spoilt {
         db.batch_execute(&format!("UPDATE emitter_outbox SET {spoilt}")).unwrap();
     }
-    let emitter = builder(&broker, "a").outbox(server.outbox()).start().await.unwrap();
+    let emitter = builder(&broker, "a").with(server.outbox()).start().await.unwrap();
     eventually(|| heard.steps().len() == 3).await;
     until(&mut db, |rows| rows.len() == 5 && rows.iter().all(|row| row.status == "UNREADABLE"));
     assert_eq!(heard.steps(), BTreeMap::from([(4, vec![0]), (6, vec![0]), (7, vec![0])]));
@@ -172,7 +172,7 @@ async fn rows_that_nobody_can_read_are_given_up_and_hold_up_nobody() {
 async fn rows_for_listeners_that_are_no_more_are_kept_and_told_apart() {
     let server = Sqlite::with_tables();
     let broker = MemoryBroker::new();
-    let first = builder(&broker, "a").outbox(server.outbox().without_relay()).start().await.unwrap();
+    let first = builder(&broker, "a").with(server.outbox().without_relay()).start().await.unwrap();
     first.on::<OrderCreated>().run(|_| std::future::pending::<()>());
     let mut db = server.connect();
     {
@@ -187,7 +187,7 @@ async fn rows_for_listeners_that_are_no_more_are_kept_and_told_apart() {
     db.batch_execute("UPDATE emitter_outbox SET payload = '{' WHERE record_id = '0'").unwrap();
     db.batch_execute("UPDATE emitter_outbox SET topic = 'prisma/events/nobody/create', payload = replace(payload, 'order', 'nobody') WHERE record_id = '1'").unwrap();
     let config = RelayConfig { lease: SECOND, orphan_after: SECOND, ..RelayConfig::default() };
-    let second = builder(&broker, "a").outbox(server.outbox().relay(config)).start().await.unwrap();
+    let second = builder(&broker, "a").with(server.outbox().relay(config)).start().await.unwrap();
     let heard = Ear::default();
     let ear = heard.clone();
     second.on::<OrderCreated>().run(move |event: Event<OrderCreated>| {
@@ -228,7 +228,7 @@ async fn what_follows_one_that_was_given_up_is_parked_where_the_model_says_so() 
     ear.connected(10 * SECOND).await.unwrap();
     let config = RelayConfig { max_attempts: 1, ..RelayConfig::default() };
     let emitter = Emitter::builder().service("shop").node("a").mqtt(broker.url().as_str());
-    let emitter = emitter.outbox(server.outbox().relay(config)).start().await.unwrap();
+    let emitter = emitter.with(server.outbox().relay(config)).start().await.unwrap();
     let (mut db, mut other) = (server.connect(), server.connect());
     let conn = &mut emitter.bind(&mut db).unwrap();
     // All at once, so that they would be on the wire together.

@@ -7,7 +7,7 @@ macro_rules! suite {
             use diesel::result::Error;
             use emitter_core::StartError;
             use emitter_core::receipt::Way;
-            use emitter_diesel::outbox::{Control, Outbox, RelayConfig, WithOutbox};
+            use emitter_diesel::outbox::{Control, Outbox, RelayConfig};
             use emitter_diesel::tables::Tables;
             use emitter_diesel::{Bind, Bound, Emit, Receipt, update};
             use emitter_tests::eventually::eventually;
@@ -58,7 +58,7 @@ macro_rules! suite {
                 let server = <$server>::with_tables();
                 let broker = MemoryBroker::new();
                 let (ear, heard) = Ear::start(&broker).await;
-                let emitter = builder(&broker, "a").outbox(server.outbox()).start().await.unwrap();
+                let emitter = builder(&broker, "a").with(server.outbox()).start().await.unwrap();
                 let mut db = server.connect();
                 {
                     let conn = &mut emitter.bind(&mut db).unwrap();
@@ -105,7 +105,7 @@ macro_rules! suite {
             async fn local_listeners_have_it_at_once_and_it_stays_until_they_are_done() {
                 let server = <$server>::with_tables();
                 let broker = MemoryBroker::new();
-                let emitter = builder(&broker, "a").outbox(server.outbox()).start().await.unwrap();
+                let emitter = builder(&broker, "a").with(server.outbox()).start().await.unwrap();
                 let (go, wait) = tokio::sync::watch::channel(false);
                 emitter.on::<OrderCreated>().run(move |_| {
                     let mut wait = wait.clone();
@@ -137,7 +137,7 @@ macro_rules! suite {
                 // The same node again, and another one of its service when the lease has run out.
                 for (left_by, found_by) in [("a", "a"), ("b", "c")] {
                     let config = RelayConfig { lease: SECOND, ..RelayConfig::default() };
-                    let start = |node| builder(&broker, node).outbox(server.outbox().relay(config)).start();
+                    let start = |node| builder(&broker, node).with(server.outbox().relay(config)).start();
                     let first = start(left_by).await.unwrap();
                     first.on::<OrderCreated>().run(|_| std::future::pending::<()>());
                     let mut db = server.connect();
@@ -169,7 +169,7 @@ macro_rules! suite {
                 let server = <$server>::with_tables();
                 let broker = MemoryBroker::new();
                 let config = RelayConfig { lease: SECOND, ..RelayConfig::default() };
-                let builder = builder(&broker, "a").listener_queue(20).listener_concurrency(1).outbox(server.outbox().relay(config));
+                let builder = builder(&broker, "a").listener_queue(20).listener_concurrency(1).with(server.outbox().relay(config));
                 let emitter = builder.start().await.unwrap();
                 let heard = Ear::default();
                 let ear = heard.clone();
@@ -199,7 +199,7 @@ macro_rules! suite {
                 let server = <$server>::with_tables();
                 let broker = MemoryBroker::new();
                 let (ear, heard) = Ear::start(&broker).await;
-                let writer = Emitter::builder().service("shop").node("cron").outbox(server.outbox().without_relay());
+                let writer = Emitter::builder().service("shop").node("cron").with(server.outbox().without_relay());
                 let writer = writer.start().await.unwrap();
                 let mut db = server.connect();
                 {
@@ -210,9 +210,9 @@ macro_rules! suite {
                     let _: Order = insert.emit().get_result(conn).unwrap();
                 }
                 // One that relays and has no way to others, either, takes nothing from the one that has.
-                let idle = Emitter::builder().service("shop").node("idle").outbox(server.outbox());
+                let idle = Emitter::builder().service("shop").node("idle").with(server.outbox());
                 let idle = idle.start().await.unwrap();
-                let relay = builder(&broker, "relay").outbox(server.outbox()).start().await.unwrap();
+                let relay = builder(&broker, "relay").with(server.outbox()).start().await.unwrap();
                 eventually(|| heard.len() == 1).await;
                 until(&mut db, "emitter_outbox", 0);
                 assert_eq!(heard.steps(), BTreeMap::from([(1, vec![0])]));
@@ -227,7 +227,7 @@ macro_rules! suite {
                 let broker = MemoryBroker::new();
                 for (node, keep, left) in [("a", 3600 * SECOND, 5), ("b", Duration::ZERO, 0)] {
                     let outbox = server.outbox().relay(RelayConfig { keep, ..RelayConfig::default() });
-                    let emitter = builder(&broker, node).outbox(outbox).start().await.unwrap();
+                    let emitter = builder(&broker, node).with(outbox).start().await.unwrap();
                     let mut db = server.connect();
                     if left > 0 {
                         let conn = &mut emitter.bind(&mut db).unwrap();
@@ -248,7 +248,7 @@ macro_rules! suite {
                 {
                     let conn = &mut without.bind(&mut db).unwrap();
                     let error = create(conn, 1).unwrap_err().to_string();
-                    assert!(error.contains(".outbox("), "{error}");
+                    assert!(error.contains(".with("), "{error}");
                     // The model says it, too.
                     let note = Note { id: 1, text: String::new() };
                     let insert = diesel::insert_into(notes::table).values(&note).emit::<Note>();
@@ -262,7 +262,7 @@ macro_rules! suite {
                 assert_eq!(count(&mut db, "notes"), 0);
 
                 let outbox = server.outbox();
-                let emitter = builder(&broker, "b").max_payload(600).outbox(outbox).start().await.unwrap();
+                let emitter = builder(&broker, "b").max_payload(600).with(outbox).start().await.unwrap();
                 let conn = &mut emitter.bind(&mut db).unwrap();
                 let large = Note { id: 2, text: "a".repeat(1000) };
                 let insert = diesel::insert_into(notes::table).values(&large).emit::<Note>();
@@ -282,7 +282,7 @@ macro_rules! suite {
                 let server = <$server>::with_tables();
                 let broker = MemoryBroker::new();
                 let (ear, heard) = Ear::start(&broker).await;
-                let emitter = builder(&broker, "a").outbox(server.outbox()).start().await.unwrap();
+                let emitter = builder(&broker, "a").with(server.outbox()).start().await.unwrap();
                 let mut db = server.connect();
                 create(&mut emitter.bind(&mut db).unwrap(), 1).unwrap();
                 eventually(|| heard.len() == 1).await;
@@ -314,14 +314,14 @@ macro_rules! suite {
             async fn a_start_without_tables_says_what_to_do() {
                 let server = <$server>::start();
                 let broker = MemoryBroker::new();
-                let start = || builder(&broker, "a").outbox(Outbox::new(Tables::new(server.connector()))).start();
+                let start = || builder(&broker, "a").with(Outbox::new(Tables::new(server.connector()))).start();
                 let error = start().await.unwrap_err();
                 assert!(matches!(error, StartError::Companion { name: "outbox", .. }), "{error:?}");
                 assert!(error.to_string().contains(".migrate()"), "{error}");
                 // Several at once, and once more.
                 let starts = (0..4).map(|node| {
                     let builder = builder(&broker, &format!("node-{node}"));
-                    builder.outbox(server.outbox()).start()
+                    builder.with(server.outbox()).start()
                 });
                 for emitter in futures_util::future::join_all(starts).await {
                     assert!(emitter.unwrap().shutdown(10 * SECOND).await.is_clean());
@@ -334,7 +334,7 @@ macro_rules! suite {
                 let (rows, keys) = super::size();
                 let server = <$server>::with_tables();
                 let broker = MemoryBroker::new();
-                let writer = builder(&broker, "writer").outbox(server.outbox().without_relay());
+                let writer = builder(&broker, "writer").with(server.outbox().without_relay());
                 let writer = writer.start().await.unwrap();
                 for relays in [1, 2, 4, 8] {
                     let (ear, heard) = Ear::start(&broker).await;
@@ -363,7 +363,7 @@ macro_rules! suite {
                     let relays = (0..relays).map(|relay| {
                         let config = RelayConfig { lease: 3 * SECOND, batch: 100, ..RelayConfig::default() };
                         let builder = builder(&broker, &format!("relay-{relay}"));
-                        builder.outbox(server.outbox().relay(config)).start()
+                        builder.with(server.outbox().relay(config)).start()
                     });
                     let relays = futures_util::future::join_all(relays).await;
                     let expected = usize::try_from(rows).unwrap();
