@@ -292,6 +292,7 @@ const PURE: &[&str] = &[
     "emitter-diesel/src/outbox/store/history.rs",
     "emitter-diesel/src/outbox/store/inheritance.rs",
     "emitter-diesel/src/outbox/store/leases.rs",
+    "emitter-diesel/src/outbox/store/ledger.rs",
     "emitter-diesel/src/outbox/store/publishing.rs",
     "emitter-diesel/src/outbox/store/standing.rs",
     "emitter-diesel/src/outbox/store/writing.rs",

@@ -8,11 +8,13 @@ use crate::tables::{Dialect, Names};
 mod history;
 mod inheritance;
 mod leases;
+mod ledger;
 mod publishing;
 mod standing;
 mod writing;
 
 pub(crate) use self::history::Kept;
+pub(crate) use self::ledger::{HANDLED, RETRYING};
 pub(crate) use self::publishing::{Due, Next, Reading, Settled, Unsettled};
 pub(crate) use self::standing::doubts;
 

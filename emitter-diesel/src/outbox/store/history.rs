@@ -33,12 +33,10 @@ impl Store {
 
     /// The lowest number of what was written since so many milliseconds after 1970.
     pub(crate) fn first_since(&self, kept: &Kept<'_>, millis: i64) -> String {
+        let moment = self.moment(millis);
         let since = match self.dialect {
-            Dialect::Postgres => format!("o.created_at >= to_timestamp({millis} / 1000.0)"),
-            Dialect::Sqlite => format!("julianday(o.created_at) >= 2440587.5 + {millis} / 86400000.0"),
-            Dialect::MySql => {
-                format!("o.created_at >= TIMESTAMPADD(MICROSECOND, {millis} * 1000, '1970-01-01')")
-            }
+            Dialect::Postgres | Dialect::MySql => format!("o.created_at >= {moment}"),
+            Dialect::Sqlite => format!("julianday(o.created_at) >= {moment}"),
         };
         self.first(kept, &format!(" AND {since}"))
     }
@@ -68,23 +66,30 @@ impl Store {
         ]
     }
 
-    /// Clears rows away that were settled so many milliseconds ago.
-    pub(crate) fn clear(&self, keep: i64, most: usize) -> String {
-        let history = self.names.table("history");
+    /// Clears rows away that were settled before this, in milliseconds since 1970, after what the ledger has of them.
+    pub(crate) fn clear(&self, before: i64, most: usize) -> [String; 2] {
+        let (history, ledger) = (self.names.table("history"), self.names.table("ledger"));
+        let moment = self.moment(before);
         let old = match self.dialect {
-            Dialect::Postgres => {
-                format!("processed_at < clock_timestamp() - {keep} * interval '1 millisecond'")
-            }
-            Dialect::Sqlite => {
-                format!("julianday(processed_at) < julianday('now') - {keep} / 86400000.0")
-            }
-            Dialect::MySql => {
-                format!("processed_at < UTC_TIMESTAMP(3) - INTERVAL {} SECOND", keep / 1000)
-            }
+            Dialect::Postgres | Dialect::MySql => format!("processed_at < {moment}"),
+            Dialect::Sqlite => format!("julianday(processed_at) < {moment}"),
         };
-        format!(
-            "DELETE FROM {history} WHERE id IN (SELECT id FROM \
-             (SELECT id FROM {history} WHERE {old} ORDER BY processed_at LIMIT {most}) AS old)"
-        )
+        // MySQL reads no table that it writes but through another one.
+        ["event_id", "id"].map(|what| {
+            let from = if what == "id" { history.to_string() } else { ledger.to_string() };
+            format!(
+                "DELETE FROM {from} WHERE {what} IN (SELECT {what} FROM \
+                 (SELECT {what} FROM {history} WHERE {old} ORDER BY processed_at, id LIMIT {most}) AS old)"
+            )
+        })
+    }
+
+    /// So many milliseconds after 1970, as what columns with times are compared with.
+    fn moment(&self, millis: i64) -> String {
+        match self.dialect {
+            Dialect::Postgres => format!("to_timestamp({millis} / 1000.0)"),
+            Dialect::Sqlite => format!("2440587.5 + {millis} / 86400000.0"),
+            Dialect::MySql => format!("TIMESTAMPADD(MICROSECOND, {millis} * 1000, '1970-01-01')"),
+        }
     }
 }
