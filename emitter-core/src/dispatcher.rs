@@ -13,6 +13,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::event::Operation;
 use crate::listener::{Handler, ListenerInfo, ListenerOptions};
@@ -76,6 +77,13 @@ impl DispatchLimits {
             timeout: options.timeout.unwrap_or(self.timeout),
             retry: options.retry(self.retry),
         }
+    }
+
+    /// When a listener is called again that waits until then: never later than it would be here, whatever was written
+    /// down, for events of the key wait with it.
+    fn soon(&self, due: Instant) -> Instant {
+        let longest = self.retry.backoff.delay(u32::MAX, 1.0);
+        Instant::now().checked_add(longest).map_or(due, |latest| latest.min(due))
     }
 }
 
@@ -253,7 +261,7 @@ impl Worker {
         let Attendant { listener, limits, .. } = &self.listeners[index];
         let earlier = job.earlier(listener);
         let first = match earlier.and_then(|earlier| earlier.due) {
-            Some(due) => First::Later(due),
+            Some(due) => First::Later(limits.soon(due)),
             None => first_poll(&listener.handler, job.shared_event(), cx),
         };
         let first = match first {

@@ -176,5 +176,5 @@ impl Selection {
     }
 }
 
-/// No listener waits longer for its next call, whatever was written down: events of the key wait with it.
-const LONGEST_DELAY: Duration = Duration::from_secs(3600);
+/// No moment is further away, whatever was written down.
+const LONGEST_DELAY: Duration = Duration::from_secs(24 * 3600);

@@ -211,9 +211,9 @@ pub struct LedgerRow {
     pub(crate) last_error: Option<String>,
     #[diesel(sql_type = BigInt)]
     pub(crate) next_attempt: i64,
-    /// In how many milliseconds that is, by the database's clock.
+    /// By the same clock.
     #[diesel(sql_type = BigInt)]
-    pub(crate) delay: i64,
+    pub(crate) now: i64,
     #[diesel(sql_type = BigInt)]
     pub(crate) updated: i64,
 }

@@ -307,20 +307,27 @@ macro_rules! ledger {
                 eventually(|| desk.calls().len() == 1).await;
                 kill(first);
                 // Of one that is no more, of another service, and one that no program writes.
-                for (listener, service, status) in
-                    [("gone", "shop", "RETRYING"), ("steady", "desk", "HANDLED"), ("flaky", "shop", "SICK")]
-                {
+                let rows = [
+                    ("gone", "shop", "RETRYING", i64::MAX),
+                    ("steady", "desk", "HANDLED", 0),
+                    ("flaky", "shop", "SICK", -i64::MAX),
+                    ("patient", "shop", "RETRYING", -i64::MAX),
+                ];
+                for (listener, service, status, next) in rows {
                     db.batch_execute(&format!(
                         "INSERT INTO emitter_ledger (event_id, listener, service, status, attempts, next_attempt, updated_at) \
-                         SELECT event_id, '{listener}', '{service}', '{status}', -7, 9223372036854775807, created_at \
+                         SELECT event_id, '{listener}', '{service}', '{status}', -7, {next}, created_at \
                          FROM emitter_outbox"
                     ))
                     .unwrap();
                 }
                 let desk = Desk::failing(0);
-                let second = start(&server, &broker, "a", &["steady", "flaky"], &desk).await;
+                desk.ends.store(true, std::sync::atomic::Ordering::Relaxed);
+                let second = start(&server, &broker, "a", &["steady", "flaky", "patient"], &desk).await;
                 until(&mut db, "emitter_history", 1);
                 assert_eq!((desk.attempts("steady"), desk.attempts("flaky")), (vec![1], vec![1]));
+                // As one that was never called, and is due.
+                assert_eq!(desk.attempts("patient"), [1]);
                 assert!(second.shutdown(10 * SECOND).await.is_clean());
                 let ledger = Ledger::open(&server.tables()).unwrap();
                 let waiting =

@@ -153,7 +153,8 @@ impl Relay {
         for row in self.database()?.ledger(accounts)? {
             let standing = match &*row.status {
                 store::RETRYING => {
-                    Standing::Retrying(Duration::from_millis(u64::try_from(row.delay).unwrap_or_default()))
+                    let delay = row.next_attempt.saturating_sub(row.now);
+                    Standing::Retrying(Duration::from_millis(u64::try_from(delay).unwrap_or_default()))
                 }
                 store::HANDLED => Standing::Handled,
                 store::FAILED => Standing::GivenUp,

@@ -115,7 +115,7 @@ impl Store {
         };
         format!(
             "{event}, l.listener, l.service, l.status, l.attempts, {error} AS last_error, l.next_attempt, \
-             l.next_attempt - {} AS delay, {updated} AS updated",
+             {} AS now, {updated} AS updated",
             self.dialect.now()
         )
     }
