@@ -95,7 +95,8 @@ impl Context {
     }
 
     /// The how-many-eth call of this listener for this event, from 1. An event that the broker
-    /// sends again, after a crash, begins at 1 again.
+    /// sends again, after a crash, begins at 1 again; one of an outbox that this node's service wrote goes on where
+    /// it was.
     #[must_use]
     pub fn attempt(&self) -> u32 {
         self.attempt

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::hash::BuildHasherDefault;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -20,7 +20,10 @@ use crate::cause::noted;
 use crate::dead_letter::{DeadLetter, Original, Reason};
 use crate::dedup::DedupConfig;
 use crate::dispatcher::lanes::AlreadyHashed;
-use crate::dispatcher::{Bury, DispatchLimits, GivenUp, Job, Listener, Message, Worker};
+use crate::dispatcher::{
+    Account, Bury, Completion, DispatchLimits, Entry, GivenUp, Job, Keeper, Listener, Message, Selection,
+    Worker,
+};
 use crate::emit::{EmitConfig, EmitOptions, QoS, Scope};
 use crate::envelope::{Format, Kind, WireLimits};
 use crate::event::{EventId, Operation, Origin, Source};
@@ -140,6 +143,8 @@ struct Shared {
     to_publish: Queue<Outbound>,
     /// Filled by who writes down what is queued, if anybody does.
     unwritten: OnceCell<Unwritten>,
+    /// Filled by who keeps account of what listeners do with what is written down, if anybody does.
+    ledger: OnceCell<Keeper>,
     catching_up: Arc<CatchingUp>,
     counters: Arc<Counters>,
     dead_letters: Arc<DeadLetters>,
@@ -469,7 +474,7 @@ impl Node {
             let burying = Arc::downgrade(shared);
             let bury: Bury = Arc::new(move |given_up| {
                 if let Some(shared) = burying.upgrade() {
-                    shared.bury(&given_up);
+                    shared.bury(given_up);
                 }
             });
             let worker = Worker::new(queue, shared.limits, counters, bury);
@@ -477,7 +482,7 @@ impl Node {
             Ok(())
         })?;
         let id = shared.next_listener.fetch_add(1, Ordering::Relaxed);
-        let listener = Arc::new(Listener { id, gone: AtomicBool::new(false), info, handler });
+        let listener = Arc::new(Listener::new(id, info, handler));
         shared.insert_listener(&model, listener)?;
         self.receive();
         Ok((model, id))
@@ -696,12 +701,19 @@ impl Shared {
     }
 
     /// Makes a dead letter of an event that a listener did not handle.
-    fn bury(&self, given_up: &GivenUp<'_>) {
-        let GivenUp { listener, is_ordered, job, attempts, error } = given_up;
-        let again = job.letter();
-        if again.is_none() && !self.dead_letters.may() {
-            return;
+    fn bury(&self, given_up: GivenUp<'_>) {
+        let GivenUp { job, entry } = given_up;
+        if self.dead_letters.may() {
+            let letter = self.letter(job, &entry);
+            self.dead_letters.put(letter, Held::Job(job.share(), entry), job.may_leave());
+        } else {
+            job.note(|| entry);
         }
+    }
+
+    /// What a listener did not handle.
+    fn letter(&self, job: &Job, entry: &Entry) -> DeadLetter {
+        let Entry { listener, attempts, error, .. } = entry;
         let original = match job.original() {
             // What came is told as it came, all of it shared.
             Some(Original { topic, payload, properties }) => {
@@ -713,22 +725,17 @@ impl Shared {
             }
         };
         let meta = job.event().meta();
-        let letter = DeadLetter {
-            listener: Some(listener.name.to_string()),
+        DeadLetter {
+            listener: Some(listener.info.name.to_string()),
             attempts: *attempts,
             event: Some(meta.id),
-            model: Some(listener.model.to_owned()),
+            model: Some(listener.info.model.to_owned()),
             key: match &*meta.keys {
                 [key] => Some(key.to_string()),
                 _ => None,
             },
-            is_ordered: *is_ordered,
-            ..self.dead_letters.letter(Reason::Unhandled, error.to_string(), original)
-        };
-        match again {
-            // Whoever redrives it has it still.
-            Some(again) => again.failed(letter),
-            None => self.dead_letters.put(letter, Held::Job(job.share()), job.may_leave()),
+            is_ordered: !listener.handler.is_unordered(),
+            ..self.dead_letters.letter(Reason::Unhandled, error.clone().unwrap_or_default(), original)
         }
     }
 
@@ -762,8 +769,19 @@ impl Shared {
             return;
         }
         self.counters.emitted_local.add_one();
+        let job = Job::recorded(event, scope.remote, allowed.remote, self.recorded(handled));
         // Refused, it is handed on later by whoever reads what was written down.
-        let _ = model.queue.push(Message::Event(Job::recorded(event, scope.remote, allowed.remote, handled)));
+        let _ = model.queue.push(Message::Event(job));
+    }
+
+    /// What ends an event that is written down until its listeners are done with it.
+    fn recorded(&self, handled: Ack) -> Arc<Completion> {
+        Completion::of(handled, None, Selection::default(), self.account(false))
+    }
+
+    /// How far listeners are with such an event, where somebody keeps account of it.
+    fn account(&self, goes_on: bool) -> Option<Account> {
+        self.ledger.get().map(|keeper| Account::of_record(Arc::clone(keeper), goes_on))
     }
 
     /// The listener and what follows from it: events from here on, and the subscription.
@@ -771,6 +789,9 @@ impl Shared {
         let (hears, is_member) = (listener.info.hears, listener.info.group.is_some());
         let way = self.way(listener.info.group.as_deref())?;
         let mut listeners = model.listeners();
+        for other in listeners.iter().filter(|other| other.info.name == listener.info.name) {
+            [other, &listener].iter().for_each(|one| one.namesake.store(true, Ordering::Relaxed));
+        }
         let wants_before = listener.handler.wants_before();
         let first_remote = hears.remote() && !listeners.iter().any(|other| other.shares_way(&listener.info));
         let listen = Message::Listen(Arc::clone(&listener));

@@ -4,8 +4,10 @@
 //! Nothing here knows where they are kept; [`Emitter::record`](crate::Emitter::record) makes a record,
 //! [`Emitter::publish_record`](crate::Emitter::publish_record) publishes it, there or on another node.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use uuid::Uuid;
 
@@ -45,6 +47,33 @@ pub struct Record {
     pub trace_id: Uuid,
     /// What tells what was done from others of its kind, where the writer said it.
     pub idempotency_key: Option<String>,
+}
+
+/// How far a listener is with an event that is written down. Who hands the event out again hands it to those that are
+/// not done with it, and has them go on from there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Progress {
+    /// The listener's name.
+    pub listener: Cow<'static, str>,
+    /// How often it was called for the event.
+    pub attempts: u32,
+    /// What came of it.
+    pub standing: Standing,
+    /// What its last call failed with, if it did: at most 2,048 bytes.
+    pub error: Option<String>,
+}
+
+/// What came of a listener's calls for an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// It is done with the event.
+    Handled,
+    /// A filter of it held the event back.
+    HeldBack,
+    /// Its last call failed; the next one begins after so long, from when this is told.
+    Retrying(Duration),
+    /// It is not called again.
+    GivenUp,
 }
 
 /// What is published of a [`Record`]. A node that does not know its model can do that, too.

@@ -85,6 +85,7 @@ use crate::tables::{Database, Tables};
 
 mod control;
 mod given_up;
+mod ledger;
 mod mailbox;
 mod queueing;
 mod relay;
@@ -95,6 +96,7 @@ mod writing;
 
 pub use self::control::{Control, OpenError, OutboxState};
 pub use self::given_up::{GivenUp, GivenUpEvent, GivenUpSelection, GivenUpStatus};
+pub use self::ledger::{Ledger, LedgerEntry, LedgerSelection, LedgerStatus};
 pub use self::queueing::QueueConfig;
 use self::queueing::Queueing;
 use self::relay::Relay;
@@ -245,6 +247,8 @@ fn open(
     let emitter = emitter.upgrade().ok_or("its emitter is there no more")?;
     let attached = emitter.state::<Attached>().ok_or("its emitter is there no more")?;
     emitter.keep_queued(queue.keeper(attached.mailbox()));
+    let mailbox = Arc::clone(attached.mailbox());
+    emitter.keep_ledger(move |event, progress| mailbox.account(event, progress));
     // Set once: an outbox begins once.
     let opened = attached.opened.get_or_init(|| opened).clone();
     Ok((database, opened))

@@ -26,9 +26,9 @@ mod dialect;
 mod names;
 mod schema;
 
-pub use self::database::{Database, GivenUpRow, Lane, LetterRow, Pair, Queued, Seen};
+pub use self::database::{Database, GivenUpRow, Lane, LedgerRow, LetterRow, Pair, Queued, Seen};
 pub use self::dialect::Dialect;
-pub(crate) use self::dialect::list;
+pub(crate) use self::dialect::{list, list_of};
 pub use self::names::{BadName, Names};
 pub(crate) use self::schema::Found;
 pub use self::schema::{LANES, Migration, VERSION};

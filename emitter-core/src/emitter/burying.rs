@@ -16,7 +16,7 @@ use tracing::{error, warn};
 
 use super::Emitter;
 use crate::dead_letter::{Bucket, DeadLetter, DeadLetterLimits, MAX_ERROR_BYTES, Original, Reason};
-use crate::dispatcher::Job;
+use crate::dispatcher::{Entry, Job};
 use crate::event::{EventId, Origin, Timestamp};
 use crate::metrics::{Counters, OnceInAWhile};
 use crate::topic::Topics;
@@ -52,8 +52,8 @@ pub(super) enum Held {
     Nothing,
     /// The acknowledgement of a message that is no event.
     Ack(Ack),
-    /// A listener's part in the acknowledgement of an event.
-    Job(Job),
+    /// A listener's part in the acknowledgement of an event, and what is to be told of it.
+    Job(Job, Entry),
 }
 
 impl Held {
@@ -61,7 +61,10 @@ impl Held {
         match self {
             Self::Nothing => {}
             Self::Ack(ack) => ack.done(),
-            Self::Job(job) => job.finish(),
+            Self::Job(job, entry) => {
+                job.note(|| entry);
+                job.finish();
+            }
         }
     }
 }

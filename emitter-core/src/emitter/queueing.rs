@@ -286,7 +286,8 @@ impl Shared {
         let job = match pushed {
             Ok(handled) => {
                 self.counters.queued.add_one();
-                handled.map(|handled| Job::recorded(event, scope.remote, allowed.remote, handled))
+                let done = handled.map(|handled| self.recorded(handled));
+                done.map(|done| Job::recorded(event, scope.remote, allowed.remote, done))
             }
             Err(reason) => {
                 self.refuse_queued(reason, ticket);

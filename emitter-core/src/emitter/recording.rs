@@ -1,12 +1,15 @@
 //! Events that somebody keeps until they are published.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 use super::publishing::{self, Outbound, Told};
 use super::{Emission, Emitter};
 use crate::ack::Ack;
+use crate::dispatcher::{Entry, Job};
+use crate::event::EventId;
 use crate::model_info::bulk;
-use crate::record::{Number, Parcel, Record, RecordError, lane};
+use crate::record::{Number, Parcel, Progress, Record, RecordError, lane};
 use crate::trace::Trace;
 use crate::transport::PublishError;
 
@@ -55,6 +58,19 @@ impl Emitter {
     /// life, or where none of them is meant; other nodes get the event by [`publish_record`](Self::publish_record).
     pub fn emit_recorded(&self, emission: Emission, handled: Ack) {
         self.node.shared.emit_recorded(emission, handled);
+    }
+
+    /// Has somebody keep account of how far listeners of this node are with events that are written down, from when
+    /// something goes wrong with an event: then `keeper` is told of those that are done with it, of the one that failed,
+    /// and of each of them from there on. Of an event that all listeners handle at once it is told nothing; nor of
+    /// listeners of a model that share a name, for nobody could tell them apart. It must not wait. Later calls change
+    /// nothing.
+    pub fn keep_ledger(&self, keeper: impl Fn(EventId, Vec<Progress>) + Send + Sync + 'static) {
+        let keeper = move |job: &Job, entries: Vec<Entry>| {
+            keeper(job.event().meta().id, entries.into_iter().map(Entry::progress).collect());
+        };
+        // Set once: an emitter has one outbox.
+        let _ = self.node.shared.ledger.set(Arc::new(keeper));
     }
 
     /// Publishes what was written down, in order with everything that this node publishes. `told` is called

@@ -1,6 +1,6 @@
 //! Dead letters that are tried again.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -10,12 +10,13 @@ use tokio::sync::oneshot;
 use super::{Emitter, ModelState, ReplayError};
 use crate::ack::Ack;
 use crate::dead_letter::{DeadLetter, Original, Reason};
-use crate::dispatcher::{Ends, Job, Message, Redriving};
+use crate::dispatcher::{Account, Completion, Entry, Job, Message, Selection};
 use crate::emit::QoS;
 use crate::envelope;
 use crate::event::{Again, Origin, Source};
 use crate::model_info::AnyEvent;
 use crate::properties::Properties;
+use crate::record::Standing;
 use crate::signature;
 use crate::topic::{BATCH, Said, Topic, TopicError};
 use crate::transport::{Message as Outgoing, PublishError};
@@ -78,19 +79,34 @@ impl Emitter {
             // One that came without an id keeps the one that it was given.
             meta.id = letter.event.unwrap_or(meta.id);
         }
-        let redriving = Redriving::new(name);
+        let ends = Arc::new(Mutex::new(Ends::default()));
         let (told, ended) = oneshot::channel();
-        let whole = Arc::clone(&redriving);
+        let whole = Arc::clone(&ends);
         let ack = Ack::new(move || {
             // Nobody may want to know any more.
-            let _ = told.send(whole.ends());
+            let _ = told.send(std::mem::take(&mut *whole.lock().unwrap_or_else(PoisonError::into_inner)));
         });
+        // What waits in a queue of the node does not keep it alive.
+        let shared = Arc::downgrade(&self.node.shared);
+        let keeper = move |job: &Job, entries: Vec<Entry>| {
+            let Some(shared) = shared.upgrade() else { return };
+            let mut ends = ends.lock().unwrap_or_else(PoisonError::into_inner);
+            for entry in entries {
+                match entry.standing {
+                    Standing::Handled | Standing::HeldBack => ends.handled += 1,
+                    Standing::Retrying(_) => {}
+                    Standing::GivenUp => ends.failures.push(shared.letter(job, &entry)),
+                }
+            }
+        };
         let original = Original {
             topic: letter.original_topic.clone(),
             payload: letter.payload.clone(),
             properties: letter.properties.clone(),
         };
-        let job = Job::redriven(event, redriving, original, ack);
+        let account = Account::of_letter(Arc::new(keeper));
+        let done = Completion::of(ack, Some(original), Selection::addressed(name), Some(account));
+        let job = Job::again(event, false, done);
         model.queue.push(Message::Event(job)).map_err(ReplayError::from)?;
         let outcome = async move {
             match ended.await {
@@ -150,6 +166,15 @@ impl Emitter {
         };
         Ok(outcome.boxed())
     }
+}
+
+/// How the calls for a dead letter ended.
+#[derive(Default)]
+struct Ends {
+    /// How many listeners handled it, or held it back.
+    handled: usize,
+    /// The letters of those that did not.
+    failures: Vec<DeadLetter>,
 }
 
 /// Why a dead letter was not done with.

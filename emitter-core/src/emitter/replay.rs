@@ -8,13 +8,13 @@ use bytes::Bytes;
 use super::{Emitter, ModelState};
 use crate::ack::Ack;
 use crate::dead_letter::{DeadLetter, Original};
-use crate::dispatcher::{Completion, Job, Message};
+use crate::dispatcher::{Completion, Job, Message, Selection};
 use crate::envelope::{self, DecodeError};
 use crate::event::{Again, EventId, Origin, Source, Timestamp};
 use crate::model_info::{AnyEvent, Received};
 use crate::properties::Properties;
 use crate::queue::Refused;
-use crate::record::Parcel;
+use crate::record::{Parcel, Progress};
 use crate::topic::Said;
 
 impl Emitter {
@@ -62,17 +62,24 @@ impl Emitter {
         let id = event.meta().id;
         let original =
             Original { topic: topic.to_owned(), payload: payload.clone(), properties: properties.clone() };
-        let done = Completion::new(handled, Some(original), None);
-        model.queue.push(Message::Event(Job::again(event, listeners, done)))?;
+        let done = Completion::of(handled, Some(original), Selection::of_names(listeners), None);
+        model.queue.push(Message::Event(Job::again(event, true, done)))?;
         Ok(id)
     }
 
     /// Hands an event that is written down to this node's listeners, as `Local`, as its writer would have done
-    /// who did not come to it. Where it is `published`, too, groups get it from the broker. `handled` is done when the last of them is.
+    /// who did not come to it. Where it is `published`, too, groups get it from the broker. Those that were done with it
+    /// `earlier` are not called, and those that failed go on from there. `handled` is done when the last of them is.
     ///
     /// # Errors
     /// [`ReplayError`]; then no listener is called, and `handled` is dropped.
-    pub fn replay_record(&self, parcel: &Parcel, published: bool, handled: Ack) -> Result<(), ReplayError> {
+    pub fn replay_record(
+        &self,
+        parcel: &Parcel,
+        published: bool,
+        earlier: Vec<Progress>,
+        handled: Ack,
+    ) -> Result<(), ReplayError> {
         let local = |_: &ModelState, _: Option<&Origin>| Source::Local;
         let (model, event) =
             self.recalled(&parcel.payload, &parcel.properties, Some(&parcel.topic), local)?;
@@ -80,7 +87,9 @@ impl Emitter {
             return Err(ReplayError::Unheard);
         }
         self.room(&model)?;
-        model.queue.push(Message::Event(Job::recorded(event, published, published, handled)))?;
+        let account = self.node.shared.account(!earlier.is_empty());
+        let done = Completion::of(handled, None, Selection::after(earlier), account);
+        model.queue.push(Message::Event(Job::recorded(event, published, published, done)))?;
         Ok(())
     }
 

@@ -166,7 +166,11 @@ impl GivenUp {
     /// # Errors
     /// The database's.
     pub fn discard(&self, selection: &GivenUpSelection) -> QueryResult<u64> {
-        self.ask(|database, store| database.change(store.discard(selection))).map(|deleted| deleted as u64)
+        let deleted = self.ask(|database, store| {
+            database.change(store.discard_accounts(selection))?;
+            database.change(store.discard(selection))
+        });
+        deleted.map(|deleted| deleted as u64)
     }
 
     fn ask<R>(&self, ask: impl FnOnce(&mut dyn Database, &Store) -> QueryResult<R>) -> QueryResult<R> {
@@ -240,6 +244,16 @@ impl Store {
 
     fn discard(&self, selection: &GivenUpSelection) -> String {
         format!("DELETE FROM {} WHERE {}", self.names.table("outbox"), self.chosen(selection))
+    }
+
+    /// What the ledger has of them.
+    fn discard_accounts(&self, selection: &GivenUpSelection) -> String {
+        format!(
+            "DELETE FROM {} WHERE event_id IN (SELECT event_id FROM {} WHERE {})",
+            self.names.table("ledger"),
+            self.names.table("outbox"),
+            self.chosen(selection)
+        )
     }
 
     fn chosen(&self, selection: &GivenUpSelection) -> String {

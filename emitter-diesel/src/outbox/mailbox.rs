@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use emitter_core::EventId;
 use emitter_core::gaps::wire::Ask;
+use emitter_core::record::Progress;
 use emitter_core::transport::PublishError;
 
 /// What waits for the thread of an outbox.
@@ -51,6 +52,8 @@ pub(crate) struct Mail {
     pub(crate) outcomes: Vec<(Sending, Result<(), PublishError>)>,
     /// Events that the listeners of this node are done with.
     pub(crate) handled: Vec<EventId>,
+    /// How far listeners of this node are with events of which something went wrong, in order.
+    pub(crate) progress: Vec<(EventId, Vec<Progress>)>,
     /// Questions of nodes that miss events.
     pub(crate) asks: Vec<Ask>,
     /// Somebody wants the thread to end.
@@ -89,6 +92,11 @@ impl Mailbox {
 
     pub(crate) fn told(&self, sending: Sending, outcome: Result<(), PublishError>) {
         self.put(|mail| mail.outcomes.push((sending, outcome)));
+    }
+
+    /// Something went wrong with an event, or went on after that.
+    pub(crate) fn account(&self, event: EventId, progress: Vec<Progress>) {
+        self.put(|mail| mail.progress.push((event, progress)));
     }
 
     /// A node misses events. Of too many questions the last are forgotten: who asks in vain asks again.
@@ -135,6 +143,7 @@ impl Mailbox {
                 && !mail.queued
                 && mail.outcomes.is_empty()
                 && mail.handled.is_empty()
+                && mail.progress.is_empty()
                 && mail.asks.is_empty()
                 && (!mail.ending || mail.is_told)
         };

@@ -19,12 +19,14 @@ use super::{Attached, BACKOFF, Opened, Queueing};
 use crate::tables::{Database, Queued, Tables};
 
 mod answers;
+mod bookkeeping;
 mod config;
 mod inheritance;
 mod leases;
 mod on_the_way;
 
 use self::answers::Question;
+use self::bookkeeping::Bookkeeping;
 pub use self::config::RelayConfig;
 use self::on_the_way::{Line, OnTheWay, Sent};
 
@@ -35,6 +37,8 @@ pub(super) struct Relay {
     config: RelayConfig,
     /// What this node commits and writes down afterwards.
     queueing: Queueing,
+    /// How far its listeners are, where something went wrong.
+    ledger: Bookkeeping,
     tables: Tables,
     /// `None` while there is no connection.
     database: Option<Box<dyn Database>>,
@@ -162,6 +166,7 @@ impl Relay {
         Some(Self {
             relays,
             queueing,
+            ledger: Bookkeeping::new(opened.store.clone(), origin.service.to_string()),
             config: config.unwrap_or_default().within_bounds(),
             tables,
             database: Some(database),
@@ -213,7 +218,7 @@ impl Relay {
             }
             self.take(mail);
             wait = match self.work(&emitter, ending) {
-                Ok(wait) if self.database.is_some() => wait.min(self.queueing.wait()),
+                Ok(wait) if self.database.is_some() => wait.min(self.queueing.wait()).min(self.ledger.wait()),
                 Ok(wait) => wait,
                 Err(error) => self.broken(&error),
             };
@@ -225,7 +230,10 @@ impl Relay {
     }
 
     fn has_noted_all(&self) -> bool {
-        self.confirmed.is_empty() && self.failed.is_empty() && self.handled.is_empty()
+        self.confirmed.is_empty()
+            && self.failed.is_empty()
+            && self.handled.is_empty()
+            && self.ledger.is_empty()
     }
 
     /// The database did not do what was asked.
@@ -253,6 +261,9 @@ impl Relay {
     /// Notes what was told.
     fn take(&mut self, mail: Mail) {
         self.handled.extend(mail.handled);
+        for (event, progress) in mail.progress {
+            self.ledger.add(event, progress);
+        }
         self.asked(mail.asks);
         let (mut touched, mut lines) = (BTreeSet::new(), HashSet::new());
         for (Sending { id, attempt }, outcome) in mail.outcomes {
@@ -354,6 +365,10 @@ impl Relay {
         {
             (self.next_poll, self.tells) = (now, true);
         }
+        // Before what listeners are done with leaves the outbox.
+        if let Some(database) = &mut self.database {
+            self.ledger.write(&mut **database, emitter)?;
+        }
         if now >= self.next_beat {
             self.beat(emitter, ending)?;
         }
@@ -419,12 +434,18 @@ impl Relay {
     /// Clears away what was settled long ago.
     fn clear(&mut self) -> QueryResult<()> {
         const MOST: usize = 1_000;
+        // Also where this fails: it keeps nothing else waiting.
+        self.next_clearing = Instant::now() + Duration::from_secs(60);
         // Databases know no later times than some thousand years from now.
         let keep = self.config.keep.min(Duration::from_secs(100 * 365 * 24 * 3600));
-        let clear = self.store.clear(millis(keep), MOST);
-        let cleared = self.database()?.change(clear)?;
-        let pause = if cleared == MOST { Duration::ZERO } else { Duration::from_secs(60) };
-        self.next_clearing = Instant::now() + pause;
+        let clock = self.store.clock();
+        let now = self.database()?.pairs(clock)?.first().map_or(0, |clock| clock.number);
+        let [ledger, history] = self.store.clear(now.saturating_sub(millis(keep)), MOST);
+        self.database()?.change(ledger)?;
+        let cleared = self.database()?.change(history)?;
+        if cleared == MOST {
+            self.next_clearing = Instant::now();
+        }
         Ok(())
     }
 
@@ -444,13 +465,16 @@ impl Relay {
             self.database()?.run(&settle)?;
             self.confirmed.drain(..most);
         }
-        while !self.handled.is_empty() {
-            let most = self.handled.len().min(self.config.batch);
-            let ids: Vec<String> = self.handled[..most].iter().map(ToString::to_string).collect();
-            let handled = self.store.handled(&ids);
-            self.database()?.run(&handled)?;
-            self.mailbox.noted(&self.handled[..most]);
-            self.handled.drain(..most);
+        // Events stay until it is written how far their listeners were.
+        let is_written = |event: &mut EventId| !self.ledger.has(*event);
+        let mut handled: Vec<EventId> = self.handled.extract_if(.., is_written).collect();
+        while !handled.is_empty() {
+            let most = handled.len().min(self.config.batch);
+            let ids: Vec<String> = handled[..most].iter().map(ToString::to_string).collect();
+            let done = self.store.handled(&ids);
+            self.database()?.run(&done)?;
+            self.mailbox.noted(&handled[..most]);
+            handled.drain(..most);
         }
         if self.lanes.values().any(|lane| lane.leaving) {
             self.give_back()?;

@@ -56,6 +56,12 @@ pub trait Database: std::any::Any + Send {
     /// The database's.
     fn given_up(&mut self, sql: String) -> QueryResult<Vec<GivenUpRow>>;
 
+    /// Reads a ledger.
+    ///
+    /// # Errors
+    /// The database's.
+    fn ledger(&mut self, sql: String) -> QueryResult<Vec<LedgerRow>>;
+
     /// Reads a pair of a text and a number.
     ///
     /// # Errors
@@ -188,6 +194,30 @@ pub struct GivenUpRow {
     pub(crate) last_error: Option<String>,
 }
 
+/// How far a listener is with an event.
+#[derive(Debug, Clone, PartialEq, Eq, QueryableByName)]
+pub struct LedgerRow {
+    #[diesel(sql_type = Text)]
+    pub(crate) event_id: String,
+    #[diesel(sql_type = Text)]
+    pub(crate) listener: String,
+    #[diesel(sql_type = Text)]
+    pub(crate) service: String,
+    #[diesel(sql_type = Text)]
+    pub(crate) status: String,
+    #[diesel(sql_type = Integer)]
+    pub(crate) attempts: i32,
+    #[diesel(sql_type = Nullable<Text>)]
+    pub(crate) last_error: Option<String>,
+    #[diesel(sql_type = BigInt)]
+    pub(crate) next_attempt: i64,
+    /// By the same clock.
+    #[diesel(sql_type = BigInt)]
+    pub(crate) now: i64,
+    #[diesel(sql_type = BigInt)]
+    pub(crate) updated: i64,
+}
+
 /// A text and a number.
 #[derive(Debug, Clone, PartialEq, Eq, QueryableByName)]
 pub struct Pair {
@@ -270,6 +300,10 @@ macro_rules! databases {
             }
 
             fn given_up(&mut self, sql: String) -> QueryResult<Vec<GivenUpRow>> {
+                diesel::RunQueryDsl::load(diesel::sql_query(sql), self)
+            }
+
+            fn ledger(&mut self, sql: String) -> QueryResult<Vec<LedgerRow>> {
                 diesel::RunQueryDsl::load(diesel::sql_query(sql), self)
             }
 

@@ -143,6 +143,16 @@ pub(crate) fn list(numbers: impl IntoIterator<Item = i64>) -> String {
     sql
 }
 
+/// Literals as a list for `IN (…)`, which is never empty: nothing equals NULL.
+pub(crate) fn list_of(literals: impl IntoIterator<Item = String>) -> String {
+    let mut sql = String::from("NULL");
+    for literal in literals {
+        sql.push_str(", ");
+        sql.push_str(&literal);
+    }
+    sql
+}
+
 /// What begins and ends a literal of PostgreSQL, such as `$e0$`, and is nowhere in between.
 fn tag(text: &str) -> String {
     loop {

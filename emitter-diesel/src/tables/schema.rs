@@ -243,6 +243,7 @@ fn first(dialect: Dialect, names: &Names, lanes: u32) -> Vec<String> {
         ));
     }
     statements.extend(inbox(dialect, names));
+    statements.extend(ledger(dialect, names));
     statements.extend(dead_letters(dialect, names));
     let every: Vec<String> = (0..lanes).map(|lane| format!("({lane})")).collect();
     statements.push(format!("INSERT INTO {lane_table} (lane) VALUES {}", every.join(", ")));
@@ -323,6 +324,20 @@ fn inbox(dialect: Dialect, names: &Names) -> Vec<String> {
              claimed_at {time} NOT NULL, PRIMARY KEY (event_id, listener, service)){options}"
         ),
         format!("CREATE INDEX {} ON {inbox} (claimed_at)", names.index("inbox_claimed")),
+    ]
+}
+
+/// How far a service's listeners are with its own events, of those with which something went wrong.
+fn ledger(dialect: Dialect, names: &Names) -> Vec<String> {
+    let Types { uuid, name, text, time, options, .. } = Types::of(dialect);
+    let ledger = names.table("ledger");
+    vec![
+        format!(
+            "CREATE TABLE {ledger} (event_id {uuid} NOT NULL, listener {name} NOT NULL, service {name} NOT NULL, \
+             status {name} NOT NULL, attempts INTEGER NOT NULL, last_error {text}, next_attempt BIGINT NOT NULL DEFAULT 0, \
+             updated_at {time} NOT NULL, PRIMARY KEY (event_id, listener, service)){options}"
+        ),
+        format!("CREATE INDEX {} ON {ledger} (status, event_id)", names.index("ledger_status")),
     ]
 }
 

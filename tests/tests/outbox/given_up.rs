@@ -68,7 +68,18 @@ macro_rules! given_up {
 
                 let one = GivenUpSelection { ids: Some(vec![next[0].id]), ..GivenUpSelection::default() };
                 let none = GivenUpSelection { model: Some("user".to_owned()), ..GivenUpSelection::default() };
+                db.batch_execute(
+                    "INSERT INTO emitter_ledger (event_id, listener, service, status, attempts, updated_at) \
+                     SELECT event_id, 'one', 'shop', 'FAILED', 3, created_at FROM emitter_outbox",
+                )
+                .unwrap();
                 assert_eq!((given_up.discard(&none).unwrap(), given_up.discard(&one).unwrap()), (0, 1));
+                let ledger = emitter_diesel::outbox::Ledger::open(&server.tables()).unwrap();
+                assert_eq!(
+                    ledger.list(&Default::default(), None, 10).unwrap().len(),
+                    2,
+                    "its entry is gone, too"
+                );
                 db.batch_execute(&format!("UPDATE emitter_outbox SET topic = '{topic}' WHERE topic = ''"))
                     .unwrap();
                 assert_eq!(given_up.redrive(&of(unreadable)).unwrap(), 2);

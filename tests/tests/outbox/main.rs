@@ -24,6 +24,8 @@ mod gaps;
 #[macro_use]
 mod given_up;
 mod kills;
+#[macro_use]
+mod ledger;
 mod queued;
 mod refusals;
 
@@ -56,15 +58,30 @@ struct Note {
     text: String,
 }
 
-const TABLES: [&str; 2] = [
+diesel::table! {
+    jobs {
+        id -> BigInt,
+    }
+}
+
+/// A model with listeners that fail: see `ledger`.
+#[derive(Debug, Clone, PartialEq, Queryable, Identifiable, Insertable, Serialize, Deserialize, Emits)]
+#[emits(create)]
+struct Job {
+    id: i64,
+}
+
+const TABLES: [&str; 3] = [
     "CREATE TABLE orders (id BIGINT PRIMARY KEY, step BIGINT NOT NULL)",
+    "CREATE TABLE jobs (id BIGINT PRIMARY KEY)",
     "CREATE TABLE notes (id BIGINT PRIMARY KEY, text VARCHAR(2000) NOT NULL)",
 ];
 
 const SECOND: Duration = Duration::from_secs(1);
 
 fn builder(broker: &MemoryBroker, name: &str) -> Builder {
-    Emitter::builder().service("shop").node(name).transport(broker.connect(&format!("shop.{name}")))
+    let builder = Emitter::builder().service("shop").node(name).select_listeners(|_| false);
+    builder.transport(broker.connect(&format!("shop.{name}")))
 }
 
 /// What another node heard, in order.
@@ -144,3 +161,6 @@ given_up!(mariadb_given_up: emitter_tests::servers::MariaDb);
 suite!(sqlite: databases::Sqlite);
 suite!(postgres: emitter_tests::servers::Postgres);
 suite!(mariadb: emitter_tests::servers::MariaDb);
+ledger!(sqlite_ledger: databases::Sqlite);
+ledger!(postgres_ledger: emitter_tests::servers::Postgres);
+ledger!(mariadb_ledger: emitter_tests::servers::MariaDb);

@@ -1,16 +1,18 @@
 //! What a node left to its listeners that is there no more.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use diesel::result::QueryResult;
+use emitter_core::record::{Progress, Standing};
 use emitter_core::transport::Ack;
 use emitter_core::{Emitter, EventId, ReplayError, Source};
 use tracing::{error, info};
 
 use super::{Relay, parcel};
 use crate::outbox::store;
-use crate::tables::Pair;
+use crate::tables::{Pair, Queued};
 
 /// How a row says that it goes to listeners of its service alone.
 const LOCAL_ONLY: i32 = 2;
@@ -88,6 +90,7 @@ impl Relay {
         let rows = self.database()?.queued(rows)?;
         self.inherits = rows.len() == self.config.batch;
         let is_early = self.began.elapsed() < self.config.orphan_after;
+        let mut before = self.progress(emitter, &rows)?;
         for row in rows {
             let id = row.id;
             let published = row.handled_here != LOCAL_ONLY;
@@ -97,7 +100,9 @@ impl Relay {
                     return Ok(());
                 }
                 let in_hand = mailbox.hand_out(parcel.id);
-                emitter.replay_record(&parcel, published, Ack::new(move || in_hand.done())).map_err(Some)
+                let earlier = before.remove(&parcel.id).unwrap_or_default();
+                let handled = Ack::new(move || in_hand.done());
+                emitter.replay_record(&parcel, published, earlier, handled).map_err(Some)
             });
             let (terminal, problem) = match handed {
                 Ok(()) => {
@@ -126,5 +131,41 @@ impl Relay {
             self.inherited = id;
         }
         Ok(())
+    }
+
+    /// How far the listeners of this node were with these, where something went wrong.
+    fn progress(
+        &mut self,
+        emitter: &Emitter,
+        rows: &[Queued],
+    ) -> QueryResult<HashMap<EventId, Vec<Progress>>> {
+        // What else somebody wrote in place of an id is found out later.
+        let is_id = |row: &&Queued| row.event_id.parse::<EventId>().is_ok();
+        let events: Vec<String> = rows.iter().filter(is_id).map(|row| row.event_id.clone()).collect();
+        let mut all = HashMap::<EventId, Vec<Progress>>::new();
+        if events.is_empty() {
+            return Ok(all);
+        }
+        let listeners: BTreeSet<String> =
+            emitter.listeners().into_iter().map(|listener| listener.name.into_owned()).collect();
+        let listeners: Vec<String> = listeners.into_iter().collect();
+        let accounts = self.store.accounts(&self.service, &events, &listeners);
+        for row in self.database()?.ledger(accounts)? {
+            let standing = match &*row.status {
+                store::RETRYING => {
+                    let delay = row.next_attempt.saturating_sub(row.now);
+                    Standing::Retrying(Duration::from_millis(u64::try_from(delay).unwrap_or_default()))
+                }
+                store::HANDLED => Standing::Handled,
+                store::FAILED => Standing::GivenUp,
+                _ => continue,
+            };
+            let attempts = u32::try_from(row.attempts).unwrap_or_default();
+            let progress = Progress { listener: row.listener.into(), attempts, standing, error: None };
+            if let Ok(event) = row.event_id.parse() {
+                all.entry(event).or_default().push(progress);
+            }
+        }
+        Ok(all)
     }
 }

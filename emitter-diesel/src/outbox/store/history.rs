@@ -1,0 +1,95 @@
+//! What was published, for as long as it is kept.
+
+use super::{ORPHANED, PROCESSING, Store, UNREADABLE};
+use crate::tables::Dialect;
+
+/// What is kept of a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Kept<'m> {
+    pub(crate) lane: i32,
+    pub(crate) model: &'m str,
+    /// After this number,
+    pub(crate) after: i64,
+    /// up to this one.
+    pub(crate) up_to: i64,
+}
+
+impl Store {
+    /// What is kept of a stream, in order, at most so many of each part: in the history, and where listeners are
+    /// not done with it.
+    pub(crate) fn kept(&self, kept: &Kept<'_>, most: usize) -> [String; 2] {
+        self.where_kept(kept).map(|(table, which)| {
+            format!(
+                "SELECT {} FROM {table} o WHERE {which} ORDER BY o.sequence LIMIT {most}",
+                self.settled_columns()
+            )
+        })
+    }
+
+    /// The lowest number that is kept of a stream.
+    pub(crate) fn oldest(&self, kept: &Kept<'_>) -> String {
+        self.first(kept, "")
+    }
+
+    /// The lowest number of what was written since so many milliseconds after 1970.
+    pub(crate) fn first_since(&self, kept: &Kept<'_>, millis: i64) -> String {
+        let moment = self.moment(millis);
+        let since = match self.dialect {
+            Dialect::Postgres | Dialect::MySql => format!("o.created_at >= {moment}"),
+            Dialect::Sqlite => format!("julianday(o.created_at) >= {moment}"),
+        };
+        self.first(kept, &format!(" AND {since}"))
+    }
+
+    fn first(&self, kept: &Kept<'_>, also: &str) -> String {
+        let parts = self.where_kept(kept).map(|(table, which)| {
+            format!(
+                "SELECT 'first' AS text, number FROM (SELECT o.sequence AS number FROM {table} o WHERE {which}{also} \
+                 ORDER BY o.sequence LIMIT 1) AS f_{}",
+                if table.ends_with("history") { "history" } else { "outbox" }
+            )
+        });
+        parts.join(" UNION ALL ")
+    }
+
+    /// Tables and conditions, with each table called `o`.
+    fn where_kept(&self, kept: &Kept<'_>) -> [(String, String); 2] {
+        let Kept { lane, model, after, up_to } = kept;
+        let model = self.dialect.quoted(model);
+        let which = format!(
+            "o.lane = {lane} AND o.sequence > {after} AND o.sequence <= {up_to} AND lower(o.model) = lower({model})"
+        );
+        let unhandled = format!("{which} AND o.status IN ('{PROCESSING}', '{UNREADABLE}', '{ORPHANED}')");
+        [
+            (self.names.table("history").to_string(), which),
+            (self.names.table("outbox").to_string(), unhandled),
+        ]
+    }
+
+    /// Clears rows away that were settled before this, in milliseconds since 1970, after what the ledger has of them.
+    pub(crate) fn clear(&self, before: i64, most: usize) -> [String; 2] {
+        let (history, ledger) = (self.names.table("history"), self.names.table("ledger"));
+        let moment = self.moment(before);
+        let old = match self.dialect {
+            Dialect::Postgres | Dialect::MySql => format!("processed_at < {moment}"),
+            Dialect::Sqlite => format!("julianday(processed_at) < {moment}"),
+        };
+        // MySQL reads no table that it writes but through another one.
+        ["event_id", "id"].map(|what| {
+            let from = if what == "id" { history.to_string() } else { ledger.to_string() };
+            format!(
+                "DELETE FROM {from} WHERE {what} IN (SELECT {what} FROM \
+                 (SELECT {what} FROM {history} WHERE {old} ORDER BY processed_at, id LIMIT {most}) AS old)"
+            )
+        })
+    }
+
+    /// So many milliseconds after 1970, as what columns with times are compared with.
+    fn moment(&self, millis: i64) -> String {
+        match self.dialect {
+            Dialect::Postgres => format!("to_timestamp({millis} / 1000.0)"),
+            Dialect::Sqlite => format!("2440587.5 + {millis} / 86400000.0"),
+            Dialect::MySql => format!("TIMESTAMPADD(MICROSECOND, {millis} * 1000, '1970-01-01')"),
+        }
+    }
+}

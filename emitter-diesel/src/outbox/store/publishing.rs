@@ -1,0 +1,279 @@
+//! Which rows are due, and what becomes of those that were published.
+
+use std::fmt::Write;
+
+use super::{COLUMNS, COMPLETED, FAILED, PENDING, Store, UNREADABLE, WAITING};
+use crate::tables::{Dialect, list};
+
+/// What is read of a lane.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Reading {
+    pub(crate) lane: i32,
+    /// Those that are on their way.
+    pub(crate) except: Vec<i64>,
+    /// No more than so many.
+    pub(crate) most: usize,
+}
+
+/// How rows that are due are asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Due {
+    /// This tells them.
+    Rows(String),
+    /// This tells their ids.
+    Ids(String),
+}
+
+/// A published row and its number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Settled {
+    pub(crate) id: i64,
+    pub(crate) lane: i32,
+    pub(crate) epoch: i64,
+    pub(crate) model: String,
+    pub(crate) stream: String,
+    pub(crate) sequence: i64,
+    /// Listeners of the node that wrote may not be done with it.
+    pub(crate) handled_here: bool,
+}
+
+/// A row that was not published, and is to be tried again, or not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Unsettled {
+    pub(crate) at: Settled,
+    /// Why it was not.
+    pub(crate) error: String,
+    /// What becomes of it.
+    pub(crate) next: Next,
+}
+
+/// What becomes of a row that was not published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// It is tried again in so many milliseconds.
+    Again(i64),
+    /// It is given up.
+    Failed,
+    /// It is not as an outbox writes it.
+    Unreadable,
+}
+
+impl Store {
+    /// The next rows of these lanes that are due.
+    ///
+    /// Each lane is read by itself, in the order of an index: to sort a long queue for each batch would take
+    /// longer the longer it is. A row is not due while one that comes before it waits for its next attempt, or was
+    /// given up and the model parks what comes after it; nor while the lane is paused.
+    pub(crate) fn due(&self, relay: &str, lanes: &[Reading]) -> Due {
+        let Self { dialect, names } = self;
+        let (outbox, lane_table, now) = (names.table("outbox"), names.table("lanes"), dialect.now());
+        let columns = match dialect {
+            // It keeps a UNION of long texts on disk, and MariaDB 10.11.19 crashes at that now and then.
+            Dialect::MySql => "'' AS text, o.id AS number".to_owned(),
+            Dialect::Postgres | Dialect::Sqlite => self.columns(),
+        };
+        let before = "e.id < o.id AND lower(e.model) = lower(o.model) AND (o.by_model = 1 OR e.record_id = o.record_id)";
+        let turned = self.turned();
+        let lanes = lanes.iter().map(|Reading { lane, except, most }| {
+            let part = |status: &str, also: &str| {
+                format!(
+                    "SELECT * FROM (SELECT {columns} FROM {outbox} o WHERE o.status = '{status}' AND o.lane = {lane} \
+                     AND o.id NOT IN ({except}){also} \
+                     AND EXISTS (SELECT 1 FROM {lane_table} l WHERE l.lane = {lane} AND l.owner = '{relay}' AND l.paused = 0) \
+                     AND NOT EXISTS (SELECT 1 FROM {outbox} e WHERE e.status = '{WAITING}' AND e.lane = {lane} AND {before}) \
+                     AND NOT (o.park = 1 AND EXISTS (SELECT 1 FROM {outbox} e \
+                     WHERE e.status = '{FAILED}' AND e.lane = {lane} AND {before})){turned} \
+                     ORDER BY o.id LIMIT {most}) AS {status}_{lane}",
+                    except = list(except.iter().copied()),
+                )
+            };
+            let again = part(WAITING, &format!(" AND o.next_attempt <= {now}"));
+            format!("{} UNION ALL {again}", part(PENDING, ""))
+        });
+        let sql = lanes.collect::<Vec<_>>().join(" UNION ALL ");
+        if *dialect == Dialect::MySql { Due::Ids(sql) } else { Due::Rows(sql) }
+    }
+
+    /// That nothing was captured before a row, of its model, that somebody is about to turn.
+    fn turned(&self) -> String {
+        let Self { dialect, names } = self;
+        if *dialect != Dialect::Postgres {
+            return String::new();
+        }
+        let (captured, capturing, now) = (names.table("captured"), names.table("capturing"), dialect.now());
+        format!(
+            " AND NOT EXISTS (SELECT 1 FROM {captured} c JOIN {capturing} t ON t.model = c.model \
+             WHERE c.model = o.model AND c.status = 'CAPTURED' AND c.id < o.id AND t.until > {now})"
+        )
+    }
+
+    /// These rows.
+    pub(crate) fn rows(&self, ids: impl IntoIterator<Item = i64>) -> String {
+        let (outbox, columns) = (self.names.table("outbox"), self.columns());
+        format!("SELECT {columns} FROM {outbox} o WHERE o.id IN ({}) ORDER BY o.id", list(ids))
+    }
+
+    /// Moves published rows to the history, those alone whose lanes the relay still owns.
+    pub(crate) fn settle(&self, relay: &str, rows: &[Settled]) -> String {
+        let Self { dialect, names } = self;
+        let (outbox, history) = (names.table("outbox"), names.table("history"));
+        let mut statements = self.fence(relay, &mut rows.iter());
+        let mine = self.mine(relay, rows.iter());
+        // First, so that who is done with them meanwhile waits, and finds them published.
+        let handled: Vec<&Settled> = rows.iter().filter(|row| row.handled_here).collect();
+        if !handled.is_empty() {
+            let (sequences, streams) = self.cases(handled.iter().copied());
+            statements.push(format!(
+                "UPDATE {outbox} SET status = {AFTER}, sequence = {sequences}, stream = {streams} \
+                 WHERE id IN ({}) AND status IN ('{PENDING}', '{WAITING}') AND {mine}",
+                list(handled.iter().map(|row| row.id))
+            ));
+        }
+        let done = format!(
+            "{outbox}.id IN ({}) AND {outbox}.handler IS NULL AND {mine}",
+            list(rows.iter().map(|row| row.id))
+        );
+        let into = format!("INSERT INTO {history} ({COLUMNS}, sequence, stream, status, processed_at)");
+        let end = format!("'{COMPLETED}', {}", dialect.timestamp());
+        match dialect {
+            Dialect::Postgres => statements.push(format!(
+                "WITH n (n_id, n_sequence, n_stream) AS (VALUES {numbers}), gone AS \
+                 (DELETE FROM {outbox} USING n WHERE {outbox}.id = n_id AND {done} RETURNING {outbox}.*, n_sequence, n_stream) \
+                 {into} SELECT {COLUMNS}, n_sequence, n_stream, {end} FROM gone",
+                numbers = self.numbered(rows.iter()),
+            )),
+            Dialect::Sqlite => {
+                statements.push(format!(
+                    "WITH n (n_id, n_sequence, n_stream) AS (VALUES {numbers}) \
+                     {into} SELECT {COLUMNS}, n_sequence, n_stream, {end} FROM {outbox}, n WHERE {outbox}.id = n_id AND {done}",
+                    numbers = self.numbered(rows.iter()),
+                ));
+                statements.push(format!("DELETE FROM {outbox} WHERE {done}"));
+            }
+            // They have no words in common for a list of rows.
+            Dialect::MySql => {
+                let (sequences, streams) = self.cases(rows.iter());
+                statements.push(format!(
+                    "{into} SELECT {COLUMNS}, {sequences}, {streams}, {end} FROM {outbox} WHERE {done}"
+                ));
+                statements.push(format!("DELETE FROM {outbox} WHERE {done}"));
+            }
+        }
+        statements.extend(self.count(relay, rows.iter()));
+        dialect.atomic(&statements)
+    }
+
+    /// Notes what was not published, and when it is tried again. It has no number, then.
+    pub(crate) fn fail(&self, relay: &str, row: &Unsettled) -> String {
+        let Self { dialect, names } = self;
+        let outbox = names.table("outbox");
+        let Unsettled { at, error, next } = row;
+        let one = || std::iter::once(at);
+        let mine = self.mine(relay, one());
+        let error = dialect.quoted(error);
+        let next = match next {
+            Next::Again(delay) => {
+                format!("status = '{WAITING}', next_attempt = {} + {delay}", dialect.now())
+            }
+            Next::Failed => format!("status = '{FAILED}', processed_at = {}", dialect.timestamp()),
+            Next::Unreadable => format!("status = '{UNREADABLE}', processed_at = {}", dialect.timestamp()),
+        };
+        let mut statements = self.fence(relay, &mut one());
+        statements.push(format!(
+            "UPDATE {outbox} SET retries = retries + 1, last_error = {error}, {next} \
+             WHERE id = {} AND status IN ('{PENDING}', '{WAITING}') AND {mine}",
+            at.id
+        ));
+        dialect.atomic(&statements)
+    }
+
+    /// Holds the lanes of these rows while the transaction lasts, so that nobody takes them meanwhile.
+    fn fence<'r>(&self, relay: &str, rows: &mut dyn Iterator<Item = &'r Settled>) -> Vec<String> {
+        let lanes = self.names.table("lanes");
+        let of = |rows: &mut dyn Iterator<Item = &'r Settled>| {
+            list(rows.map(|row| i64::from(row.lane)).collect::<std::collections::BTreeSet<_>>())
+        };
+        match self.dialect {
+            // Its transactions that write come one after the other.
+            Dialect::Sqlite => Vec::new(),
+            Dialect::Postgres => {
+                vec![format!(
+                    "SELECT 1 FROM {lanes} WHERE owner = '{relay}' AND lane IN ({}) FOR SHARE",
+                    of(rows)
+                )]
+            }
+            Dialect::MySql => {
+                vec![format!(
+                    "UPDATE {lanes} SET node = node WHERE owner = '{relay}' AND lane IN ({})",
+                    of(rows)
+                )]
+            }
+        }
+    }
+
+    /// That the relay still owns the lane as it did when it read the row.
+    fn mine<'r>(&self, relay: &str, rows: impl Iterator<Item = &'r Settled>) -> String {
+        let (outbox, lanes) = (self.names.table("outbox"), self.names.table("lanes"));
+        let mut owned: Vec<(i32, i64)> = rows.map(|row| (row.lane, row.epoch)).collect();
+        owned.sort_unstable();
+        owned.dedup();
+        let owned: Vec<String> =
+            owned.iter().map(|(lane, epoch)| format!("(l.lane = {lane} AND l.epoch = {epoch})")).collect();
+        let owned = if owned.is_empty() { "1 = 0".to_owned() } else { owned.join(" OR ") };
+        format!(
+            "EXISTS (SELECT 1 FROM {lanes} l WHERE l.lane = {outbox}.lane AND l.owner = '{relay}' AND ({owned}))"
+        )
+    }
+
+    fn numbered<'r>(&self, rows: impl Iterator<Item = &'r Settled>) -> String {
+        let all: Vec<String> = rows
+            .map(|row| format!("({}, {}, {})", row.id, row.sequence, self.dialect.quoted(&row.stream)))
+            .collect();
+        all.join(", ")
+    }
+
+    /// The number of each row, and its stream, as expressions of the row's id.
+    fn cases<'r>(&self, rows: impl Iterator<Item = &'r Settled>) -> (String, String) {
+        let (mut sequences, mut streams) = ("CASE id".to_owned(), "CASE id".to_owned());
+        for row in rows {
+            // Writing to a `String` cannot fail.
+            let _ = write!(sequences, " WHEN {} THEN {}", row.id, row.sequence);
+            let _ = write!(streams, " WHEN {} THEN {}", row.id, self.dialect.quoted(&row.stream));
+        }
+        (sequences + " END", streams + " END")
+    }
+
+    /// Notes the last number of each stream.
+    fn count<'r>(&self, relay: &str, rows: impl Iterator<Item = &'r Settled>) -> Vec<String> {
+        let Self { dialect, names } = self;
+        let (streams, lanes) = (names.table("streams"), names.table("lanes"));
+        let mut last = std::collections::BTreeMap::<(i32, i64, &str), i64>::new();
+        for row in rows {
+            let number = last.entry((row.lane, row.epoch, &row.model)).or_default();
+            *number = row.sequence.max(*number);
+        }
+        let counts = last.into_iter().map(|((lane, epoch, model), sequence)| {
+            let row = format!(
+                "INSERT INTO {streams} (lane, model, sequence) SELECT {lane}, {}, {sequence} FROM {lanes} \
+                 WHERE lane = {lane} AND owner = '{relay}' AND epoch = {epoch}",
+                dialect.quoted(model)
+            );
+            match dialect {
+                Dialect::Postgres => format!(
+                    "{row} ON CONFLICT (lane, model) DO UPDATE SET sequence = greatest({streams}.sequence, excluded.sequence)"
+                ),
+                Dialect::Sqlite => format!(
+                    "{row} ON CONFLICT (lane, model) DO UPDATE SET sequence = max(sequence, excluded.sequence)"
+                ),
+                Dialect::MySql => format!(
+                    "{row} ON DUPLICATE KEY UPDATE sequence = greatest({streams}.sequence, {sequence})"
+                ),
+            }
+        });
+        counts.collect()
+    }
+}
+
+/// What a published row becomes that listeners are not done with.
+const AFTER: &str = "CASE handler WHEN '!unreadable' THEN 'UNREADABLE' WHEN '!orphaned' THEN 'ORPHANED' \
+                     ELSE 'PROCESSING' END";
