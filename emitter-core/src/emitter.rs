@@ -140,6 +140,8 @@ struct Shared {
     to_publish: Queue<Outbound>,
     /// Filled by who writes down what is queued, if anybody does.
     unwritten: OnceCell<Unwritten>,
+    /// What companions cannot do for the moment.
+    hindrances: Mutex<BTreeMap<&'static str, String>>,
     catching_up: Arc<CatchingUp>,
     counters: Arc<Counters>,
     dead_letters: Arc<DeadLetters>,
