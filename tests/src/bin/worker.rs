@@ -161,7 +161,7 @@ async fn listen(task: Task, listener: String) -> Result<(), Box<dyn Error>> {
     // PostgreSQL has not many connections.
     let builder = builder.listener_concurrency(8).select_listeners(move |info| info.name == listener);
     let emitter = builder.with(plain).with(not_blocking).start().await?;
-    emitter.connected(Duration::from_secs(10)).await?;
+    emitter.connected(Duration::from_secs(25)).await?;
     say(STARTED);
     std::future::pending().await
 }
