@@ -290,7 +290,8 @@ async fn a_relay_dies_between_publishing_and_the_confirmation() {
     writer.kill();
     let (events, twice) = stage.settle().await;
     println!("{events} events, {twice} came twice, {hits} of {} died with what was on the wire", rounds());
-    assert!(twice > 0);
+    // Mosquitto lets 20 be on the wire.
+    assert!(0 < twice && twice <= u64::from(20 * rounds()), "{twice}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
