@@ -55,8 +55,9 @@ pub struct BoundAsync<'c, C: AsyncConnection> {
     proves: bool,
     /// A statement outside of transactions has begun and not ended: it may have one of its own.
     alone: bool,
-    /// The database works at a COMMIT: dropped then, nobody knows how it ended.
-    ending: bool,
+    /// The database works at a BEGIN, COMMIT or ROLLBACK, of a savepoint as well: dropped then, nobody knows where
+    /// the connection is.
+    moving: bool,
     /// The back end is MySQL, which ends transactions behind Diesel's back: a savepoint tells. Its
     /// connection cannot go on where an answer is owed.
     guarded: bool,
@@ -84,7 +85,7 @@ impl<'c, C: AsyncConnection> BoundAsync<'c, C> {
             net: false,
             proves: false,
             alone: false,
-            ending: false,
+            moving: false,
             guarded: is_guarded::<C::Backend>(),
             unanswered: false,
             dialect: Dialect::of::<C::Backend>(),
@@ -92,9 +93,11 @@ impl<'c, C: AsyncConnection> BoundAsync<'c, C> {
     }
 
     /// Gives up a connection that owes an answer: mysql_async would take it, when it comes, for that
-    /// to the next question, be it a COMMIT. Diesel's own status says so to later handles and pools.
+    /// to the next question, be it a COMMIT; and whoever does not know whether there is a transaction can end
+    /// none. Diesel's own status says so to later handles and pools.
     fn settle(&mut self) {
-        if std::mem::take(&mut self.unanswered) && self.guarded {
+        let unanswered = std::mem::take(&mut self.unanswered) && self.guarded;
+        if std::mem::take(&mut self.moving) || unanswered {
             C::TransactionManager::transaction_manager_status_mut(self.conn).set_in_error();
         }
     }
@@ -108,11 +111,11 @@ impl<'c, C: AsyncConnection> BoundAsync<'c, C> {
     /// Before anything is done: ends what a statement left behind whose future was dropped, and
     /// refuses a connection of which nobody knows whether it is within a transaction.
     async fn ready(&mut self) -> QueryResult<()> {
-        if self.is_given_up() || self.ending || is_broken(self.conn) {
+        if self.is_given_up() || is_broken(self.conn) {
             return Err(Error::BrokenTransactionManager);
         }
         if std::mem::take(&mut self.alone) && depth(self.conn)?.beyond_ground > 0 {
-            C::TransactionManager::rollback_transaction(self.conn).await?;
+            EmittingTransactionManager::rollback_transaction(self).await?;
         }
         Ok(())
     }
@@ -208,7 +211,7 @@ impl<'c, C: AsyncConnection> BoundAsync<'c, C> {
             net: self.net,
             proves: self.proves,
             alone: false,
-            ending: false,
+            moving: false,
             guarded: self.guarded,
             unanswered: std::mem::take(&mut self.unanswered),
             dialect: self.dialect,
@@ -280,7 +283,10 @@ where
 {
     async fn begin_by(&mut self, sql: &str) -> QueryResult<()> {
         self.ready().await?;
-        diesel_async::AnsiTransactionManager::begin_transaction_sql(self.conn, sql).await?;
+        self.moving = true;
+        let begun = diesel_async::AnsiTransactionManager::begin_transaction_sql(self.conn, sql).await;
+        self.moving = false;
+        begun?;
         self.buffer.begun(1);
         Ok(())
     }
@@ -451,8 +457,11 @@ impl<'c, C: AsyncConnection> TransactionManager<BoundAsync<'c, C>> for EmittingT
 
     async fn begin_transaction(conn: &mut BoundAsync<'c, C>) -> QueryResult<()> {
         conn.ready().await?;
+        conn.moving = true;
         let begin = C::TransactionManager::begin_transaction(conn.conn);
-        Watched::new(&mut conn.unanswered, begin).await?;
+        let begun = Watched::new(&mut conn.unanswered, begin).await;
+        conn.moving = false;
+        begun?;
         let depth = depth(conn.conn)?.beyond_ground;
         conn.buffer.begun(depth);
         if depth == 1
@@ -467,8 +476,10 @@ impl<'c, C: AsyncConnection> TransactionManager<BoundAsync<'c, C>> for EmittingT
 
     async fn rollback_transaction(conn: &mut BoundAsync<'c, C>) -> QueryResult<()> {
         conn.settle();
+        conn.moving = true;
         let rollback = C::TransactionManager::rollback_transaction(conn.conn);
         let rolled_back = Watched::new(&mut conn.unanswered, rollback).await;
+        conn.moving = false;
         conn.follow(false);
         rolled_back
     }
@@ -501,10 +512,10 @@ impl<'c, C: AsyncConnection> TransactionManager<BoundAsync<'c, C>> for EmittingT
                 return Err(error);
             }
         }
-        conn.ending = true;
+        conn.moving = true;
         let commit = C::TransactionManager::commit_transaction(conn.conn);
         let committed = Watched::new(&mut conn.unanswered, commit).await;
-        conn.ending = false;
+        conn.moving = false;
         conn.follow(committed.is_ok());
         committed?;
         if let Some(written) = written {

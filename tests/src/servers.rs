@@ -14,6 +14,7 @@
 
 mod aedes;
 mod cluster;
+mod disk;
 #[cfg(feature = "servers")]
 mod embedded;
 mod mariadb;
@@ -26,6 +27,7 @@ mod process;
 mod rabbitmq;
 
 pub use aedes::Aedes;
+pub use disk::{Disk, Fault};
 #[cfg(feature = "servers")]
 pub use embedded::Embedded;
 pub use mariadb::MariaDb;

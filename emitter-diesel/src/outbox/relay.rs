@@ -220,7 +220,7 @@ impl Relay {
             wait = match self.work(&emitter, ending) {
                 Ok(wait) if self.database.is_some() => wait.min(self.queueing.wait()).min(self.ledger.wait()),
                 Ok(wait) => wait,
-                Err(error) => self.broken(&error),
+                Err(error) => self.broken(&emitter, &error),
             };
             let queued = emitter.queue_status().map_or(0, |queue| queue.waiting);
             if ending && queued == 0 && self.on_the_way.is_empty() && self.has_noted_all() {
@@ -237,12 +237,13 @@ impl Relay {
     }
 
     /// The database did not do what was asked.
-    fn broken(&mut self, error: &diesel::result::Error) -> Duration {
+    fn broken(&mut self, emitter: &Emitter, error: &diesel::result::Error) -> Duration {
         self.failures += 1;
         let delay = RECONNECT.delay(self.failures, fastrand::f64());
         if self.failures.is_power_of_two() {
             warn!(failures = self.failures, "the outbox waits for its database: {error}");
         }
+        emitter.hindered("outbox", Some(format!("it waits for its database: {error}")));
         // Whatever it was: a new connection knows nothing of it.
         self.database = None;
         self.next_connection = Instant::now() + delay;
@@ -400,7 +401,9 @@ impl Relay {
         if self.relays && !ending {
             self.tell_heads(emitter);
         }
-        self.failures = 0;
+        if std::mem::take(&mut self.failures) > 0 {
+            emitter.hindered("outbox", None);
+        }
         if more {
             return Ok(Duration::ZERO);
         }

@@ -1,19 +1,25 @@
-//! A node that the tests of outbox and inbox kill: it writes durable events into PostgreSQL, relays them, or has effects
-//! of them, until somebody ends it. What it is to do it is told by one JSON value.
+//! A node that the tests of outbox and inbox kill: it writes durable events into PostgreSQL or SQLite, relays them, or has
+//! effects of them, until somebody ends it, or it ends itself at its cue. What it is to do it is told by one JSON value.
 #![allow(missing_docs, reason = "diesel's `table!` documents nothing")]
 
 use std::error::Error;
+use std::io::{Write, stdin, stdout};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use diesel::connection::{Instrumentation, InstrumentationEvent, SimpleConnection};
 use diesel::prelude::*;
+use diesel::result::ConnectionResult;
 use diesel_async::AsyncPgConnection;
 use emitter_diesel::capture::Capture;
 use emitter_diesel::inbox::{Inbox, InboxTx};
 use emitter_diesel::outbox::{Outbox, RelayConfig};
 use emitter_diesel::tables::Tables;
 use emitter_diesel::{Bind, Bound, Emit, Emits, Emitter, Event, listener, update};
-use emitter_tests::worker::Task;
+use emitter_tests::worker::{Cue, Deed, STARTED, Task};
+use rustix::process::{Signal, getpid, kill_process};
 use serde::{Deserialize, Serialize};
 
 diesel::table! {
@@ -67,21 +73,99 @@ async fn bill_async(event: Event<OrderUpdated>, mut tx: InboxTx<'_, AsyncPgConne
     diesel_async::RunQueryDsl::execute(total, &mut *tx).await.map(|_| ())
 }
 
+/// Watches the statements of a node's connections for its cue.
+#[derive(Debug, Clone, Default)]
+struct Prompter {
+    cue: Option<Cue>,
+    gone_by: Arc<AtomicU32>,
+    stopped: Arc<AtomicBool>,
+}
+
+impl Prompter {
+    fn of(task: &Task) -> Self {
+        Self { cue: task.cue, ..Self::default() }
+    }
+
+    fn instrumentation(&self) -> impl Instrumentation + use<> {
+        let prompter = self.clone();
+        move |event: InstrumentationEvent<'_>| match event {
+            InstrumentationEvent::StartQuery { query, .. } => prompter.see(&query.to_string(), false),
+            InstrumentationEvent::FinishQuery { query, error: None, .. } => {
+                prompter.see(&query.to_string(), true);
+            }
+            _ => {}
+        }
+    }
+
+    fn see(&self, sql: &str, is_over: bool) {
+        let Some(Cue { moment, skip, deed }) = self.cue else { return };
+        if is_over && moment.is_at(sql, false) && self.stopped.swap(false, Ordering::SeqCst) {
+            say("over");
+        }
+        if !moment.is_at(sql, is_over) || self.gone_by.fetch_add(1, Ordering::SeqCst) != skip {
+            return;
+        }
+        match deed {
+            Deed::Die => signal(Signal::KILL),
+            Deed::Stop => {
+                self.stopped.store(true, Ordering::SeqCst);
+                say("stopped");
+                signal(Signal::STOP);
+            }
+        }
+    }
+
+    fn postgres(&self, url: &str) -> ConnectionResult<PgConnection> {
+        let mut conn = PgConnection::establish(url)?;
+        conn.set_instrumentation(self.instrumentation());
+        Ok(conn)
+    }
+}
+
+fn signal(signal: Signal) {
+    // Its own, so it may.
+    let _ = kill_process(getpid(), signal);
+    // Any thread may be the one that is told; this one goes no further until all are stopped.
+    thread::sleep(Duration::from_millis(200));
+}
+
+/// A line for whoever started it.
+fn say(line: &str) {
+    // Nobody listens any more where that fails.
+    let _ = writeln!(stdout(), "{line}");
+}
+
+/// Answers whoever asks for its health.
+fn answer(emitter: Emitter) {
+    thread::spawn(move || {
+        for _ in stdin().lines().map_while(Result::ok) {
+            say(&emitter.health().reasons.join("; "));
+        }
+    });
+}
+
 /// Has effects until it is killed.
 async fn listen(task: Task, listener: String) -> Result<(), Box<dyn Error>> {
     let tables = |url: String| Tables::new(move || PgConnection::establish(&url));
     let [url, blocking, asynchronous] = [(); 3].map(|()| task.database.clone());
-    let plain = Inbox::new(tables(url.clone()), move || PgConnection::establish(&blocking).map(Box::new));
+    let prompter = Prompter::of(&task);
+    let watching = prompter.clone();
+    let plain = Inbox::new(tables(url.clone()), move || prompter.postgres(&blocking).map(Box::new));
     let not_blocking = Inbox::from_async(tables(url), async move || {
         use diesel_async::AsyncConnection;
-        AsyncPgConnection::establish(&asynchronous).await.map(Box::new)
+        let mut conn = AsyncPgConnection::establish(&asynchronous).await?;
+        conn.set_instrumentation(watching.instrumentation());
+        Ok::<_, ConnectionError>(Box::new(conn))
     });
     let builder = Emitter::builder().service("billing").node(task.node).mqtt(task.broker.as_str());
     // PostgreSQL has not many connections.
     let builder = builder.listener_concurrency(8).select_listeners(move |info| info.name == listener);
     let emitter = builder.with(plain).with(not_blocking).start().await?;
-    emitter.connected(Duration::from_secs(10)).await?;
-    println!("started");
+    // In later lives answers come behind all that waited for it, and it works meanwhile.
+    if let Err(error) = emitter.connected(Duration::from_secs(10)).await {
+        eprintln!("{error}");
+    }
+    say(STARTED);
     std::future::pending().await
 }
 
@@ -91,8 +175,14 @@ async fn main() -> Result<(), Box<dyn Error>> {
     if let Some(listener) = task.listener.take() {
         return listen(task, listener).await;
     }
-    let url = task.database.clone();
-    let outbox = Outbox::new(Tables::new(move || PgConnection::establish(&url)));
+    let prompter = Prompter::of(&task);
+    let is_sqlite = !task.database.contains("://");
+    let (url, watching) = (task.database.clone(), prompter.clone());
+    let outbox = Outbox::new(if is_sqlite {
+        Tables::new(move || sqlite(&url))
+    } else {
+        Tables::new(move || watching.postgres(&url))
+    });
     let outbox = match task.lease {
         Some(millis) => {
             let lease = Duration::from_millis(millis);
@@ -105,14 +195,20 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let builder = builder.select_listeners(|_| false);
     // The database may be away, too.
     let emitter = builder.with(outbox).start().await?;
-    println!("started");
+    say(STARTED);
+    answer(emitter.clone());
     if task.keys == 0 {
         std::future::pending::<()>().await;
     }
     let writing = tokio::task::spawn_blocking(move || {
         loop {
+            let ended = if is_sqlite {
+                write_sqlite(&emitter, &task)
+            } else {
+                write_postgres(&emitter, &task, &prompter)
+            };
             // Whatever ends the connection: the next one goes on.
-            if let Err(error) = write(&emitter, &task) {
+            if let Err(error) = ended {
                 eprintln!("{}: {error}", task.node);
                 thread::sleep(Duration::from_millis(20));
             }
@@ -121,30 +217,55 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(writing.await?)
 }
 
-/// Steps through orders, a third of the transactions in vain.
-fn write(emitter: &Emitter, task: &Task) -> Result<(), Box<dyn Error>> {
-    let mut db = PgConnection::establish(&task.database)?;
+/// A connection that waits for the disk at each COMMIT.
+fn sqlite(path: &str) -> ConnectionResult<SqliteConnection> {
+    let mut conn = SqliteConnection::establish(path)?;
+    conn.batch_execute("PRAGMA busy_timeout = 20000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL")
+        .map_err(ConnectionError::CouldntSetupConfiguration)?;
+    Ok(conn)
+}
+
+fn write_postgres(emitter: &Emitter, task: &Task, prompter: &Prompter) -> Result<(), Box<dyn Error>> {
+    let mut db = prompter.postgres(&task.database)?;
     let conn = &mut emitter.bind(&mut db)?;
     loop {
-        let (one, two) = (fastrand::i64(0..task.keys), fastrand::i64(0..task.keys));
-        let undone = conn.transaction(|conn| {
-            // In this order, so that no two wait for each other.
-            for id in [one.min(two), one.max(two)] {
-                step(conn, id, task.queued)?;
-            }
-            if fastrand::u8(..3) == 0 { Err(diesel::result::Error::RollbackTransaction) } else { Ok(()) }
-        });
-        match undone {
-            Ok(()) | Err(diesel::result::Error::RollbackTransaction) => {}
-            Err(error) => return Err(error.into()),
-        }
-        if let Some(pause) = task.pause {
-            thread::sleep(Duration::from_micros(pause));
-        }
+        ended(task, conn.transaction(|conn| steps(task, |id| step(conn, id, task.queued))))?;
+    }
+}
+
+fn write_sqlite(emitter: &Emitter, task: &Task) -> Result<(), Box<dyn Error>> {
+    let mut db = sqlite(&task.database)?;
+    let conn = &mut emitter.bind(&mut db)?;
+    loop {
+        ended(task, conn.immediate_transaction(|conn| steps(task, |id| step_sqlite(conn, id))))?;
+    }
+}
+
+/// Steps through two orders, a third of the times in vain.
+fn steps(task: &Task, mut step: impl FnMut(i64) -> QueryResult<Order>) -> QueryResult<()> {
+    let (one, two) = (fastrand::i64(0..task.keys), fastrand::i64(0..task.keys));
+    // In this order, so that no two wait for each other.
+    for id in [one.min(two), one.max(two)] {
+        step(id)?;
+    }
+    if fastrand::u8(..3) == 0 { Err(diesel::result::Error::RollbackTransaction) } else { Ok(()) }
+}
+
+fn ended(task: &Task, result: QueryResult<()>) -> QueryResult<()> {
+    if let Some(pause) = task.pause {
+        thread::sleep(Duration::from_micros(pause));
+    }
+    match result {
+        Err(diesel::result::Error::RollbackTransaction) => Ok(()),
+        result => result,
     }
 }
 
 fn step(conn: &mut Bound<'_, PgConnection>, id: i64, queued: bool) -> QueryResult<Order> {
     let update = update(orders::table.find(id)).set(orders::step.eq(orders::step + 1)).emit();
     if queued { update.queued().get_result(conn) } else { update.durable().get_result(conn) }
+}
+
+fn step_sqlite(conn: &mut Bound<'_, SqliteConnection>, id: i64) -> QueryResult<Order> {
+    update(orders::table.find(id)).set(orders::step.eq(orders::step + 1)).emit().durable().get_result(conn)
 }

@@ -4,6 +4,7 @@ use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,7 @@ use tempfile::TempDir;
 
 use super::Program;
 use super::cluster::{copy, template, user};
+use super::disk::Disk;
 use super::port::Port;
 use super::process::{Process, search_path};
 
@@ -29,6 +31,7 @@ pub struct Postgres {
     folder: TempDir,
     port: Port,
     fsync: bool,
+    disk: Option<Arc<Disk>>,
 }
 
 impl Postgres {
@@ -37,7 +40,7 @@ impl Postgres {
     /// # Panics
     /// If PostgreSQL is not installed or does not start.
     pub fn start() -> Self {
-        Self::started(false)
+        Self::started(false, None)
     }
 
     /// One that waits for the disk at each COMMIT, as servers do by default.
@@ -45,10 +48,18 @@ impl Postgres {
     /// # Panics
     /// As [`start`](Self::start).
     pub fn start_with_fsync() -> Self {
-        Self::started(true)
+        Self::started(true, None)
     }
 
-    fn started(fsync: bool) -> Self {
+    /// One that waits for the disk at each COMMIT, and whose disk may fail.
+    ///
+    /// # Panics
+    /// As [`start`](Self::start).
+    pub fn start_on(disk: &Arc<Disk>) -> Self {
+        Self::started(true, Some(Arc::clone(disk)))
+    }
+
+    fn started(fsync: bool, disk: Option<Arc<Disk>>) -> Self {
         let files = template(&PROGRAM, |folder| {
             give(folder);
             let mut initdb = Command::new(INITDB.name);
@@ -66,7 +77,7 @@ impl Postgres {
         let folder = tempfile::Builder::new().prefix("postgres-").tempdir().expect("a temporary folder");
         give(folder.path());
         copy(&files.join("data"), &folder.path().join("data"));
-        let mut server = Self { process: None, folder, port: Port::reserve(), fsync };
+        let mut server = Self { process: None, folder, port: Port::reserve(), fsync, disk };
         server.restart();
         server
     }
@@ -84,12 +95,19 @@ impl Postgres {
         }
     }
 
+    /// Whether it is not there: it was killed, or has given up.
+    pub fn has_ended(&mut self) -> bool {
+        self.process.as_mut().is_none_or(Process::has_ended)
+    }
+
     /// Ends it in order, but without waiting for its clients, and starts it again.
     ///
     /// # Panics
     /// If it does not start.
     pub fn restart(&mut self) {
-        if let Some(process) = self.process.take() {
+        if !self.has_ended()
+            && let Some(process) = self.process.take()
+        {
             process.end(Signal::INT);
         }
         // The children of one that was killed hold its memory until they notice.
@@ -119,9 +137,21 @@ impl Postgres {
             command.args(["-c", setting]);
         }
         command.current_dir(self.folder.path());
+        if let Some(disk) = &self.disk {
+            disk.hold(&mut command, &self.folder.path().join("data"));
+        }
         let mut process = Process::spawn(&PROGRAM, as_its_user(command), self.log_file())?;
         process.wait_for_log("database system is ready to accept connections")?;
         Ok(process)
+    }
+
+    /// What it has written to its log, in all its runs.
+    ///
+    /// # Panics
+    /// If that cannot be read.
+    pub fn log(&self) -> String {
+        let log = std::fs::read(self.log_file()).expect("it has a log");
+        String::from_utf8_lossy(&log).into_owned()
     }
 
     fn log_file(&self) -> PathBuf {

@@ -87,6 +87,11 @@ impl Process {
         }
     }
 
+    /// Whether it has ended, by itself or not.
+    pub(super) fn has_ended(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(Some(_)))
+    }
+
     /// Sends it a signal.
     pub(super) fn signal(&self, signal: Signal) {
         let sent = kill_process(Pid::from_child(&self.child), signal);
@@ -125,7 +130,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        let ended = matches!(self.child.try_wait(), Ok(Some(_)));
+        let ended = self.has_ended();
         if thread::panicking() && !ended {
             eprintln!("{}", self.log_end());
         }

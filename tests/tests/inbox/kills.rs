@@ -6,7 +6,7 @@ use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::sql_types::BigInt;
 use emitter_tests::servers::{Mosquitto, Postgres};
-use emitter_tests::worker::{Task, Worker};
+use emitter_tests::worker::{Cue, Deed, Moment, Task, Worker};
 
 use super::databases::Database as _;
 use super::*;
@@ -124,6 +124,43 @@ async fn a_consumer_is_killed(listener: &'static str) {
     let _relay = Stage::start(&Task { keys: 0, ..stage.writer() });
     let _last = Stage::start(&stage.consumer("a"));
     println!("{:?}", stage.settle().await);
+}
+
+/// Of a listener's two writes the first one is made, each time.
+async fn a_consumer_dies_between_two_writes(listener: &'static str) {
+    let stage = Stage::set(listener).await;
+    let mut conn = stage.database.connect();
+    Stage::start(&stage.consumer("a")).kill();
+    let writer = Stage::start(&stage.writer());
+    for _ in 0..rounds() {
+        let cue = Cue { moment: Moment::InEffect, skip: fastrand::u32(..8), deed: Deed::Die };
+        let consumer = Task { cue: Some(cue), ..stage.consumer("a") };
+        tokio::task::block_in_place(|| Worker::start(env!("CARGO_BIN_EXE_worker"), &consumer).died());
+        // Nothing is half done, as soon as the database notices.
+        let begun = std::time::Instant::now();
+        loop {
+            let found = Found::look(&mut conn);
+            if found.effects() == [found.bills; 4] {
+                break;
+            }
+            assert!(begun.elapsed() < 10 * SECOND, "{found:?}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    writer.kill();
+    let _relay = Stage::start(&Task { keys: 0, ..stage.writer() });
+    let _last = Stage::start(&stage.consumer("a"));
+    println!("{:?}", stage.settle().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_dies_between_two_writes_of_an_effect() {
+    a_consumer_dies_between_two_writes("bill").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_asynchronous_consumer_dies_between_two_writes_of_an_effect() {
+    a_consumer_dies_between_two_writes("bill_async").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,30 +3,40 @@
 
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
+use emitter_diesel::outbox::Control;
+use emitter_tests::eventually::eventually;
 use emitter_tests::servers::{Mosquitto, Postgres};
-use emitter_tests::worker::{Task, Worker};
+use emitter_tests::worker::{Cue, Deed, Moment, Task, Worker};
 
 use super::databases::Database as _;
 use super::*;
 
 const KEYS: i64 = 40;
 
+fn is_full() -> bool {
+    std::env::var("EMITTER_PROOF").is_ok_and(|proof| proof == "full")
+}
+
 /// How often something is killed.
 fn rounds() -> u32 {
-    if std::env::var("EMITTER_PROOF").is_ok_and(|proof| proof == "full") { 50 } else { 6 }
+    if is_full() { 50 } else { 6 }
 }
 
 /// PostgreSQL with an outbox, mosquitto, and a node that hears what becomes of orders.
-struct Stage {
-    database: Postgres,
-    broker: Mosquitto,
+pub(super) struct Stage {
+    pub(super) database: Postgres,
+    pub(super) broker: Mosquitto,
     emitter: Emitter,
-    heard: Ear,
+    pub(super) heard: Ear,
 }
 
 impl Stage {
     async fn set() -> Self {
-        let database = <Postgres as databases::Database>::with_tables();
+        Self::set_in(<Postgres as databases::Database>::with_tables()).await
+    }
+
+    /// In a database with the tables of the models.
+    pub(super) async fn set_in(database: Postgres) -> Self {
         let broker = Mosquitto::start();
         // Makes the tables.
         let maker = Emitter::builder().with(database.outbox()).start().await.unwrap();
@@ -56,17 +66,39 @@ impl Stage {
         }
     }
 
-    fn writer(&self, node: &str) -> Task {
+    pub(super) fn writer(&self, node: &str) -> Task {
         Task { keys: KEYS, pause: Some(500), ..self.task(node) }
     }
 
-    fn start(task: &Task) -> Worker {
+    /// One that writes what others relay.
+    fn scribe(&self) -> Task {
+        Task { lease: None, ..self.writer("writer") }
+    }
+
+    /// Ids of the events that nobody has noted as published.
+    fn unsettled(&self) -> BTreeSet<EventId> {
+        #[derive(QueryableByName)]
+        struct Id {
+            #[diesel(sql_type = diesel::sql_types::Text)]
+            id: String,
+        }
+        let ids = diesel::sql_query("SELECT CAST(event_id AS TEXT) AS id FROM emitter_outbox");
+        let ids: Vec<Id> = ids.load(&mut self.database.connect()).unwrap();
+        ids.into_iter().map(|id| id.id.parse().unwrap()).collect()
+    }
+
+    /// How many of these were heard.
+    fn heard_of(&self, events: &BTreeSet<EventId>) -> usize {
+        self.heard.heard().into_iter().filter(|heard| events.contains(&heard.event)).count()
+    }
+
+    pub(super) fn start(task: &Task) -> Worker {
         tokio::task::block_in_place(|| Worker::start(env!("CARGO_BIN_EXE_worker"), task))
     }
 
     /// Waits until everything is relayed, and compares what was heard with the database. Returns how many events
     /// there were, and how many came twice.
-    async fn settle(self) -> (usize, u64) {
+    pub(super) async fn settle(self) -> (usize, u64) {
         let _relay = Self::start(&self.task("last"));
         let mut db = self.database.connect();
         let committed: Vec<Order> = orders::table.order(orders::id).load(&mut db).unwrap();
@@ -76,20 +108,7 @@ impl Stage {
         while (self.heard.len() < events || outbox(&mut db) > 0) && begun.elapsed() < 60 * SECOND {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        let expected: BTreeMap<i64, Vec<i64>> = committed
-            .iter()
-            .filter(|order| order.step > 0)
-            .map(|order| (order.id, (1..=order.step).collect()))
-            .collect();
-        let steps = self.heard.steps();
-        for (id, expected) in &expected {
-            assert_eq!(steps.get(id), Some(expected), "order {id}");
-        }
-        assert_eq!(
-            (steps.len(), self.heard.len()),
-            (expected.len(), events),
-            "nothing else was heard, or twice"
-        );
+        agrees(&committed, &self.heard);
         assert_eq!(outbox(&mut db), 0);
         let history: Vec<Number> = diesel::sql_query(
             "SELECT COUNT(*) AS number FROM emitter_history WHERE status = 'COMPLETED' \
@@ -102,6 +121,23 @@ impl Stage {
         assert!(self.emitter.shutdown(10 * SECOND).await.is_clean());
         (events, twice)
     }
+}
+
+/// That what was committed was heard, once and in order, and nothing else.
+#[track_caller]
+pub(super) fn agrees(committed: &[Order], heard: &Ear) {
+    let steps = heard.steps();
+    let written = committed.iter().filter(|order| order.step > 0);
+    for order in written.clone() {
+        let expected: Vec<i64> = (1..=order.step).collect();
+        assert_eq!(steps.get(&order.id), Some(&expected), "order {}", order.id);
+    }
+    let events: i64 = committed.iter().map(|order| order.step).sum();
+    assert_eq!(
+        (steps.len(), heard.len()),
+        (written.count(), usize::try_from(events).unwrap()),
+        "nothing else was heard, or twice"
+    );
 }
 
 #[derive(QueryableByName)]
@@ -131,6 +167,208 @@ async fn a_node_that_writes_and_relays_is_killed_at_any_moment() {
     let (events, twice) = stage.settle().await;
     println!("{events} events, {twice} came twice");
     assert!(events > 0);
+}
+
+fn dies_at(moment: Moment) -> Option<Cue> {
+    Some(Cue { moment, skip: fastrand::u32(..8), deed: Deed::Die })
+}
+
+/// What the database has: events of committed steps, and rows.
+fn written(db: &mut PgConnection) -> [i64; 2] {
+    let numbers: Vec<Number> = diesel::sql_query(
+        "SELECT CAST(SUM(step) AS BIGINT) AS number FROM orders \
+         UNION ALL SELECT (SELECT COUNT(*) FROM emitter_outbox) + (SELECT COUNT(*) FROM emitter_history)",
+    )
+    .load(db)
+    .unwrap();
+    [numbers[0].number, numbers[1].number]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_dies_before_its_commit_has_written_nothing_and_told_nobody() {
+    let stage = Stage::set().await;
+    let mut db = stage.database.connect();
+    for _ in 0..rounds() {
+        // Nothing else is committed in this life.
+        let task = Task {
+            cue: dies_at(Moment::BeforeCommit).map(|cue| Cue { skip: 0, ..cue }),
+            ..stage.writer("a")
+        };
+        let before = written(&mut db);
+        tokio::task::block_in_place(|| Worker::start(env!("CARGO_BIN_EXE_worker"), &task).died());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert_eq!(written(&mut db), before);
+        assert_eq!((before[0], stage.heard.len()), (before[1], 0));
+    }
+    let (events, twice) = stage.settle().await;
+    assert_eq!((events, twice), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_dies_at_its_commit_has_not_told_what_another_one_then_does() {
+    let stage = Stage::set().await;
+    let mut db = stage.database.connect();
+    let mut hits = 0;
+    for _ in 0..rounds() {
+        let task = Task { cue: dies_at(Moment::Committed), ..stage.writer("a") };
+        tokio::task::block_in_place(|| Worker::start(env!("CARGO_BIN_EXE_worker"), &task).died());
+        let [events, rows] = written(&mut db);
+        assert_eq!(events, rows);
+        // The relay may have had it already, for it looks by itself.
+        hits += u32::from(stage.heard_of(&stage.unsettled()) < stage.unsettled().len());
+    }
+    assert!(hits > rounds() / 2, "{hits}");
+    let (events, twice) = stage.settle().await;
+    println!("{events} events, {twice} came twice; {hits} of {} died with what nobody had heard", rounds());
+    assert!(events >= 2 * rounds() as usize);
+}
+
+/// Relays that die at a moment while another node writes. In `hits` of the rounds rows were unsettled that had been
+/// heard, or not, as the moment has it.
+async fn a_relay_dies(moment: Moment, heard: bool) {
+    let stage = Stage::set().await;
+    let writer = Stage::start(&stage.scribe());
+    let mut hits = 0;
+    for _ in 0..rounds() {
+        // Each is the next life of the same node, which has its lanes at once.
+        let task = Task { cue: dies_at(moment), ..stage.task("relay") };
+        tokio::task::block_in_place(|| Worker::start(env!("CARGO_BIN_EXE_worker"), &task).died());
+        let left = stage.unsettled();
+        if heard {
+            // What the broker had confirmed it delivers.
+            eventually(|| stage.heard_of(&left) > 0).await;
+            hits += 1;
+        } else {
+            hits += u32::from(stage.heard_of(&left) < left.len());
+        }
+    }
+    assert_eq!(hits, rounds());
+    writer.kill();
+    let (events, twice) = stage.settle().await;
+    println!("{moment:?}: {events} events, {twice} came twice");
+    assert!(events > 0 && (twice > 0 || !heard), "{twice} came twice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_dies_between_reading_and_publishing() {
+    a_relay_dies(Moment::Read, false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_dies_between_the_confirmation_and_its_mark() {
+    a_relay_dies(Moment::BeforeMark, true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_dies_when_it_has_marked_and_does_not_know() {
+    a_relay_dies(Moment::Marked, false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_dies_between_publishing_and_the_confirmation() {
+    let stage = Stage::set().await;
+    let writer = Stage::start(&stage.scribe());
+    let mut hits = 0;
+    for _ in 0..rounds() {
+        let relay = Stage::start(&stage.task("relay"));
+        let before = stage.heard.len();
+        eventually(|| stage.heard.len() > before).await;
+        tokio::time::sleep(some_time(50)).await;
+        // It takes what is sent to it when it wakes up, and has confirmed nothing of that.
+        stage.broker.freeze();
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        relay.kill();
+        stage.broker.thaw();
+        let left = stage.unsettled();
+        let begun = std::time::Instant::now();
+        while stage.heard_of(&left) == 0 && begun.elapsed() < SECOND {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        hits += u32::from(stage.heard_of(&left) > 0);
+    }
+    assert!(hits > rounds() / 2, "{hits}");
+    writer.kill();
+    let (events, twice) = stage.settle().await;
+    println!("{events} events, {twice} came twice, {hits} of {} died with what was on the wire", rounds());
+    // Mosquitto lets 20 be on the wire.
+    assert!(0 < twice && twice <= u64::from(20 * rounds()), "{twice}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_owner_of_lanes_dies_and_its_lease_is_taken_over_by_another() {
+    let stage = Stage::set().await;
+    let mut db = stage.database.connect();
+    let writer = Stage::start(&stage.scribe());
+    let mut longest = Duration::ZERO;
+    let mut relay = Stage::start(&stage.task("relay-0"));
+    for round in 1..=rounds() {
+        // It waits for lanes, and dies as soon as it has some of them.
+        let heir = Task { cue: dies_at(Moment::LaneTaken), ..stage.task(&format!("heir-{round}")) };
+        let heir = Stage::start(&heir);
+        relay.kill();
+        tokio::task::block_in_place(|| heir.died());
+        let died = std::time::Instant::now();
+        relay = Stage::start(&stage.task(&format!("relay-{round}")));
+        let all = format!("emitter_lanes WHERE node = 'shop/relay-{round}'");
+        let all = format!("SELECT COUNT(*) AS number FROM {all}");
+        tokio::task::block_in_place(|| {
+            while diesel::sql_query(&all).get_result::<Number>(&mut db).unwrap().number < 16 {
+                assert!(died.elapsed() < 10 * SECOND, "nobody took the lanes over");
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        });
+        longest = longest.max(died.elapsed());
+    }
+    writer.kill();
+    relay.kill();
+    let (events, twice) = stage.settle().await;
+    println!("{events} events, {twice} came twice; taken over within {longest:?}, with a lease of 1 s");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_wakes_at_its_mark_after_its_lease_marks_nothing() {
+    let stage = Stage::set().await;
+    let mut db = stage.database.connect();
+    let mut control = Control::open(&stage.database.tables()).unwrap();
+    for round in 0..rounds() {
+        // Rows of this round, which nobody else adds to.
+        let writer = Stage::start(&stage.scribe());
+        tokio::task::block_in_place(|| {
+            while outbox(&mut db) < 20 {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        });
+        writer.kill();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let stops = Some(Cue { moment: Moment::BeforeMark, skip: 0, deed: Deed::Stop });
+        let stale = Stage::start(&Task { cue: stops, ..stage.task(&format!("stale-{round}")) });
+        tokio::task::block_in_place(|| assert_eq!(stale.line(), "stopped"));
+        let before = outbox(&mut db);
+        assert!(before >= 20);
+        // Another one gets its lanes, and leaves the rows where they are.
+        control.pause().unwrap();
+        let fresh = Stage::start(&stage.task(&format!("fresh-{round}")));
+        let taken = format!("SELECT COUNT(*) AS number FROM emitter_lanes WHERE node = 'shop/fresh-{round}'");
+        tokio::task::block_in_place(|| {
+            while diesel::sql_query(&taken).get_result::<Number>(&mut db).unwrap().number < 16 {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            stale.thaw();
+            assert_eq!(stale.line(), "over");
+        });
+        assert_eq!(outbox(&mut db), before, "it marked what is not its any more");
+        stale.kill();
+        control.resume().unwrap();
+        tokio::task::block_in_place(|| {
+            while outbox(&mut db) > 0 {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        });
+        fresh.kill();
+    }
+    let (events, twice) = stage.settle().await;
+    println!("{events} events, {twice} came twice, 0 stale marks in {} rounds", rounds());
+    assert!(twice > 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -218,7 +456,7 @@ async fn a_relay_that_is_frozen_for_longer_than_its_lease_marks_nothing() {
 async fn postgresql_is_killed_and_its_sessions_are_terminated() {
     let mut stage = Stage::set().await;
     let workers = ["a", "b"].map(|node| Stage::start(&stage.writer(node)));
-    for _ in 0..rounds().div_ceil(3) {
+    for _ in 0..if is_full() { 20 } else { 2 } {
         tokio::time::sleep(some_time(600)).await;
         tokio::task::block_in_place(|| {
             stage.database.kill();
@@ -226,10 +464,13 @@ async fn postgresql_is_killed_and_its_sessions_are_terminated() {
         });
         for _ in 0..3 {
             tokio::time::sleep(some_time(300)).await;
-            let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() \
-                       AND backend_type = 'client backend'";
-            tokio::task::block_in_place(|| stage.database.connect().batch_execute(end)).unwrap();
+            tokio::task::block_in_place(|| stage.database.connect().batch_execute(TERMINATE)).unwrap();
         }
+    }
+    // For a minute, every two seconds.
+    for _ in 0..if is_full() { 30 } else { 1 } {
+        tokio::time::sleep(2 * SECOND).await;
+        tokio::task::block_in_place(|| stage.database.connect().batch_execute(TERMINATE)).unwrap();
     }
     tokio::time::sleep(SECOND).await;
     workers.into_iter().for_each(Worker::kill);
@@ -237,3 +478,7 @@ async fn postgresql_is_killed_and_its_sessions_are_terminated() {
     println!("{events} events, {twice} came twice");
     assert!(events > 0);
 }
+
+/// Ends all sessions but one's own.
+const TERMINATE: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() \
+                         AND backend_type = 'client backend'";

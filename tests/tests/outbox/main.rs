@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 mod suite;
 mod asynchronous;
 mod databases;
+mod disks;
 mod forms;
 mod gaps;
 #[macro_use]
