@@ -56,6 +56,11 @@
 //! and the database's. Where the connections' isolation is `REPEATABLE READ` or `SERIALIZABLE`, PostgreSQL ends the second
 //! one with an error, as MySQL and MariaDB may with a deadlock; it is called again, and finds the event done.
 //!
+//! On SQLite a connection waits for what another one writes only where it was told so. `connect` should say `PRAGMA busy_timeout`
+//! and `journal_mode = WAL`, or calls fail (`database is locked`), and their events are dead letters after some attempts;
+//! and as one writes at a time, a few calls at once are enough
+//! ([`listener_concurrency`](emitter_core::Builder::listener_concurrency)).
+//!
 //! A call that took longer than its time-out commits nothing: an asynchronous one is dropped in the middle, and a plain one is
 //! rolled back when it comes to its end.
 

@@ -78,6 +78,7 @@ fn test(mode: Mode) -> Result<(), Failure> {
     steps.run("quickstart", cargo("run -p quickstart"))?;
     steps.run("order-desk", cargo("run -p order-desk"))?;
     steps.run("tags", cargo("run -p tags"))?;
+    steps.run("orders-and-billing", cargo("run -p orders-and-billing -- 5"))?;
     if installed("cargo-deny") {
         steps.run("licences and advisories", cargo("deny check"))?;
     } else {
@@ -155,6 +156,10 @@ fn prove(rest: &[String]) -> Result<(), Failure> {
     };
     command.args(rest).env("EMITTER_PROOF", "full");
     steps.tests("proofs", command)?;
+    if rest.is_empty() {
+        // For five minutes.
+        steps.run("orders-and-billing", cargo("run --release -p orders-and-billing -- 300"))?;
+    }
     match fuzz::missing() {
         // Whoever names a part of the tests wants that part.
         _ if !rest.is_empty() => {}

@@ -5,6 +5,7 @@ use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use emitter_diesel::outbox::Control;
 use emitter_tests::eventually::eventually;
+use emitter_diesel::{Bind, Emit};
 use emitter_tests::servers::{Mosquitto, Postgres};
 use emitter_tests::worker::{Cue, Deed, Moment, Task, Worker};
 
@@ -369,6 +370,32 @@ async fn a_relay_that_wakes_at_its_mark_after_its_lease_marks_nothing() {
     let (events, twice) = stage.settle().await;
     println!("{events} events, {twice} came twice, 0 stale marks in {} rounds", rounds());
     assert!(twice > 0);
+}
+
+/// What it owned is its next life's at once: all of it, though the lease of the dead one still runs.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_next_life_of_a_relay_waits_for_no_lease() {
+    let stage = Stage::set().await;
+    let long = Task { lease: Some(600_000), ..stage.task("a") };
+    Stage::start(&long).kill();
+    let writer =
+        Emitter::builder().service("shop").node("writer").with(stage.database.outbox().without_relay());
+    let writer = writer.start().await.unwrap();
+    let mut db = stage.database.connect();
+    for id in 0..KEYS {
+        let step = emitter_diesel::update(orders::table.find(id)).set(orders::step.eq(1));
+        step.emit::<Order>().durable().get_result(&mut writer.bind(&mut db).unwrap()).unwrap();
+    }
+    assert!(writer.shutdown(10 * SECOND).await.is_clean());
+    let _next = Stage::start(&long);
+    // Keys of every lane.
+    let begun = std::time::Instant::now();
+    while outbox(&mut db) > 0 {
+        assert!(begun.elapsed() < 30 * SECOND, "{} wait for the lease of the dead", outbox(&mut db));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let (events, _) = stage.settle().await;
+    assert_eq!(events, usize::try_from(KEYS).unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread")]

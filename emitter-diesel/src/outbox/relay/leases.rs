@@ -15,7 +15,7 @@ impl Relay {
     pub(super) fn beat(&mut self, emitter: &Emitter, ending: bool) -> QueryResult<()> {
         let lease = millis(self.config.lease);
         let beat = self.store.beat(&self.id, &self.node, self.relays, lease);
-        let (relays, free) = (self.store.relays(), self.store.free(&self.id, &self.node));
+        let (relays, free) = (self.store.relays(&self.id, &self.node), self.store.free(&self.id, &self.node));
         let handlers = self.store.handlers();
         let owned = self.store.owned(&self.id);
         let database = self.database()?;

@@ -26,14 +26,17 @@ impl Store {
         ])
     }
 
-    /// Who is there, each with whether it takes lanes.
-    pub(crate) fn relays(&self) -> String {
+    /// Who is there, each with whether it takes lanes; of this very node no earlier life, though its lease may still run.
+    pub(crate) fn relays(&self, relay: &str, node: &str) -> String {
         let (relays, now) = (self.names.table("relays"), self.dialect.now());
         let number = match self.dialect {
             Dialect::Postgres | Dialect::Sqlite => "CAST(lanes AS BIGINT)",
             Dialect::MySql => "CAST(lanes AS SIGNED)",
         };
-        format!("SELECT relay AS text, {number} AS number FROM {relays} WHERE until > {now}")
+        format!(
+            "SELECT relay AS text, {number} AS number FROM {relays} \
+             WHERE until > {now} AND (node <> '{node}' OR relay = '{relay}')"
+        )
     }
 
     /// The lanes that a relay owns.
