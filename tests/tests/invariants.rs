@@ -285,6 +285,8 @@ fn rumqttc_is_named_by_its_transport_alone() {
 /// The modules that decide and do nothing; property tests reach all of them.
 const PURE: &[&str] = &[
     "emitter-diesel/src/inbox/marks.rs",
+    "emitter-diesel/src/replica/order.rs",
+    "emitter-diesel/src/replica/positions.rs",
     "emitter-diesel/src/dead_letters/store.rs",
     "emitter-core/src/record.rs",
     "emitter-diesel/src/capture/trigger.rs",
