@@ -32,8 +32,8 @@
 //! they write each change once.
 //!
 //! # Which event counts
-//! Beside the copies, in the table `emitter_replicas`, it is noted for each row which event was the newest, and an older
-//! one changes nothing any more. So the copy of a row is what its newest event says, in whatever order and however often
+//! Beside the copies, in the table `emitter_replicas`, it is noted for each row which event was the newest (a row there for each
+//! here), and an older one changes nothing any more. So the copy of a row is what its newest event says, in whatever order and however often
 //! events come, and two replicas that had the same events have the same rows. Newer is
 //!
 //! - of two **durable** events of one outbox, the one with the later row there: in the order of the commits, whichever node wrote,

@@ -88,7 +88,8 @@ impl fmt::Display for Refusal {
 }
 
 impl<M: Model, C: ReplicaConnection> Applying<M, C> {
-    /// Applies an event, all of its rows or none.
+    /// Applies an event, all of its rows or none. A call that is given up may still end: what it then does is as
+    /// good as if it had been in time.
     ///
     /// # Errors
     /// What the database says, or why the event tells too little.
@@ -160,14 +161,14 @@ impl<M: Model, C: ReplicaConnection> Applying<M, C> {
     }
 
     fn count(&self, fate: Fate, is_delete: bool) {
-        match fate {
-            Fate::Applied => add(&self.tally.applied),
-            Fate::Stale => add(&self.tally.stale),
-            Fate::Duplicate => add(&self.tally.duplicates),
-        }
         if fate == Fate::Applied && is_delete {
             add(&self.tally.tombstones);
         }
+        add(match fate {
+            Fate::Applied => &self.tally.applied,
+            Fate::Stale => &self.tally.stale,
+            Fate::Duplicate => &self.tally.duplicates,
+        });
     }
 
     fn delete<L: Copied<C>>(&self, conn: &mut C, row: &L, version: Option<(&str, i64)>) -> QueryResult<Fate> {

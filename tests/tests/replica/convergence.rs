@@ -28,7 +28,8 @@ struct Told {
 impl Told {
     fn payload(&self, number: usize) -> Vec<u8> {
         let (service, life, seq) = match self.by {
-            Ok((outbox, row)) => (outbox, 0, row),
+            // Numbers belong to a publishing: here they have another order than what was written.
+            Ok((outbox, row)) => (outbox, 0, 1_000 - row),
             Err((node, life, seq)) => (node, life, seq),
         };
         let name = self.name.clone().unwrap_or_default();

@@ -7,6 +7,7 @@ macro_rules! suite {
             use emitter_core::transport::memory::Published;
             use emitter_core::{Event, StartError};
             use emitter_diesel::bypass::{Reaction, Watch};
+            use emitter_diesel::outbox::Control;
             use emitter_diesel::replica::Replica;
             use emitter_diesel::{Bind, Bound, Emit, delete, update};
             use emitter_tests::eventually::eventually;
@@ -152,6 +153,12 @@ macro_rules! suite {
                 assert!(told.into_iter().all(|message| !by_billing(&message.payload)));
             }
 
+            /// Waits until all that was written is published.
+            fn drained(server: &$server) {
+                let mut control = Control::open(&server.tables()).unwrap();
+                assert!(tokio::task::block_in_place(|| control.drain(20 * SECOND).unwrap()));
+            }
+
             /// The events that a service publishes of what it writes.
             async fn events(write: impl FnOnce(&mut Bound<'_, Conn>)) -> Vec<Published> {
                 let server = <$server>::with_tables();
@@ -160,6 +167,7 @@ macro_rules! suite {
                 let mut db = server.connect();
                 write(&mut crm.bind(&mut db).unwrap());
                 drop(db);
+                drained(&server);
                 assert!(crm.shutdown(10 * SECOND).await.is_clean());
                 broker.published().into_iter().filter(|message| !message.topic.contains("/_")).collect()
             }
@@ -527,8 +535,7 @@ macro_rules! suite {
                 let broker = MemoryBroker::new();
                 let crm = builder(&broker, "crm", "a").with(crm_db.outbox()).start().await.unwrap();
                 tokio::task::block_in_place(|| storm(&crm, &crm_db, 4, 60));
-                let mut control = emitter_diesel::outbox::Control::open(&crm_db.tables()).unwrap();
-                assert!(tokio::task::block_in_place(|| control.drain(20 * SECOND).unwrap()));
+                drained(&crm_db);
                 let catch_up = CatchUp::new(billing_db.tables()).since(Since::Beginning);
                 let billing = builder(&broker, "billing", "a").with(catch_up).with(replica(&billing_db));
                 let billing = billing.start().await.unwrap();
