@@ -184,6 +184,9 @@ mod documents {
     #[doc = include_str!("../../README.md")]
     struct Readme;
 
+    #[doc = include_str!("../../docs/DURABLE.md")]
+    struct Durable;
+
     #[doc = include_str!("../../docs/GUARANTEES.md")]
     struct Guarantees;
 
