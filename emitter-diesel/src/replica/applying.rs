@@ -198,7 +198,7 @@ impl<M: Model, C: ReplicaConnection> Applying<M, C> {
 
     /// What a trigger that captures the model's table reads: it makes no event of what a replica writes.
     fn comment(&self) -> String {
-        #[cfg(feature = "_postgres")]
+        #[cfg(feature = "postgres")]
         if C::DIALECT == Dialect::Postgres {
             return crate::queries::comment(M::NAME);
         }
