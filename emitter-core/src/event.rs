@@ -17,6 +17,7 @@ use crate::emit::Notes;
 use crate::key::Key;
 use crate::metadata::Metadata;
 use crate::model::{EventBody, Model, ModelEvent, SingleRow};
+use crate::record::Number;
 use crate::trace::Trace;
 
 /// An event as a listener gets it: a typed body, and what surrounds it.
@@ -160,6 +161,8 @@ pub struct Meta {
     pub time: Timestamp,
     /// Its number at its origin.
     pub sequence: Option<u64>,
+    /// Its number in its outbox, if it was relayed from one to this node.
+    pub number: Option<Arc<Number>>,
     /// The keys of its rows.
     pub keys: Keys,
     /// It was there before, and is handed out again.

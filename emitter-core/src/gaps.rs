@@ -283,7 +283,7 @@ impl<H> Gaps<H> {
 
     /// An event came, or its echo.
     pub(crate) fn arrived(&mut self, number: &Number, model: &str) -> Arrival {
-        let Number { ref outbox, lane, epoch, base, sequence } = *number;
+        let Number { ref outbox, lane, epoch, base, sequence, .. } = *number;
         write_key(&mut self.key, outbox, lane, model);
         if !self.tracks.contains_key(&*self.key) {
             let stream =
@@ -531,7 +531,7 @@ mod tests {
     const MODEL: &str = "order";
 
     fn number(epoch: u64, base: u64, sequence: u64) -> Number {
-        Number { outbox: "box".into(), lane: 1, epoch, base, sequence }
+        Number { outbox: "box".into(), lane: 1, epoch, base, sequence, row: None }
     }
 
     fn stream() -> Stream {

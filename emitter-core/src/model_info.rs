@@ -20,6 +20,7 @@ use crate::model::{
     UpdatedMany, Upserted,
 };
 use crate::net::{Net, NetRow, Place};
+use crate::record::Number;
 use crate::topic::{ModelTopic, TopicError};
 
 /// What is known of a model at run time.
@@ -309,6 +310,7 @@ struct Surrounding {
     inserted: Option<bool>,
     origin: Option<Origin>,
     sequence: Option<u64>,
+    number: Option<Arc<Number>>,
     notes: Option<Arc<Notes>>,
     received: Received,
 }
@@ -324,6 +326,7 @@ fn opened<'m>(
     let idempotency_key = incoming.idempotency_key.map(Box::from);
     let notes = Notes { trace, trace_state, idempotency_key, metadata, cause, hops };
     let notes = (notes != Notes::default()).then(|| Arc::new(notes));
+    let number = incoming.stream.and_then(|stream| Number::of_stream(&stream, sequence?)).map(Arc::new);
     // Who knows no versions sends what is in the database now.
     let present = version;
     let version = incoming.version.unwrap_or(present);
@@ -343,6 +346,7 @@ fn opened<'m>(
             inserted: incoming.inserted,
             origin,
             sequence,
+            number,
             notes,
             received,
         },
@@ -359,6 +363,7 @@ impl Surrounding {
             origin: self.origin.map(Arc::new),
             time: self.received.time,
             sequence: self.sequence,
+            number: self.number,
             keys,
             notes: self.notes,
         }

@@ -109,11 +109,14 @@ pub struct Number {
     pub base: u64,
     /// The how-many-eth of its model in the lane it is, from 1.
     pub sequence: u64,
+    /// Which row of the outbox it is, where that is told. A number belongs to one publishing; this belongs to
+    /// the event, however often it is published, and grows with the commits of a key.
+    pub row: Option<u64>,
 }
 
 impl Number {
     /// The longest name of a stream in bytes.
-    pub const MAX_STREAM: usize = 96;
+    pub const MAX_STREAM: usize = 112;
 
     /// How many bytes it adds to an event at most.
     pub(crate) const MAX_BYTES: usize = Self::MAX_STREAM + 64;
@@ -121,11 +124,12 @@ impl Number {
     /// The longest name of an outbox in bytes.
     const MAX_OUTBOX: usize = 32;
 
-    /// What is counted, as text: `{outbox}/{lane}.{epoch}:{base}`.
+    /// What is counted, as text: `{outbox}/{lane}.{epoch}:{base}`, and behind an `@` the row.
     #[must_use]
     pub fn stream(&self) -> String {
-        let Self { outbox, lane, epoch, base, .. } = self;
-        format!("{outbox}/{lane}.{epoch}:{base}")
+        let Self { outbox, lane, epoch, base, row, .. } = self;
+        let row = row.map_or_else(String::new, |row| format!("@{row}"));
+        format!("{outbox}/{lane}.{epoch}:{base}{row}")
     }
 
     /// Reads what [`stream`](Self::stream) wrote; `None` of anything else. An outbox is called by 1 to 32
@@ -135,6 +139,7 @@ impl Number {
         let (outbox, rest) = stream.split_once('/')?;
         let (lane, rest) = rest.split_once('.')?;
         let (epoch, base) = rest.split_once(':')?;
+        let (base, row) = base.split_once('@').map_or((base, None), |(base, row)| (base, Some(row)));
         // `parse` takes a sign.
         let number = |text: &str| {
             let digits = (1..=19).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit());
@@ -145,6 +150,10 @@ impl Number {
         // Databases count no further.
         let number = |text: &str| number(text).filter(|number| i64::try_from(*number).is_ok());
         let base = number(base)?;
+        let row = match row {
+            Some(row) => Some(number(row)?),
+            None => None,
+        };
         let in_order = i64::try_from(sequence).is_ok() && (base < sequence || sequence == 0);
         Some(Self {
             outbox: (good && in_order).then(|| outbox.into())?,
@@ -152,6 +161,7 @@ impl Number {
             epoch: number(epoch)?,
             base,
             sequence,
+            row,
         })
     }
 }
@@ -226,11 +236,28 @@ mod tests {
 
     #[test]
     fn a_stream_is_read_as_it_was_written() {
-        let number = Number { outbox: "9f3a".into(), lane: 3, epoch: 7, base: 120, sequence: 121 };
+        let number = Number { outbox: "9f3a".into(), lane: 3, epoch: 7, base: 120, sequence: 121, row: None };
         assert_eq!(number.stream(), "9f3a/3.7:120");
-        assert_eq!(Number::of_stream("9f3a/3.7:120", 121), Some(number));
+        assert_eq!(Number::of_stream("9f3a/3.7:120", 121), Some(number.clone()));
+        let number = Number { row: Some(4711), ..number };
+        assert_eq!(number.stream(), "9f3a/3.7:120@4711");
+        assert_eq!(Number::of_stream("9f3a/3.7:120@4711", 121), Some(number));
         let long = format!("{}/1.1:1", "a".repeat(33));
-        let bad = ["", "a", "a/1.1", "/1.1:1", "a/+1.1:1", "a/1.1:", "a/1.1:1 ", "a b/1.1:1", "\"/1.1:1"];
+        let bad = [
+            "",
+            "a",
+            "a/1.1",
+            "a/1.1:1@",
+            "a/1.1:1@x",
+            "a/1.1:1@-1",
+            "a/1.1:1@1@1",
+            "/1.1:1",
+            "a/+1.1:1",
+            "a/1.1:",
+            "a/1.1:1 ",
+            "a b/1.1:1",
+            "\"/1.1:1",
+        ];
         for bad in bad.into_iter().chain([&*long, "a/4294967296.1:1", "a/1.99999999999999999999:1"]) {
             assert_eq!(Number::of_stream(bad, 2), None, "{bad}");
         }
@@ -240,6 +267,7 @@ mod tests {
             epoch: u64::MAX / 2,
             base: u64::MAX / 2,
             sequence: 1,
+            row: Some(u64::MAX / 2),
         };
         assert!(most.stream().len() <= Number::MAX_STREAM);
     }

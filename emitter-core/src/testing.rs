@@ -230,6 +230,7 @@ impl TestEmitter {
             origin: None,
             time: Timestamp::now(),
             sequence: None,
+            number: None,
             keys: keys(&body),
             notes: None,
         };

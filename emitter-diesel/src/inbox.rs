@@ -80,6 +80,7 @@ mod connection;
 mod marks;
 mod transaction;
 
+pub(crate) use self::clearing::may_come_again;
 pub use self::connection::{InAsyncFn, InPlainFn, InboxConnection};
 use self::marks::Marks;
 pub use self::transaction::InboxTx;

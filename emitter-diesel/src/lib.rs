@@ -151,6 +151,7 @@ pub mod mirror;
 pub mod outbox;
 pub mod queries;
 mod raw_sql;
+pub mod replica;
 pub mod statements;
 pub mod tables;
 mod update;

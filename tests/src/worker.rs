@@ -36,6 +36,8 @@ pub struct Task {
     pub queued: bool,
     /// Microseconds between two transactions.
     pub pause: Option<u64>,
+    /// It has neither outbox nor relay, but a copy of the orders of others.
+    pub replica: bool,
     /// It turns what triggers capture of orders.
     pub captures: bool,
     /// What it does to itself at a certain moment.

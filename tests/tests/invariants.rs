@@ -285,6 +285,8 @@ fn rumqttc_is_named_by_its_transport_alone() {
 /// The modules that decide and do nothing; property tests reach all of them.
 const PURE: &[&str] = &[
     "emitter-diesel/src/inbox/marks.rs",
+    "emitter-diesel/src/replica/order.rs",
+    "emitter-diesel/src/replica/positions.rs",
     "emitter-diesel/src/dead_letters/store.rs",
     "emitter-core/src/record.rs",
     "emitter-diesel/src/capture/trigger.rs",
@@ -644,6 +646,7 @@ fn unsafe_is_forbidden() {
 
 /// Traits whose implementations a reader of tokens sees fewer of than there are.
 const MANY_BY_MACRO: &[(&str, &str)] = &[
+    ("ReplicaConnection", "`connections!` implements it for the connections of three databases"),
     ("InPlainFn", "`blocking!` implements it for the connections of three databases"),
     ("InAsyncFn", "`asynchronous!` implements it for the connections of three databases"),
     ("Database", "`databases!` implements it for the connections of three databases"),
@@ -674,6 +677,7 @@ const NO_ABSTRACTION: &[(&str, &str)] = &[
     ),
     ("AsyncFunc", "names an asynchronous closure's future, as diesel-async's own does, which is private"),
     ("Describe", "keeps the bounds of reading an update in one place, for each back end that does"),
+    ("Copied", "keeps the bounds of writing a copy in one place, and says in words of ours what to derive"),
 ];
 
 /// The traits that are implemented, with how often `impl … Trait … for` is written.

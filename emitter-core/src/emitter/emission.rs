@@ -105,6 +105,7 @@ impl<M: Model> Route<M> {
             origin: Some(Arc::clone(&self.state.origin)),
             time,
             sequence: None,
+            number: None,
             keys: keys(&body),
             notes: noted(self.notes),
         };

@@ -355,7 +355,7 @@ mod tests {
         let id = EventId::from_uuid(Uuid::nil());
         let parcel =
             Parcel { id, topic: "a/user/create".to_owned(), qos: QoS::AtLeastOnce, payload, properties };
-        let number = Number { outbox: "a".into(), lane: 1, epoch: 1, base: 0, sequence };
+        let number = Number { outbox: "a".into(), lane: 1, epoch: 1, base: 0, sequence, row: None };
         ToldEvent::new(parcel, &number)
     }
 

@@ -45,16 +45,20 @@ pub(super) fn thread(tables: Tables, marks: Marks, keep: Duration, desk: Arc<Des
     companion::thread("emitter-inbox", open, run, move || drop::<mpsc::Sender<()>>(end))
 }
 
-/// Refuses to forget what may come again.
-fn check_keep(keep: Duration, emitter: &Emitter) -> Result<(), String> {
+/// How late an event may come again, and why; `None` where none does.
+pub(crate) fn may_come_again(emitter: &Emitter) -> Option<(Duration, &'static str)> {
     let own = emitter.state::<Attached>().and_then(|attached| attached.keeps());
     let reasons = [
         (Some(RelayConfig::default().keep), "other nodes mend gaps from histories that go back so far"),
         (own, "this node's own history goes back so far, and others are mended from it"),
         (emitter.session_expiry(), "the broker keeps events so long for a node that is away"),
     ];
-    let floor = reasons.into_iter().filter_map(|(floor, why)| Some((floor?, why))).max();
-    match floor {
+    reasons.into_iter().filter_map(|(floor, why)| Some((floor?, why))).max()
+}
+
+/// Refuses to forget what may come again.
+fn check_keep(keep: Duration, emitter: &Emitter) -> Result<(), String> {
+    match may_come_again(emitter) {
         Some((floor, why)) if keep < floor => Err(format!(
             "`keep` is {keep:?}, and events may come again after {floor:?}, for {why}: keep marks at least as long"
         )),

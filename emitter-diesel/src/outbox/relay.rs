@@ -558,6 +558,7 @@ impl Relay {
             epoch: u64::try_from(owned.epoch).unwrap_or_default(),
             base: u64::try_from(count.base).unwrap_or_default(),
             sequence: u64::try_from(sequence).unwrap_or_default(),
+            row: u64::try_from(row.id).ok(),
         };
         let at = Settled {
             id: row.id,

@@ -245,12 +245,19 @@ fn first(dialect: Dialect, names: &Names, lanes: u32) -> Vec<String> {
     statements.extend(inbox(dialect, names));
     statements.extend(ledger(dialect, names));
     statements.extend(dead_letters(dialect, names));
+    statements.extend(replicas(dialect, names));
     let every: Vec<String> = (0..lanes).map(|lane| format!("({lane})")).collect();
     statements.push(format!("INSERT INTO {lane_table} (lane) VALUES {}", every.join(", ")));
+    // Begins with the time, so that of two outboxes the one that was made later has the greater id.
+    let now = dialect.now();
     let random = match dialect {
-        Dialect::Postgres => "substr(md5(random()::text || clock_timestamp()::text), 1, 16)",
-        Dialect::Sqlite => "lower(hex(randomblob(8)))",
-        Dialect::MySql => "substr(md5(concat(uuid(), rand())), 1, 16)",
+        Dialect::Postgres => format!(
+            "lpad(to_hex({now}), 12, '0') || substr(md5(random()::text || clock_timestamp()::text), 1, 12)"
+        ),
+        Dialect::Sqlite => format!("printf('%012x', {now}) || lower(hex(randomblob(6)))"),
+        Dialect::MySql => {
+            format!("concat(lpad(lower(hex({now})), 12, '0'), substr(md5(concat(uuid(), rand())), 1, 12))")
+        }
     };
     statements.push(format!(
         "INSERT INTO {schema} (version, outbox_id, lanes, applied_at) VALUES (1, {random}, {lanes}, {})",
@@ -338,6 +345,22 @@ fn ledger(dialect: Dialect, names: &Names) -> Vec<String> {
              updated_at {time} NOT NULL, PRIMARY KEY (event_id, listener, service)){options}"
         ),
         format!("CREATE INDEX {} ON {ledger} (status, event_id)", names.index("ledger_status")),
+    ]
+}
+
+/// Of each copied row the newest event that counted, and of a deleted one, since when it is that.
+fn replicas(dialect: Dialect, names: &Names) -> Vec<String> {
+    let Types { uuid, name, time, options, .. } = Types::of(dialect);
+    let replicas = names.table("replicas");
+    // Byte by byte, as the other databases compare texts here.
+    let stamp = if dialect == Dialect::Postgres { "TEXT COLLATE \"C\"" } else { name };
+    vec![
+        format!(
+            "CREATE TABLE {replicas} (model {name} NOT NULL, table_name {name} NOT NULL, record_id {name} NOT NULL, \
+             stamp {stamp} NOT NULL, event_id {uuid} NOT NULL, applied_at {time} NOT NULL, deleted_at {time}, \
+             PRIMARY KEY (model, table_name, record_id)){options}"
+        ),
+        format!("CREATE INDEX {} ON {replicas} (deleted_at)", names.index("replicas_deleted")),
     ]
 }
 

@@ -16,6 +16,7 @@ use diesel_async::AsyncPgConnection;
 use emitter_diesel::capture::Capture;
 use emitter_diesel::inbox::{Inbox, InboxTx};
 use emitter_diesel::outbox::{Outbox, RelayConfig};
+use emitter_diesel::replica::Replica;
 use emitter_diesel::tables::Tables;
 use emitter_diesel::{Bind, Bound, Emit, Emits, Emitter, Event, listener, update};
 use emitter_tests::worker::{Cue, Deed, STARTED, Task};
@@ -29,7 +30,9 @@ diesel::table! {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Queryable, Identifiable, Insertable, Serialize, Deserialize, Emits)]
+#[derive(
+    Debug, Clone, PartialEq, Queryable, Selectable, Identifiable, Insertable, Serialize, Deserialize, Emits,
+)]
 #[emits(create, update)]
 struct Order {
     id: i64,
@@ -169,11 +172,28 @@ async fn listen(task: Task, listener: String) -> Result<(), Box<dyn Error>> {
     std::future::pending().await
 }
 
+/// Copies the orders of others until it is killed.
+async fn copy(task: Task) -> Result<(), Box<dyn Error>> {
+    let [url, own] = [(); 2].map(|()| task.database.clone());
+    let tables = Tables::new(move || PgConnection::establish(&url));
+    let orders = Replica::<Order, _>::new(tables, move || PgConnection::establish(&own).map(Box::new));
+    let builder = Emitter::builder().service("billing").node(task.node).mqtt(task.broker.as_str());
+    // PostgreSQL has not many connections.
+    let builder = builder.listener_concurrency(8).select_listeners(|_| false);
+    let emitter = builder.with(orders.owner("shop")).start().await?;
+    emitter.connected(Duration::from_secs(10)).await?;
+    println!("started");
+    std::future::pending().await
+}
+
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let mut task: Task = serde_json::from_str(&std::env::args().nth(1).ok_or("a task is missing")?)?;
     if let Some(listener) = task.listener.take() {
         return listen(task, listener).await;
+    }
+    if task.replica {
+        return copy(task).await;
     }
     let prompter = Prompter::of(&task);
     let is_sqlite = !task.database.contains("://");

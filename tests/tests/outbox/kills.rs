@@ -4,8 +4,8 @@
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use emitter_diesel::outbox::Control;
-use emitter_tests::eventually::eventually;
 use emitter_diesel::{Bind, Emit};
+use emitter_tests::eventually::eventually;
 use emitter_tests::servers::{Mosquitto, Postgres};
 use emitter_tests::worker::{Cue, Deed, Moment, Task, Worker};
 
