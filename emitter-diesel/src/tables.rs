@@ -28,7 +28,7 @@ mod schema;
 
 pub use self::database::{Database, GivenUpRow, Lane, LetterRow, Pair, Queued, Seen};
 pub use self::dialect::Dialect;
-pub(crate) use self::dialect::list;
+pub(crate) use self::dialect::{array, list};
 pub use self::names::{BadName, Names};
 pub(crate) use self::schema::Found;
 pub use self::schema::{LANES, Migration, VERSION};
