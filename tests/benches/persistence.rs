@@ -3,16 +3,19 @@
 //!
 //! `cargo bench -p emitter-tests --features servers --bench persistence [-- sqlite|postgres]`
 //!
-//! Sixteen clients, each with a connection of its own, insert as fast as the database lets them, in turns: bare
-//! Diesel, and each of the others. A ratio is the median of the rounds' ratios of a turn's rate to that of the
-//! bare one of its round. A turn ends when its last insert is done, and once more when all is written that was
-//! queued meanwhile: the second rate is what lasts. Before the next one begins, everything has
-//! been written and relayed, or cleared away. Both waits of an outbox are measured, with its relay in this process
-//! and with none: then others relay, on another machine. A live mosquitto takes what is published.
+//! Clients insert as fast as the database lets them, in turns: bare Diesel, and each of the others. A ratio is the
+//! median of the rounds' ratios of a turn's rate to that of the bare one of its round. First transactions are compared
+//! with transactions: BEGIN, one insert, COMMIT, on either side. Then single statements with single
+//! statements: there bare Diesel sends one, which commits itself, and a durable event makes a transaction of it, of
+//! three messages to the database.
 //!
-//! Both databases wait for the disk at every commit: PostgreSQL with `fsync = on` and `synchronous_commit = on`,
-//! SQLite in WAL mode with `synchronous = FULL`. SQLite has one writer at a time: there the clients share one
-//! connection, as by a pool of that size, for the sleeps of its busy handler would be all that is measured else.
+//! A turn ends when its last insert is done, and once more when all is written that was queued meanwhile: the second
+//! rate is what lasts. Before the next one begins, everything has been written and relayed, or cleared away. Both
+//! waits of an outbox are measured, with its relay in this process and with none: then others relay, on another machine.
+//! A live mosquitto takes what is published. Sixteen clients, and one.
+//!
+//! Both databases wait for the disk at every commit. On SQLite, which has one writer at a time, the clients share one
+//! connection. Beside rates stands the processor time of a write, which other work on the machine changes less.
 #![allow(missing_docs, reason = "diesel's `table!` documents nothing")]
 
 use std::sync::Mutex;
@@ -22,12 +25,15 @@ use std::time::{Duration, Instant};
 
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
-use diesel::result::ConnectionResult;
 use emitter_diesel::outbox::Outbox;
-use emitter_diesel::tables::{Database, Names, Tables};
+use emitter_diesel::tables::{Database, Names};
 use emitter_diesel::{Bind, Bound, Emit, Emits, Emitter};
 use emitter_tests::servers::{Mosquitto, Postgres};
 use serde::{Deserialize, Serialize};
+
+use self::databases::{Asked, Server, Spent, Sqlite, median};
+
+mod databases;
 
 diesel::table! {
     users (id) {
@@ -69,93 +75,81 @@ const ALICE: NewUser = NewUser {
     password_hash: "$argon2id$v=19$m=65536,t=2,p=1$gZiV/M1gPc22ElAH/Jh1Hw",
 };
 
-const CLIENTS: usize = 16;
-
-/// What is written. (A macro, for its type depends on the database.)
-macro_rules! insert {
-    () => {
-        diesel::insert_into(users::table).values(&ALICE)
-    };
+/// A database, and how a user is written into it. (A macro, for the statement's type depends on the database.)
+trait Written: Server<Conn: Send> {
+    fn bare(conn: &mut Self::Conn) -> QueryResult<User>;
+    fn emit(conn: &mut Bound<'_, Self::Conn>) -> QueryResult<User>;
+    fn queued(conn: &mut Bound<'_, Self::Conn>) -> QueryResult<User>;
+    fn durable(conn: &mut Bound<'_, Self::Conn>) -> QueryResult<User>;
 }
 
-struct Ways<C: Connection> {
-    bare: fn(&mut C),
-    emit: fn(&mut Bound<'_, C>),
-    queued: fn(&mut Bound<'_, C>),
-    durable: fn(&mut Bound<'_, C>),
+macro_rules! written {
+    ($($server:ty, $connection:ty;)*) => { $(
+        impl Written for $server {
+            fn bare(conn: &mut $connection) -> QueryResult<User> {
+                diesel::insert_into(users::table).values(&ALICE).get_result(conn)
+            }
+
+            fn emit(conn: &mut Bound<'_, $connection>) -> QueryResult<User> {
+                diesel::insert_into(users::table).values(&ALICE).emit::<User>().get_result(conn)
+            }
+
+            fn queued(conn: &mut Bound<'_, $connection>) -> QueryResult<User> {
+                diesel::insert_into(users::table).values(&ALICE).emit::<User>().queued().get_result(conn)
+            }
+
+            fn durable(conn: &mut Bound<'_, $connection>) -> QueryResult<User> {
+                diesel::insert_into(users::table).values(&ALICE).emit::<User>().durable().get_result(conn)
+            }
+        }
+    )* };
+}
+
+written! {
+    Sqlite, SqliteConnection;
+    Postgres, PgConnection;
 }
 
 fn main() {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let wants = |name: &str| {
-        let named = ["sqlite", "postgres"].iter().any(|known| arguments.iter().any(|word| word == known));
-        !named || arguments.iter().any(|word| word == name)
-    };
-    // `cargo test --benches` runs this too: then little is enough to see that it works.
-    let full = arguments.iter().any(|argument| argument == "--bench");
-    let (rounds, inserts) = if full { (15, 100) } else { (1, 3) };
+    let asked = Asked::new();
     let broker = Mosquitto::start();
-    if wants("sqlite") {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("users");
-        let connect = move || {
-            let mut conn = SqliteConnection::establish(file.to_str().unwrap_or_default())?;
-            let settings =
-                "PRAGMA busy_timeout = 60000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL";
-            conn.batch_execute(settings).map_err(ConnectionError::CouldntSetupConfiguration)?;
-            Ok(conn)
-        };
-        let ways = Ways {
-            bare: |db| drop(insert!().get_result::<User>(db).unwrap()),
-            emit: |conn| drop(insert!().emit::<User>().get_result(conn).unwrap()),
-            queued: |conn| drop(insert!().emit::<User>().queued().get_result(conn).unwrap()),
-            durable: |conn| drop(insert!().emit::<User>().durable().get_result(conn).unwrap()),
-        };
-        compare("SQLite in a file", "INTEGER PRIMARY KEY", &broker, connect, &ways, (1, rounds, inserts));
-    }
-    if wants("postgres") {
-        let server = Postgres::start_with_fsync();
-        let url = server.url();
-        let connect = move || PgConnection::establish(&url);
-        let ways = Ways {
-            bare: |db| drop(insert!().get_result::<User>(db).unwrap()),
-            emit: |conn| drop(insert!().emit::<User>().get_result(conn).unwrap()),
-            queued: |conn| drop(insert!().emit::<User>().queued().get_result(conn).unwrap()),
-            durable: |conn| drop(insert!().emit::<User>().durable().get_result(conn).unwrap()),
-        };
-        compare("PostgreSQL", "SERIAL PRIMARY KEY", &broker, connect, &ways, (CLIENTS, rounds, inserts));
+    let databases = ["sqlite", "postgres"];
+    for clients in [16, 1] {
+        if asked.wants("sqlite", &databases) {
+            compare::<Sqlite>(&broker, clients, &asked);
+        }
+        if asked.wants("postgres", &databases) {
+            compare::<Postgres>(&broker, clients, &asked);
+        }
     }
 }
 
-/// Who emits, and how.
-type Way<'e, C> = (&'e Emitter, fn(&mut Bound<'_, C>));
+/// Who emits, and how; nobody, of bare Diesel.
+type Way<'e, C> = Option<(&'e Emitter, fn(&mut Bound<'_, C>) -> QueryResult<User>)>;
 
 /// What is measured, and what of it.
+#[derive(Default)]
 struct Measured {
     name: &'static str,
+    /// In a transaction that the client begins.
+    in_transaction: bool,
     rates: Vec<f64>,
-    ratios: Vec<f64>,
     /// Until all is written.
     lasting: Vec<f64>,
     /// The longest that an event waited in memory, in each turn.
     waited: Vec<f64>,
+    spent: String,
 }
 
-fn compare<C, F>(
-    name: &str,
-    id: &str,
-    broker: &Mosquitto,
-    connect: F,
-    ways: &Ways<C>,
-    (connections, rounds, inserts): (usize, usize, u32),
-) where
-    C: Database + Connection<Backend: 'static> + SimpleConnection + Send + 'static,
-    F: Fn() -> ConnectionResult<C> + Clone + Send + Sync + 'static,
-{
-    let mut db = connect().unwrap();
+fn compare<D: Written>(broker: &Mosquitto, clients: usize, asked: &Asked) {
+    // A client alone waits for the disk each time.
+    let (rounds, inserts) = asked.size.pick([(1, 3), (3, 800 / clients), (15, 3_200 / clients)]);
+    let server = D::start();
+    let mut db = server.connect();
     db.batch_execute(&format!(
-        "CREATE TABLE users (id {id}, name TEXT NOT NULL, email TEXT NOT NULL, status TEXT NOT NULL, \
-         password_hash TEXT NOT NULL, logins INTEGER NOT NULL DEFAULT 0)"
+        "CREATE TABLE users (id {}, name TEXT NOT NULL, email TEXT NOT NULL, status TEXT NOT NULL, \
+         password_hash TEXT NOT NULL, logins INTEGER NOT NULL DEFAULT 0)",
+        D::KEY
     ))
     .unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
@@ -169,35 +163,42 @@ fn compare<C, F>(
         runtime.block_on(emitter.connected(Duration::from_secs(10))).unwrap();
         emitter
     };
-    let tables =
-        |prefix: &str| Tables::new(connect.clone()).names(Names::with_prefix(prefix).unwrap()).migrate();
+    let tables = |prefix: &str| server.tables().names(Names::with_prefix(prefix).unwrap());
     let buffered = start("buffered", None);
     let alone = start("alone", Some(Outbox::new(tables("elsewhere_")).without_relay()));
     let relaying = start("relaying", Some(Outbox::new(tables("here_"))));
-    let mut all: Vec<(Measured, Option<Way<'_, C>>)> = [
-        ("bare", None),
-        (".emit()", Some((&buffered, ways.emit))),
-        (".queued(), relayed elsewhere", Some((&alone, ways.queued))),
-        (".durable(), relayed elsewhere", Some((&alone, ways.durable))),
-        (".queued(), relayed here", Some((&relaying, ways.queued))),
-        (".durable(), relayed here", Some((&relaying, ways.durable))),
-    ]
-    .into_iter()
-    .map(|(name, way)| {
-        (Measured { name, rates: vec![], ratios: vec![], lasting: vec![], waited: vec![] }, way)
-    })
-    .collect();
-    let clients: Vec<Mutex<C>> = (0..connections).map(|_| Mutex::new(connect().unwrap())).collect();
+    let ways: [(&'static str, bool, Way<'_, D::Conn>); 10] = [
+        ("transaction, bare", true, None),
+        ("… .emit()", true, Some((&buffered, D::emit))),
+        ("… .queued(), relayed elsewhere", true, Some((&alone, D::queued))),
+        ("… .durable(), relayed elsewhere", true, Some((&alone, D::durable))),
+        ("… .queued(), relayed here", true, Some((&relaying, D::queued))),
+        ("… .durable(), relayed here", true, Some((&relaying, D::durable))),
+        ("single statement, bare", false, None),
+        ("… .emit()", false, Some((&buffered, D::emit))),
+        ("… .queued(), relayed elsewhere", false, Some((&alone, D::queued))),
+        ("… .durable(), relayed elsewhere", false, Some((&alone, D::durable))),
+    ];
+    let mut all = ways
+        .map(|(name, in_transaction, way)| (Measured { name, in_transaction, ..Measured::default() }, way));
+    let connections = if D::ONE_WRITER { 1 } else { clients };
+    let connections: Vec<Mutex<D::Conn>> = (0..connections).map(|_| Mutex::new(server.connect())).collect();
     for round in 0..=rounds {
         for (measured, way) in &mut all {
+            let in_transaction = measured.in_transaction;
+            let before = Spent::now();
             let (rate, lasting, waited) = match way {
-                None => turn(&clients, inserts, None, |db| (ways.bare)(db)),
-                Some((emitter, write)) => turn(&clients, inserts, Some(emitter), |db| {
-                    write(&mut emitter.bind(db).unwrap());
+                None => turn(&connections, (clients, inserts), None, |db| {
+                    if in_transaction { db.transaction(D::bare) } else { D::bare(db) }
+                }),
+                Some((emitter, write)) => turn(&connections, (clients, inserts), Some(emitter), |db| {
+                    let mut conn = emitter.bind(db).unwrap();
+                    if in_transaction { conn.transaction(|conn| write(conn)) } else { write(&mut conn) }
                 }),
             };
             // The first round warms up.
             if round > 0 {
+                measured.spent = Spent::now().since(before).each(clients * inserts);
                 measured.rates.push(rate);
                 measured.lasting.push(lasting);
                 measured.waited.push(waited);
@@ -205,22 +206,32 @@ fn compare<C, F>(
             settle(&mut db, [&buffered, &alone, &relaying]);
         }
     }
-    let bare = all[0].0.rates.clone();
-    println!("\n{name}, {CLIENTS} clients, {rounds} rounds of {} inserts", CLIENTS * inserts as usize);
     println!(
-        "{:<32} {:>10} {:>7} {:>16} {:>14} {:>16}",
-        "", "rate", "ratio", "of the rounds", "until written", "waited at most"
+        "\n{}, {clients} clients, {rounds} rounds of {} inserts\n{:<34} {:>9} {:>6} {:>13} {:>14} {:>15}   processor time of a write",
+        D::NAME,
+        clients * inserts,
+        "",
+        "rate",
+        "ratio",
+        "of the rounds",
+        "until written",
+        "waited at most"
     );
-    for (Measured { name, rates, mut ratios, lasting, waited }, _) in all {
-        ratios.extend(rates.iter().zip(&bare).map(|(rate, bare)| rate / bare));
-        ratios.sort_by(f64::total_cmp);
-        let lasting = lasting.iter().zip(&bare).map(|(rate, bare)| rate / bare).collect();
-        let range = format!("{:.2}–{:.2}", ratios[0], ratios[ratios.len() - 1]);
+    let mut bare = Vec::new();
+    for (Measured { name, rates, lasting, waited, spent, .. }, way) in all {
+        if way.is_none() {
+            bare.clone_from(&rates);
+        }
+        let ratios =
+            |rates: &[f64]| rates.iter().zip(&bare).map(|(rate, bare)| rate / bare).collect::<Vec<_>>();
+        let mut of_rounds = ratios(&rates);
+        of_rounds.sort_by(f64::total_cmp);
         println!(
-            "{name:<32} {:>8.0}/s {:>7.3} {range:>16} {:>14.3} {:>13.0} ms",
+            "{name:<34} {:>7.0}/s {:>6.2} {:>13} {:>14.2} {:>12.0} ms   {spent}",
             median(rates),
-            median(ratios),
-            median(lasting),
+            median(of_rounds.clone()),
+            format!("{:.2}–{:.2}", of_rounds[0], of_rounds[of_rounds.len() - 1]),
+            median(ratios(&lasting)),
             median(waited)
         );
     }
@@ -232,12 +243,12 @@ fn compare<C, F>(
 /// The rate of a turn, that until all of it is written, and how long an event waited in memory at most, in milliseconds.
 fn turn<C: Send>(
     connections: &[Mutex<C>],
-    inserts: u32,
+    (clients, inserts): (usize, usize),
     emitter: Option<&Emitter>,
-    write: impl Fn(&mut C) + Sync,
+    write: impl Fn(&mut C) -> QueryResult<User> + Sync,
 ) -> (f64, f64, f64) {
     let ended = AtomicBool::new(false);
-    let count = f64::from(inserts) * CLIENTS as f64;
+    let count = (clients * inserts) as f64;
     let (write, ended) = (&write, &ended);
     thread::scope(|scope| {
         let watch = scope.spawn(move || {
@@ -253,9 +264,9 @@ fn turn<C: Send>(
         let begun = Instant::now();
         let client = |number: usize| {
             let connection = &connections[number % connections.len()];
-            move || (0..inserts).for_each(|_| write(&mut connection.lock().unwrap()))
+            move || (0..inserts).for_each(|_| drop(write(&mut connection.lock().unwrap()).unwrap()))
         };
-        let writers: Vec<_> = (0..CLIENTS).map(|number| scope.spawn(client(number))).collect();
+        let writers: Vec<_> = (0..clients).map(|number| scope.spawn(client(number))).collect();
         writers.into_iter().for_each(|writer| writer.join().unwrap());
         let rate = count / begun.elapsed().as_secs_f64();
         while emitter.and_then(Emitter::queue_status).is_some_and(|queue| queue.waiting > 0) {
@@ -283,9 +294,4 @@ fn settle(db: &mut impl Database, [buffered, alone, relaying]: [&Emitter; 3]) {
     }
     db.run("DELETE FROM elsewhere_outbox").unwrap();
     db.run("DELETE FROM here_history").unwrap();
-}
-
-fn median(mut samples: Vec<f64>) -> f64 {
-    samples.sort_by(f64::total_cmp);
-    samples[samples.len() / 2]
 }

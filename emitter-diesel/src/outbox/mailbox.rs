@@ -60,6 +60,8 @@ pub(crate) struct Mail {
     pub(crate) ending: bool,
     /// It knows that.
     is_told: bool,
+    /// The thread is asleep, and nobody has woken it yet.
+    waits: bool,
 }
 
 /// One publishing of a row.
@@ -76,8 +78,12 @@ impl Mailbox {
     }
 
     fn put(&self, put: impl FnOnce(&mut Mail)) {
-        put(&mut self.mail());
-        self.came.notify_one();
+        let mut mail = self.mail();
+        put(&mut mail);
+        // Each call is one of the kernel's, and while rows are published there is one for each of them.
+        if std::mem::take(&mut mail.waits) {
+            self.came.notify_one();
+        }
     }
 
     /// Says that rows were committed.
@@ -149,8 +155,12 @@ impl Mailbox {
         };
         let mut mail = self.mail();
         if !within.is_zero() && nothing(&mut mail) {
-            let waited = self.came.wait_timeout_while(mail, within, nothing);
+            let waited = self.came.wait_timeout_while(mail, within, |mail| {
+                mail.waits = nothing(mail);
+                mail.waits
+            });
             mail = waited.unwrap_or_else(PoisonError::into_inner).0;
+            mail.waits = false;
         }
         let ending = mail.ending;
         let taken = std::mem::take(&mut *mail);

@@ -72,8 +72,9 @@ pub(super) struct Relay {
     /// Keys of which a row was refused, until it is known what became of those that follow it, and those that
     /// park what follows one that is on its way; with rows that were read meanwhile, and their lanes.
     held: HashMap<Line, BTreeMap<i64, i32>>,
-    /// Rows that are to be moved to the history.
+    /// Rows that are to be moved to the history, and when that is done at the latest.
     confirmed: Vec<Settled>,
+    settled_by: Instant,
     /// Rows of which is to be noted why they were not published.
     failed: Vec<Unsettled>,
     handled: Vec<EventId>,
@@ -123,6 +124,9 @@ const A_FEW: usize = 32;
 
 /// How many bytes may be on their way: less than a transport's queue takes by default.
 const MOST_BYTES: usize = 16 * 1024 * 1024;
+
+/// How long confirmed rows wait for others, for to settle them is a COMMIT. Nobody waits for that.
+const GATHER: Duration = Duration::from_millis(20);
 
 /// How long a relay waits when the way to the broker takes nothing.
 const BLOCKED: Duration = Duration::from_millis(500);
@@ -190,6 +194,7 @@ impl Relay {
             on_the_way: OnTheWay::default(),
             held: HashMap::new(),
             confirmed: Vec::new(),
+            settled_by: now,
             failed: Vec::new(),
             handled: Vec::new(),
             attempts: 0,
@@ -251,6 +256,10 @@ impl Relay {
     }
 
     fn leave(&mut self) {
+        // What cannot be noted now is published again by whoever takes the lanes.
+        if self.database.is_some() && self.note(true).is_err() {
+            self.database = None;
+        }
         if let Some(database) = &mut self.database
             && let Err(error) = database.run(&self.store.leave(&self.id))
         {
@@ -283,6 +292,9 @@ impl Relay {
         }
         for line in lines {
             self.decide(&line);
+        }
+        if self.confirmed.is_empty() {
+            self.settled_by = Instant::now() + GATHER;
         }
         for (lane, model) in touched {
             self.collect(lane, &model);
@@ -381,7 +393,7 @@ impl Relay {
         {
             self.database()?.run(&notify)?;
         }
-        self.note()?;
+        self.note(ending)?;
         if self.relays && now >= self.next_clearing {
             self.clear()?;
         }
@@ -413,6 +425,7 @@ impl Relay {
         let now = Instant::now();
         let next_poll = self.next_poll.max(self.blocked_until);
         let next = if self.relays { self.next_beat.min(next_poll) } else { self.next_beat };
+        let next = if self.confirmed.is_empty() { next } else { next.min(self.settled_by) };
         let longest = if self.relays && self.changes || self.inherits { LOOK } else { IDLE };
         Ok(next.saturating_duration_since(now).clamp(Duration::from_millis(1), longest))
     }
@@ -452,8 +465,17 @@ impl Relay {
         Ok(())
     }
 
+    /// Whether what was confirmed is to be settled now.
+    fn is_to_settle(&self) -> bool {
+        // What is told of a stream is told from the history.
+        let asked = !self.questions.is_empty();
+        let leaves = self.lanes.values().any(|lane| lane.leaving);
+        let enough = self.config.batch.min(self.config.window).div_ceil(2);
+        asked || leaves || self.confirmed.len() >= enough || Instant::now() >= self.settled_by
+    }
+
     /// Writes down what became of rows.
-    fn note(&mut self) -> QueryResult<()> {
+    fn note(&mut self, ending: bool) -> QueryResult<()> {
         while let Some(row) = self.failed.last() {
             let given_up = !matches!(row.next, Next::Again(_));
             let fail = self.store.fail(&self.id, row);
@@ -462,11 +484,15 @@ impl Relay {
                 error!(row = row.at.id, "a row of the outbox was given up: {}", row.error);
             }
         }
-        while !self.confirmed.is_empty() {
+        let settles = ending || self.is_to_settle();
+        while settles && !self.confirmed.is_empty() {
             let most = self.confirmed.len().min(self.config.batch);
             let settle = self.store.settle(&self.id, &self.confirmed[..most]);
             self.database()?.run(&settle)?;
             self.confirmed.drain(..most);
+            if self.is_full {
+                self.next_poll = Instant::now();
+            }
         }
         // Events stay until it is written how far their listeners were.
         let is_written = |event: &mut EventId| !self.ledger.has(*event);
@@ -487,7 +513,8 @@ impl Relay {
 
     /// Reads rows and publishes them; `true` when there may be more, and room for it.
     fn publish(&mut self, emitter: &Emitter) -> QueryResult<bool> {
-        let kept = self.on_the_way.len() + self.held.values().map(BTreeMap::len).sum::<usize>();
+        let held = self.held.values().map(BTreeMap::len).sum::<usize>();
+        let kept = self.on_the_way.len() + self.confirmed.len() + held;
         let room = self.config.window.saturating_sub(kept).min(self.config.batch);
         let room = if self.on_the_way.bytes() < MOST_BYTES { room } else { 0 };
         self.is_full = room == 0;
@@ -495,7 +522,7 @@ impl Relay {
         if readings.is_empty() {
             return Ok(false);
         }
-        let rows = match self.store.due(&self.id, &readings) {
+        let mut rows = match self.store.due(&self.id, &readings) {
             Due::Rows(sql) => self.database()?.queued(sql)?,
             Due::Ids(sql) => {
                 let ids = self.database()?.pairs(sql)?;
@@ -503,6 +530,8 @@ impl Relay {
                 if ids.is_empty() { Vec::new() } else { self.database()?.queued(rows)? }
             }
         };
+        // However the database went about it.
+        rows.sort_unstable_by_key(|row| row.id);
         let mut came = HashMap::<i32, usize>::new();
         for row in rows {
             *came.entry(row.lane).or_default() += 1;
@@ -524,6 +553,9 @@ impl Relay {
         let mut on_the_way = HashMap::<i32, Vec<i64>>::new();
         for row in self.on_the_way.rows() {
             on_the_way.entry(row.at.lane).or_default().push(row.at.id);
+        }
+        for row in &self.confirmed {
+            on_the_way.entry(row.lane).or_default().push(row.id);
         }
         for (id, lane) in self.held.values().flatten() {
             on_the_way.entry(*lane).or_default().push(*id);

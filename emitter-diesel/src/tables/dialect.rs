@@ -3,7 +3,7 @@
 //! Statements of the framework's own are text without parameters: so the same ones run on every connection that
 //! can run SQL at all, and on PostgreSQL a row's INSERT and the COMMIT are one message.
 
-use std::fmt::Write;
+use std::fmt::{Display, Write};
 
 /// A database's SQL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -151,6 +151,16 @@ pub(crate) fn list_of(literals: impl IntoIterator<Item = String>) -> String {
         sql.push_str(&literal);
     }
     sql
+}
+
+/// Numbers as a literal of PostgreSQL's that can be cast to an array.
+pub(crate) fn array(numbers: impl IntoIterator<Item = impl Display>) -> String {
+    let mut sql = String::from("'{");
+    for (place, number) in numbers.into_iter().enumerate() {
+        // Writing to a `String` cannot fail.
+        let _ = write!(sql, "{}{number}", if place == 0 { "" } else { "," });
+    }
+    sql + "}'"
 }
 
 /// What begins and ends a literal of PostgreSQL, such as `$e0$`, and is nowhere in between.

@@ -11,9 +11,9 @@ pub struct RelayConfig {
     /// How often the tables are looked at though nobody said that something came: for rows that other programs
     /// committed. Default 250 ms.
     pub poll: Duration,
-    /// How many rows are published and not confirmed at a time. Default 2,000.
+    /// How many rows are published and not confirmed at a time. Default 4,000.
     pub window: usize,
-    /// How many rows are read, and settled, at a time. Default 500.
+    /// How many rows are read, and settled, at a time. Default 1,000.
     pub batch: usize,
     /// How often a row is published that the broker refuses. Default 3.
     pub max_attempts: u32,
@@ -29,8 +29,8 @@ impl Default for RelayConfig {
         Self {
             lease: Duration::from_secs(15),
             poll: Duration::from_millis(250),
-            window: 2_000,
-            batch: 500,
+            window: 4_000,
+            batch: 1_000,
             max_attempts: 3,
             orphan_after: Duration::from_secs(60),
             keep: Duration::from_secs(7 * 24 * 3600),

@@ -1,9 +1,10 @@
 //! Which rows are due, and what becomes of those that were published.
 
+use std::collections::HashMap;
 use std::fmt::Write;
 
 use super::{COLUMNS, COMPLETED, FAILED, PENDING, Store, UNREADABLE, WAITING};
-use crate::tables::{Dialect, list};
+use crate::tables::{Dialect, array, list};
 
 /// What is read of a lane.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,21 +75,44 @@ impl Store {
         };
         let before = "e.id < o.id AND lower(e.model) = lower(o.model) AND (o.by_model = 1 OR e.record_id = o.record_id)";
         let turned = self.turned();
-        let lanes = lanes.iter().map(|Reading { lane, except, most }| {
-            let part = |status: &str, also: &str| {
+        let due = |status: &str, lane: &str, except: &str, also: &str| {
+            format!(
+                "o.status = '{status}' AND o.lane = {lane} AND o.id NOT IN ({except}){also} \
+                 AND NOT EXISTS (SELECT 1 FROM {outbox} e WHERE e.status = '{WAITING}' AND e.lane = {lane} AND {before}) \
+                 AND NOT (o.park = 1 AND EXISTS (SELECT 1 FROM {outbox} e \
+                 WHERE e.status = '{FAILED}' AND e.lane = {lane} AND {before})){turned}"
+            )
+        };
+        let again = format!(" AND o.next_attempt <= {now}");
+        let parts = [(PENDING, ""), (WAITING, &*again)];
+        if *dialect == Dialect::Postgres {
+            // One part for all lanes, and the rows on their way as one array: to plan a part for each lane, and to
+            // guess how many rows a list leaves, took ten times as long as to read the rows.
+            let except = array(lanes.iter().flat_map(|reading| &reading.except).copied());
+            let except = format!("SELECT unnest({except}::bigint[])");
+            let all = lanes.iter().map(|Reading { lane, most, .. }| format!("({lane}, {most})"));
+            let all = all.collect::<Vec<_>>().join(", ");
+            let parts = parts.map(|(status, also)| {
                 format!(
-                    "SELECT * FROM (SELECT {columns} FROM {outbox} o WHERE o.status = '{status}' AND o.lane = {lane} \
-                     AND o.id NOT IN ({except}){also} \
-                     AND EXISTS (SELECT 1 FROM {lane_table} l WHERE l.lane = {lane} AND l.owner = '{relay}' AND l.paused = 0) \
-                     AND NOT EXISTS (SELECT 1 FROM {outbox} e WHERE e.status = '{WAITING}' AND e.lane = {lane} AND {before}) \
-                     AND NOT (o.park = 1 AND EXISTS (SELECT 1 FROM {outbox} e \
-                     WHERE e.status = '{FAILED}' AND e.lane = {lane} AND {before})){turned} \
-                     ORDER BY o.id LIMIT {most}) AS {status}_{lane}",
-                    except = list(except.iter().copied()),
+                    "SELECT o.* FROM (VALUES {all}) AS v (lane, most) \
+                     JOIN {lane_table} l ON l.lane = v.lane AND l.owner = '{relay}' AND l.paused = 0 \
+                     CROSS JOIN LATERAL (SELECT {columns} FROM {outbox} o WHERE {} ORDER BY o.id LIMIT v.most) AS o",
+                    due(status, "v.lane", &except, also)
                 )
-            };
-            let again = part(WAITING, &format!(" AND o.next_attempt <= {now}"));
-            format!("{} UNION ALL {again}", part(PENDING, ""))
+            });
+            return Due::Rows(parts.join(" UNION ALL "));
+        }
+        let lanes = lanes.iter().flat_map(|Reading { lane, except, most }| {
+            let except = list(except.iter().copied());
+            let (lane, columns, due) = (lane.to_string(), &columns, &due);
+            parts.map(|(status, also)| {
+                format!(
+                    "SELECT * FROM (SELECT {columns} FROM {outbox} o WHERE {} \
+                     AND EXISTS (SELECT 1 FROM {lane_table} l WHERE l.lane = {lane} AND l.owner = '{relay}' AND l.paused = 0) \
+                     ORDER BY o.id LIMIT {most}) AS {status}_{lane}",
+                    due(status, &lane, &except, also)
+                )
+            })
         });
         let sql = lanes.collect::<Vec<_>>().join(" UNION ALL ");
         if *dialect == Dialect::MySql { Due::Ids(sql) } else { Due::Rows(sql) }
@@ -121,42 +145,51 @@ impl Store {
         let mine = self.mine(relay, rows.iter());
         // First, so that who is done with them meanwhile waits, and finds them published.
         let handled: Vec<&Settled> = rows.iter().filter(|row| row.handled_here).collect();
+        let unsettled = format!("status IN ('{PENDING}', '{WAITING}') AND {mine}");
         if !handled.is_empty() {
-            let (sequences, streams) = self.cases(handled.iter().copied());
-            statements.push(format!(
-                "UPDATE {outbox} SET status = {AFTER}, sequence = {sequences}, stream = {streams} \
-                 WHERE id IN ({}) AND status IN ('{PENDING}', '{WAITING}') AND {mine}",
-                list(handled.iter().map(|row| row.id))
-            ));
+            statements.push(match dialect {
+                Dialect::Postgres | Dialect::Sqlite => format!(
+                    "WITH {} UPDATE {outbox} SET status = {AFTER}, sequence = n_sequence, stream = n_stream \
+                     FROM n WHERE {outbox}.id = n_id AND {unsettled}",
+                    self.numbered(&handled)
+                ),
+                Dialect::MySql => {
+                    let (sequences, streams) = self.cases(handled.iter().copied());
+                    format!(
+                        "UPDATE {outbox} SET status = {AFTER}, sequence = {sequences}, stream = {streams} \
+                         WHERE id IN ({}) AND {unsettled}",
+                        list(handled.iter().map(|row| row.id))
+                    )
+                }
+            });
         }
-        let done = format!(
-            "{outbox}.id IN ({}) AND {outbox}.handler IS NULL AND {mine}",
-            list(rows.iter().map(|row| row.id))
-        );
+        let done = format!("{outbox}.handler IS NULL AND {mine}");
+        let these = format!("{outbox}.id IN ({}) AND {done}", list(rows.iter().map(|row| row.id)));
         let into = format!("INSERT INTO {history} ({COLUMNS}, sequence, stream, status, processed_at)");
         let end = format!("'{COMPLETED}', {}", dialect.timestamp());
+        let all: Vec<&Settled> = rows.iter().collect();
         match dialect {
             Dialect::Postgres => statements.push(format!(
-                "WITH n (n_id, n_sequence, n_stream) AS (VALUES {numbers}), gone AS \
+                "WITH {}, gone AS \
                  (DELETE FROM {outbox} USING n WHERE {outbox}.id = n_id AND {done} RETURNING {outbox}.*, n_sequence, n_stream) \
                  {into} SELECT {COLUMNS}, n_sequence, n_stream, {end} FROM gone",
-                numbers = self.numbered(rows.iter()),
+                self.numbered(&all),
             )),
             Dialect::Sqlite => {
                 statements.push(format!(
-                    "WITH n (n_id, n_sequence, n_stream) AS (VALUES {numbers}) \
+                    "WITH {} \
                      {into} SELECT {COLUMNS}, n_sequence, n_stream, {end} FROM {outbox}, n WHERE {outbox}.id = n_id AND {done}",
-                    numbers = self.numbered(rows.iter()),
+                    self.numbered(&all),
                 ));
-                statements.push(format!("DELETE FROM {outbox} WHERE {done}"));
+                statements.push(format!("DELETE FROM {outbox} WHERE {these}"));
             }
             // They have no words in common for a list of rows.
             Dialect::MySql => {
                 let (sequences, streams) = self.cases(rows.iter());
                 statements.push(format!(
-                    "{into} SELECT {COLUMNS}, {sequences}, {streams}, {end} FROM {outbox} WHERE {done}"
+                    "{into} SELECT {COLUMNS}, {sequences}, {streams}, {end} FROM {outbox} WHERE {these}"
                 ));
-                statements.push(format!("DELETE FROM {outbox} WHERE {done}"));
+                statements.push(format!("DELETE FROM {outbox} WHERE {these}"));
             }
         }
         statements.extend(self.count(relay, rows.iter()));
@@ -225,11 +258,39 @@ impl Store {
         )
     }
 
-    fn numbered<'r>(&self, rows: impl Iterator<Item = &'r Settled>) -> String {
-        let all: Vec<String> = rows
-            .map(|row| format!("({}, {}, {})", row.id, row.sequence, self.dialect.quoted(&row.stream)))
-            .collect();
-        all.join(", ")
+    /// The number of each row, and its stream, as a table `n`. Rows of one stream share its text.
+    fn numbered(&self, rows: &[&Settled]) -> String {
+        let (mut streams, mut places) = (Vec::<&str>::new(), HashMap::<&str, usize>::new());
+        let which = rows.iter().map(|row| {
+            *places.entry(&row.stream).or_insert_with(|| {
+                streams.push(&row.stream);
+                streams.len() - 1
+            })
+        });
+        let which: Vec<usize> = which.collect();
+        let quoted = streams.iter().map(|stream| self.dialect.quoted(stream));
+        match self.dialect {
+            // Arrays: to read and plan a list of rows takes it longer than to delete them.
+            Dialect::Postgres => {
+                let numbers = |number: fn(&Settled) -> i64| array(rows.iter().map(|row| number(row)));
+                format!(
+                    "n (n_id, n_sequence, n_stream) AS (SELECT id, sequence, (ARRAY[{}])[place + 1] \
+                     FROM unnest({}::bigint[], {}::bigint[], {}::integer[]) AS u (id, sequence, place))",
+                    quoted.collect::<Vec<_>>().join(", "),
+                    numbers(|row| row.id),
+                    numbers(|row| row.sequence),
+                    array(which)
+                )
+            }
+            Dialect::Sqlite | Dialect::MySql => {
+                let quoted: Vec<String> = quoted.collect();
+                let all = rows.iter().zip(which);
+                let all =
+                    all.map(|(row, place)| format!("({}, {}, {})", row.id, row.sequence, quoted[place]));
+                let all = all.collect::<Vec<_>>().join(", ");
+                format!("n (n_id, n_sequence, n_stream) AS (VALUES {all})")
+            }
+        }
     }
 
     /// The number of each row, and its stream, as expressions of the row's id.
@@ -252,25 +313,32 @@ impl Store {
             let number = last.entry((row.lane, row.epoch, &row.model)).or_default();
             *number = row.sequence.max(*number);
         }
+        if *dialect == Dialect::MySql {
+            let counts = last.into_iter().map(|((lane, epoch, model), sequence)| {
+                format!(
+                    "INSERT INTO {streams} (lane, model, sequence) SELECT {lane}, {}, {sequence} FROM {lanes} \
+                     WHERE lane = {lane} AND owner = '{relay}' AND epoch = {epoch} \
+                     ON DUPLICATE KEY UPDATE sequence = greatest({streams}.sequence, {sequence})",
+                    dialect.quoted(model)
+                )
+            });
+            return counts.collect();
+        }
+        if last.is_empty() {
+            return Vec::new();
+        }
         let counts = last.into_iter().map(|((lane, epoch, model), sequence)| {
-            let row = format!(
-                "INSERT INTO {streams} (lane, model, sequence) SELECT {lane}, {}, {sequence} FROM {lanes} \
-                 WHERE lane = {lane} AND owner = '{relay}' AND epoch = {epoch}",
-                dialect.quoted(model)
-            );
-            match dialect {
-                Dialect::Postgres => format!(
-                    "{row} ON CONFLICT (lane, model) DO UPDATE SET sequence = greatest({streams}.sequence, excluded.sequence)"
-                ),
-                Dialect::Sqlite => format!(
-                    "{row} ON CONFLICT (lane, model) DO UPDATE SET sequence = max(sequence, excluded.sequence)"
-                ),
-                Dialect::MySql => format!(
-                    "{row} ON DUPLICATE KEY UPDATE sequence = greatest({streams}.sequence, {sequence})"
-                ),
-            }
+            format!("({lane}, {epoch}, {}, {sequence})", dialect.quoted(model))
         });
-        counts.collect()
+        let counts = counts.collect::<Vec<_>>().join(", ");
+        let greatest = if *dialect == Dialect::Postgres { "greatest" } else { "max" };
+        // No lane has two epochs: none of these is there twice.
+        vec![format!(
+            "WITH n (n_lane, n_epoch, n_model, n_sequence) AS (VALUES {counts}) \
+             INSERT INTO {streams} (lane, model, sequence) SELECT n_lane, n_model, n_sequence FROM n, {lanes} l \
+             WHERE l.lane = n_lane AND l.owner = '{relay}' AND l.epoch = n_epoch \
+             ON CONFLICT (lane, model) DO UPDATE SET sequence = {greatest}({streams}.sequence, excluded.sequence)"
+        )]
     }
 }
 
