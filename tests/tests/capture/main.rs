@@ -24,6 +24,7 @@ mod kills;
 mod kinds;
 mod order;
 mod strange;
+mod tally;
 mod told;
 
 diesel::table! {
