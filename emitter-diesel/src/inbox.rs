@@ -59,7 +59,7 @@
 //! # The database is away
 //! A call that gets no connection has failed, as any other: it is made again, three times in all within half a minute, and
 //! then the event is a [dead letter](crate::dead_letters), which a redrive brings back. Where the database may be away for longer, say so
-//! at the listener (`attempts = 100, backoff = "1s", budget = "10m"`), or keep the letters in another database. On SQLite set
+//! at the listener (`retry(attempts = 100, backoff = "1s", budget = "10min")`), or keep the letters in another database. On SQLite set
 //! `PRAGMA busy_timeout` on each connection: without it, a call that meets another one in the middle of its transaction has
 //! failed as well.
 //!

@@ -501,7 +501,9 @@ macro_rules! suite {
                             round += 1;
                             keys.push(round);
                             stage.shop.refuse([round]);
-                            (0..STEPS).for_each(|step| drop(stage.emitter.publish(order(round, step))));
+                            for step in 0..STEPS {
+                                stage.emitter.publish(order(round, step));
+                            }
                             stage.until(STEPS.unsigned_abs()).await;
                             stage.shop.open();
                             breaker.plan(at, [first, more, more]);
