@@ -45,7 +45,6 @@ use crate::transport::mqtt::{ClientId, MqttConfig, MqttConfigError, MqttTranspor
 )]
 pub trait Extension {
     /// The builder with what this adds: settings, states, companions.
-    #[must_use]
     fn extend(self, builder: Builder) -> Builder;
 }
 
