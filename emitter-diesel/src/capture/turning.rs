@@ -95,8 +95,9 @@ const AGAIN: Backoff = Backoff {
     jitter: Duration::from_millis(50),
 };
 
-/// What a trigger writes is read by the same settings.
-const SESSION: &str = "SET lc_monetary = 'C'";
+/// What a trigger writes is read by the same settings. And a node that hangs in the middle of its transaction, at a row or
+/// because it was frozen, keeps the others from turning for no longer than that.
+const SESSION: &str = "SET lc_monetary = 'C'; SET idle_in_transaction_session_timeout = '10s'";
 
 struct Turner {
     tables: Tables,

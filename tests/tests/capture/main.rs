@@ -20,6 +20,7 @@ use emitter_tests::servers::Postgres;
 use serde::{Deserialize, Serialize};
 
 mod audit;
+mod frozen;
 mod kills;
 mod kinds;
 mod order;

@@ -283,6 +283,21 @@ macro_rules! suite {
             }
 
             #[tokio::test(flavor = "multi_thread")]
+            async fn a_connection_that_breaks_at_the_beginning_costs_no_lease() {
+                for plan in [vec![Some(Moment::After)], vec![None, Some(Moment::Before)], vec![None, None, Some(Moment::After)]] {
+                    let server = <$server>::with_tables();
+                    let (broker, breaker) = (MemoryBroker::new(), Breaker::default());
+                    breaker.plan("SET owner = ", plan);
+                    let mirror = Mirror::new(Tables::new(breaker.around(server.connector())).migrate());
+                    let config = MirrorConfig { lease: 60 * SECOND, ..MirrorConfig::default() };
+                    let audit = builder(&broker, "audit", "a").with(mirror.config(config)).start().await.unwrap();
+                    writes(&audit).await;
+                    assert!(breaker.is_done());
+                    assert!(audit.shutdown(10 * SECOND).await.is_clean());
+                }
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
             async fn a_row_that_the_database_refuses_takes_no_other_along() {
                 let server = <$server>::with_tables();
                 let broker = MemoryBroker::new();
