@@ -157,11 +157,16 @@ struct Shared {
     relayed_elsewhere: bool,
     /// Sees everything that is emitted, in tests.
     tap: Option<Tap>,
+    /// Asked how the parts stand that the builder was given.
+    troubles: Vec<Troubles>,
     next_listener: AtomicU64,
     states: States,
     /// Where the tasks run. Listeners may be added from threads that know no runtime.
     runtime: tokio::runtime::Handle,
 }
+
+/// Tells what is wrong with a part.
+type Troubles = Box<dyn Fn() -> Vec<String> + Send + Sync>;
 
 /// Is shown what is emitted, and where it may go.
 pub(crate) type Tap = Box<dyn Fn(&Arc<dyn AnyEvent>, Scope) + Send + Sync>;

@@ -223,6 +223,16 @@ impl<'c, C: AsyncConnection> BoundAsync<'c, C> {
         Lent { events: std::mem::replace(&mut self.buffer, Buffer::new()), net: self.net }
     }
 
+    /// Takes back the transactions within the outermost one that were begun and did not end; whether there were any.
+    pub(crate) async fn roll_back_inner(&mut self) -> QueryResult<bool> {
+        let mut any = false;
+        while depth(self.conn)?.beyond_ground > 1 {
+            EmittingTransactionManager::rollback_transaction(self).await?;
+            any = true;
+        }
+        Ok(any)
+    }
+
     /// The lent handle is there no more.
     pub(crate) fn take_back(&mut self, lent: Lent) {
         (self.buffer, self.net) = (lent.events, lent.net);

@@ -61,6 +61,9 @@
 //! happens where a trigger is older than the model, and where a skipped
 //! column's type takes none of the values that stand in its place (`''`, `0`, `false`, `{}` and the like).
 //!
+//! How many rows wait, and for how long, tells [`states`]; what a node has turned [`stats`]. A node that cannot turn says so in
+//! its [`health`](Emitter::health).
+//!
 //! # Order
 //! Events of one key are in the order of the commits, captured and durable ones alike: a relay does not publish a
 //! durable event of a model before what was captured of that model earlier is turned. It waits no longer than ten
@@ -97,10 +100,12 @@ use crate::tables::Tables;
 use crate::written::sql;
 
 mod captured;
+mod tally;
 mod trigger;
 mod turning;
 
 use self::captured::Captured;
+pub use self::tally::{CaptureState, CaptureStats, states, stats};
 use self::trigger::{Actions, Column, Seen, Traced, unquoted};
 pub(crate) use self::turning::begin;
 

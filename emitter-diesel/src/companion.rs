@@ -19,7 +19,7 @@ pub(crate) fn thread<T: 'static>(
             let (ended, has_ended) = oneshot::channel::<()>();
             let spawned = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
                 // Dropped at the end, however that comes.
-                let _ended = ended;
+                let (_ended, _watch) = (ended, Watch(name));
                 match open(&emitter) {
                     Ok(opened) => {
                         // Nobody waits for it where the start was cancelled.
@@ -35,8 +35,9 @@ pub(crate) fn thread<T: 'static>(
                 async move {
                     end();
                     // An error is an end, too; what is late is found in the tables by the next life.
-                    if tokio::time::timeout_at(deadline, has_ended).await.is_ok() && thread.join().is_err() {
-                        error!("the thread {name} panicked");
+                    if tokio::time::timeout_at(deadline, has_ended).await.is_ok() {
+                        // That it panicked was said when it did.
+                        let _ = thread.join();
                     }
                 }
                 .boxed()
@@ -45,4 +46,15 @@ pub(crate) fn thread<T: 'static>(
         }
         .boxed()
     })
+}
+
+/// Says when a thread panics, and not only when somebody waits for its end.
+struct Watch(&'static str);
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            error!("the thread {} panicked: what it did for this node is done no more", self.0);
+        }
+    }
 }

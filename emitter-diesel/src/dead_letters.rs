@@ -50,11 +50,10 @@ use emitter_core::event::Timestamp;
 use emitter_core::transport::Properties;
 use emitter_core::{Builder, EventId, Extension, Origin};
 
-use crate::companion;
+use crate::clearing::{Clearing, PORTION};
 use crate::tables::{LetterRow, Tables};
 
 mod book;
-mod clearing;
 mod keeping;
 mod redrive;
 mod store;
@@ -73,6 +72,12 @@ pub struct DeadLetters {
     keep: Duration,
     limits: Limits,
 }
+
+/// How long a node keeps its letters.
+pub(crate) struct Keeps(pub(crate) Duration);
+
+/// How often is looked for old letters.
+const REST: Duration = Duration::from_secs(3600);
 
 /// How many letters a table holds.
 #[derive(Debug, Clone, Copy)]
@@ -121,11 +126,10 @@ impl Extension for DeadLetters {
         let DeadLetters { tables, keep, limits } = self;
         let keeping = Arc::new(Keeping::new(DeadLetterBook::unopened(&tables), limits));
         let builder = builder.keep_dead_letters(move |letter| keeping.keep(letter));
-        let (clearing, book) = (Arc::default(), DeadLetterBook::unopened(&tables));
-        let end = clearing::end(&clearing);
-        let open = move |_: &_| tables.open().map(drop);
-        let run = move |(), emitter| clearing::run(&clearing, &book, keep, &emitter);
-        builder.companion("dead letters", companion::thread("emitter-letters", open, run, end))
+        let names = tables.all_names().clone();
+        let clear = move |_: &_, dialect| Ok(store::Store { dialect, names }.clear(keep, PORTION));
+        let clearing = Clearing { thread: "emitter-letters", rows: "dead letters", rest: REST };
+        builder.state(Keeps(keep)).companion("dead letters", clearing.companion(tables, clear))
     }
 }
 
@@ -163,7 +167,8 @@ impl Selection {
     #[must_use]
     pub fn last(duration: Duration) -> Self {
         let millis = i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
-        let since = Timestamp::from_millis(Timestamp::now().as_millis().saturating_sub(millis));
+        // Databases know no times of any age.
+        let since = Timestamp::from_millis(Timestamp::now().as_millis().saturating_sub(millis).max(0));
         Self { since: Some(since), ..Self::default() }
     }
 }

@@ -50,6 +50,19 @@
 //! is another listener. Its events are told apart by their ids: those of programs that send no ids of their own kind, such
 //! as the npm package, get a new one each time that they arrive, and an inbox cannot know them again.
 //!
+//! Whatever hands an event on again finds the mark: a [replay](crate::mirror), too, has no effect of what has a mark. Who means
+//! it to deletes the marks of that listener first.
+//!
+//! A listener with an `InboxTx` is made by `#[listener]`, and has its name. One that is added at run time
+//! ([`on`](emitter_core::Emitter::on)) has none: let it write what it did under the event's id by itself.
+//!
+//! # The database is away
+//! A call that gets no connection has failed, as any other: it is made again, three times in all within half a minute, and
+//! then the event is a [dead letter](crate::dead_letters), which a redrive brings back. Where the database may be away for longer, say so
+//! at the listener (`retry(attempts = 100, backoff = "1s", budget = "10min")`), or keep the letters in another database. On SQLite set
+//! `PRAGMA busy_timeout` on each connection: without it, a call that meets another one in the middle of its transaction has
+//! failed as well.
+//!
 //! # Two at once
 //! The mark is made before the effect, so a second call for the event waits, here or on another node, until the first
 //! has ended: then it finds the event done, or has it itself. How long it waits at most is said by the listener's time-out
@@ -74,13 +87,13 @@ use tokio::sync::watch;
 
 use crate::tables::Tables;
 
+mod checks;
 pub(crate) mod claiming;
-mod clearing;
 mod connection;
 mod marks;
 mod transaction;
 
-pub(crate) use self::clearing::may_come_again;
+pub(crate) use self::checks::long_enough;
 pub use self::connection::{InAsyncFn, InPlainFn, InboxConnection};
 use self::marks::Marks;
 pub use self::transaction::InboxTx;
@@ -91,7 +104,8 @@ pub use self::transaction::InboxTx;
 /// [`State`](crate::State): `emitter.state::<Inbox<PgConnection>>()` tells its [`stats`](Self::stats).
 pub struct Inbox<C: InboxConnection> {
     tables: Tables,
-    keep: Duration,
+    /// `None` where nobody said it.
+    keep: Option<Duration>,
     connect: C::Connect,
     marks: Marks,
     desk: Arc<Desk>,
@@ -118,7 +132,7 @@ pub struct InboxStats {
     pub already_done: u64,
 }
 
-/// So long a mark is kept.
+/// So long a mark is kept at least, where nobody says otherwise.
 const KEEP: Duration = Duration::from_secs(30 * 24 * 3600);
 
 impl<C: InboxConnection> Inbox<C> {
@@ -130,15 +144,16 @@ impl<C: InboxConnection> Inbox<C> {
             already_done: AtomicU64::new(0),
         };
         let marks = Marks { dialect: C::DIALECT, names: tables.all_names().clone() };
-        Self { tables, keep: KEEP, connect, marks, desk: Arc::new(desk) }
+        Self { tables, keep: None, connect, marks, desk: Arc::new(desk) }
     }
 
-    /// How long a mark is kept. Default 30 days. An event that comes again later has its effect again, so it
-    /// cannot be shorter than events may come again: 7 days, which is how long histories keep what they mend gaps from, or
-    /// what this node's own history keeps, or as long as its session at the broker, where these are longer.
+    /// How long a mark is kept. An event that comes again later has its effect again, so it cannot be shorter than events may
+    /// come again: 7 days, which is how long histories keep what they mend gaps from, or what this node's own history
+    /// keeps, or as long as its session at the broker, or its [dead letters](crate::dead_letters), where these are longer.
+    /// Default: so long, and at least 30 days.
     #[must_use]
     pub fn keep(mut self, keep: Duration) -> Self {
-        self.keep = keep;
+        self.keep = Some(keep);
         self
     }
 
@@ -160,12 +175,12 @@ impl<C: InboxConnection> fmt::Debug for Inbox<C> {
 /// Has listeners with an [`InboxTx`] of this type of connection mark in this inbox what they do.
 ///
 /// [`start`](Builder::start) then fails with [`StartError::Companion`](emitter_core::StartError::Companion) where
-/// the database cannot be reached, its tables are not those of this version, [`keep`](Inbox::keep) is too short, or two
-/// listeners of one model have one name. Without an inbox, the start of a program with such a listener fails.
+/// the database cannot be reached, its tables are not those of this version, [`keep`](Inbox::keep) is too short, there is
+/// another inbox for the same type of connection, or two listeners of one model have one name. Without an inbox, the start of a program with such a listener fails.
 impl<C: InboxConnection> Extension for Inbox<C> {
     fn extend(self, builder: Builder) -> Builder {
-        let begin =
-            clearing::thread(self.tables.clone(), self.marks.clone(), self.keep, Arc::clone(&self.desk));
+        let Self { tables, marks, keep, desk, .. } = &self;
+        let begin = checks::companion::<C>(tables.clone(), marks.clone(), *keep, Arc::clone(desk));
         builder.state(self).companion("inbox", begin)
     }
 }

@@ -142,6 +142,7 @@ pub mod bypass;
 #[cfg(feature = "postgres")]
 pub mod capture;
 pub mod catch_up;
+mod clearing;
 mod companion;
 pub mod dead_letters;
 pub mod engine;

@@ -48,8 +48,8 @@
 //! On PostgreSQL the payload is `jsonb`, which keeps values and not texts. Where that would make another event of
 //! it, and where it is signed, the exact text stands beside it (`exact`); what is read and replayed is that.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use emitter_core::{Builder, Emitter, Extension, WeakEmitter};
@@ -185,9 +185,35 @@ struct Tally {
     batches: AtomicU64,
     writes: AtomicBool,
     hears: AtomicBool,
+    troubles: Mutex<Troubles>,
+}
+
+/// What hinders a mirror.
+#[derive(Debug, Default)]
+struct Troubles {
+    database: Option<String>,
+    bus: Vec<String>,
 }
 
 impl Tally {
+    fn trouble(&self) -> MutexGuard<'_, Troubles> {
+        self.troubles.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn database(&self, trouble: Option<String>) {
+        self.trouble().database = trouble;
+    }
+
+    fn bus(&self, troubles: Vec<String>) {
+        self.trouble().bus = troubles;
+    }
+
+    /// As a node's health has it.
+    fn troubles(&self) -> Vec<String> {
+        let Troubles { database, bus } = &*self.trouble();
+        database.iter().chain(bus).map(|trouble| format!("mirror: {trouble}")).collect()
+    }
+
     fn told(&self) -> MirrorStats {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         MirrorStats {
@@ -212,6 +238,7 @@ impl Extension for Mirror {
         let tally = Arc::clone(&attached.tally);
         let bell = Arc::new(Bell::default());
         let end = Arc::clone(&bell);
+        let asked = Arc::clone(&tally);
         let Mirror { tables, config } = self;
         let open = move |emitter: &WeakEmitter| {
             let alive = emitter.upgrade().ok_or("its emitter is there no more")?;
@@ -226,6 +253,6 @@ impl Extension for Mirror {
         };
         let run = |mut writer: Writer, emitter| writer.run(&emitter);
         let begin = companion::thread("emitter-mirror", open, run, move || end.end());
-        builder.state(attached).companion("mirror", begin)
+        builder.state(attached).troubles(move || asked.troubles()).companion("mirror", begin)
     }
 }

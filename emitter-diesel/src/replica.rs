@@ -88,7 +88,7 @@ use emitter_core::model::Model;
 use emitter_core::{Builder, Emitter, Extension, WeakEmitter};
 
 use crate::companion;
-use crate::inbox::may_come_again;
+use crate::inbox::long_enough;
 use crate::tables::Tables;
 
 mod applying;
@@ -112,7 +112,7 @@ pub struct Replica<M: Model, C: ReplicaConnection, L = <M as Model>::Row> {
     connect: Connect<C>,
     owner: Option<String>,
     version: Option<Version<M>>,
-    keep: Duration,
+    keep: Option<Duration>,
     tally: Arc<Tally>,
     copies: PhantomData<fn(M) -> L>,
 }
@@ -146,9 +146,6 @@ struct Tally {
     cleared: AtomicU64,
 }
 
-/// So long a deleted row is remembered.
-const KEEP: Duration = Duration::from_secs(30 * 24 * 3600);
-
 impl<M: Model, C: ReplicaConnection, L: Copied<C> + From<M::Row>> Replica<M, C, L> {
     /// A replica whose notes are in these tables. `connect` yields what dereferences to a connection to the database of the tables and
     /// of the copies, and is called for each event on a thread that may block: `move || pool.get()` of a pool, or
@@ -169,7 +166,7 @@ impl<M: Model, C: ReplicaConnection, L: Copied<C> + From<M::Row>> Replica<M, C, 
             connect: Arc::new(connect),
             owner: None,
             version: None,
-            keep: KEEP,
+            keep: None,
             tally: Arc::default(),
             copies: PhantomData,
         }
@@ -201,11 +198,11 @@ impl<M: Model, C: ReplicaConnection, L: Copied<C> + From<M::Row>> Replica<M, C, 
         self
     }
 
-    /// How long it is remembered of a deleted row that it was. Default 30 days. An older event that comes after that brings the row
-    /// back, so it cannot be shorter than events may come again: as [`Inbox::keep`](crate::inbox::Inbox::keep).
+    /// How long it is remembered of a deleted row that it was. Default: 30 days, or as long as events may come
+    /// again. An older event that comes after that brings the row back, so it cannot be shorter: as [`Inbox::keep`](crate::inbox::Inbox::keep).
     #[must_use]
     pub fn keep(mut self, keep: Duration) -> Self {
-        self.keep = keep;
+        self.keep = Some(keep);
         self
     }
 }
@@ -253,7 +250,7 @@ impl<M: Model, C: ReplicaConnection, L: Copied<C> + From<M::Row>> Extension for 
             let names = tables.all_names().clone();
             let copies = shape.name();
             let positions = Positions { dialect: C::DIALECT, names, model: M::NAME, copies };
-            check(&positions, keep, &emitter)?;
+            let keep = check(&positions, keep, &emitter)?;
             let (database, found) = tables.open()?;
             if database.dialect() != C::DIALECT {
                 return Err("its tables are in a database of another kind than its connections'".to_owned());
@@ -278,7 +275,7 @@ impl<M: Model, C: ReplicaConnection, L: Copied<C> + From<M::Row>> Extension for 
     }
 }
 
-fn check(positions: &Positions, keep: Duration, emitter: &Emitter) -> Result<(), String> {
+fn check(positions: &Positions, keep: Option<Duration>, emitter: &Emitter) -> Result<Duration, String> {
     if emitter.transport_status().is_none() {
         return Err("its emitter has no transport: give `.mqtt(\"mqtt://…\")`".to_owned());
     }
@@ -286,12 +283,7 @@ fn check(positions: &Positions, keep: Duration, emitter: &Emitter) -> Result<(),
     if model.len() > LONGEST || copies.len() > LONGEST {
         return Err(format!("the name of the model or of its table is longer than {LONGEST} bytes"));
     }
-    match may_come_again(emitter) {
-        Some((floor, why)) if keep < floor => Err(format!(
-            "`keep` is {keep:?}, and events may come again after {floor:?}, for {why}: remember deleted rows at least as long"
-        )),
-        _ => Ok(()),
-    }
+    long_enough(keep, emitter, "remember deleted rows")
 }
 
 /// Nothing has come yet: this is before the node receives.

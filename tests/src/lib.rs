@@ -3,6 +3,7 @@
 #[cfg(feature = "servers")]
 pub mod brokers;
 pub mod eventually;
+pub mod frail;
 pub mod node;
 pub mod npm;
 pub mod raw_publisher;

@@ -16,7 +16,7 @@ use uuid::Uuid;
 use super::burying::{DeadLetters, Graveyard, Keeper};
 use super::catching_up::CatchingUp;
 use super::publishing::Publishing;
-use super::{Emitter, Node, Shared, Tap, Tasks, WeakEmitter};
+use super::{Emitter, Node, Shared, Tap, Tasks, Troubles, WeakEmitter};
 use crate::batch::{self, Batches};
 use crate::dead_letter::{DeadLetter, DeadLetterLimits};
 use crate::dedup::DedupConfig;
@@ -70,6 +70,7 @@ pub struct Builder {
     tap: Option<Tap>,
     states: States,
     companions: Vec<(&'static str, BeginCompanion)>,
+    troubles: Vec<Troubles>,
     relayed_elsewhere: bool,
     required: Vec<String>,
     select: Box<dyn Fn(&ListenerInfo) -> bool + Send>,
@@ -203,6 +204,7 @@ impl Default for Builder {
             tap: None,
             states: States::default(),
             companions: Vec::new(),
+            troubles: Vec::new(),
             relayed_elsewhere: false,
             required: Vec::new(),
             select: Box::new(|_| true),
@@ -353,6 +355,13 @@ impl Builder {
     /// ended at a shutdown when listeners are done and before the way to other nodes is closed.
     pub fn companion(mut self, name: &'static str, begin: BeginCompanion) -> Self {
         self.companions.push((name, begin));
+        self
+    }
+
+    /// Has [`Emitter::health`] ask such a part, too: what is not as it should be, each with what to look at. It is to
+    /// answer at once.
+    pub fn troubles(mut self, ask: impl Fn() -> Vec<String> + Send + Sync + 'static) -> Self {
+        self.troubles.push(Box::new(ask));
         self
     }
 
@@ -537,6 +546,7 @@ impl Builder {
             overflows: OnceInAWhile::every(Duration::from_secs(10)),
             transient: self.node.is_none(),
             tap: self.tap,
+            troubles: self.troubles,
             next_listener: AtomicU64::new(1),
             states: self.states,
             relayed_elsewhere: self.relayed_elsewhere,

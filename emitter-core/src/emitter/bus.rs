@@ -9,7 +9,7 @@ use bytes::Bytes;
 use tracing::warn;
 use uuid::Uuid;
 
-use super::{Emitter, Shared};
+use super::{Emitter, Shared, health};
 use crate::batch;
 use crate::envelope::{self, DecodeError, Glimpse, Incoming, Kind};
 use crate::event::{EventId, Operation, Origin};
@@ -165,6 +165,12 @@ impl Bus {
     #[must_use]
     pub fn status(&self) -> TransportStatus {
         self.transport.status()
+    }
+
+    /// What is not as it should be with the connection, as in [`Health::reasons`](crate::Health::reasons).
+    #[must_use]
+    pub fn troubles(&self) -> Vec<String> {
+        health::of_receiver(&self.status()).collect()
     }
 
     /// Sends the last acknowledgements and ends the connection, within this time. It blocks the thread; dropped

@@ -50,14 +50,7 @@ impl Emitter {
         let transport = self.transport_status();
         let mut reasons = transport.as_ref().map(problems).unwrap_or_default();
         for (group, way) in self.node.shared.groups().iter() {
-            let status = way.status();
-            if !status.subscriber.connected {
-                reasons.push(format!(
-                    "group {group}: {}",
-                    absence("subscribing", status.subscriber.last_error.as_ref())
-                ));
-            }
-            reasons.extend(refusals(&status));
+            reasons.extend(of_receiver(&way.status()).map(|problem| format!("group {group}: {problem}")));
         }
         let silent = self.node.shared.catching_up.gaps().impatient().len();
         if silent > 0 {
@@ -70,6 +63,7 @@ impl Emitter {
         let hindrances = self.node.shared.hindrances.lock().unwrap_or_else(PoisonError::into_inner);
         reasons.extend(hindrances.iter().map(|(companion, problem)| format!("{companion}: {problem}")));
         drop(hindrances);
+        reasons.extend(self.node.shared.troubles.iter().flat_map(|ask| ask()));
         let status = if reasons.is_empty() { HealthStatus::Healthy } else { HealthStatus::Degraded };
         let round_trip = transport.as_ref().and_then(|transport| transport.canary?.round_trip);
         Health { status, reasons, round_trip, transport, queue: self.queue_status() }
@@ -113,6 +107,13 @@ fn problems(transport: &TransportStatus) -> Vec<String> {
         ));
     }
     problems
+}
+
+/// What is wrong with a connection that only subscribes.
+pub(super) fn of_receiver(status: &TransportStatus) -> impl Iterator<Item = String> {
+    let absent = !status.subscriber.connected;
+    let absence = absent.then(|| absence("subscribing", status.subscriber.last_error.as_ref()));
+    absence.into_iter().chain(refusals(status))
 }
 
 fn absence(what: &str, error: Option<&String>) -> String {

@@ -104,7 +104,8 @@ impl<'e, T: EventBody> On<'e, T> {
         self
     }
 
-    /// Adds an async function or closure as the listener.
+    /// Adds an async function or closure as the listener. (One whose effect is to happen once, in the transaction of an inbox,
+    /// is made by `#[listener]`.)
     pub fn run<F, R>(self, function: F) -> Subscription
     where
         F: Fn(Event<T>) -> R + Send + Sync + 'static,

@@ -216,16 +216,18 @@ impl Traced {
         sql
     }
 
-    /// Whether the last of its triggers is there and calls this function.
+    /// Whether its triggers are there, all of them, fire, and call this function.
     fn is_there(&self, function: &Function) -> String {
         let mark = function.body.lines().next().unwrap_or_default();
-        let last = function.triggers.last().map(|(name, _)| &**name).unwrap_or_default();
+        let names: Vec<String> =
+            function.triggers.iter().map(|(name, _)| format!("'{}'", name.to_lowercase())).collect();
         format!(
-            "EXISTS (SELECT FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid \
-             WHERE t.tgrelid = pg_catalog.to_regclass({}) AND t.tgname = '{}' \
-             AND pg_catalog.starts_with(p.prosrc, '{mark}'))",
+            "(SELECT count(*) FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid \
+             WHERE t.tgrelid = pg_catalog.to_regclass({}) AND t.tgname IN ({}) AND t.tgenabled IN ('O', 'A') \
+             AND pg_catalog.starts_with(p.prosrc, '{mark}')) = {}",
             literal(&self.table),
-            last.to_lowercase(),
+            names.join(", "),
+            names.len(),
         )
     }
 
@@ -256,9 +258,9 @@ impl Traced {
 /// The rows differ, whether their types know equality or not.
 const CHANGED: &str = "OLD OPERATOR(pg_catalog.*<>) NEW";
 
-/// By the writer's own, numbers would be rounded, and dates might be read as others.
-const SETTINGS: &str =
-    "SET search_path = pg_catalog, pg_temp SET extra_float_digits = 1 SET datestyle = 'ISO'";
+/// By the writer's own, numbers would be rounded, and dates, intervals and amounts of money might be read as others.
+const SETTINGS: &str = "SET search_path = pg_catalog, pg_temp SET extra_float_digits = 1 SET datestyle = 'ISO' \
+                        SET intervalstyle = 'postgres' SET lc_monetary = 'C'";
 
 /// A number of our own: who installs waits for others who do.
 const LOCK: i64 = 7_246_811_902_554;

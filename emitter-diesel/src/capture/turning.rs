@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,7 @@ use tracing::{error, warn};
 
 use super::Capture;
 use super::captured::{Captured, Rows, unreadable};
+use super::tally::{self, Tally};
 use crate::companion;
 use crate::outbox::{Attached, Opened, handler};
 use crate::tables::{Database, Pair, Tables};
@@ -32,17 +34,21 @@ pub(crate) fn begin(
         return builder;
     }
     let (end, has_ended) = mpsc::channel();
+    let tally = Arc::new(Tally::default());
+    let (attached, asked) = (tally::Attached(Arc::clone(&tally)), Arc::clone(&tally));
     let open = move |_: &WeakEmitter| {
         let (mut database, _) = tables.open()?;
         let conn = postgres(&mut *database).ok_or("triggers capture writes on PostgreSQL alone")?;
         captures.iter().try_for_each(|capture| installed(capture, conn, &tables))?;
+        conn.batch_execute(SESSION)
+            .map_err(|error| format!("its database does not take settings: {error}"))?;
         let captures = captures.into_iter().map(Watched::new).collect();
-        Ok(Turner { tables, database: Some(database), captures, poll, relayed_elsewhere, failures: 0 })
+        Ok(Turner { tables, tally, database: Some(database), captures, poll, relayed_elsewhere, failures: 0 })
     };
     let run = move |mut turner: Turner, emitter: WeakEmitter| turner.run(&emitter, &has_ended);
     // Dropped, it ends the thread.
     let begin = companion::thread("emitter-capture", open, run, move || drop::<mpsc::Sender<()>>(end));
-    builder.companion("capture", begin)
+    builder.state(attached).troubles(move || asked.troubles()).companion("capture", begin)
 }
 
 fn postgres(database: &mut dyn Database) -> Option<&mut PgConnection> {
@@ -89,8 +95,13 @@ const AGAIN: Backoff = Backoff {
     jitter: Duration::from_millis(50),
 };
 
+/// What a trigger writes is read by the same settings. And a node that hangs in the middle of its transaction, at a row or
+/// because it was frozen, keeps the others from turning for no longer than that.
+const SESSION: &str = "SET lc_monetary = 'C'; SET idle_in_transaction_session_timeout = '10s'";
+
 struct Turner {
     tables: Tables,
+    tally: Arc<Tally>,
     /// `None` while there is no connection.
     database: Option<Box<dyn Database>>,
     captures: Vec<Watched>,
@@ -116,6 +127,7 @@ struct Watched {
 #[derive(Default)]
 struct Turned {
     events: Vec<Emission>,
+    turned: usize,
     unreadable: usize,
     /// There may be more.
     more: bool,
@@ -125,6 +137,12 @@ impl Watched {
     fn new(capture: Capture) -> Self {
         let now = Instant::now();
         Self { capture, stand_ins: None, next_beat: now, paused_until: now, failures: 0 }
+    }
+
+    fn works(&mut self, tally: &Tally) {
+        if std::mem::take(&mut self.failures) > 0 {
+            tally.works(&self.capture.traced.table);
+        }
     }
 }
 
@@ -156,12 +174,15 @@ impl Turner {
             }
             if let Err(error) = self.connect() {
                 self.failures += 1;
+                self.tally.is_hindered("", format!("it waits for its database: {error}"));
                 if self.failures.is_power_of_two() {
                     warn!(failures = self.failures, "captured writes wait for their database: {error}");
                 }
                 return AGAIN.delay(self.failures, fastrand::f64());
             }
-            self.failures = 0;
+            if std::mem::take(&mut self.failures) > 0 {
+                self.tally.works("");
+            }
             match self.turn(place, emitter, attached, opened) {
                 Ok(has_more) => more |= has_more,
                 Err(error) => self.pause(place, &error),
@@ -172,7 +193,9 @@ impl Turner {
 
     fn connect(&mut self) -> QueryResult<()> {
         if self.database.is_none() {
-            self.database = Some(self.tables.connected()?);
+            let mut database = self.tables.connected()?;
+            database.run(SESSION)?;
+            self.database = Some(database);
         }
         Ok(())
     }
@@ -196,6 +219,8 @@ impl Turner {
         self.database = None;
         let Some(watched) = self.captures.get_mut(place) else { return };
         watched.failures += 1;
+        let table = &watched.capture.traced.table;
+        self.tally.is_hindered(table, format!("what was captured of {table} cannot be turned: {error}"));
         watched.stand_ins = None;
         watched.paused_until = Instant::now() + AGAIN.delay(watched.failures, fastrand::f64());
         if watched.failures.is_power_of_two() {
@@ -221,7 +246,7 @@ impl Turner {
             watched.next_beat = Instant::now() + BEAT;
         }
         if conn.pairs(rows.any())?.is_empty() {
-            watched.failures = 0;
+            watched.works(&self.tally);
             return Ok(false);
         }
         let stand_ins = match &watched.stand_ins {
@@ -236,7 +261,8 @@ impl Turner {
         };
         let batch = Batch { capture: &watched.capture, rows, stand_ins, emitter, opened };
         let turned = conn.build_transaction().read_committed().run(|conn| batch.turn(conn))?;
-        watched.failures = 0;
+        watched.works(&self.tally);
+        self.tally.count(turned.turned, turned.unreadable);
         if turned.unreadable > 0 {
             let (table, rows) = (&watched.capture.traced.table, turned.unreadable);
             let captured = self.tables.all_names().table("captured");
@@ -303,6 +329,7 @@ impl Batch<'_> {
         for insert in store.insert_as(records, *lanes, &handler) {
             conn.batch_execute(&insert)?;
         }
+        turned.turned = done.len();
         if conn.change(self.rows.done(&done))? != done.len() {
             // Somebody else deleted them: then the events are not ours, either.
             return Err(Error::RollbackTransaction);

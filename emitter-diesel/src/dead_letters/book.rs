@@ -8,6 +8,7 @@ use emitter_core::dead_letter::DeadLetter;
 
 use super::store::{MOST_BYTES, Store};
 use super::{Facet, KeptLetter, Page, Selection};
+use crate::clearing::PORTION;
 use crate::tables::{Database, Tables};
 
 /// The dead letters of a database: listed, counted, shown, edited and discarded by whoever looks after them, and
@@ -166,9 +167,6 @@ impl DeadLetterBook {
         })
     }
 }
-
-/// How many rows are deleted in one statement.
-pub(super) const PORTION: usize = 1_000;
 
 fn unsigned(number: i64) -> u64 {
     u64::try_from(number).unwrap_or_default()

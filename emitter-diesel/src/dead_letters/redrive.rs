@@ -372,8 +372,15 @@ impl Work<'_> {
 
     async fn note(&mut self) -> Result<(), BookError> {
         let fates = std::mem::take(&mut self.fates);
-        let desk = self.desk.clone();
-        desk.ask(move |desk, database, store| database.run(&store.note(&desk.run, &fates))).await
+        let (large, small): (Vec<_>, Vec<_>) =
+            fates.into_iter().partition(|(_, fate)| matches!(fate, Fate::Became(_)));
+        // Letters have payloads: all of them at once may be more than a server takes.
+        let each = large.into_iter().map(|fate| vec![fate]);
+        for fates in std::iter::once(small).chain(each).filter(|fates| !fates.is_empty()) {
+            let desk = self.desk.clone();
+            desk.ask(move |desk, database, store| database.run(&store.note(&desk.run, &fates))).await?;
+        }
+        Ok(())
     }
 
     /// Keeps what is claimed, and forgets what another one has claimed meanwhile: this process had slept.

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt::Write;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -158,8 +159,10 @@ impl Store {
         }
     }
 
-    /// Clears away letters that were kept for so many milliseconds.
-    pub(crate) fn clear(&self, keep: i64, most: usize) -> String {
+    /// Clears away letters that were kept for so long.
+    pub(crate) fn clear(&self, keep: Duration, most: usize) -> String {
+        // Databases know no later times than some thousand years from now.
+        let keep = keep.min(Duration::from_secs(100 * 365 * 24 * 3600)).as_millis();
         let (table, old) = (self.table(), self.moment(&format!("({} - {keep})", self.dialect.now())));
         format!(
             "DELETE FROM {table} WHERE id IN (SELECT id FROM \

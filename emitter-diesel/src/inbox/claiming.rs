@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use diesel::connection::Connection;
-use diesel::result::Error;
+use diesel::result::{Error, QueryResult};
 #[cfg(feature = "_async")]
 use diesel_async::TransactionManager;
 use emitter_core::__private::{Home, context};
@@ -101,13 +101,24 @@ impl<C: InboxConnection> Claims<C> {
     }
 }
 
-/// What a listener came to, whose transaction was taken back into `lent`.
-fn judged(outcome: std::thread::Result<Result<(), String>>, lent: Option<Lent>) -> Result<Lent, Undone> {
+/// What a listener came to, whose transaction was taken back into `lent`; `left_open` says whether one was within it
+/// that had not ended, which a COMMIT would end, and not this one.
+fn judged(
+    outcome: std::thread::Result<Result<(), String>>,
+    lent: Option<Lent>,
+    left_open: QueryResult<bool>,
+) -> Result<Lent, Undone> {
     outcome.map_err(Undone::Panicked)?.map_err(Undone::Listener)?;
+    if left_open? {
+        return Err(Undone::Listener(LEFT_OPEN.to_owned()));
+    }
     lent.ok_or_else(|| Undone::Listener(KEPT.to_owned()))
 }
 
 const KEPT: &str = "the listener has ended and its `InboxTx` has not: let it go before the listener returns";
+
+const LEFT_OPEN: &str = "the listener has ended and a transaction that it began within its own has not: its future was \
+                         dropped, or a panic in it was caught. Let it end, or return an error";
 
 const TOO_LATE: &str = "it took longer than its time-out: what it did was rolled back";
 
@@ -179,7 +190,8 @@ impl<C: InPlainFn> Claims<C> {
             let tx = InboxTx::new(C::handle(bound.lend()), &back);
             let outcome = catch_unwind(AssertUnwindSafe(|| function(tx).into_result()));
             let lent = back.into_inner().unwrap_or_else(PoisonError::into_inner);
-            bound.take_back(judged(outcome, lent)?);
+            let left_open = bound.roll_back_inner();
+            bound.take_back(judged(outcome, lent, left_open)?);
             // The event was given up, or is another call's: which would have to wait for this one.
             if too_late.load(Ordering::Acquire) { Err(Undone::Listener(TOO_LATE.to_owned())) } else { Ok(()) }
         });
@@ -278,6 +290,7 @@ async fn claimed_async<C: InAsyncFn, O: Outcome>(
     let tx = InboxTx::new(C::handle(bound.lend()), &back);
     let outcome = AssertUnwindSafe(async { function(tx).await.into_result() }).catch_unwind().await;
     let lent = back.into_inner().unwrap_or_else(PoisonError::into_inner);
-    bound.take_back(judged(outcome, lent)?);
+    let left_open = bound.roll_back_inner().await;
+    bound.take_back(judged(outcome, lent, left_open)?);
     Ok(())
 }

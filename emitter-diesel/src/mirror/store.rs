@@ -52,13 +52,13 @@ impl Store {
         }
     }
 
-    /// Takes the writing over, if nobody has it, or an earlier life of this node.
+    /// Takes the writing over, if nobody has it but this node, in this life or an earlier one.
     pub(super) fn take(&self, name: &str, owner: &str, node: &str, lease: i64) -> String {
         let (writers, now) = (self.names.table("mirrors"), self.dialect.now());
         let (name, node) = (self.dialect.quoted(name), self.dialect.quoted(node));
         format!(
             "UPDATE {writers} SET owner = '{owner}', node = {node}, until = {now} + {lease}, batches = batches + 1 \
-             WHERE name = {name} AND (owner IS NULL OR until <= {now} OR (node = {node} AND owner <> '{owner}'))"
+             WHERE name = {name} AND (owner IS NULL OR until <= {now} OR node = {node})"
         )
     }
 
@@ -371,7 +371,8 @@ impl Store {
     }
 }
 
-/// How many numbers are skipped at once: with one, the next batch would have that of the one before.
+/// How many numbers are skipped at once: with one, the next batch would have that of the one before. With two, a batch
+/// was written where it is even how far its number is from the last one, however often was skipped since.
 pub(super) const SKIPPED: i64 = 2;
 
 const COLUMNS: &str = "topic, payload, created_at, trace_id, kind, event_id, incarnation, service, node, model, \

@@ -145,6 +145,7 @@ impl Writer {
     /// The database did not do what was asked.
     fn broken(&mut self, error: &diesel::result::Error) -> Option<Duration> {
         self.failures += 1;
+        self.tally.database(Some(format!("it waits for its database: {error}")));
         let delay = RECONNECT.delay(self.failures, fastrand::f64());
         if self.failures.is_power_of_two() {
             warn!(failures = self.failures, "the mirror waits for its database: {error}");
@@ -172,6 +173,7 @@ impl Writer {
         drop(writing.gathered);
         self.tally.writes.store(false, Ordering::Relaxed);
         self.tally.hears.store(false, Ordering::Relaxed);
+        self.tally.bus(Vec::new());
         // Where another one has the lease, nothing more may be acknowledged in its name.
         if let Some(bus) = writing.bus.filter(|_| !goodbye.is_zero()) {
             bus.close(goodbye);
@@ -191,6 +193,7 @@ impl Writer {
             self.beat(emitter, ending)?;
         }
         if self.writing.is_none() {
+            self.works();
             return Ok(Some(self.next_beat.saturating_duration_since(Instant::now())));
         }
         if !ending {
@@ -200,8 +203,15 @@ impl Writer {
             self.gather(emitter);
         }
         self.write()?;
-        self.failures = 0;
+        self.works();
         Ok(None)
+    }
+
+    /// The database did what was asked.
+    fn works(&mut self) {
+        if std::mem::take(&mut self.failures) > 0 {
+            self.tally.database(None);
+        }
     }
 
     /// Says that the writer is there, or takes the writing over.
@@ -242,7 +252,8 @@ impl Writer {
             return Ok(());
         };
         let doubtful = self.writing.as_mut().and_then(|writing| writing.doubtful.take());
-        if doubtful.is_some_and(|doubtful| batches == doubtful + SKIPPED) {
+        // However often was skipped: connections may break at that, too.
+        if doubtful.is_some_and(|doubtful| (batches - doubtful) % SKIPPED == 0) {
             self.is_written();
         }
         if let Some(writing) = &mut self.writing {
@@ -318,6 +329,7 @@ impl Writer {
         let mut until = self.next_beat.min(self.next_clearing).min(idle);
         let hears = writing.bus.as_ref().is_some_and(|bus| bus.status().subscriptions > 0);
         self.tally.hears.store(hears, Ordering::Relaxed);
+        self.tally.bus(writing.bus.as_ref().map(Bus::troubles).unwrap_or_default());
         if !hears {
             until = until.min(Instant::now() + SUBSCRIBING);
         }

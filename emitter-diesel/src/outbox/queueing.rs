@@ -155,6 +155,8 @@ impl Queueing {
         batch: Vec<(Arc<Queued>, Record)>,
     ) -> QueryResult<bool> {
         let mut wrote = false;
+        // Some of those that were tried before may have been found in the table.
+        self.tried = batch.len();
         for (event, record) in batch {
             let outcome = self.insert(database, [&record])?;
             let outcome =

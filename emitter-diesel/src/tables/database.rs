@@ -76,7 +76,7 @@ pub trait Database: std::any::Any + Send {
 }
 
 /// A row that is to be published.
-#[derive(Debug, Clone, PartialEq, Eq, QueryableByName)]
+#[derive(Clone, PartialEq, Eq, QueryableByName)]
 pub struct Queued {
     #[diesel(sql_type = BigInt)]
     pub(crate) id: i64,
@@ -108,6 +108,13 @@ pub struct Queued {
     pub(crate) stream: Option<String>,
     #[diesel(sql_type = Integer)]
     pub(crate) handled_here: i32,
+}
+
+impl fmt::Debug for Queued {
+    /// Says which one it is: the rest holds users' data.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Queued").field("id", &self.id).finish_non_exhaustive()
+    }
 }
 
 /// A lane that a relay owns.
@@ -260,9 +267,9 @@ pub struct Seen {
     pub(crate) kind: Option<String>,
 }
 
-impl std::fmt::Debug for Seen {
+impl fmt::Debug for Seen {
     /// Leaves the payload out: it holds users' data.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Seen").field("id", &self.id).finish_non_exhaustive()
     }
 }

@@ -261,7 +261,8 @@ fn refusal(ty: &Type) -> String {
         }
         _ => {
             "a listener takes one `Event<…>`, any number of `State<…>`, and a `Context` if it likes.\n\
-             Share a value with `.state(value)` on the builder and take it as `State<Value>`"
+             Share a value with `.state(value)` on the builder and take it as `State<Value>`.\n\
+             A transaction in which its effect happens once is an `InboxTx<'_, PgConnection>`"
         }
     };
     refusal.to_owned()

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::result::ConnectionResult;
-use emitter_diesel::tables::{Database, Dialect, GivenUpRow, Lane, LetterRow, Pair, Queued, Seen, Tables};
+use emitter_diesel::tables::{
+    Database, Dialect, GivenUpRow, Lane, LedgerRow, LetterRow, Pair, Queued, Seen, Tables,
+};
 use emitter_tests::servers::Postgres;
 use tempfile::TempDir;
 
@@ -184,6 +186,10 @@ impl<C: Database> Database for Timed<C> {
 
     fn given_up(&mut self, sql: String) -> QueryResult<Vec<GivenUpRow>> {
         self.timed("given_up", Vec::len, |conn| conn.given_up(sql))
+    }
+
+    fn ledger(&mut self, sql: String) -> QueryResult<Vec<LedgerRow>> {
+        self.timed("ledger", Vec::len, |conn| conn.ledger(sql))
     }
 
     fn pairs(&mut self, sql: String) -> QueryResult<Vec<Pair>> {

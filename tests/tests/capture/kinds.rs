@@ -5,6 +5,10 @@ use std::str::FromStr;
 
 use bigdecimal::BigDecimal;
 use chrono::{DateTime, NaiveDate, NaiveDateTime, NaiveTime, Utc};
+use diesel::data_types::PgInterval;
+use diesel::deserialize::{FromSql, FromSqlRow};
+use diesel::pg::{Pg, PgValue};
+use diesel::sql_types::Interval;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -29,6 +33,7 @@ diesel::table! {
         json -> Jsonb,
         tags -> Array<Text>,
         numbers -> Array<Nullable<Integer>>,
+        pause -> Interval,
         h_small -> SmallInt,
         h_double -> Double,
         h_text -> Text,
@@ -43,6 +48,17 @@ diesel::table! {
         h_json -> Jsonb,
         h_tags -> Array<Text>,
         h_missing -> Nullable<Timestamptz>,
+    }
+}
+
+/// Months, days and microseconds, for Diesel's own is not for serde.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, FromSqlRow)]
+struct Pause(i32, i32, i64);
+
+impl FromSql<Interval, Pg> for Pause {
+    fn from_sql(value: PgValue<'_>) -> diesel::deserialize::Result<Self> {
+        let PgInterval { microseconds, days, months } = FromSql::<Interval, Pg>::from_sql(value)?;
+        Ok(Self(months, days, microseconds))
     }
 }
 
@@ -67,6 +83,7 @@ struct Kind {
     json: Value,
     tags: Vec<String>,
     numbers: Vec<Option<i32>>,
+    pause: Pause,
     #[emits(skip)]
     h_small: i16,
     #[emits(skip)]
@@ -100,7 +117,8 @@ struct Kind {
 const COLUMNS: &str = "small SMALLINT NOT NULL, real REAL NOT NULL, double DOUBLE PRECISION NOT NULL, text TEXT NOT NULL, \
     missing TEXT, yes BOOLEAN NOT NULL, bytes BYTEA NOT NULL, date DATE NOT NULL, time TIME NOT NULL, \
     timestamp TIMESTAMP NOT NULL, instant TIMESTAMPTZ NOT NULL, decimal NUMERIC NOT NULL, uuid UUID NOT NULL, \
-    json JSONB NOT NULL, tags TEXT[] NOT NULL, numbers INTEGER[] NOT NULL";
+    json JSONB NOT NULL, tags TEXT[] NOT NULL, numbers INTEGER[] NOT NULL, \
+    pause INTERVAL NOT NULL";
 
 const HIDDEN: &str = "h_small SMALLINT NOT NULL, h_double DOUBLE PRECISION NOT NULL, h_text VARCHAR(3) NOT NULL, \
     h_yes BOOLEAN NOT NULL, h_bytes BYTEA NOT NULL, h_date DATE NOT NULL, h_time TIME NOT NULL, \
@@ -114,11 +132,11 @@ const ROWS: [&str; 3] = [
     "1, -32768, 0.1, 0.1, E'Ümläute, \"quotes\" \\\\ and \\U0001f600 %s $1 ''', NULL, true, '\\x00ff5c27', '2026-11-21', \
      '14:00:00.123456', '2026-11-21 14:00:00.123456', '2026-11-21 14:00:00.1+02', 1234567890123456789.000000000012345, \
      '01234567-89ab-cdef-0123-456789abcdef', '{\"nested\": [1, 2.5, null, 12345678901]}', \
-     '{a,\"b,{}\\\"c\",\"\",\"NULL\"}', '{1,NULL,-3}'",
+     '{a,\"b,{}\\\"c\",\"\",\"NULL\"}', '{1,NULL,-3}', '-1 days -02:03:04'",
     "9007199254740993, 32767, 3.4028235e38, 1.7976931348623157e308, '', '', false, '', '0001-01-01', '00:00', '0001-01-01', \
-     '9999-12-31 23:59:59.999999Z', -0.10, '00000000-0000-0000-0000-000000000000', 'null', '{}', '{}'",
+     '9999-12-31 23:59:59.999999Z', -0.10, '00000000-0000-0000-0000-000000000000', 'null', '{}', '{}', '1 year -2 mons 3 days'",
     "-5, 0, 1.1754944e-38, 2.2250738585072014e-308, 'x', NULL, true, '\\x00', '9999-12-31', '23:59:59.999999', '9999-12-31', \
-     '0001-01-01Z', 0, '00000000-0000-0000-0000-000000000000', '\"text\"', '{x}', '{NULL}'",
+     '0001-01-01Z', 0, '00000000-0000-0000-0000-000000000000', '\"text\"', '{x}', '{NULL}', '-1 year -2 mons'",
 ];
 
 #[tokio::test(flavor = "multi_thread")]

@@ -20,10 +20,12 @@ use emitter_tests::servers::Postgres;
 use serde::{Deserialize, Serialize};
 
 mod audit;
+mod frozen;
 mod kills;
 mod kinds;
 mod order;
 mod strange;
+mod tally;
 mod told;
 
 diesel::table! {

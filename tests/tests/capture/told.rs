@@ -168,6 +168,12 @@ async fn what_listeners_may_not_see_is_not_captured() {
     ended([node, turner]).await;
 }
 
+#[derive(QueryableByName)]
+struct Name {
+    #[diesel(sql_type = diesel::sql_types::Text)]
+    name: String,
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn triggers_that_are_not_there_refuse_the_start_and_come_and_go() {
     let (server, broker) = (with_people(), MemoryBroker::new());
@@ -192,6 +198,21 @@ async fn triggers_that_are_not_there_refuse_the_start_and_come_and_go() {
         busy.batch_execute("COMMIT").unwrap();
     }
     ended([start().await.unwrap()]).await;
+    // Any of them counts, and one that does not fire is none.
+    let trigger =
+        "SELECT tgname AS name FROM pg_trigger WHERE tgname LIKE 'emitter_capture%' ORDER BY tgname";
+    let triggers: Vec<Name> = diesel::sql_query(trigger).load(&mut db).unwrap();
+    assert_eq!(triggers.len(), 2);
+    for Name { name } in &triggers {
+        for harm in ["ALTER TABLE people DISABLE TRIGGER", "DROP TRIGGER"] {
+            let on = if harm.starts_with("DROP") { "ON people" } else { "" };
+            db.batch_execute(&format!("{harm} {name} {on}")).unwrap();
+            let refused = start().await.map(drop).unwrap_err().to_string();
+            assert!(refused.contains("Capture::sql"), "{refused}");
+            db.batch_execute(&capture.sql(&printed)).unwrap();
+            ended([start().await.unwrap()]).await;
+        }
+    }
     db.batch_execute("DELETE FROM emitter_captured").unwrap();
     db.batch_execute(&capture.removal(&printed)).unwrap();
     db.batch_execute(&capture.removal(&printed)).unwrap();

@@ -4,6 +4,7 @@ macro_rules! suite {
     ($name:ident: $server:ty) => {
         mod $name {
             use diesel::connection::SimpleConnection;
+            use emitter_core::listener::ListenerOptions;
             use emitter_core::StartError;
             use emitter_core::dead_letter::Reason;
             use emitter_core::event::Timestamp;
@@ -13,11 +14,12 @@ macro_rules! suite {
             };
             use emitter_diesel::tables::Tables;
             use emitter_tests::eventually::eventually;
+            use emitter_tests::frail::{Breaker, Moment};
 
             use super::databases::Database;
             use super::*;
 
-            const ALL: Redrive = Redrive { per_second: 0, at_once: 16, lease: SECOND };
+            const ALL: Redrive = Redrive { per_second: 0, at_once: 16, lease: Duration::from_secs(10) };
 
             struct Stage {
                 server: $server,
@@ -363,6 +365,7 @@ macro_rules! suite {
                 let service = Selection { service: Some("desk".to_owned()), ..Selection::default() };
                 assert_eq!(count(service), 0);
                 assert_eq!(count(Selection::last(Duration::from_secs(24 * 3600))), 6);
+                assert_eq!(count(Selection::last(Duration::MAX)), 6);
                 let tomorrow = Timestamp::from_millis(Timestamp::now().as_millis() + 86_400_000);
                 assert_eq!(count(Selection { since: Some(tomorrow), ..Selection::default() }), 0);
                 assert_eq!(count(Selection { until: Some(tomorrow), ..Selection::default() }), 6);
@@ -438,12 +441,12 @@ macro_rules! suite {
                 let last: Vec<i64> = stage.all().iter().rev().take(10).map(|kept| kept.id).collect();
                 let last = Selection { ids: Some(last), ..Selection::default() };
                 let begun = std::time::Instant::now();
-                let slow = Redrive { per_second: 20, at_once: 50, lease: SECOND };
+                let slow = Redrive { per_second: 20, at_once: 50, lease: 2 * SECOND };
                 let selection = Selection::default();
                 let (slow, others) = tokio::join!(stage.book.redrive(&stage.emitter, &selection, slow), async {
                     let mut others = 0;
                     // Its first lease is over by then.
-                    for _ in 0..4 {
+                    for _ in 0..5 {
                         tokio::time::sleep(SECOND / 2).await;
                         others += stage.redrive(&last).await.handled;
                     }
@@ -480,6 +483,80 @@ macro_rules! suite {
                 assert_eq!(rest.handled + redriven.handled, 50);
                 assert_eq!(stage.shop.steps("notify"), of_keys(0..50, vec![0]));
                 assert!(next.shutdown(10 * SECOND).await.is_clean());
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn connections_that_break_at_any_statement_lose_no_letter_and_handle_none_twice() {
+                const STEPS: i64 = 3;
+                let stage = Stage::set().await;
+                let breaker = Breaker::default();
+                let frail = Tables::new(breaker.around(stage.server.connector()));
+                let book = DeadLetterBook::open(&frail).unwrap();
+                let moments = [Some(Moment::Before), Some(Moment::After)];
+                let (mut keys, mut round) = (Vec::new(), 0);
+                for at in ["MAX(id)", "SET owner = ", "payload AS payload", "DELETE FROM emitter_dlq_events"] {
+                    for first in moments {
+                        // On the next connection, too: the same, and what is said at its beginning.
+                        for more in [None, moments[0], moments[1]] {
+                            round += 1;
+                            keys.push(round);
+                            stage.shop.refuse([round]);
+                            for step in 0..STEPS {
+                                stage.emitter.publish(order(round, step));
+                            }
+                            stage.until(STEPS.unsigned_abs()).await;
+                            stage.shop.open();
+                            breaker.plan(at, [first, more, more]);
+                            let redriven = book.redrive(&stage.emitter, &Selection::default(), ALL).await.unwrap();
+                            let told = (redriven.handled, redriven.failed, redriven.skipped);
+                            assert_eq!(told, (STEPS.unsigned_abs(), 0, 0), "{at} {first:?} {more:?}");
+                            assert_eq!((stage.count(), breaker.is_done()), (0, true), "{at} {first:?} {more:?}");
+                        }
+                    }
+                }
+                assert_eq!(stage.shop.steps("notify"), of_keys(keys, (0..STEPS).collect()));
+                stage.end().await;
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn what_is_noted_together_may_be_more_than_a_server_takes_at_once() {
+                const LETTERS: usize = 60;
+                let broker = MemoryBroker::new();
+                let transport = broker.connect("shop.a");
+                let stage = Stage::set_up(|builder| builder.transport(transport), |letters| letters).await;
+                #[derive(Debug, Clone, Serialize, Deserialize, Emits)]
+                #[emits(model = "scroll", create)]
+                struct Scroll {
+                    id: i64,
+                    text: String,
+                }
+                // All of them end at once.
+                let together = Arc::new(tokio::sync::Barrier::new(LETTERS));
+                let options = ListenerOptions { attempts: Some(1), ..ListenerOptions::default() };
+                let on = stage.emitter.on::<ScrollCreated>().allow_remote().name("read").options(options);
+                let _ = on.run(move |_| {
+                    let together = Arc::clone(&together);
+                    async move {
+                        together.wait().await;
+                        Err::<(), _>("too long")
+                    }
+                });
+                stage.emitter.connected(10 * SECOND).await.unwrap();
+                for _ in 0..LETTERS {
+                    broker.publish("prisma/events/scroll/create", "{");
+                }
+                stage.until(LETTERS as u64).await;
+                for (id, kept) in (0..).zip(stage.all()) {
+                    let row = Scroll { id, text: "x".repeat(250_000) };
+                    let event = serde_json::json!({ "model": "scroll", "operation": "create", "args": {}, "result": row });
+                    stage.book.edit(kept.id, event.to_string().as_bytes()).unwrap();
+                }
+                let redrive = Redrive { at_once: LETTERS, ..ALL };
+                let redriven = stage.book.redrive(&stage.emitter, &Selection::default(), redrive).await.unwrap();
+                assert_eq!((redriven.handled, redriven.failed), (0, LETTERS as u64));
+                let by = stage.book.count_by(&Selection::default(), Facet::Listener).unwrap();
+                assert_eq!(by, [("read".to_owned(), LETTERS as u64)]);
+                stage.end().await;
             }
 
             #[tokio::test(flavor = "multi_thread")]

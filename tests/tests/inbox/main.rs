@@ -111,6 +111,8 @@ enum Act {
     Promise,
     /// … and lets its transaction outlive the call.
     Keep,
+    /// … within a transaction that does not end, as one whose future is dropped.
+    Open,
 }
 
 impl Script {
@@ -165,7 +167,7 @@ macro_rules! pooled {
     }};
 }
 
-suite!(sqlite: databases::Sqlite, "bill_sqlite", "pack_sqlite", diesel::SqliteConnection, [diesel::RunQueryDsl], std::thread::sleep;
+suite!(sqlite: databases::Sqlite, "bill_sqlite", "pack_sqlite", diesel::SqliteConnection, [diesel::RunQueryDsl], diesel::connection::TransactionManager, std::thread::sleep;
 |server| {
     let connect = server.connector();
     emitter_diesel::inbox::Inbox::new(server.tables(), move || {
@@ -175,13 +177,13 @@ suite!(sqlite: databases::Sqlite, "bill_sqlite", "pack_sqlite", diesel::SqliteCo
         Ok::<_, diesel::ConnectionError>(Box::new(connection))
     })
 });
-suite!(postgres: emitter_tests::servers::Postgres, "bill_postgres", "pack_postgres", diesel::PgConnection, [diesel::RunQueryDsl], std::thread::sleep;
+suite!(postgres: emitter_tests::servers::Postgres, "bill_postgres", "pack_postgres", diesel::PgConnection, [diesel::RunQueryDsl], diesel::connection::TransactionManager, std::thread::sleep;
     |server| emitter_diesel::inbox::Inbox::new(server.tables(), boxed(server.connector())));
-suite!(mariadb: emitter_tests::servers::MariaDb, "bill_mariadb", "pack_mariadb", diesel::MysqlConnection, [diesel::RunQueryDsl], std::thread::sleep;
+suite!(mariadb: emitter_tests::servers::MariaDb, "bill_mariadb", "pack_mariadb", diesel::MysqlConnection, [diesel::RunQueryDsl], diesel::connection::TransactionManager, std::thread::sleep;
     |server| emitter_diesel::inbox::Inbox::new(server.tables(), boxed(server.connector())));
 
 suite!(async_sqlite: databases::Sqlite, "bill_async_sqlite", "pack_async_sqlite",
-diesel_async::sync_connection_wrapper::SyncConnectionWrapper<diesel::SqliteConnection>, [diesel_async::RunQueryDsl], tokio::time::sleep, async await;
+diesel_async::sync_connection_wrapper::SyncConnectionWrapper<diesel::SqliteConnection>, [diesel_async::RunQueryDsl], diesel_async::TransactionManager, tokio::time::sleep, async await;
 |server| {
     let path = server.path().to_str().unwrap().to_owned();
     emitter_diesel::inbox::Inbox::from_async(server.tables(), async move || {
@@ -193,10 +195,10 @@ diesel_async::sync_connection_wrapper::SyncConnectionWrapper<diesel::SqliteConne
     })
 });
 suite!(async_postgres: emitter_tests::servers::Postgres, "bill_async_postgres", "pack_async_postgres",
-    diesel_async::AsyncPgConnection, [diesel_async::RunQueryDsl], tokio::time::sleep, async await;
+    diesel_async::AsyncPgConnection, [diesel_async::RunQueryDsl], diesel_async::TransactionManager, tokio::time::sleep, async await;
     |server| emitter_diesel::inbox::Inbox::from_async(server.tables(), pooled!(server)));
 suite!(async_mariadb: emitter_tests::servers::MariaDb, "bill_async_mariadb", "pack_async_mariadb",
-    diesel_async::AsyncMysqlConnection, [diesel_async::RunQueryDsl], tokio::time::sleep, async await;
+    diesel_async::AsyncMysqlConnection, [diesel_async::RunQueryDsl], diesel_async::TransactionManager, tokio::time::sleep, async await;
     |server| emitter_diesel::inbox::Inbox::from_async(server.tables(), pooled!(server)));
 
 /// What yields a connection by itself, as the inbox wants it.

@@ -5,6 +5,7 @@ use diesel::prelude::*;
 use diesel::{PgConnection, SqliteConnection};
 use emitter_core::transport::mqtt::MqttConfig;
 use emitter_core::{Event, StartError};
+use emitter_diesel::dead_letters::DeadLetters;
 use emitter_diesel::inbox::{Inbox, InboxTx};
 use emitter_diesel::listener;
 use emitter_diesel::outbox::{Outbox, RelayConfig};
@@ -90,17 +91,48 @@ async fn marks_are_kept_as_long_as_events_may_come_again() {
     assert!(emitter.shutdown(10 * SECOND).await.is_clean());
     // What this node itself says may be more.
     let relay = RelayConfig { keep: 40 * DAY, ..RelayConfig::default() };
-    let said = refusal(start(inbox(&server)).with(Outbox::new(server.tables()).relay(relay))).await;
+    let month = || inbox(&server).keep(30 * DAY);
+    let said = refusal(start(month()).with(Outbox::new(server.tables()).relay(relay))).await;
     assert!(
         said.contains("`keep` is 2592000s, and events may come again after 3456000s, for this node's own"),
         "{said}"
     );
     let mqtt = || MqttConfig::new("mqtt://127.0.0.1:1").unwrap().session_expiry(31 * DAY).unwrap();
-    let said = refusal(start(inbox(&server)).mqtt(mqtt())).await;
+    let said = refusal(start(month()).mqtt(mqtt())).await;
     assert!(said.contains("after 2678400s, for the broker keeps events so long"), "{said}");
     // A session that ends with the connection keeps nothing.
-    let emitter = start(inbox(&server)).mqtt(mqtt().clean(true)).start().await.unwrap();
+    let emitter = start(month()).mqtt(mqtt().clean(true)).start().await.unwrap();
     assert!(emitter.shutdown(SECOND).await.is_clean());
+    // A letter may be of an event whose effect is there: its COMMIT was not answered.
+    let letters = || DeadLetters::new(server.tables());
+    let said = refusal(start(inbox(&server).keep(89 * DAY)).with(letters())).await;
+    assert!(said.contains("after 7776000s, for dead letters are kept so long"), "{said}");
+    // Whoever says nothing gets what is long enough.
+    let emitter = start(inbox(&server)).mqtt(mqtt()).with(letters()).start().await.unwrap();
+    assert!(emitter.shutdown(SECOND).await.is_clean());
+    let mut conn = server.connect();
+    for days in [89, 91] {
+        conn.batch_execute(&format!(
+            "INSERT INTO emitter_inbox VALUES ('{days}', 'l', 's', strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '-{days} days'))"
+        ))
+        .unwrap();
+    }
+    let emitter = start(inbox(&server)).with(letters()).start().await.unwrap();
+    let marks = || -> i64 {
+        let count =
+            diesel::sql_query("SELECT COUNT(*) AS old, MAX(event_id) = '89' AS young FROM emitter_inbox");
+        let left: Left = count.get_result(&mut server.connect()).unwrap();
+        left.old * left.young
+    };
+    eventually(|| marks() == 1).await;
+    assert!(emitter.shutdown(SECOND).await.is_clean());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_inbox_for_a_type_of_connection() {
+    let (server, other) = (Sqlite::with_tables(), Sqlite::with_tables());
+    let said = refusal(with_listener("count").with(inbox(&server)).with(inbox(&other))).await;
+    assert!(said.contains("another one for the same type of connection"), "{said}");
 }
 
 macro_rules! clearing {

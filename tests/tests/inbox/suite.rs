@@ -1,16 +1,17 @@
 //! The suite, as a macro: of a database, a connection to it, and the words that make a listener asynchronous.
 
 macro_rules! suite {
-    ($name:ident: $server:ty, $bill:literal, $pack:literal, $connection:ty, [$($dsl:tt)*], $sleep:path $(, $async:ident $await:ident)?;
+    ($name:ident: $server:ty, $bill:literal, $pack:literal, $connection:ty, [$($dsl:tt)*], $manager:path, $sleep:path $(, $async:ident $await:ident)?;
      |$of:ident| $inbox:expr) => {
         mod $name {
             use diesel::prelude::ExpressionMethods;
             use diesel::result::QueryResult;
             use emitter_core::{Context, Event, State};
             use emitter_diesel::inbox::{Inbox, InboxTx};
-            use emitter_diesel::{Bind, Emit, listener};
+            use emitter_diesel::{Bind, Emit, EmittingTransactionManager, listener};
             use emitter_tests::eventually::eventually;
             use $($dsl)* as _;
+            use $manager as Manager;
 
             use super::databases::Database;
             use super::*;
@@ -44,6 +45,10 @@ macro_rules! suite {
                         promise.execute(&mut *tx)$(.$await)?.map_err(|error| error.to_string())?;
                     }
                     Act::Keep => std::mem::forget(tx),
+                    Act::Open => {
+                        let open = <EmittingTransactionManager as Manager<_>>::begin_transaction(&mut *tx)$(.$await)?;
+                        open.map_err(|error| error.to_string())?;
+                    }
                 }
                 Ok(())
             }
@@ -188,8 +193,8 @@ macro_rules! suite {
             #[tokio::test(flavor = "multi_thread")]
             async fn a_call_that_takes_too_long_commits_nothing() {
                 let (server, events) = (<$server>::with_tables(), published([1]).await);
-                let script = Script::of([Act::Take(700)]);
-                let builder = builder(&MemoryBroker::new(), "shop", "a").listener_timeout(Duration::from_millis(500));
+                let script = Script::of([Act::Take(2_600)]);
+                let builder = builder(&MemoryBroker::new(), "shop", "a").listener_timeout(2 * SECOND);
                 let emitter = start_with(builder, &server, &script).await;
                 replay(&emitter, &events);
                 settles(&server, [2, 1, 1]).await;
@@ -210,6 +215,17 @@ macro_rules! suite {
                 settles(&server, [2, 1, 1]).await;
                 let failed = if stringify!($name).contains("postgres") { 3 } else { 0 };
                 assert_eq!(emitter.stats().failed, failed);
+                assert!(emitter.shutdown(10 * SECOND).await.is_clean());
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn a_transaction_that_a_listener_leaves_open_is_not_done() {
+                let (server, events) = (<$server>::with_tables(), published([1]).await);
+                let script = Script::of([Act::Open]);
+                let emitter = start(&server, &MemoryBroker::new(), "shop", "a", &script).await;
+                replay(&emitter, &events);
+                settles(&server, [2, 1, 1]).await;
+                assert_eq!((script.calls(), emitter.stats().failed), (2, 1));
                 assert!(emitter.shutdown(10 * SECOND).await.is_clean());
             }
 

@@ -20,6 +20,7 @@ mod suite;
 mod databases;
 mod kills;
 mod rates;
+mod troubles;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Emits)]
 #[emits(create, create_many, update)]

@@ -17,7 +17,9 @@ macro_rules! suite {
             use emitter_diesel::mirror::{
                 Cursor, Listeners, Mirror, MirrorConfig, MirrorError, ReplayOptions,
             };
+            use emitter_diesel::tables::Tables;
             use emitter_tests::eventually::eventually;
+            use emitter_tests::frail::{Breaker, Moment};
 
             use super::databases::Database;
             use super::*;
@@ -210,10 +212,10 @@ macro_rules! suite {
                 let broker = MemoryBroker::new();
                 let shop = builder(&broker, "shop", "a").start().await.unwrap();
                 let mut expected = Vec::new();
-                let mut first = scribe(&broker, &server, "node-0", SECOND).await;
+                let mut first = scribe(&broker, &server, "node-0", 3 * SECOND).await;
                 writes(&first).await;
                 for round in 1..4 {
-                    let second = scribe(&broker, &server, &format!("node-{round}"), SECOND).await;
+                    let second = scribe(&broker, &server, &format!("node-{round}"), 3 * SECOND).await;
                     expected.extend((0..500).map(|id| shop.publish(order(id)).id));
                     tokio::time::sleep(Duration::from_millis(fastrand::u64(0..60))).await;
                     assert!(!mirror::stats(&second).unwrap().writes, "two write");
@@ -235,6 +237,63 @@ macro_rules! suite {
                 assert_eq!(ids(&all(&mut mirrored)), expected);
                 for emitter in [first, shop] {
                     assert!(emitter.shutdown(10 * SECOND).await.is_clean());
+                }
+            }
+
+            /// What is written down of so many rounds, in each of which connections break in another way.
+            async fn broken(at: &str, plans: &[Vec<Option<Moment>>]) {
+                let server = <$server>::with_tables();
+                let (broker, breaker) = (MemoryBroker::new(), Breaker::default());
+                let tables = Tables::new(breaker.around(server.connector())).migrate();
+                let audit = builder(&broker, "audit", "a").with(Mirror::new(tables)).start().await.unwrap();
+                writes(&audit).await;
+                let shop = builder(&broker, "shop", "a").start().await.unwrap();
+                let mut expected = Vec::new();
+                for (round, plan) in (1..).zip(plans) {
+                    breaker.plan(at, plan.clone());
+                    expected.extend((0..3).map(|id| shop.publish(order(id)).id));
+                    broker.publish("prisma/events/foreign/create", "{}");
+                    let begun = std::time::Instant::now();
+                    while mirror::stats(&audit).unwrap().recorded < 4 * round || !breaker.is_done() {
+                        assert!(begun.elapsed() < 20 * SECOND, "{plan:?} {:?}", mirror::stats(&audit));
+                        tokio::time::sleep(Duration::from_millis(2)).await;
+                    }
+                    let mut mirrored = Mirrored::open(&server.tables()).unwrap();
+                    assert_eq!(ids(&all(&mut mirrored)), expected, "{plan:?}");
+                    assert_eq!(mirrored.count(&Selection::default()).unwrap(), 4 * round, "{plan:?}");
+                }
+                for emitter in [audit, shop] {
+                    assert!(emitter.shutdown(10 * SECOND).await.is_clean());
+                }
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn connections_that_break_at_any_statement_lose_nothing_and_double_nothing() {
+                let moments = [None, Some(Moment::Before), Some(Moment::After)];
+                // The batch itself, and what is asked of the next connections.
+                let mut plans = Vec::new();
+                for first in [Moment::Before, Moment::After] {
+                    for second in moments {
+                        for third in moments {
+                            plans.push(vec![Some(first), second, third, None]);
+                        }
+                    }
+                }
+                broken("INSERT INTO emitter_events_mirror", &plans).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn a_connection_that_breaks_at_the_beginning_costs_no_lease() {
+                for plan in [vec![Some(Moment::After)], vec![None, Some(Moment::Before)], vec![None, None, Some(Moment::After)]] {
+                    let server = <$server>::with_tables();
+                    let (broker, breaker) = (MemoryBroker::new(), Breaker::default());
+                    breaker.plan("SET owner = ", plan);
+                    let mirror = Mirror::new(Tables::new(breaker.around(server.connector())).migrate());
+                    let config = MirrorConfig { lease: 60 * SECOND, ..MirrorConfig::default() };
+                    let audit = builder(&broker, "audit", "a").with(mirror.config(config)).start().await.unwrap();
+                    writes(&audit).await;
+                    assert!(breaker.is_done());
+                    assert!(audit.shutdown(10 * SECOND).await.is_clean());
                 }
             }
 

@@ -21,9 +21,11 @@ macro_rules! queued {
             use diesel::result::Error;
             use emitter_core::dead_letter::Reason;
             use emitter_core::receipt::{Loss, Way};
-            use emitter_diesel::outbox::{QueueConfig, RelayConfig};
+            use emitter_diesel::outbox::{Outbox, QueueConfig, RelayConfig};
+            use emitter_diesel::tables::Tables;
             use emitter_diesel::{Bind, Bound, Emit, Receipt, update};
             use emitter_tests::eventually::eventually;
+            use emitter_tests::frail::{Breaker, Moment};
 
             use crate::databases::Database;
             use crate::*;
@@ -75,6 +77,48 @@ macro_rules! queued {
 
             fn show(conn: &mut Conn) {
                 conn.batch_execute("ALTER TABLE hidden RENAME TO emitter_outbox").unwrap();
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn connections_that_break_at_any_statement_lose_nothing_and_double_nothing() {
+                let server = <$server>::with_tables();
+                let (broker, breaker) = (MemoryBroker::new(), Breaker::default());
+                let (ear, heard) = Ear::start(&broker).await;
+                let outbox = Outbox::new(Tables::new(breaker.around(server.connector())).migrate());
+                let emitter = builder(&broker, "a").with(outbox).start().await.unwrap();
+                let mut db = server.connect();
+                let moments = [None, Some(Moment::Before), Some(Moment::After)];
+                let mut round = 0;
+                for first in [Moment::Before, Moment::After] {
+                    for second in moments {
+                        for third in moments {
+                            let plan = [Some(first), second, third];
+                            breaker.plan("INSERT INTO emitter_outbox", plan);
+                            let conn = &mut emitter.bind(&mut db).unwrap();
+                            conn.transaction(|conn| {
+                                (0..3).try_for_each(|id| {
+                                    create(conn, 3 * round + id, &Receipt::new()).map(drop)
+                                })
+                            })
+                            .unwrap();
+                            round += 1;
+                            let all = usize::try_from(3 * round).unwrap();
+                            let begun = std::time::Instant::now();
+                            while heard.len() < all || !breaker.is_done() {
+                                assert!(begun.elapsed() < 20 * SECOND, "{plan:?}: {} of {all}", heard.len());
+                                tokio::time::sleep(Duration::from_millis(2)).await;
+                            }
+                        }
+                    }
+                }
+                let each: BTreeMap<i64, Vec<i64>> = (0..3 * round).map(|id| (id, vec![0])).collect();
+                assert_eq!(heard.steps(), each);
+                assert_eq!(emitter.stats().queue_failed, 0);
+                until(&mut db, "emitter_outbox", 0);
+                assert_eq!(count(&mut db, "emitter_history"), 3 * round);
+                for emitter in [emitter, ear] {
+                    assert!(emitter.shutdown(10 * SECOND).await.is_clean());
+                }
             }
 
             #[tokio::test(flavor = "multi_thread")]
@@ -459,7 +503,7 @@ async fn a_database_that_is_away_delays_and_loses_nothing() {
         let health = emitter.health();
         let queue = health.queue.unwrap();
         assert!(queue.waiting >= 110 && queue.oldest > 4 * SECOND, "{queue:?}");
-        assert!(health.reasons.iter().any(|reason| reason.contains("the oldest for 4 s")), "{health:?}");
+        assert!(health.reasons.iter().any(|reason| reason.contains("the oldest for ")), "{health:?}");
         tokio::task::block_in_place(|| server.restart());
         eventually(|| emitter.queue_status().unwrap().waiting == 0).await;
         assert_eq!(emitter.queue_status().unwrap().oldest, Duration::ZERO);

@@ -1,0 +1,68 @@
+//! Threads that clear away what was kept for long enough.
+
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::time::Duration;
+
+use diesel::result::QueryResult;
+use emitter_core::{BeginCompanion, WeakEmitter};
+use tracing::warn;
+
+use crate::companion;
+use crate::tables::{Dialect, Tables};
+
+/// How many rows are cleared away at a time.
+pub(crate) const PORTION: usize = 1_000;
+
+/// What lies between two of those times, for whoever works beside it.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// What is cleared away.
+pub(crate) struct Clearing {
+    /// The thread's name.
+    pub(crate) thread: &'static str,
+    /// What they are, in words.
+    pub(crate) rows: &'static str,
+    /// How long nobody looks for old ones when there were no more.
+    pub(crate) rest: Duration,
+}
+
+impl Clearing {
+    /// A companion that looks after the tables at the start, and clears away as long as it runs. `open` says what is wrong, or
+    /// the statement that deletes up to [`PORTION`] rows.
+    pub(crate) fn companion(
+        self,
+        tables: Tables,
+        open: impl FnOnce(&WeakEmitter, Dialect) -> Result<String, String> + Send + 'static,
+    ) -> BeginCompanion {
+        let (end, ended) = mpsc::channel();
+        let (thread, opened) = (self.thread, tables.clone());
+        let open = move |emitter: &WeakEmitter| {
+            let (database, _) = opened.open()?;
+            open(emitter, database.dialect())
+        };
+        let run = move |sql: String, _| self.run(&tables, &sql, &ended);
+        // Dropped with its emitter, it ends the thread as well.
+        companion::thread(thread, open, run, move || drop::<mpsc::Sender<()>>(end))
+    }
+
+    fn run(&self, tables: &Tables, sql: &str, ended: &Receiver<()>) {
+        let mut wait = Duration::ZERO;
+        while let Err(RecvTimeoutError::Timeout) = ended.recv_timeout(wait) {
+            if let Err(error) = clear(tables, sql, ended) {
+                warn!("old {} could not be cleared away: {error}", self.rows);
+            }
+            wait = self.rest;
+        }
+    }
+}
+
+/// Some at a time, until there are no more.
+fn clear(tables: &Tables, sql: &str, ended: &Receiver<()>) -> QueryResult<()> {
+    let mut database = tables.connected()?;
+    while database.change(sql.to_owned())? == PORTION {
+        if ended.recv_timeout(PAUSE) != Err(RecvTimeoutError::Timeout) {
+            break;
+        }
+    }
+    Ok(())
+}
