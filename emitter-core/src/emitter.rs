@@ -145,8 +145,6 @@ struct Shared {
     unwritten: OnceCell<Unwritten>,
     /// Filled by who keeps account of what listeners do with what is written down, if anybody does.
     ledger: OnceCell<Keeper>,
-    /// What companions cannot do for the moment.
-    hindrances: Mutex<BTreeMap<&'static str, String>>,
     catching_up: Arc<CatchingUp>,
     counters: Arc<Counters>,
     dead_letters: Arc<DeadLetters>,

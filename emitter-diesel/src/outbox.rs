@@ -201,7 +201,7 @@ impl Extension for Outbox {
         let builder = if self.relay.is_none() { builder.relayed_elsewhere() } else { builder };
         let keeps = self.relay.map(|relay| relay.keep);
         let attached = Attached { keeps, ..Attached::default() };
-        let mailbox = Arc::clone(attached.mailbox());
+        let (mailbox, asked) = (Arc::clone(attached.mailbox()), Arc::clone(attached.mailbox()));
         #[cfg(feature = "postgres")]
         let builder = {
             let poll = self.relay.unwrap_or_default().poll;
@@ -221,7 +221,10 @@ impl Extension for Outbox {
             }
         };
         let begin = companion::thread("emitter-outbox", open, run, move || mailbox.end());
-        builder.state(attached).companion("outbox", begin)
+        builder
+            .state(attached)
+            .troubles(move || asked.trouble().into_iter().collect())
+            .companion("outbox", begin)
     }
 }
 

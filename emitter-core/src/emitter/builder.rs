@@ -540,7 +540,6 @@ impl Builder {
             to_publish: Queue::new(self.publish_queue),
             unwritten: OnceCell::new(),
             ledger: OnceCell::new(),
-            hindrances: Mutex::default(),
             counters: Arc::clone(&counters),
             dead_letters: Arc::new(dead_letters),
             overflows: OnceInAWhile::every(Duration::from_secs(10)),

@@ -1,6 +1,5 @@
 //! How a node stands, for whoever asks whether it works.
 
-use std::sync::PoisonError;
 use std::time::Duration;
 
 use super::queueing::Unwritten;
@@ -60,23 +59,10 @@ impl Emitter {
             ));
         }
         reasons.extend(self.node.shared.unwritten.get().and_then(Unwritten::problem));
-        let hindrances = self.node.shared.hindrances.lock().unwrap_or_else(PoisonError::into_inner);
-        reasons.extend(hindrances.iter().map(|(companion, problem)| format!("{companion}: {problem}")));
-        drop(hindrances);
         reasons.extend(self.node.shared.troubles.iter().flat_map(|ask| ask()));
         let status = if reasons.is_empty() { HealthStatus::Healthy } else { HealthStatus::Degraded };
         let round_trip = transport.as_ref().and_then(|transport| transport.canary?.round_trip);
         Health { status, reasons, round_trip, transport, queue: self.queue_status() }
-    }
-
-    /// What a [companion](crate::Builder::companion) cannot do for the moment, for whoever asks for the
-    /// [`health`](Self::health); `None` when it can again.
-    pub fn hindered(&self, companion: &'static str, problem: Option<String>) {
-        let mut hindrances = self.node.shared.hindrances.lock().unwrap_or_else(PoisonError::into_inner);
-        match problem {
-            Some(problem) => hindrances.insert(companion, problem),
-            None => hindrances.remove(companion),
-        };
     }
 }
 

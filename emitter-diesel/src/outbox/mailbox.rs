@@ -16,6 +16,8 @@ pub(crate) struct Mailbox {
     came: Condvar,
     /// Events that listeners of this node have and are not done with.
     in_hand: Mutex<HashSet<EventId>>,
+    /// Why the thread waits for its database, if it does.
+    trouble: Mutex<Option<String>>,
 }
 
 /// Says that listeners are done with an event, or, dropped before that, that they will never be in this life.
@@ -113,6 +115,17 @@ impl Mailbox {
                 mail.asks.push(ask);
             }
         });
+    }
+
+    /// Says what is wrong with the database, or that nothing is.
+    pub(crate) fn troubled(&self, trouble: Option<String>) {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+    }
+
+    /// As a node's health has it.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        trouble.as_ref().map(|error| format!("outbox: it waits for its database: {error}"))
     }
 
     fn hand(&self) -> MutexGuard<'_, HashSet<EventId>> {

@@ -225,7 +225,7 @@ impl Relay {
             wait = match self.work(&emitter, ending) {
                 Ok(wait) if self.database.is_some() => wait.min(self.queueing.wait()).min(self.ledger.wait()),
                 Ok(wait) => wait,
-                Err(error) => self.broken(&emitter, &error),
+                Err(error) => self.broken(&error),
             };
             let queued = emitter.queue_status().map_or(0, |queue| queue.waiting);
             if ending && queued == 0 && self.on_the_way.is_empty() && self.has_noted_all() {
@@ -242,13 +242,13 @@ impl Relay {
     }
 
     /// The database did not do what was asked.
-    fn broken(&mut self, emitter: &Emitter, error: &diesel::result::Error) -> Duration {
+    fn broken(&mut self, error: &diesel::result::Error) -> Duration {
         self.failures += 1;
         let delay = RECONNECT.delay(self.failures, fastrand::f64());
         if self.failures.is_power_of_two() {
             warn!(failures = self.failures, "the outbox waits for its database: {error}");
         }
-        emitter.hindered("outbox", Some(format!("it waits for its database: {error}")));
+        self.mailbox.troubled(Some(error.to_string()));
         // Whatever it was: a new connection knows nothing of it.
         self.database = None;
         self.next_connection = Instant::now() + delay;
@@ -414,7 +414,7 @@ impl Relay {
             self.tell_heads(emitter);
         }
         if std::mem::take(&mut self.failures) > 0 {
-            emitter.hindered("outbox", None);
+            self.mailbox.troubled(None);
         }
         if more {
             return Ok(Duration::ZERO);
