@@ -36,14 +36,23 @@ pub(crate) fn begin(
     let (end, has_ended) = mpsc::channel();
     let tally = Arc::new(Tally::default());
     let (attached, asked) = (tally::Attached(Arc::clone(&tally)), Arc::clone(&tally));
-    let open = move |_: &WeakEmitter| {
+    let open = move |emitter: &WeakEmitter| {
         let (mut database, _) = tables.open()?;
         let conn = postgres(&mut *database).ok_or("triggers capture writes on PostgreSQL alone")?;
         captures.iter().try_for_each(|capture| installed(capture, conn, &tables))?;
         conn.batch_execute(SESSION)
             .map_err(|error| format!("its database does not take settings: {error}"))?;
         let captures = captures.into_iter().map(Watched::new).collect();
-        Ok(Turner { tables, tally, database: Some(database), captures, poll, relayed_elsewhere, failures: 0 })
+        let database = Some(database);
+        let mut turner = Turner { tables, tally, database, captures, poll, relayed_elsewhere, failures: 0 };
+        // Before anything is written here: relays leave what comes behind captured rows to who turns those.
+        let emitter = emitter.upgrade().ok_or("its emitter is there no more")?;
+        for place in 0..turner.captures.len() {
+            if turner.is_turned_here(place, &emitter) {
+                turner.beat(place).map_err(|error| format!("its tables cannot be written: {error}"))?;
+            }
+        }
+        Ok(turner)
     };
     let run = move |mut turner: Turner, emitter: WeakEmitter| turner.run(&emitter, &has_ended);
     // Dropped, it ends the thread.
@@ -229,6 +238,19 @@ impl Turner {
         }
     }
 
+    /// Says, now and then, that somebody turns the rows of a capture.
+    fn beat(&mut self, place: usize) -> QueryResult<()> {
+        let gone = || Error::BrokenTransactionManager;
+        let conn = self.database.as_mut().and_then(|database| postgres(&mut **database)).ok_or_else(gone)?;
+        let watched = self.captures.get_mut(place).ok_or_else(gone)?;
+        if watched.next_beat <= Instant::now() {
+            let rows = Rows { traced: &watched.capture.traced, names: self.tables.all_names() };
+            conn.batch_execute(&rows.beat(LEASE))?;
+            watched.next_beat = Instant::now() + BEAT;
+        }
+        Ok(())
+    }
+
     /// Turns the next rows of a capture, if this node is the one to do it; says whether there may be more.
     fn turn(
         &mut self,
@@ -237,14 +259,11 @@ impl Turner {
         attached: &Attached,
         opened: &Opened,
     ) -> QueryResult<bool> {
+        self.beat(place)?;
         let gone = || Error::BrokenTransactionManager;
         let conn = self.database.as_mut().and_then(|database| postgres(&mut **database)).ok_or_else(gone)?;
         let watched = self.captures.get_mut(place).ok_or_else(gone)?;
         let rows = Rows { traced: &watched.capture.traced, names: self.tables.all_names() };
-        if watched.next_beat <= Instant::now() {
-            conn.batch_execute(&rows.beat(LEASE))?;
-            watched.next_beat = Instant::now() + BEAT;
-        }
         if conn.pairs(rows.any())?.is_empty() {
             watched.works(&self.tally);
             return Ok(false);
