@@ -286,6 +286,7 @@ pub(crate) fn median(mut samples: Vec<f64>) -> f64 {
 }
 
 /// The sample below which this part of all of them is.
+#[expect(clippy::cast_possible_truncation, reason = "a place among them")]
 pub(crate) fn at(samples: &mut [f64], part: f64) -> f64 {
     samples.sort_by(f64::total_cmp);
     let place = (samples.len() as f64 * part) as usize;
