@@ -70,6 +70,8 @@
 //! it; an update cannot set it; and `.returning(…)` on an insert is not there. Each transaction sets a
 //! savepoint, which tells at the end whether a `CREATE TABLE` or the like has committed it in
 //! between, or a deadlock has rolled it back.
+//! Their `SELECT … FOR UPDATE` is not kept prepared: MariaDB's Connector/C 3.3 waits for ever where a deadlock ends one
+//! that was. With queries of your own that lock rows, it does so too: there switch the cache of prepared statements off.
 //!
 //! An update that left a row as it was is not told of, where the row before is known and listeners
 //! see every column that was set; [`emit_unchanged`](statements::Emitting::emit_unchanged) tells of

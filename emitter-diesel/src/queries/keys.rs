@@ -70,6 +70,8 @@ where
         select(&self.parts.from, &self.parts.returning, &mut out)?;
         self.parts.condition.walk_ast(out.reborrow())?;
         out.push_sql(" FOR UPDATE");
+        // MariaDB's Connector/C 3.3 waits for ever where a deadlock ends such a statement that it has kept prepared.
+        out.unsafe_to_cache_prepared();
         Ok(())
     }
 }

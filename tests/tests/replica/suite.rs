@@ -128,10 +128,7 @@ macro_rules! suite {
                     let crm = builder(&broker, "crm", "a").with(crm_db.outbox()).start().await.unwrap();
                     tokio::task::block_in_place(|| {
                         std::thread::scope(|scope| {
-                            // MariaDB's client library (Connector/C 3.3) waits for ever where a deadlock ends a
-                            // prepared SELECT … FOR UPDATE whose columns are on their way already.
-                            let writers = if stringify!($server).contains("MariaDb") { 1 } else { 3 };
-                            for thread in 0..writers {
+                            for thread in 0..3 {
                                 let (crm, crm_db) = (&crm, &crm_db);
                                 scope.spawn(move || storm(crm, crm_db, 10 * life + thread, 100));
                             }
