@@ -1,5 +1,7 @@
 //! Threads that clear away what was kept for long enough.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::Duration;
 
@@ -8,7 +10,7 @@ use emitter_core::{BeginCompanion, WeakEmitter};
 use tracing::warn;
 
 use crate::companion;
-use crate::tables::{Dialect, Tables};
+use crate::tables::{Dialect, Found, Tables};
 
 /// How many rows are cleared away at a time.
 pub(crate) const PORTION: usize = 1_000;
@@ -24,6 +26,8 @@ pub(crate) struct Clearing {
     pub(crate) rows: &'static str,
     /// How long nobody looks for old ones when there were no more.
     pub(crate) rest: Duration,
+    /// How many were, for whoever wants to know.
+    pub(crate) cleared: Arc<AtomicU64>,
 }
 
 impl Clearing {
@@ -32,13 +36,13 @@ impl Clearing {
     pub(crate) fn companion(
         self,
         tables: Tables,
-        open: impl FnOnce(&WeakEmitter, Dialect) -> Result<String, String> + Send + 'static,
+        open: impl FnOnce(&WeakEmitter, Dialect, Found) -> Result<String, String> + Send + 'static,
     ) -> BeginCompanion {
         let (end, ended) = mpsc::channel();
         let (thread, opened) = (self.thread, tables.clone());
         let open = move |emitter: &WeakEmitter| {
-            let (database, _) = opened.open()?;
-            open(emitter, database.dialect())
+            let (database, found) = opened.open()?;
+            open(emitter, database.dialect(), found)
         };
         let run = move |sql: String, _| self.run(&tables, &sql, &ended);
         // Dropped with its emitter, it ends the thread as well.
@@ -48,21 +52,22 @@ impl Clearing {
     fn run(&self, tables: &Tables, sql: &str, ended: &Receiver<()>) {
         let mut wait = Duration::ZERO;
         while let Err(RecvTimeoutError::Timeout) = ended.recv_timeout(wait) {
-            if let Err(error) = clear(tables, sql, ended) {
+            if let Err(error) = self.clear(tables, sql, ended) {
                 warn!("old {} could not be cleared away: {error}", self.rows);
             }
             wait = self.rest;
         }
     }
-}
 
-/// Some at a time, until there are no more.
-fn clear(tables: &Tables, sql: &str, ended: &Receiver<()>) -> QueryResult<()> {
-    let mut database = tables.connected()?;
-    while database.change(sql.to_owned())? == PORTION {
-        if ended.recv_timeout(PAUSE) != Err(RecvTimeoutError::Timeout) {
-            break;
+    /// Some at a time, until there are no more.
+    fn clear(&self, tables: &Tables, sql: &str, ended: &Receiver<()>) -> QueryResult<()> {
+        let mut database = tables.connected()?;
+        loop {
+            let cleared = database.change(sql.to_owned())?;
+            self.cleared.fetch_add(cleared as u64, Ordering::Relaxed);
+            if cleared < PORTION || ended.recv_timeout(PAUSE) != Err(RecvTimeoutError::Timeout) {
+                return Ok(());
+            }
         }
     }
-    Ok(())
 }

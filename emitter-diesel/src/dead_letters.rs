@@ -127,8 +127,9 @@ impl Extension for DeadLetters {
         let keeping = Arc::new(Keeping::new(DeadLetterBook::unopened(&tables), limits));
         let builder = builder.keep_dead_letters(move |letter| keeping.keep(letter));
         let names = tables.all_names().clone();
-        let clear = move |_: &_, dialect| Ok(store::Store { dialect, names }.clear(keep, PORTION));
-        let clearing = Clearing { thread: "emitter-letters", rows: "dead letters", rest: REST };
+        let clear = move |_: &_, dialect, _| Ok(store::Store { dialect, names }.clear(keep, PORTION));
+        let clearing =
+            Clearing { thread: "emitter-letters", rows: "dead letters", rest: REST, cleared: Arc::default() };
         builder.state(Keeps(keep)).companion("dead letters", clearing.companion(tables, clear))
     }
 }

@@ -78,8 +78,8 @@
 use std::fmt;
 use std::marker::PhantomData;
 use std::ops::DerefMut;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use diesel::associations::HasTable;
@@ -87,18 +87,16 @@ use diesel::query_source::Column;
 use emitter_core::model::Model;
 use emitter_core::{Builder, Emitter, Extension, WeakEmitter};
 
-use crate::companion;
+use crate::clearing::{Clearing, PORTION};
 use crate::inbox::long_enough;
-use crate::tables::Tables;
+use crate::tables::{Found, Tables};
 
 mod applying;
-mod clearing;
 mod copy;
 mod order;
 mod positions;
 
 use self::applying::{Applying, Connect, Version};
-use self::clearing::Clearing;
 pub use self::copy::{Copied, ReplicaConnection};
 use self::positions::{LONGEST, Positions};
 
@@ -143,7 +141,7 @@ struct Tally {
     duplicates: AtomicU64,
     foreign: AtomicU64,
     tombstones: AtomicU64,
-    cleared: AtomicU64,
+    cleared: Arc<AtomicU64>,
 }
 
 impl<M: Model, C: ReplicaConnection, L: Copied<C> + From<M::Row>> Replica<M, C, L> {
@@ -233,6 +231,9 @@ impl<M: Model, C: ReplicaConnection, L> fmt::Debug for Replica<M, C, L> {
     }
 }
 
+/// How long nobody looks for old notes when there were no more.
+const REST: Duration = Duration::from_secs(600);
+
 /// Has what other nodes tell of the model written into the table.
 ///
 /// [`start`](Builder::start) then fails with [`StartError::Companion`](emitter_core::StartError::Companion) where
@@ -241,37 +242,33 @@ impl<M: Model, C: ReplicaConnection, L> fmt::Debug for Replica<M, C, L> {
 impl<M: Model, C: ReplicaConnection, L: Copied<C> + From<M::Row>> Extension for Replica<M, C, L> {
     fn extend(self, builder: Builder) -> Builder {
         let Self { tables, connect, owner, version, keep, tally, .. } = &self;
-        let (end, ended) = mpsc::channel();
         let (connect, owner, version) = (Arc::clone(connect), owner.clone(), version.clone());
-        let (tables, keep, tally) = (tables.clone(), *keep, Arc::clone(tally));
-        let open = move |emitter: &WeakEmitter| {
+        let (tables, names, keep) = (tables.clone(), tables.all_names().clone(), *keep);
+        let tally = Arc::clone(tally);
+        let clearing = Clearing {
+            thread: "emitter-replica",
+            rows: "notes of deleted rows",
+            rest: REST,
+            cleared: Arc::clone(&tally.cleared),
+        };
+        let open = move |emitter: &WeakEmitter, dialect, found: Found| {
             let emitter = emitter.upgrade().ok_or("its emitter is there no more")?;
             let shape = L::shape();
-            let names = tables.all_names().clone();
             let copies = shape.name();
             let positions = Positions { dialect: C::DIALECT, names, model: M::NAME, copies };
             let keep = check(&positions, keep, &emitter)?;
-            let (database, found) = tables.open()?;
-            if database.dialect() != C::DIALECT {
+            if dialect != C::DIALECT {
                 return Err("its tables are in a database of another kind than its connections'".to_owned());
             }
-            let clears = positions.clone();
-            let clearing = Clearing {
-                tables,
-                sql: Box::new(move |most| clears.clear(keep, most)),
-                tally: Arc::clone(&tally),
-            };
+            let clear = positions.clear(keep, PORTION);
             let own_outbox = found.outbox_id;
             listen::<M, C, L>(
                 Applying { connect, owner, version, positions, shape, own_outbox, tally },
                 &emitter,
             )?;
-            Ok(clearing)
+            Ok(clear)
         };
-        let run = move |clearing: Clearing, _| clearing.run(&ended);
-        // Dropped with its emitter, it ends the thread as well.
-        let begin = companion::thread("emitter-replica", open, run, move || drop::<mpsc::Sender<()>>(end));
-        builder.state(self).companion("replica", begin)
+        builder.companion("replica", clearing.companion(tables, open)).state(self)
     }
 }
 

@@ -22,7 +22,7 @@ pub(super) fn companion<C: InboxConnection>(
     keep: Option<Duration>,
     desk: Arc<Desk>,
 ) -> BeginCompanion {
-    let open = move |emitter: &WeakEmitter, dialect| {
+    let open = move |emitter: &WeakEmitter, dialect, _| {
         let emitter = emitter.upgrade().ok_or("its emitter is there no more")?;
         let given = emitter.state::<Inbox<C>>();
         if !given.is_some_and(|inbox| Arc::ptr_eq(&inbox.desk, &desk)) {
@@ -39,7 +39,8 @@ pub(super) fn companion<C: InboxConnection>(
         desk.open.send_replace(true);
         Ok(marks.clear(keep, PORTION))
     };
-    let clearing = Clearing { thread: "emitter-inbox", rows: "marks of the inbox", rest: REST };
+    let clearing =
+        Clearing { thread: "emitter-inbox", rows: "marks of the inbox", rest: REST, cleared: Arc::default() };
     clearing.companion(tables, open)
 }
 
