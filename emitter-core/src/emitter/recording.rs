@@ -2,7 +2,8 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::publishing::{self, Outbound, Told};
+use super::outbound::{Outbound, Told};
+use super::parcel::parcel;
 use super::{Emission, Emitter};
 use crate::ack::Ack;
 use crate::model_info::bulk;
@@ -19,8 +20,7 @@ impl Emitter {
         let event = &*emission.event;
         let (info, meta) = (event.model(), event.meta());
         // The row's `Serialize` is the user's.
-        let encoded =
-            catch_unwind(AssertUnwindSafe(|| publishing::parcel(&self.node.shared, event, emission.qos)));
+        let encoded = catch_unwind(AssertUnwindSafe(|| parcel(&self.node.shared, event, emission.qos)));
         let parcel = encoded.unwrap_or(Err(RecordError::Panicked))?;
         let key = match &*meta.keys {
             [key] => Some(key),

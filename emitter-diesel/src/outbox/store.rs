@@ -562,14 +562,31 @@ impl Store {
 
     /// The lowest number of what was written since so many milliseconds after 1970.
     pub(crate) fn first_since(&self, kept: &Kept<'_>, millis: i64) -> String {
-        let since = match self.dialect {
-            Dialect::Postgres => format!("o.created_at >= to_timestamp({millis} / 1000.0)"),
-            Dialect::Sqlite => format!("julianday(o.created_at) >= 2440587.5 + {millis} / 86400000.0"),
+        self.first(kept, &format!(" AND {}", self.is_since("o.created_at", millis)))
+    }
+
+    /// The first number of the history, and whether it was settled `before` a time. Its index finds it: lane and number
+    /// are all that it goes by.
+    pub(crate) fn settled_after(&self, kept: &Kept<'_>, millis: i64) -> String {
+        // Clocks are set back at times.
+        const CLOCKS: i64 = 60_000;
+        let [(history, which), _] = self.where_kept(kept);
+        let since = self.is_since("o.processed_at", millis.saturating_sub(CLOCKS));
+        // Of what nobody knows when it was settled it is not said that it was before.
+        format!(
+            "SELECT CASE WHEN {since} OR o.processed_at IS NULL THEN 'since' ELSE 'before' END AS text, o.sequence AS number \
+             FROM {history} o WHERE {which} ORDER BY o.sequence LIMIT 1"
+        )
+    }
+
+    fn is_since(&self, column: &str, millis: i64) -> String {
+        match self.dialect {
+            Dialect::Postgres => format!("{column} >= to_timestamp({millis} / 1000.0)"),
+            Dialect::Sqlite => format!("julianday({column}) >= 2440587.5 + {millis} / 86400000.0"),
             Dialect::MySql => {
-                format!("o.created_at >= TIMESTAMPADD(MICROSECOND, {millis} * 1000, '1970-01-01')")
+                format!("{column} >= TIMESTAMPADD(MICROSECOND, {millis} * 1000, '1970-01-01')")
             }
-        };
-        self.first(kept, &format!(" AND {since}"))
+        }
     }
 
     fn first(&self, kept: &Kept<'_>, also: &str) -> String {
