@@ -433,6 +433,19 @@ impl<H> Gaps<H> {
         Some(item)
     }
 
+    /// What waits with a number that an answer tells: it goes on in place of what was told.
+    pub(crate) fn take_held(&mut self, stream: &Stream, sequence: u64) -> Option<H> {
+        write_key(&mut self.key, &stream.outbox, stream.lane, &stream.model);
+        let track = self.tracks.get_mut(&*self.key)?;
+        let Held { item, bytes, epoch, messages } = track.held.remove(&sequence)?;
+        self.bytes = self.bytes.saturating_sub(bytes);
+        self.messages = self.messages.saturating_sub(messages);
+        if self.keeps && !track.of_life {
+            track.open.insert((sequence, epoch));
+        }
+        Some(item)
+    }
+
     /// Whether it has to be told when listeners are done with an event that [goes](Arrival::Goes).
     pub(crate) fn keeps(&self) -> bool {
         self.keeps

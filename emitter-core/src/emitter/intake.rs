@@ -213,9 +213,15 @@ impl Intake {
         } else {
             self.letters = LETTERS_A_BATCH;
             let acks = ack.shared(events.len());
-            for (ToldEvent { topic, payload, properties, .. }, ack) in events.into_iter().zip(acks) {
+            for (ToldEvent { sequence, topic, payload, properties }, ack) in events.into_iter().zip(acks) {
                 let Ok(place) = Arc::clone(&self.places).acquire_owned().await else { return };
-                self.go_on(Original { topic, payload, properties }, ack, place, true);
+                let waited = shared.catching_up.gaps().take_held(&stream, sequence);
+                if let Some(Waiting { original, ack: own }) = waited {
+                    ack.done();
+                    self.go_on(original, own, place, false);
+                } else {
+                    self.go_on(Original { topic, payload, properties }, ack, place, true);
+                }
             }
             self.letters = usize::MAX;
         }
