@@ -48,12 +48,15 @@ mod health;
 mod intake;
 mod net;
 mod on;
+mod outbound;
+mod parcel;
 mod publishing;
 mod queueing;
 mod recording;
 mod redrive;
 mod replay;
 mod shutdown;
+mod telling;
 
 use builder::check_name;
 pub use builder::{BeginCompanion, Builder, EndCompanion, Extension, StartError};
@@ -65,7 +68,7 @@ pub use health::{Health, HealthStatus};
 use intake::Intake;
 use on::On;
 pub use on::Subscription;
-use publishing::Outbound;
+use outbound::Outbound;
 use queueing::Unwritten;
 pub use queueing::{QueueKeeper, QueueStatus, Queued};
 pub use redrive::RedriveError;
@@ -726,7 +729,7 @@ impl Shared {
             }
             // Its `Serialize` may panic; the letter tells of it all the same.
             None => {
-                catch_unwind(AssertUnwindSafe(|| publishing::original(self, job.event()))).unwrap_or_default()
+                catch_unwind(AssertUnwindSafe(|| parcel::original(self, job.event()))).unwrap_or_default()
             }
         };
         let meta = job.event().meta();
@@ -807,6 +810,9 @@ impl Shared {
         }
         model.before.fetch_add(usize::from(wants_before), Ordering::Relaxed);
         if let Some(transport) = way.filter(|_| first_remote) {
+            if !is_member {
+                self.catching_up.gaps().forget_lives(model.info.name);
+            }
             transport.subscribe(self.topics.model_filter(&model.topic));
         }
         Ok(())

@@ -71,7 +71,7 @@ counters! {
         queue_refused,
         /// Not emitted, because too many events caused each other up to this one.
         loops,
-        /// Messages that came from the broker.
+        /// Messages that came from the broker, but for what nodes say to each other about events that are missing.
         received,
         /// Own echoes, dropped.
         echoes,
@@ -84,11 +84,11 @@ counters! {
         bad_messages,
         /// Those among them that nobody signed whom this node trusts.
         unauthentic,
-        /// Times that events of an outbox were missing, and asked for.
+        /// Times that events of an outbox, or of a node, were missing, and asked for.
         gaps,
         /// Events that came because they were missing and asked for.
         recovered,
-        /// Events that were missing, and that their outbox keeps no more.
+        /// Events that were missing, and that nobody has any more: their outbox, or the node that published them.
         lost,
         /// Well-formed events for which no listener was left.
         unheard,

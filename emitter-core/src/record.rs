@@ -99,7 +99,7 @@ pub struct Parcel {
 /// again, and stands for nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Number {
-    /// Whose count it is.
+    /// Whose count it is: an outbox's, or a [life](crate::gaps::Stream::is_of_life)'s.
     pub outbox: Arc<str>,
     /// The lane.
     pub lane: u32,
@@ -124,6 +124,23 @@ impl Number {
     /// The longest name of an outbox in bytes.
     const MAX_OUTBOX: usize = 32;
 
+    /// The number that an origin gave itself, in the life of this [name](crate::gaps::life); `None` of
+    /// one that nobody counts to.
+    pub(crate) fn of_life(life: &Arc<str>, sequence: u64) -> Option<Self> {
+        let good = sequence > 0 && i64::try_from(sequence).is_ok();
+        good.then(|| Self { outbox: Arc::clone(life), lane: 0, epoch: 0, base: 0, sequence, row: None })
+    }
+
+    /// Whether its origin gave it itself.
+    pub(crate) fn is_of_life(&self) -> bool {
+        self.outbox.starts_with(crate::gaps::LIFE)
+    }
+
+    /// Whether an outbox may be called so: by 1 to 32 letters and digits.
+    pub(crate) fn names_outbox(name: &str) -> bool {
+        (1..=Self::MAX_OUTBOX).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric())
+    }
+
     /// What is counted, as text: `{outbox}/{lane}.{epoch}:{base}`, and behind an `@` the row.
     #[must_use]
     pub fn stream(&self) -> String {
@@ -145,8 +162,6 @@ impl Number {
             let digits = (1..=19).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit());
             digits.then(|| text.parse::<u64>().ok()).flatten()
         };
-        let good = (1..=Self::MAX_OUTBOX).contains(&outbox.len())
-            && outbox.bytes().all(|byte| byte.is_ascii_alphanumeric());
         // Databases count no further.
         let number = |text: &str| number(text).filter(|number| i64::try_from(*number).is_ok());
         let base = number(base)?;
@@ -156,7 +171,7 @@ impl Number {
         };
         let in_order = i64::try_from(sequence).is_ok() && (base < sequence || sequence == 0);
         Some(Self {
-            outbox: (good && in_order).then(|| outbox.into())?,
+            outbox: (Self::names_outbox(outbox) && in_order).then(|| outbox.into())?,
             lane: u32::try_from(number(lane)?).ok()?,
             epoch: number(epoch)?,
             base,

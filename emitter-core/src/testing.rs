@@ -43,9 +43,9 @@
 //! ```
 
 use std::any::type_name;
+use std::collections::HashMap;
 use std::fmt;
 use std::ops::Deref;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -76,7 +76,8 @@ pub struct TestEmitter {
     client: String,
     log: Log,
     elsewhere: Origin,
-    received: AtomicU64,
+    /// How many of each model it received.
+    received: Mutex<HashMap<&'static str, u64>>,
 }
 
 /// Everything that a node emitted, and where it might go.
@@ -130,7 +131,7 @@ impl TestEmitter {
             builder.start().await.unwrap_or_else(|error| panic!("the node does not start: {error}"));
         let elsewhere =
             Origin { service: "elsewhere".into(), node: "elsewhere".into(), incarnation: Uuid::now_v7() };
-        Self { emitter, broker, client, log, elsewhere, received: AtomicU64::new(0) }
+        Self { emitter, broker, client, log, elsewhere, received: Mutex::default() }
     }
 
     /// The node itself.
@@ -235,6 +236,12 @@ impl TestEmitter {
             notes: None,
         };
         let (id, operation) = (meta.id, meta.operation);
+        let sequence = {
+            let mut received = self.received.lock().unwrap_or_else(PoisonError::into_inner);
+            let sequence = received.entry(info.name).or_default();
+            *sequence += 1;
+            *sequence
+        };
         let stored = Stored::<T::Model> { meta, event };
         let content = stored.content().unwrap_or_else(|error| panic!("{error}"));
         let outgoing = Outgoing {
@@ -250,7 +257,7 @@ impl TestEmitter {
             time: stored.meta.time,
             id,
             origin: &self.elsewhere,
-            sequence: Some(self.received.fetch_add(1, Ordering::Relaxed) + 1),
+            sequence: Some(sequence),
             version: info.version,
             trace: None,
             trace_state: None,

@@ -1,10 +1,14 @@
 //! The broker goes away and comes back: nothing is lost, and nothing is handed over twice.
 
+use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use emitter_core::{Emits, Emitter, Event, ListenerOptions};
+use emitter_tests::eventually::eventually;
 use emitter_tests::node::{Account, Node, Report, Setup, Writing};
 use emitter_tests::servers::Mosquitto;
+use serde::{Deserialize, Serialize};
 
 const NODE: &str = env!("CARGO_BIN_EXE_node");
 
@@ -190,4 +194,54 @@ fn what_is_over_the_bound_displaces_the_oldest_and_is_counted() {
     let account = of_the_other(&received, &wrote);
     assert_eq!((account.creates, account.updates), (10, 50 + 30));
     assert_eq!((account.out_of_order, account.again), (1, 0));
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, Emits)]
+#[emits(create)]
+struct Order {
+    id: i64,
+}
+
+/// A broker that keeps nothing on disk is killed with what it has confirmed and not handed on: who published it has it still.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_broker_had_confirmed_is_told_by_who_published_it() {
+    let mut broker = Mosquitto::start();
+    let node = |name: &str| Emitter::builder().service("shop").node(name).mqtt(broker.url().as_str());
+    let (writer, hearer) = (node("writer").start().await.unwrap(), node("hearer").start().await.unwrap());
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let ear = Arc::clone(&heard);
+    // So slow that nearly all of it waits at the broker.
+    let one_by_one = ListenerOptions { concurrency: Some(1), ..ListenerOptions::default() };
+    let _ = hearer.on::<OrderCreated>().allow_remote().options(one_by_one).run(
+        move |event: Event<OrderCreated>| {
+            ear.lock().unwrap().push(event.row.id);
+            tokio::time::sleep(Duration::from_millis(10))
+        },
+    );
+    for emitter in [&writer, &hearer] {
+        emitter.connected(Duration::from_secs(10)).await.unwrap();
+    }
+    for id in 0..500 {
+        writer.publish(OrderCreated::new(Order { id }));
+    }
+    eventually(|| writer.stats().published == 500).await;
+    let before = heard.lock().unwrap().len();
+    assert!(before < 400, "{before} were heard already, so that little is lost");
+    tokio::task::block_in_place(|| {
+        broker.kill();
+        broker.restart();
+    });
+    writer.publish(OrderCreated::new(Order { id: 500 }));
+    let begun = Instant::now();
+    while heard.lock().unwrap().len() < 501 {
+        assert!(begun.elapsed() < Duration::from_secs(30), "{}", heard.lock().unwrap().len());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(*heard.lock().unwrap(), (0..501).collect::<Vec<_>>(), "each once, in order");
+    let stats = hearer.stats();
+    println!("{before} were heard before: {stats:?}");
+    assert!(stats.recovered > 0 && stats.lost == 0, "{stats:?}");
+    for emitter in [writer, hearer] {
+        assert!(emitter.shutdown(Duration::from_secs(10)).await.is_clean());
+    }
 }

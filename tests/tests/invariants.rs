@@ -323,6 +323,8 @@ const PURE: &[&str] = &[
     "emitter-core/src/event.rs",
     "emitter-core/src/filter.rs",
     "emitter-core/src/gaps.rs",
+    "emitter-core/src/gaps/ring.rs",
+    "emitter-core/src/gaps/track.rs",
     "emitter-core/src/gaps/wire.rs",
     "emitter-core/src/key.rs",
     "emitter-core/src/metadata.rs",

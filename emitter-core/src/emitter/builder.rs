@@ -26,6 +26,7 @@ use crate::envelope::{Format, NoKind, WireLimits};
 use crate::event::Origin;
 #[cfg(feature = "mqtt")]
 use crate::event::Timestamp;
+use crate::gaps::RingLimits;
 use crate::listener::{Handler, ListenerInfo, MissingState, States};
 use crate::masked::HashKey;
 use crate::metrics::{Counters, OnceInAWhile};
@@ -79,6 +80,7 @@ pub struct Builder {
     dispatch: DispatchLimits,
     publish_queue: usize,
     in_progress: usize,
+    ring: RingLimits,
     link: Link,
 }
 
@@ -218,6 +220,7 @@ impl Default for Builder {
             },
             publish_queue: 65_536,
             in_progress: 1_024,
+            ring: RingLimits::default(),
             link: Link::None,
         }
     }
@@ -445,6 +448,13 @@ impl Builder {
         self
     }
 
+    /// How many of its last events this node keeps in memory, for nodes that miss some: see [`RingLimits`]. It hears
+    /// their questions on a subscription of its own, also where it has no listeners. Default: 1,000, and 8 MiB.
+    pub fn ring(mut self, limits: RingLimits) -> Self {
+        self.ring = limits;
+        self
+    }
+
     /// Reaches other nodes over MQTT: a URL such as `mqtt://localhost:1883`, or an [`MqttConfig`].
     /// Without it, and without [`transport`](Self::transport), events stay on this node.
     #[cfg(feature = "mqtt")]
@@ -517,7 +527,7 @@ impl Builder {
             log: OnceInAWhile::every(Duration::from_secs(10)),
             silent: AtomicBool::new(false),
         };
-        let catching_up = Arc::new(CatchingUp::new(&topics, &origin));
+        let catching_up = Arc::new(CatchingUp::new(&topics, &origin, self.ring));
         let shared = Arc::new(Shared {
             origin,
             catching_up,

@@ -1,29 +1,32 @@
-//! Events of outboxes that did not come are asked for, and those that follow them wait.
+//! Events that did not come are asked for, and those that follow them wait.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use once_cell::sync::OnceCell;
+use tracing::error;
 
+use super::telling::Telling;
 use super::{Emitter, Shared};
 use crate::ack::Ack;
 use crate::dead_letter::Original;
 use crate::emit::QoS;
 use crate::event::Origin;
 use crate::gaps::wire::{self, Answer, Ask};
-use crate::gaps::{Gaps, Head, Position, Since};
+use crate::gaps::{Gaps, Head, Position, RingLimits, Since, Stream};
+use crate::metrics::OnceInAWhile;
 use crate::properties::Properties;
 use crate::record::Number;
 use crate::topic::{Topic, TopicFilter, Topics};
-use crate::transport::{Message, Transport};
+use crate::transport::{Confirmation, Message, Transport};
 
-/// What this node knows of the outboxes that it hears of, and of its own.
+/// What this node knows of what others publish, and of what it does itself.
 pub(super) struct CatchingUp {
-    /// What waits for one that is missing is acknowledged: in the window of what is not, it would hold up the
-    /// answers, and everything else.
-    gaps: Mutex<Gaps<Original>>,
+    gaps: Mutex<Gaps<Waiting>>,
+    /// What it publishes itself.
+    pub(super) telling: Telling,
     /// `{service}.{node}`.
     name: String,
     ask: Topic,
@@ -31,13 +34,31 @@ pub(super) struct CatchingUp {
     reply: Topic,
     /// Answers for an outbox of this node.
     answers: OnceCell<Box<dyn Fn(Ask) + Send + Sync>>,
+    /// It hears what others ask.
+    hears_asks: OnceCell<()>,
     /// It hears what it is answered.
     hears: OnceCell<()>,
+    /// Some of that is of outboxes, or may be.
+    hears_outboxes: AtomicBool,
+    /// How many answers wait to be sent.
+    under_way: Arc<AtomicUsize>,
     /// To how many topics of these this node is subscribed.
     subscriptions: AtomicUsize,
     /// How many connections and subscriptions there were when all outboxes were asked how far they are, and when.
     asked_at: Mutex<Option<((u64, usize), Instant)>>,
     began: Instant,
+    /// When it was last found that events are lost.
+    lost_at: Mutex<Option<Instant>>,
+    losses: OnceInAWhile,
+}
+
+/// An event that waits for one before it.
+///
+/// One of an outbox is acknowledged, for its outbox has it: in the window of what is not, it would hold up
+/// everything else. One that only a life has is not, or it would be lost with this node.
+pub(super) struct Waiting {
+    pub(super) original: Original,
+    pub(super) ack: Ack,
 }
 
 /// What a message is about.
@@ -54,24 +75,33 @@ const EVERY: Duration = Duration::from_secs(60);
 /// How long a message of this kind is worth something.
 const FRESH: Duration = Duration::from_secs(10);
 
+/// How many answers, of 64 KiB or one event each, may wait to be sent: in the transport's queue they stand between events.
+const MOST_UNDER_WAY: usize = 16;
+
 impl CatchingUp {
-    pub(super) fn new(topics: &Topics, origin: &Origin) -> Self {
+    pub(super) fn new(topics: &Topics, origin: &Origin, ring: RingLimits) -> Self {
         let name = format!("{}.{}", origin.service, origin.node);
         Self {
             gaps: Mutex::default(),
+            telling: Telling::new(origin, ring),
             ask: topics.own(&["_replay", "ask"]),
             heads: topics.own(&["_replay", "heads"]),
             reply: topics.own(&["_replay", "to", &name]),
             name,
             answers: OnceCell::new(),
+            hears_asks: OnceCell::new(),
             hears: OnceCell::new(),
+            hears_outboxes: AtomicBool::new(false),
+            under_way: Arc::default(),
             subscriptions: AtomicUsize::new(0),
             asked_at: Mutex::default(),
             began: Instant::now(),
+            lost_at: Mutex::default(),
+            losses: OnceInAWhile::every(Duration::from_secs(10)),
         }
     }
 
-    pub(super) fn gaps(&self) -> MutexGuard<'_, Gaps<Original>> {
+    pub(super) fn gaps(&self) -> MutexGuard<'_, Gaps<Waiting>> {
         self.gaps.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -88,8 +118,11 @@ impl CatchingUp {
             .find_map(|(own, about)| (own.as_str() == topic).then_some(about))
     }
 
-    /// Hears what outboxes say, from now on.
-    pub(super) fn hear(&self, transport: &dyn Transport) {
+    /// Hears what others say, from now on; and asks how far they are, where that may be outboxes.
+    pub(super) fn hear(&self, transport: &dyn Transport, outboxes: bool) {
+        if outboxes && !self.hears_outboxes.swap(true, Ordering::Relaxed) {
+            *self.asked_at() = None;
+        }
         self.hears.get_or_init(|| {
             for topic in [&self.heads, &self.reply] {
                 self.subscribe(transport, topic);
@@ -97,13 +130,32 @@ impl CatchingUp {
         });
     }
 
+    /// Hears what others ask, from now on.
+    pub(super) fn hear_asks(&self, transport: &dyn Transport) {
+        self.hears_asks.get_or_init(|| self.subscribe(transport, &self.ask));
+    }
+
+    fn asked_at(&self) -> MutexGuard<'_, Option<((u64, usize), Instant)>> {
+        self.asked_at.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lost_at(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.lost_at.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether it was found of late that events are lost.
+    pub(super) fn has_lost(&self) -> bool {
+        const OF_LATE: Duration = Duration::from_secs(600);
+        self.lost_at().is_some_and(|lost_at| lost_at.elapsed() < OF_LATE)
+    }
+
     fn subscribe(&self, transport: &dyn Transport, topic: &Topic) {
         self.subscriptions.fetch_add(1, Ordering::Relaxed);
         transport.subscribe(TopicFilter::of(topic));
     }
 
-    /// Hands a question on to whoever answers.
-    pub(super) fn asked(&self, ask: Ask) {
+    /// Hands a question on to who answers for an outbox.
+    fn asked(&self, ask: Ask) {
         if let Some(answers) = self.answers.get() {
             answers(ask);
         }
@@ -123,24 +175,49 @@ impl CatchingUp {
 }
 
 impl Shared {
+    /// A node asks for what it misses.
+    pub(super) fn asked(&self, ask: Ask) {
+        if ask.from != self.catching_up.name {
+            self.tell(&ask);
+        }
+        self.catching_up.asked(ask);
+    }
+
+    /// Events will not come any more.
+    pub(super) fn count_lost(&self, lost: u64, stream: Option<&Stream>) {
+        if lost == 0 {
+            return;
+        }
+        self.counters.lost.add(lost);
+        *self.catching_up.lost_at() = Some(Instant::now());
+        let model = stream.map_or("", |stream| &stream.model);
+        self.catching_up.losses.log(|more| {
+            error!(lost, model, more, "events were missing, and nobody has them any more");
+        });
+    }
+
     /// Asks for what is missing, where it is time.
     pub(super) fn ask(&self) {
         let catching_up = &self.catching_up;
-        let due = {
+        let (due, lost) = {
             let mut gaps = catching_up.gaps();
+            let found = gaps.found();
+            if found > 0 {
+                self.counters.gaps.add(found);
+            }
             if gaps.behind() == 0 {
                 return;
             }
-            self.counters.gaps.add(gaps.found());
-            gaps.due(catching_up.began.elapsed())
+            (gaps.due(catching_up.began.elapsed()), gaps.lost())
         };
+        self.count_lost(lost, None);
         for payload in Ask::of(&catching_up.name, &due, false) {
-            self.say(&catching_up.ask, payload);
+            drop(self.say(&catching_up.ask, payload));
         }
     }
 
-    /// Asks all outboxes how far they are, and has an own one tell it: at each connection, when a model is
-    /// listened to, and every minute. What was lost last shows in nothing that comes.
+    /// Asks all others how far they are, and has this node tell it: at each connection, when a model is listened
+    /// to, and, of outboxes, every minute. What was lost last shows in nothing that comes.
     pub(super) fn ask_for_heads(&self, transport: &dyn Transport) {
         let catching_up = &self.catching_up;
         if catching_up.subscriptions() == 0 {
@@ -152,7 +229,10 @@ impl Shared {
         }
         let wanted = self.subscribed_models(None) + catching_up.subscriptions();
         let now = (status.subscriber.connections, wanted);
-        let mut asked_at = catching_up.asked_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let outboxes = catching_up.hears_outboxes.load(Ordering::Relaxed);
+        let mut asked_at = catching_up.asked_at();
+        // Of what lives published before this node heard them, it misses nothing.
+        let begins = asked_at.is_none();
         let (before, when) = asked_at.unwrap_or(((0, 0), catching_up.began));
         // Not before the answers come; but a subscription may be refused for good.
         let answers_come = status.subscriptions >= wanted;
@@ -161,18 +241,49 @@ impl Shared {
         }
         *asked_at = Some((now, Instant::now()));
         drop(asked_at);
-        if catching_up.hears.get().is_some() {
+        if catching_up.hears.get().is_some() && (outboxes || !begins && now != before) {
             for payload in Ask::of(&catching_up.name, &[], true) {
-                self.say(&catching_up.ask, payload);
+                drop(self.say(&catching_up.ask, payload));
             }
         }
         // Whoever asked meanwhile was not heard.
+        if !begins && now != before {
+            catching_up.telling.want_heads();
+        }
         catching_up.asked(Ask { from: catching_up.name.clone(), streams: Vec::new(), heads: true });
     }
 
+    /// Tells how far an outbox, or this node, is.
+    pub(super) fn tell_heads(&self, heads: &[Head]) {
+        for payload in wire::heads(heads) {
+            drop(self.say(&self.catching_up.heads, payload));
+        }
+    }
+
+    /// Whether few enough answers wait to be sent.
+    pub(super) fn may_answer(&self) -> bool {
+        self.catching_up.under_way.load(Ordering::Relaxed) < MOST_UNDER_WAY
+    }
+
+    /// Answers a node's question.
+    pub(super) fn answer(&self, to: &str, answer: &Answer) {
+        let topic = self.topics.own(&["_replay", "to", to]);
+        // Made of what was asked, which was checked; checked again, for it is a topic.
+        if Topic::parse(topic.as_str()).is_err() {
+            return;
+        }
+        if let Some(confirmation) = self.say(&topic, answer.to_json()) {
+            let under_way = Arc::clone(&self.catching_up.under_way);
+            under_way.fetch_add(1, Ordering::Relaxed);
+            confirmation.then(move |_| {
+                under_way.fetch_sub(1, Ordering::Relaxed);
+            });
+        }
+    }
+
     /// Publishes what is said about events, and not worth much later.
-    fn say(&self, topic: &Topic, mut payload: Vec<u8>) {
-        let Some(transport) = &self.transport else { return };
+    fn say(&self, topic: &Topic, mut payload: Vec<u8>) -> Option<Confirmation> {
+        let transport = self.transport.as_ref()?;
         let properties = Properties::of_type("application/json");
         if let Some(signatures) = &self.signatures {
             signatures.sign(topic.as_str(), &properties, &mut payload);
@@ -187,7 +298,7 @@ impl Shared {
             properties,
             retain: false,
         };
-        drop(transport.publish(message));
+        transport.publish(message).ok()
     }
 }
 
@@ -199,24 +310,25 @@ impl Emitter {
         if catching_up.answers.set(Box::new(answer)).is_ok()
             && let Some(transport) = &self.node.shared.transport
         {
-            catching_up.subscribe(&**transport, &catching_up.ask);
+            catching_up.hear_asks(&**transport);
         }
     }
 
     /// Answers a node's [question](Self::answer_asks); `to` is who [asked](Ask::from).
     pub fn answer(&self, to: &str, answer: &Answer) {
-        let topic = self.node.shared.topics.own(&["_replay", "to", to]);
-        // Made of what was asked, which was checked; checked again, for it is a topic.
-        if Topic::parse(topic.as_str()).is_ok() {
-            self.node.shared.say(&topic, answer.to_json());
-        }
+        self.node.shared.answer(to, answer);
+    }
+
+    /// Whether an answer may be given now. While too many wait to be sent, questions are better kept: answers stand
+    /// in the same queue as events.
+    #[must_use]
+    pub fn may_answer(&self) -> bool {
+        self.node.shared.may_answer()
     }
 
     /// Tells other nodes how far an outbox of this node is.
     pub fn tell_heads(&self, heads: &[Head]) {
-        for payload in wire::heads(heads) {
-            self.node.shared.say(&self.node.shared.catching_up.heads, payload);
-        }
+        self.node.shared.tell_heads(heads);
     }
 
     /// Begins to hear outboxes where an earlier life ended, and those that are new to it as `since` says. To be
@@ -226,7 +338,7 @@ impl Emitter {
         let shared = &self.node.shared;
         shared.catching_up.gaps().resume(positions, since);
         if let Some(transport) = &shared.transport {
-            shared.catching_up.hear(&**transport);
+            shared.catching_up.hear(&**transport, true);
         }
     }
 

@@ -51,11 +51,18 @@ impl Emitter {
         for (group, way) in self.node.shared.groups().iter() {
             reasons.extend(of_receiver(&way.status()).map(|problem| format!("group {group}: {problem}")));
         }
-        let silent = self.node.shared.catching_up.gaps().impatient().len();
+        let silent = self.node.shared.catching_up.gaps().silent();
         if silent > 0 {
             reasons.push(format!(
                 "events of {silent} streams are missing, and the nodes that relay them do not answer: are they there, and \
                  may they publish and subscribe below `_replay`?"
+            ));
+        }
+        if self.node.shared.catching_up.has_lost() {
+            let lost = self.stats().lost;
+            reasons.push(format!(
+                "{lost} events of other nodes did not come, the last of them within ten minutes, and nobody has them any \
+                 more: their nodes ended, do not answer below `_replay`, or keep too few"
             ));
         }
         reasons.extend(self.node.shared.unwritten.get().and_then(Unwritten::problem));

@@ -11,7 +11,7 @@ use tracing::{error, warn};
 use uuid::Uuid;
 
 use super::burying::Held;
-use super::catching_up::About;
+use super::catching_up::{About, Waiting};
 use super::{ModelState, Shared};
 use crate::batch;
 use crate::dead_letter::{Original, Reason};
@@ -20,7 +20,7 @@ use crate::dispatcher::{Completion, Job, Message};
 use crate::envelope::{self, DecodeError, Incoming, WireLimits};
 use crate::event::{EventId, Source, Timestamp};
 use crate::gaps::wire::{self, Answer, Ask, ToldEvent};
-use crate::gaps::{Arrival, Stream};
+use crate::gaps::{self, Arrival, Stream};
 use crate::listener::same_model;
 use crate::metrics::OnceInAWhile;
 use crate::model_info::{AnyEvent, Received};
@@ -46,6 +46,10 @@ pub(super) struct Intake {
     /// messages at the broker would not do: messages without receipt (QoS 0) have none.
     places: Arc<Semaphore>,
     tidy_at: usize,
+    /// What lives of other nodes are called, by their incarnations.
+    lives: HashMap<Uuid, Arc<str>>,
+    /// How many messages are not acknowledged for an event that waits: of a batch one, for all of its events.
+    messages: usize,
     /// How many dead letters may still be made of the present message.
     letters: usize,
     bad: OnceInAWhile,
@@ -109,6 +113,8 @@ impl Intake {
             places: Arc::new(Semaphore::new(shared.in_progress)),
             shared,
             tidy_at: 1024,
+            lives: HashMap::new(),
+            messages: 1,
             letters: usize::MAX,
             bad: OnceInAWhile::every(interval),
             namesakes: OnceInAWhile::every(interval),
@@ -121,6 +127,7 @@ impl Intake {
         let mut pulse = tokio::time::interval(PULSE);
         pulse.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
+            self.messages = 1;
             let mut next = transport.next();
             let delivery = loop {
                 tokio::select! {
@@ -130,12 +137,14 @@ impl Intake {
                 }
             };
             let Some(delivery) = delivery else { return };
-            self.shared.counters.received.add_one();
             let about =
                 self.group.is_none().then(|| self.shared.catching_up.about(&delivery.topic)).flatten();
             match about {
                 Some(about) => self.take_word(about, delivery).await,
-                None => self.take_message(delivery).await,
+                None => {
+                    self.shared.counters.received.add_one();
+                    self.take_message(delivery).await;
+                }
             }
         }
     }
@@ -162,13 +171,17 @@ impl Intake {
         let checked = self.check_word(&original);
         let taken = checked.and_then(|()| match about {
             About::Ask => {
-                self.shared.catching_up.asked(Ask::read(&original.payload)?);
+                self.shared.asked(Ask::read(&original.payload)?);
                 Ok(None)
             }
             About::Heads => {
                 let heads = wire::read_heads(&original.payload)?;
-                let mut gaps = self.shared.catching_up.gaps();
-                heads.iter().filter(|head| self.hears(&head.stream)).for_each(|head| gaps.head(head));
+                let catching_up = &self.shared.catching_up;
+                let heard = heads.iter().filter(|head| {
+                    head.stream.outbox != catching_up.telling.life && self.hears(&head.stream)
+                });
+                let mut gaps = catching_up.gaps();
+                heard.for_each(|head| gaps.head(head));
                 Ok(None)
             }
             About::Answer => Ok(Some(Answer::read(&original.payload, &limits)?)),
@@ -194,18 +207,21 @@ impl Intake {
         if !shared.catching_up.gaps().wants(&stream, &told) {
             return ack.done();
         }
-        if lost > 0 {
-            shared.counters.lost.add(lost);
-            error!(lost, outbox = %stream.outbox, model = %stream.model, "events were missing, and their outbox keeps them no more");
-        }
+        shared.count_lost(lost, Some(&stream));
         if events.is_empty() {
             ack.done();
         } else {
             self.letters = LETTERS_A_BATCH;
             let acks = ack.shared(events.len());
-            for (ToldEvent { topic, payload, properties, .. }, ack) in events.into_iter().zip(acks) {
+            for (ToldEvent { sequence, topic, payload, properties }, ack) in events.into_iter().zip(acks) {
                 let Ok(place) = Arc::clone(&self.places).acquire_owned().await else { return };
-                self.go_on(Original { topic, payload, properties }, ack, place, true);
+                let waited = shared.catching_up.gaps().take_held(&stream, sequence);
+                if let Some(Waiting { original, ack: own }) = waited {
+                    ack.done();
+                    self.go_on(original, own, place, false);
+                } else {
+                    self.go_on(Original { topic, payload, properties }, ack, place, true);
+                }
             }
             self.letters = usize::MAX;
         }
@@ -216,6 +232,7 @@ impl Intake {
     /// Asks again where nobody answered, and lets go what has waited for too long.
     async fn catch_up(&mut self) {
         self.shared.ask_for_heads(&*self.transport);
+        self.shared.tell_own_heads();
         let late = {
             let gaps = self.shared.catching_up.gaps();
             if gaps.behind() == 0 { Vec::new() } else { gaps.impatient() }
@@ -232,8 +249,8 @@ impl Intake {
             // Before it is taken out: from then on nothing is waited for, or it would be nowhere for that time.
             let Ok(place) = Arc::clone(&self.places).acquire_owned().await else { return };
             let next = self.shared.catching_up.gaps().next_held(&stream.outbox, stream.lane, &stream.model);
-            let Some(original) = next else { return };
-            self.go_on(original, Ack::new(|| {}), place, false);
+            let Some(Waiting { original, ack }) = next else { return };
+            self.go_on(original, ack, place, false);
         }
     }
 
@@ -241,7 +258,7 @@ impl Intake {
     fn go_on(&mut self, original: Original, ack: Ack, place: OwnedSemaphorePermit, recovered: bool) {
         let (read, ack) = match self.sort(&original) {
             Ok((model, incoming)) => {
-                let ack = match self.number(&incoming) {
+                let ack = match self.number(&incoming).filter(|number| !number.is_of_life()) {
                     Some(number) => {
                         if recovered {
                             self.shared.catching_up.gaps().opened(&number, model.info.name);
@@ -336,7 +353,7 @@ impl Intake {
             drop(incoming);
             return self.hold(number, name, original, ack);
         }
-        let ack = match &number {
+        let ack = match number.as_ref().filter(|number| !number.is_of_life()) {
             Some(number) => self.shared.catching_up.noted(number.clone(), name, ack),
             None => ack,
         };
@@ -352,22 +369,49 @@ impl Intake {
         }
     }
 
-    /// An event's place among those of an outbox. Of a group a node sees a part, so that numbers tell nothing.
-    fn number(&self, incoming: &Incoming<'_>) -> Option<Number> {
-        let stream = incoming.stream.as_ref().filter(|_| self.group.is_none())?;
-        Number::of_stream(stream, incoming.sequence?)
+    /// An event's place among those of an outbox, or of its origin. Of a group a node sees a part, so that
+    /// numbers tell nothing.
+    fn number(&mut self, incoming: &Incoming<'_>) -> Option<Number> {
+        const MOST_LIVES: usize = 1_024;
+        let sequence = incoming.sequence.filter(|_| self.group.is_none())?;
+        if let Some(stream) = &incoming.stream {
+            return Number::of_stream(stream, sequence);
+        }
+        let origin = incoming.origin.as_ref()?;
+        let own = &self.shared.origin;
+        // What this node publishes comes back, and is not waited for.
+        if origin.node == own.node && origin.service == own.service {
+            return None;
+        }
+        if self.lives.len() >= MOST_LIVES && !self.lives.contains_key(&origin.incarnation) {
+            self.lives.clear();
+        }
+        let life = self.lives.entry(origin.incarnation).or_insert_with_key(|life| gaps::life(*life));
+        Number::of_life(life, sequence)
     }
 
     fn arrived(&self, number: &Number, model: &str) -> Arrival {
-        self.shared.catching_up.hear(&*self.transport);
-        self.shared.catching_up.gaps().arrived(number, model)
+        let catching_up = &self.shared.catching_up;
+        catching_up.hear(&*self.transport, !number.is_of_life());
+        catching_up.gaps().arrived(number, model)
     }
 
     /// Keeps an event until those before it came, and asks for them.
-    fn hold(&self, number: &Number, model: &str, original: Original, ack: Ack) {
+    fn hold(&mut self, number: &Number, model: &str, original: Original, ack: Ack) {
         let bytes = original.payload.len() + original.topic.len() + original.properties.bytes();
-        self.shared.catching_up.gaps().hold(number, model, bytes, original);
-        ack.done();
+        let (ack, messages) = if number.is_of_life() {
+            (ack, self.messages)
+        } else {
+            ack.done();
+            (Ack::new(|| {}), 0)
+        };
+        let waiting = Waiting { original, ack };
+        let twin = self.shared.catching_up.gaps().hold(number, model, bytes, messages, waiting);
+        self.messages -= messages;
+        // The later one is acknowledged when its turn has come.
+        if let Some(twin) = twin {
+            twin.ack.done();
+        }
         self.shared.ask();
     }
 

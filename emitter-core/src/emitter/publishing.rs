@@ -16,19 +16,22 @@ use tracing::warn;
 use super::Shared;
 use super::burying::{DeadLetters, Held};
 use super::gathering::Gathering;
+use super::outbound::{Failure, Outbound, Told};
+use super::parcel::{Address, original, outgoing};
 use super::shutdown::after;
+use super::telling::{Kept, locked};
 use crate::batch::{self, Batches};
 use crate::dead_letter::{DeadLetter, Original, Reason};
 use crate::emit::QoS;
-use crate::envelope::{self, Content, EncodeError, Encoded, Format, Outgoing, WireLimits};
+use crate::envelope::{self, Encoded, Format, WireLimits};
 use crate::event::{EventId, Operation};
+use crate::gaps::ring::{Place, Ring};
 use crate::metrics::{Counters, OnceInAWhile};
 use crate::model_info::{AnyEvent, ModelInfo};
 use crate::queue::Linger;
-use crate::receipt::{Loss, Ticket};
-use crate::record::{Number, Parcel, RecordError};
+use crate::record::{Number, Parcel};
 use crate::signature::{self, Signatures};
-use crate::topic::{Topic, TopicError};
+use crate::topic::Topic;
 use crate::transport::{Confirmation, Confirmed, Message, Properties, PublishError};
 
 /// How many events are encoded before other tasks have a turn.
@@ -45,78 +48,13 @@ pub(super) struct Publishing {
     models: HashMap<&'static str, Wired>,
     outcomes: Arc<Outcomes>,
     gathering: Gathering,
+    /// Numbers events, and keeps the last ones.
+    ring: Arc<Mutex<Ring<Kept>>>,
     /// Wakes the task for those that have been gathered long enough.
     timer: Option<Pin<Box<Sleep>>>,
     /// Messages that wait for room, and how many events they are.
     going: VecDeque<Going>,
     going_events: usize,
-}
-
-/// An event for other nodes.
-pub(super) enum Outbound {
-    /// As it was emitted, and how hard to try if the call said so.
-    Event { event: Arc<dyn AnyEvent>, qos: Option<QoS>, ticket: Option<Box<Ticket>> },
-    /// As it was written down.
-    Record { parcel: Box<Parcel>, number: Number, told: Told },
-}
-
-/// Who wants to know what became of an event.
-pub(super) enum Told {
-    Nobody,
-    Ticket(Box<Ticket>),
-    /// Who has it written down, and does what is to be done.
-    Relay(Relay),
-}
-
-/// Calls a function once, also when nothing became of the event.
-pub(super) struct Relay(Option<Tell>);
-
-/// Is told what became of an event.
-type Tell = Box<dyn FnOnce(Result<(), PublishError>) + Send>;
-
-impl Drop for Relay {
-    fn drop(&mut self) {
-        if let Some(told) = self.0.take() {
-            told(Err(PublishError::Closed));
-        }
-    }
-}
-
-impl From<Option<Box<Ticket>>> for Told {
-    fn from(ticket: Option<Box<Ticket>>) -> Self {
-        ticket.map_or(Self::Nobody, Self::Ticket)
-    }
-}
-
-impl Told {
-    fn is_relay(&self) -> bool {
-        matches!(self, Self::Relay(_))
-    }
-
-    pub(super) fn relay(told: impl FnOnce(Result<(), PublishError>) + Send + 'static) -> Self {
-        Self::Relay(Relay(Some(Box::new(told))))
-    }
-
-    fn settled(self, outcome: Result<(), &Failure>) {
-        match self {
-            Self::Nobody => {}
-            Self::Ticket(ticket) => ticket.settled(outcome.map_err(|failure| match failure {
-                Failure::Publish(PublishError::QueueFull { .. }) => Loss::QueueFull,
-                Failure::Publish(PublishError::Closed) => Loss::ShutDown,
-                Failure::Publish(error) => Loss::Publish(error.clone()),
-                other => Loss::Encode(other.to_string()),
-            })),
-            Self::Relay(mut relay) => {
-                if let Some(told) = relay.0.take() {
-                    told(outcome.map_err(|failure| match failure {
-                        Failure::Publish(error) => error.clone(),
-                        // Of its form nothing is left to be wrong.
-                        _ => PublishError::Closed,
-                    }));
-                }
-            }
-        }
-    }
 }
 
 /// The events of one message.
@@ -127,7 +65,9 @@ enum Going {
 
 impl Publishing {
     pub(super) fn new(shared: Arc<Shared>, limits: WireLimits) -> Self {
+        let ring = Arc::clone(&shared.catching_up.telling.ring);
         let outcomes = Arc::new(Outcomes {
+            ring: Arc::clone(&ring),
             counters: Arc::clone(&shared.counters),
             dead_letters: Arc::clone(&shared.dead_letters),
             failures: OnceInAWhile::every(Duration::from_secs(10)),
@@ -147,6 +87,7 @@ impl Publishing {
             models: HashMap::new(),
             outcomes,
             gathering,
+            ring,
             timer: None,
             going,
             going_events: 0,
@@ -228,15 +169,20 @@ impl Publishing {
         };
         let mut encoded = Encoded { payload, properties };
         envelope::add_number(&mut encoded, number);
-        self.go(Going::One(Ready { id, topic, batch: None, qos, expires: None, encoded, told }));
+        self.go(Going::One(Ready { id, topic, batch: None, qos, expires: None, encoded, place: None, told }));
     }
 
     fn publish_event(&mut self, event: &Arc<dyn AnyEvent>, qos: Option<QoS>, told: Told) {
-        // The number is used up even when the event fails from here on: receivers shall see a gap.
         let info = event.model();
-        let wired = self.models.entry(info.name).or_default();
-        wired.sequence += 1;
-        let sequence = wired.sequence;
+        let wired = self.models.entry(info.name).or_insert_with(|| {
+            let catching_up = &self.shared.catching_up;
+            if let Some(transport) = self.shared.transport.as_ref().filter(|_| catching_up.telling.is_on()) {
+                catching_up.hear_asks(&**transport);
+            }
+            Wired { place: locked(&self.ring).add_model(info.name), addresses: Default::default() }
+        });
+        let place = locked(&self.ring).give(wired.place);
+        let sequence = place.sequence;
         // The row's `Serialize` is the user's; its panic must not end this task.
         let operation = event.meta().operation;
         let address = match &mut wired.addresses[operation.index()] {
@@ -247,13 +193,14 @@ impl Publishing {
         let encoded = catch_unwind(AssertUnwindSafe(|| address.map_err(Failure::from).and_then(encode)));
         match encoded.unwrap_or(Err(Failure::Panicked)) {
             Ok(ready) => {
-                let ready = Ready { told, ..ready };
+                let ready = Ready { told, place: Some(place), ..ready };
                 match self.shared.batches {
                     Some(batches) => self.gather(info, ready, &batches),
                     None => self.go(Going::One(ready)),
                 }
             }
             Err(failure) => {
+                locked(&self.ring).take_back(place);
                 self.outcomes.failed(&failure, told);
                 if failure.matters() && self.shared.dead_letters.may() {
                     let original = catch_unwind(AssertUnwindSafe(|| original(&self.shared, &**event)));
@@ -328,7 +275,7 @@ impl Publishing {
 
     /// Sends an event alone.
     fn send(&self, ready: Ready) {
-        let Ready { id, topic, qos, expires, told, encoded, .. } = ready;
+        let Ready { id, topic, qos, expires, place, told, encoded, .. } = ready;
         let Encoded { mut payload, properties } = encoded;
         if let Some(signatures) = &self.shared.signatures {
             signatures.sign(topic.as_str(), &properties, &mut payload);
@@ -343,6 +290,7 @@ impl Publishing {
             properties: of_event.then(|| properties.clone()),
             qos,
             expires,
+            place,
             told,
         };
         let message = Message { topic, payload, qos, expires, properties, retain: false };
@@ -363,20 +311,21 @@ impl Publishing {
         let mut tickets = Vec::with_capacity(events.len());
         let (payload, parts) = batch::join(events.into_iter().map(|event| {
             let mut payload = event.encoded.payload;
-            tickets.push((event.id, event.topic, event.expires, event.told));
+            tickets.push((event.id, event.topic, event.expires, event.place, event.told));
             if let Some(signatures) = &self.shared.signatures {
                 signatures.sign(topic.as_str(), &NOTHING, &mut payload);
             }
             payload
         }));
         let sent = tickets.into_iter().zip(parts);
-        let sent = sent.map(|((id, topic, expires, told), payload)| Sent {
+        let sent = sent.map(|((id, topic, expires, place, told), payload)| Sent {
             id,
             topic,
             payload,
             properties: None,
             qos,
             expires,
+            place,
             told,
         });
         let sent: Vec<Sent> = sent.collect();
@@ -401,7 +350,7 @@ impl Publishing {
     fn take_again(&mut self) {
         let again = self.outcomes.again().as_mut().map(std::mem::take);
         for sent in again.into_iter().flatten() {
-            let Sent { id, topic, payload, qos, expires, told, .. } = sent;
+            let Sent { id, topic, payload, qos, expires, place, told, .. } = sent;
             let payload = match self.shared.signatures {
                 // It was made for another topic.
                 Some(_) => signature::unsigned(&payload),
@@ -409,7 +358,7 @@ impl Publishing {
             };
             let properties = Properties::of_type(envelope::content_type(self.shared.format));
             let encoded = Encoded { payload, properties };
-            self.go(Going::One(Ready { id, topic, batch: None, qos, expires, encoded, told }));
+            self.go(Going::One(Ready { id, topic, batch: None, qos, expires, encoded, place, told }));
         }
     }
 }
@@ -439,6 +388,8 @@ pub(super) struct Ready {
     pub(super) qos: QoS,
     pub(super) expires: Option<Instant>,
     encoded: Encoded,
+    /// Its number, where this node counts.
+    place: Option<Place>,
     told: Told,
 }
 
@@ -447,6 +398,7 @@ pub(super) struct Ready {
 ///
 /// It holds nothing that leads to the transport, which holds it.
 struct Outcomes {
+    ring: Arc<Mutex<Ring<Kept>>>,
     counters: Arc<Counters>,
     dead_letters: Arc<DeadLetters>,
     failures: OnceInAWhile,
@@ -503,9 +455,13 @@ impl Outcomes {
     }
 
     fn told(&self, settled: Result<Confirmed, PublishError>, sent: Sent) {
-        let Sent { id, topic, payload, properties, told, .. } = sent;
+        let Sent { id, topic, payload, properties, expires, place, told, .. } = sent;
         let error = match settled {
             Ok(Confirmed { had_subscribers }) => {
+                if let Some(place) = place {
+                    let bytes = payload.len() + topic.as_str().len();
+                    locked(&self.ring).keep(place, bytes, Kept { topic, payload, properties, expires });
+                }
                 told.settled(Ok(()));
                 self.counters.published.add_one();
                 if !had_subscribers {
@@ -513,7 +469,14 @@ impl Outcomes {
                 }
                 return;
             }
-            Err(error @ PublishError::QueueFull { .. }) => {
+            Err(error) => error,
+        };
+        // Whoever misses it is told that it is nothing: it is counted here.
+        if let Some(place) = place {
+            locked(&self.ring).settle(place);
+        }
+        let error = match error {
+            error @ PublishError::QueueFull { .. } => {
                 self.counters.publish_refused.add_one();
                 if told.is_relay() {
                     return told.settled(Err(&Failure::Publish(error)));
@@ -523,7 +486,7 @@ impl Outcomes {
                     warn!(more, "the transport's queue is full: events are lost to other nodes");
                 });
             }
-            Err(error) => error,
+            error => error,
         };
         let attempts = match error {
             PublishError::EndsConnections { times } => times,
@@ -553,37 +516,11 @@ impl Outcomes {
 }
 
 /// A model as this node publishes it.
-#[derive(Default)]
 struct Wired {
-    /// The last number given.
-    sequence: u64,
+    /// Where it is in the ring.
+    place: usize,
     /// By operation, made when there is a first event of it.
     addresses: [Option<Address>; Operation::ALL.len()],
-}
-
-/// Where events of one operation go, and how.
-struct Address {
-    topic: Topic,
-    /// Where several go in one message, if they do.
-    batch: Option<Topic>,
-    kind: String,
-    qos: QoS,
-}
-
-impl Address {
-    fn new(shared: &Shared, info: &ModelInfo, operation: Operation) -> Result<Self, TopicError> {
-        let model = info.topic()?;
-        let topic = shared.topics.topic(&model, operation);
-        let batch = shared.batches.is_some().then(|| shared.topics.batch(&model));
-        let last = topic
-            .as_str()
-            .rmatch_indices('/')
-            .nth(1)
-            .map_or(topic.as_str(), |(place, _)| &topic.as_str()[place + 1..]);
-        let qos = shared.qos.get(last).copied().unwrap_or_else(|| (info.qos)(operation));
-        let kind = shared.kind_of(info, operation);
-        Ok(Self { topic, batch, kind, qos })
-    }
 }
 
 fn encode(
@@ -603,69 +540,9 @@ fn encode(
         qos: qos.unwrap_or(address.qos),
         expires: event.model().expires.map(after),
         encoded: envelope::encode(&outgoing, shared.format, limits)?,
+        place: None,
         told: Told::Nobody,
     })
-}
-
-/// An event as it is written down.
-pub(super) fn parcel(shared: &Shared, event: &dyn AnyEvent, qos: Option<QoS>) -> Result<Parcel, RecordError> {
-    let (info, meta) = (event.model(), event.meta());
-    let address = Address::new(shared, info, meta.operation)?;
-    let content = event.content()?;
-    let outgoing = outgoing(shared, event, &content, &address.kind, None);
-    let beside = Number::MAX_BYTES + shared.signatures.as_ref().map_or(0, Signatures::bytes);
-    let limits = WireLimits { max_bytes: shared.wire.max_bytes.saturating_sub(beside), ..shared.wire };
-    let Encoded { payload, properties } = envelope::encode(&outgoing, shared.format, &limits)?;
-    let qos = qos.unwrap_or(address.qos);
-    Ok(Parcel { id: meta.id, topic: address.topic.to_string(), qos, payload, properties })
-}
-
-fn outgoing<'a>(
-    shared: &'a Shared,
-    event: &'a dyn AnyEvent,
-    content: &'a Content,
-    kind: &'a str,
-    sequence: Option<u64>,
-) -> Outgoing<'a> {
-    let (info, meta) = (event.model(), event.meta());
-    Outgoing {
-        model: info.name,
-        key_columns: info.key_columns,
-        operation: meta.operation,
-        kind,
-        keys: &meta.keys,
-        content,
-        columns: info.columns,
-        set: event.set(),
-        inserted: event.inserted(),
-        time: meta.time,
-        id: meta.id,
-        origin: &shared.origin,
-        sequence,
-        version: info.version,
-        trace: meta.trace(),
-        trace_state: meta.trace_state(),
-        idempotency_key: meta.idempotency_key(),
-        metadata: meta.noted(),
-        cause: meta.cause(),
-        hops: meta.hops(),
-    }
-}
-
-/// An event as one that came would be: what a dead letter of it carries.
-pub(super) fn original(shared: &Shared, event: &dyn AnyEvent) -> Original {
-    let (info, meta) = (event.model(), event.meta());
-    let Ok(Address { topic, kind, .. }) = Address::new(shared, info, meta.operation) else {
-        return Original::default();
-    };
-    let payload = event.content().ok().and_then(|content| {
-        let outgoing = outgoing(shared, event, &content, &kind, meta.sequence.or(Some(0)));
-        // No limit: it is not to be sent.
-        let limits = WireLimits { max_bytes: usize::MAX, max_depth: usize::MAX };
-        envelope::encode(&outgoing, Format::Specification, &limits).ok()
-    });
-    let Encoded { payload, properties } = payload.unwrap_or_default();
-    Original { topic: topic.to_string(), payload: payload.into(), properties }
 }
 
 /// What was sent: shared with the transport, not copied.
@@ -677,36 +554,6 @@ struct Sent {
     properties: Option<Properties>,
     qos: QoS,
     expires: Option<Instant>,
+    place: Option<Place>,
     told: Told,
-}
-
-impl Failure {
-    /// Whether a dead letter is to be made of it. What a full queue, a shutdown or a model's `expires` did was
-    /// meant so by somebody.
-    fn matters(&self) -> bool {
-        matches!(
-            self,
-            Self::Encode(_)
-                | Self::Panicked
-                | Self::Topic(_)
-                | Self::Publish(
-                    PublishError::TooLarge { .. }
-                        | PublishError::Refused { .. }
-                        | PublishError::EndsConnections { .. }
-                )
-        )
-    }
-}
-
-/// Why an event did not reach the broker.
-#[derive(Debug, thiserror::Error)]
-enum Failure {
-    #[error(transparent)]
-    Encode(#[from] EncodeError),
-    #[error(transparent)]
-    Publish(#[from] PublishError),
-    #[error(transparent)]
-    Topic(#[from] TopicError),
-    #[error("the row's `Serialize` panicked")]
-    Panicked,
 }

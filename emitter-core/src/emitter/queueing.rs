@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tracing::{error, warn};
 
 use super::burying::Held;
-use super::{Emission, Emitter, Shared, publishing, told_of_loop};
+use super::{Emission, Emitter, Shared, parcel, told_of_loop};
 use crate::ack::Ack;
 use crate::dead_letter::{DeadLetter, Reason};
 use crate::dispatcher::{Job, Message};
@@ -332,8 +332,8 @@ impl Shared {
             return;
         }
         let emission = &event.emission;
-        let original = catch_unwind(AssertUnwindSafe(|| publishing::original(self, &*emission.event)))
-            .unwrap_or_default();
+        let original =
+            catch_unwind(AssertUnwindSafe(|| parcel::original(self, &*emission.event))).unwrap_or_default();
         let letter = self.dead_letters.letter(Reason::Unpublished, loss.to_string(), original);
         let letter = DeadLetter { event: Some(event.id()), ..letter };
         self.dead_letters.put(letter, Held::Nothing, emission.scope.remote);

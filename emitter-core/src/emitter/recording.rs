@@ -3,7 +3,8 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use super::publishing::{self, Outbound, Told};
+use super::outbound::{Outbound, Told};
+use super::parcel::parcel;
 use super::{Emission, Emitter};
 use crate::ack::Ack;
 use crate::dispatcher::{Entry, Job};
@@ -22,8 +23,7 @@ impl Emitter {
         let event = &*emission.event;
         let (info, meta) = (event.model(), event.meta());
         // The row's `Serialize` is the user's.
-        let encoded =
-            catch_unwind(AssertUnwindSafe(|| publishing::parcel(&self.node.shared, event, emission.qos)));
+        let encoded = catch_unwind(AssertUnwindSafe(|| parcel(&self.node.shared, event, emission.qos)));
         let parcel = encoded.unwrap_or(Err(RecordError::Panicked))?;
         let key = match &*meta.keys {
             [key] => Some(key),

@@ -1,8 +1,8 @@
 //! What nodes say to each other about events that are missing.
 //!
-//! Who misses one says so on `{prefix}/_replay/ask`; of the nodes that relay the outbox, the one that owns the
-//! lane answers on `{prefix}/_replay/to/{service}.{node}`. Unasked, each says on `{prefix}/_replay/heads` now and
-//! then how far it is. All three are JSON objects, signed where events are, and go at QoS 0: they pass what waits to be acknowledged,
+//! Who misses one says so on `{prefix}/_replay/ask`. Of the nodes that relay an outbox, the one that owns the
+//! lane answers on `{prefix}/_replay/to/{service}.{node}`; of buffered events the node that published them. Unasked,
+//! each says on `{prefix}/_replay/heads` now and then how far it is. All three are JSON objects, signed where events are, and go at QoS 0: they pass what waits to be acknowledged,
 //! and whoever asks in vain asks again.
 
 use std::borrow::Cow;
@@ -82,6 +82,15 @@ pub struct ToldEvent {
 }
 
 #[derive(Serialize, Deserialize)]
+struct StreamForm<'a> {
+    #[serde(borrow)]
+    outbox: Cow<'a, str>,
+    lane: u32,
+    #[serde(borrow)]
+    model: Cow<'a, str>,
+}
+
+#[derive(Serialize, Deserialize)]
 struct AskForm<'a> {
     #[serde(borrow)]
     from: Cow<'a, str>,
@@ -94,10 +103,7 @@ struct AskForm<'a> {
 #[derive(Serialize, Deserialize)]
 struct AskedForm<'a> {
     #[serde(borrow)]
-    outbox: Cow<'a, str>,
-    lane: u32,
-    #[serde(borrow)]
-    model: Cow<'a, str>,
+    stream: StreamForm<'a>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     after: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -113,10 +119,7 @@ struct HeadsForm<'a> {
 #[derive(Serialize, Deserialize)]
 struct HeadForm<'a> {
     #[serde(borrow)]
-    outbox: Cow<'a, str>,
-    lane: u32,
-    #[serde(borrow)]
-    model: Cow<'a, str>,
+    stream: StreamForm<'a>,
     epoch: u64,
     base: u64,
     last: u64,
@@ -125,10 +128,7 @@ struct HeadForm<'a> {
 #[derive(Serialize, Deserialize)]
 struct AnswerForm<'a> {
     #[serde(borrow)]
-    outbox: Cow<'a, str>,
-    lane: u32,
-    #[serde(borrow)]
-    model: Cow<'a, str>,
+    stream: StreamForm<'a>,
     epoch: u64,
     base: u64,
     after: u64,
@@ -152,14 +152,19 @@ struct EventForm<'a> {
     properties: Vec<(String, String)>,
 }
 
-fn stream(outbox: &str, lane: u32, model: &str) -> Option<Stream> {
-    let good = (1..=128).contains(&model.len());
-    // As it stands in a number.
-    Number::of_stream(&format!("{outbox}/{lane}.0:0"), 0).filter(|_| good).map(|number| Stream {
-        outbox: number.outbox,
-        lane,
-        model: model.to_ascii_lowercase().into(),
-    })
+impl<'a> StreamForm<'a> {
+    fn of(stream: &'a Stream) -> Self {
+        Self { outbox: (&*stream.outbox).into(), lane: stream.lane, model: (&*stream.model).into() }
+    }
+
+    /// The stream, if one can be called so.
+    fn read(&self) -> Option<Stream> {
+        let Self { outbox, lane, model } = self;
+        let is_life = *lane == 0 && super::is_life(outbox);
+        let good = (is_life || Number::names_outbox(outbox)) && (1..=128).contains(&model.len());
+        let model = model.to_ascii_lowercase().into();
+        good.then(|| Stream { outbox: outbox.as_ref().into(), lane: *lane, model })
+    }
 }
 
 /// Databases count no further.
@@ -199,9 +204,7 @@ impl Ask {
         let chunks = streams.chunks(MOST_STREAMS).chain((heads && streams.is_empty()).then_some(nothing));
         chunks.map(move |streams| {
             let streams = streams.iter().map(|(stream, after)| AskedForm {
-                outbox: (&*stream.outbox).into(),
-                lane: stream.lane,
-                model: (&*stream.model).into(),
+                stream: StreamForm::of(stream),
                 after: if let After::Sequence(sequence) = after { Some(*sequence) } else { None },
                 since: if let After::Time(millis) = after { Some(*millis) } else { None },
             });
@@ -221,7 +224,7 @@ impl Ask {
                 (None, Some(millis)) => After::Time(millis.clamp(0, LAST_MILLIS)),
                 _ => return None,
             };
-            Some((stream(&asked.outbox, asked.lane, &asked.model)?, after))
+            Some((asked.stream.read()?, after))
         });
         let streams = streams.collect::<Option<Vec<_>>>().ok_or_else(|| malformed("question"))?;
         Ok(Self { from: form.from.into_owned(), streams, heads: form.heads })
@@ -232,9 +235,7 @@ impl Ask {
 pub(crate) fn heads(heads: &[Head]) -> impl Iterator<Item = Vec<u8>> + '_ {
     heads.chunks(MOST_STREAMS).map(|heads| {
         let heads = heads.iter().map(|head| HeadForm {
-            outbox: (&*head.stream.outbox).into(),
-            lane: head.stream.lane,
-            model: (&*head.stream.model).into(),
+            stream: StreamForm::of(&head.stream),
             epoch: head.epoch,
             base: head.base,
             last: head.last,
@@ -248,7 +249,7 @@ pub(crate) fn read_heads(payload: &[u8]) -> Result<Vec<Head>, DecodeError> {
     let form: HeadsForm<'_> = serde_json::from_str(text).map_err(|_| malformed("list of heads"))?;
     let heads = form.heads.iter().map(|head| {
         let good = head.base <= head.last && counted(&[head.epoch, head.last]);
-        let stream = stream(&head.outbox, head.lane, &head.model).filter(|_| good)?;
+        let stream = head.stream.read().filter(|_| good)?;
         Some(Head { stream, epoch: head.epoch, base: head.base, last: head.last })
     });
     heads.collect::<Option<_>>().ok_or_else(|| malformed("list of heads"))
@@ -272,9 +273,7 @@ impl Answer {
             })
         });
         json(&AnswerForm {
-            outbox: (&*stream.outbox).into(),
-            lane: stream.lane,
-            model: (&*stream.model).into(),
+            stream: StreamForm::of(stream),
             epoch: *epoch,
             base: *base,
             after: *after,
@@ -296,8 +295,7 @@ impl Answer {
         let good = form.after <= form.covered
             && form.covered <= form.last
             && counted(&[form.epoch, form.base, form.last]);
-        let stream = stream(&form.outbox, form.lane, &form.model).filter(|_| good);
-        let stream = stream.ok_or_else(|| malformed("answer"))?;
+        let stream = form.stream.read().filter(|_| good).ok_or_else(|| malformed("answer"))?;
         let events = form.events.into_iter().map(|event| {
             let within = event.sequence > form.after && event.sequence <= form.covered;
             let user = event.properties.into_iter().map(|(name, value)| (name.into(), value));
@@ -338,8 +336,11 @@ mod tests {
     const LIMITS: WireLimits = WireLimits { max_bytes: 10_000, max_depth: 5 };
 
     fn any_stream() -> impl Strategy<Value = Stream> {
-        ("[a-z0-9]{1,32}", any::<u32>(), "[a-z_]{1,20}").prop_map(|(outbox, lane, model)| Stream {
-            outbox: outbox.into(),
+        let outbox = ("[a-z0-9]{1,32}", any::<u32>()).prop_map(|(name, lane)| (name.into(), lane));
+        let life = any::<u128>().prop_map(|life| (super::super::life(Uuid::from_u128(life)), 0));
+        let whose = prop_oneof![outbox, life];
+        (whose, "[a-z_]{1,20}").prop_map(|((outbox, lane), model)| Stream {
+            outbox,
             lane,
             model: model.into(),
         })
@@ -410,7 +411,8 @@ mod tests {
                 epoch: 1, base: 0, after: 1, covered: 2, last: 3, lost: 0, events: vec![event(2, "a")],
             };
             let mut json: serde_json::Value = serde_json::from_slice(&answer.to_json()).unwrap();
-            json[field] = serde_json::from_str(value).unwrap();
+            let whole = if matches!(field, "outbox" | "lane" | "model") { &mut json["stream"] } else { &mut json };
+            whole[field] = serde_json::from_str(value).unwrap();
             // A model may have any name; an answer may have no events.
             prop_assume!(!(field == "model" && value == "\"a/b\"" || field == "events" && value == "[]"));
             let read = Answer::read(&serde_json::to_vec(&json).unwrap().into(), &LIMITS);

@@ -24,11 +24,12 @@ mod config;
 mod inheritance;
 mod leases;
 mod on_the_way;
+mod questions;
 
-use self::answers::Question;
 use self::bookkeeping::Bookkeeping;
 pub use self::config::RelayConfig;
 use self::on_the_way::{Line, OnTheWay, Sent};
+use self::questions::Questions;
 
 /// A relay, and what it knows.
 pub(super) struct Relay {
@@ -88,7 +89,7 @@ pub(super) struct Relay {
     next_connection: Instant,
     /// No more may be on the way: the next that is answered makes room.
     is_full: bool,
-    questions: VecDeque<Question>,
+    questions: Questions,
     /// When it is told how far the outbox is.
     next_heads: Instant,
     /// Somebody wants to know it of all streams.
@@ -204,7 +205,7 @@ impl Relay {
             failures: 0,
             next_connection: now,
             is_full: false,
-            questions: VecDeque::new(),
+            questions: Questions::default(),
             next_heads: now,
             all_heads: false,
         })

@@ -1,11 +1,18 @@
 //! What a relay may mark is what it owns at that moment, whatever it believes.
 
-use diesel::{Connection, SqliteConnection};
+use diesel::{Connection, QueryableByName, RunQueryDsl, SqliteConnection};
 
-use super::store::{Due, Next, Reading, Settled, Store, Unsettled};
+use super::store::{Due, Kept, Next, Reading, Settled, Store, Unsettled};
 use crate::tables::{Database, Dialect, Names, Tables};
 
 const LEASE: i64 = 60_000;
+
+/// Of how a query is run.
+#[derive(QueryableByName)]
+struct Step {
+    #[diesel(sql_type = diesel::sql_types::Text)]
+    detail: String,
+}
 
 struct Table {
     database: SqliteConnection,
@@ -48,6 +55,12 @@ impl Table {
             panic!("SQLite reads rows at once")
         };
         self.database.queued(due).unwrap().iter().map(|row| row.id).collect()
+    }
+
+    fn plan(&mut self, sql: &str) -> String {
+        let steps: Vec<Step> =
+            diesel::sql_query(format!("EXPLAIN QUERY PLAN {sql}")).load(&mut self.database).unwrap();
+        steps.into_iter().map(|step| step.detail).collect::<Vec<_>>().join("; ")
     }
 
     fn statuses(&mut self) -> Vec<(String, i64)> {
@@ -133,4 +146,13 @@ fn a_lane_is_taken_from_nobody_who_holds_it_but_an_earlier_life() {
     // The same node, started again.
     let again = table.store.take(0, "a2", "a", LEASE);
     assert_eq!(table.database.change(again).unwrap(), 1);
+}
+
+#[test]
+fn a_time_is_looked_for_in_the_history_by_its_index_alone() {
+    let mut table = Table::new();
+    let look = table.store.settled_after(&Kept { lane: 0, model: "order", after: 5, up_to: 9 }, 0);
+    let plan = table.plan(&look);
+    assert!(plan.contains("history_sequence (lane=? AND sequence>? AND sequence<?)"), "{plan}");
+    assert!(!plan.contains("TEMP B-TREE"), "{plan}");
 }

@@ -10,20 +10,10 @@ use emitter_core::gaps::{After, Head, Stream};
 use emitter_core::record::Number;
 use tracing::warn;
 
+use super::questions::Question;
 use super::{Relay, parcel};
 use crate::outbox::store::Kept;
 use crate::tables::Queued;
-
-/// A question about one stream that waits for its answer.
-pub(super) struct Question {
-    from: String,
-    stream: Stream,
-    after: After,
-    came: Instant,
-}
-
-/// How many questions wait at most; who asks in vain asks again.
-const MOST_QUESTIONS: usize = 1_000;
 
 /// How many rows are read for an answer: of usual events about as many as it may tell.
 const MOST_ROWS: usize = 200;
@@ -48,10 +38,9 @@ impl Relay {
             for (stream, after) in ask.streams {
                 // Others are asked as well, and answer for theirs.
                 let is_own = stream.outbox == self.outbox_id && self.owns(stream.lane);
-                self.questions.retain(|other| other.from != ask.from || other.stream != stream);
-                if is_own && self.questions.len() < MOST_QUESTIONS {
+                if is_own {
                     let from = ask.from.clone();
-                    self.questions.push_back(Question { from, stream, after, came: Instant::now() });
+                    self.questions.put(Question { from, stream, after, came: Instant::now() });
                 }
             }
         }
@@ -61,13 +50,16 @@ impl Relay {
         i32::try_from(lane).is_ok_and(|lane| self.lanes.contains_key(&lane))
     }
 
-    /// Answers one of those that wait. To be called when everything that is known is noted. A question that the
-    /// database cannot answer is nobody's trouble but that of whoever asked.
+    /// Answers one of those that wait, as soon as earlier answers have been sent. To be called when everything that is
+    /// known is noted. A question that the database cannot answer is nobody's trouble but that of whoever asked.
     pub(super) fn answer(&mut self, emitter: &Emitter) {
-        let Some(question) = self.questions.pop_front() else { return };
+        if !emitter.may_answer() {
+            return;
+        }
+        let Some(question) = self.questions.next() else { return };
         match self.answer_to(&question) {
             Ok(Some(answer)) => emitter.answer(&question.from, &answer),
-            Ok(None) if question.came.elapsed() < PATIENCE => self.questions.push_back(question),
+            Ok(None) if question.came.elapsed() < PATIENCE => self.questions.put(question),
             Ok(None) => {}
             Err(error) => warn!(from = question.from, "missing events could not be looked for: {error}"),
         }
@@ -87,6 +79,7 @@ impl Relay {
         let after = match *after {
             After::Sequence(after) => i64::try_from(after).unwrap_or(i64::MAX),
             After::Time(millis) => {
+                let kept = Kept { after: self.settled_before(&kept, millis)?, ..kept };
                 let first = self.store.first_since(&kept, millis);
                 let first = self.database()?.pairs(first)?.iter().map(|pair| pair.number).min();
                 first.map_or(settled, |first| first - 1)
@@ -131,6 +124,21 @@ impl Relay {
             lost: unsigned(lost),
             events,
         }))
+    }
+
+    /// A number up to which everything was settled before a time, and so was written before it: the greatest that a few
+    /// looks into the history find. Rows are settled in the order of their numbers, which its index has.
+    fn settled_before(&mut self, kept: &Kept<'_>, millis: i64) -> QueryResult<i64> {
+        let (mut before, mut up_to) = (kept.after, kept.up_to);
+        while before < up_to {
+            let middle = before + (up_to - before) / 2;
+            let look = self.store.settled_after(&Kept { after: middle, up_to, ..*kept }, millis);
+            match self.database()?.pairs(look)?.first() {
+                Some(pair) if pair.text == "before" && pair.number > middle => before = pair.number,
+                _ => up_to = middle,
+            }
+        }
+        Ok(before)
     }
 
     /// Tells how far the outbox is, where it is time.

@@ -33,12 +33,30 @@ impl Store {
 
     /// The lowest number of what was written since so many milliseconds after 1970.
     pub(crate) fn first_since(&self, kept: &Kept<'_>, millis: i64) -> String {
+        self.first(kept, &format!(" AND {}", self.is_since("o.created_at", millis)))
+    }
+
+    /// The first number of the history, and whether it was settled `before` a time. Its index finds it: lane and number
+    /// are all that it goes by.
+    pub(crate) fn settled_after(&self, kept: &Kept<'_>, millis: i64) -> String {
+        // Clocks are set back at times.
+        const CLOCKS: i64 = 60_000;
+        let [(history, which), _] = self.where_kept(kept);
+        let since = self.is_since("o.processed_at", millis.saturating_sub(CLOCKS));
+        // Of what nobody knows when it was settled it is not said that it was before.
+        format!(
+            "SELECT CASE WHEN {since} OR o.processed_at IS NULL THEN 'since' ELSE 'before' END AS text, o.sequence AS number \
+             FROM {history} o WHERE {which} ORDER BY o.sequence LIMIT 1"
+        )
+    }
+
+    /// Whether a column has a time that is not before so many milliseconds after 1970.
+    fn is_since(&self, column: &str, millis: i64) -> String {
         let moment = self.moment(millis);
-        let since = match self.dialect {
-            Dialect::Postgres | Dialect::MySql => format!("o.created_at >= {moment}"),
-            Dialect::Sqlite => format!("julianday(o.created_at) >= {moment}"),
-        };
-        self.first(kept, &format!(" AND {since}"))
+        match self.dialect {
+            Dialect::Postgres | Dialect::MySql => format!("{column} >= {moment}"),
+            Dialect::Sqlite => format!("julianday({column}) >= {moment}"),
+        }
     }
 
     fn first(&self, kept: &Kept<'_>, also: &str) -> String {

@@ -1,0 +1,625 @@
+use proptest::prelude::*;
+
+use super::track::LONGEST;
+use super::*;
+
+const MODEL: &str = "order";
+
+fn number(epoch: u64, base: u64, sequence: u64) -> Number {
+    Number { outbox: "box".into(), lane: 1, epoch, base, sequence, row: None }
+}
+
+fn stream() -> Stream {
+    Stream { outbox: "box".into(), lane: 1, model: MODEL.into() }
+}
+
+fn life_of(number: u128) -> Stream {
+    Stream { outbox: life(Uuid::from_u128(number)), lane: 0, model: MODEL.into() }
+}
+
+/// A number that a life gave.
+fn own(sequence: u64) -> Number {
+    Number::of_life(&life_of(1).outbox, sequence).unwrap()
+}
+
+/// A receiver that notes what goes on.
+struct Receiver {
+    gaps: Gaps<u64>,
+    stream: Stream,
+    heard: Vec<u64>,
+}
+
+impl Default for Receiver {
+    fn default() -> Self {
+        Self { gaps: Gaps::default(), stream: stream(), heard: Vec::new() }
+    }
+}
+
+impl Receiver {
+    fn take(&mut self, number: &Number) {
+        match self.gaps.arrived(number, "Order") {
+            Arrival::Goes | Arrival::GoesFirst => self.heard.push(number.sequence),
+            Arrival::Waits => drop(self.gaps.hold(number, MODEL, 1, 1, number.sequence)),
+        }
+        self.release();
+    }
+
+    fn release(&mut self) {
+        while let Some(sequence) = self.gaps.next_held(&self.stream.outbox, self.stream.lane, MODEL) {
+            self.heard.push(sequence);
+        }
+    }
+
+    /// What an outbox that has all of them up to `settled`, and gave `last`, answers.
+    fn ask(&mut self, now: Duration, (epoch, base): (u64, u64), settled: u64, last: u64, most: u64) -> usize {
+        let due = self.gaps.due(now);
+        for (asked, after) in &due {
+            let After::Sequence(after) = *after else { panic!("{after:?}") };
+            let covered = settled.min(after + most).max(after);
+            let told = Told { epoch, base, after, covered, last };
+            if self.gaps.wants(asked, &told) {
+                for sequence in after + 1..=covered {
+                    let held = self.gaps.take_held(asked, sequence);
+                    self.heard.push(held.unwrap_or(sequence));
+                }
+                self.gaps.answered(asked, &told);
+                self.release();
+            }
+        }
+        due.len()
+    }
+}
+
+#[test]
+fn what_follows_a_missing_one_waits_for_it() {
+    let mut receiver = Receiver::default();
+    for sequence in [7, 8, 10, 11, 8] {
+        receiver.take(&number(1, 0, sequence));
+    }
+    assert_eq!((&*receiver.heard, receiver.gaps.behind()), (&[7, 8, 8][..], 1));
+    // Nobody answers, and it is not asked again at once.
+    assert_eq!(receiver.gaps.due(Duration::ZERO), [(stream(), After::Sequence(8))]);
+    assert_eq!(receiver.gaps.due(Duration::from_millis(400)), []);
+    assert_eq!(receiver.ask(Duration::from_millis(600), (1, 0), 10, 11, 100), 1);
+    assert_eq!((&*receiver.heard, receiver.gaps.behind()), (&[7, 8, 8, 9, 10, 11][..], 0));
+    // It was only late.
+    for sequence in [13, 12] {
+        receiver.take(&number(1, 0, sequence));
+    }
+    assert_eq!((&receiver.heard[6..], receiver.gaps.behind()), (&[12, 13][..], 0));
+}
+
+#[test]
+fn a_new_owner_counts_what_was_not_settled_anew() {
+    let mut receiver = Receiver::default();
+    for sequence in 1..=5 {
+        receiver.take(&number(1, 0, sequence));
+    }
+    // Only three were settled: what comes is no gap.
+    receiver.take(&number(2, 3, 4));
+    assert_eq!((receiver.heard.len(), receiver.gaps.behind()), (6, 0));
+    // What the old one had on its way counts nothing, and goes on when its turn comes.
+    receiver.take(&number(1, 0, 6));
+    assert_eq!((receiver.heard.len(), receiver.gaps.behind()), (6, 1));
+    receiver.take(&number(2, 3, 5));
+    assert_eq!((receiver.heard.len(), receiver.gaps.behind()), (8, 0));
+    // One that began behind what came here: what is between is missing.
+    receiver.take(&number(3, 8, 9));
+    assert_eq!(
+        (receiver.heard.len(), receiver.gaps.due(Duration::ZERO)),
+        (8, vec![(stream(), After::Sequence(5))])
+    );
+}
+
+#[test]
+fn what_a_former_owner_settled_comes_in_its_turn_however_late() {
+    let mut receiver = Receiver::default();
+    receiver.gaps.resume([], Since::Beginning);
+    receiver.gaps.head(&Head { stream: stream(), epoch: 2, base: 3, last: 3 });
+    // The second is missing, and only three were settled.
+    for sequence in [1, 3, 4] {
+        receiver.take(&number(1, 0, sequence));
+    }
+    assert_eq!(receiver.heard, [1]);
+    receiver.ask(Duration::ZERO, (2, 3), 3, 3, 100);
+    assert_eq!(receiver.heard, [1, 2, 3, 4]);
+    // It was not the fourth of this owner, who may have another one.
+    assert_eq!(receiver.gaps.behind(), 0);
+    receiver.gaps.head(&Head { stream: stream(), epoch: 2, base: 3, last: 4 });
+    assert_eq!(receiver.gaps.behind(), 1);
+}
+
+/// As of a database that was restored from before the last owners.
+#[test]
+fn owners_that_count_from_before_are_heard_after_a_while() {
+    let mut receiver = Receiver::default();
+    receiver.take(&number(9, 0, 1));
+    receiver.take(&number(4, 0, 3));
+    let mut now = Duration::ZERO;
+    while receiver.gaps.impatient().is_empty() && now < LONGEST * 10 {
+        now += Duration::from_millis(100);
+        receiver.gaps.due(now);
+    }
+    receiver.release();
+    assert_eq!(receiver.heard, [1, 3]);
+}
+
+#[test]
+fn what_an_owner_left_behind_a_gap_is_forgotten() {
+    let mut receiver = Receiver::default();
+    for sequence in [1, 3, 4] {
+        receiver.take(&number(1, 0, sequence));
+    }
+    receiver.take(&number(2, 2, 3));
+    receiver.ask(Duration::ZERO, (2, 2), 2, 3, 100);
+    assert_eq!((&*receiver.heard, receiver.gaps.behind()), (&[1, 2, 3][..], 0));
+}
+
+#[test]
+fn a_head_shows_what_is_missing_at_the_end() {
+    let mut receiver = Receiver::default();
+    let head = |last| Head { stream: stream(), epoch: 1, base: 0, last };
+    receiver.gaps.head(&head(20));
+    assert_eq!(receiver.gaps.behind(), 0, "nothing of before its time");
+    receiver.gaps.head(&head(23));
+    // It may be on its way.
+    assert_eq!(receiver.ask(Duration::from_millis(10_000), (1, 0), 23, 23, 2), 0);
+    assert_eq!(receiver.ask(Duration::from_millis(10_900), (1, 0), 23, 23, 2), 0);
+    assert_eq!(receiver.ask(Duration::from_millis(11_000), (1, 0), 23, 23, 2), 1);
+    assert_eq!(receiver.ask(Duration::from_millis(11_001), (1, 0), 23, 23, 2), 1);
+    assert_eq!((&*receiver.heard, receiver.gaps.behind()), (&[21, 22, 23][..], 0));
+}
+
+#[test]
+fn a_number_that_nobody_gave_is_forgotten_with_the_next_answer() {
+    let mut receiver = Receiver::default();
+    receiver.take(&number(1, 0, 1));
+    receiver.take(&number(1, 0, u64::MAX));
+    receiver.take(&number(1, 0, 2));
+    assert_eq!(receiver.ask(Duration::ZERO, (1, 0), 2, 2, 100), 1);
+    assert_eq!(receiver.gaps.behind(), 0);
+    receiver.take(&number(1, 0, 3));
+    assert_eq!(receiver.heard, [1, 2, 3]);
+}
+
+#[test]
+fn what_nobody_answers_for_goes_on_after_half_a_minute() {
+    let mut receiver = Receiver::default();
+    for sequence in [1, 3, 5] {
+        receiver.take(&number(1, 0, sequence));
+    }
+    let mut now = Duration::ZERO;
+    while receiver.gaps.impatient().is_empty() {
+        now += Duration::from_millis(100);
+        receiver.gaps.due(now);
+    }
+    assert!((Duration::from_secs(20)..Duration::from_secs(40)).contains(&now), "{now:?}");
+    receiver.release();
+    receiver.take(&number(1, 0, 6));
+    assert_eq!(receiver.heard, [1, 3, 5, 6]);
+    // It is still asked for.
+    now += LONGEST;
+    assert_eq!(receiver.ask(now, (1, 0), 6, 6, 100), 1);
+    assert_eq!((receiver.gaps.behind(), &receiver.heard[4..]), (0, &[2, 3, 4, 5, 6][..]));
+}
+
+#[test]
+fn more_than_may_wait_is_asked_for_again() {
+    let mut receiver = Receiver::default();
+    let last = 3 + MOST_HELD as u64 * 2;
+    receiver.take(&number(1, 0, 1));
+    (3..=last).for_each(|sequence| receiver.take(&number(1, 0, sequence)));
+    let mut now = Duration::ZERO;
+    while receiver.gaps.behind() > 0 {
+        now += LONGEST;
+        receiver.ask(now, (1, 0), last, last, 700);
+    }
+    receiver.heard.sort_unstable();
+    receiver.heard.dedup();
+    assert_eq!(receiver.heard, (1..=last).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_later_life_begins_where_listeners_were() {
+    let mut gaps = Gaps::<u64>::default();
+    gaps.resume([], Since::Beginning);
+    for sequence in 1..=4 {
+        assert_eq!(gaps.arrived(&number(1, 0, sequence), MODEL), Arrival::Goes);
+    }
+    for sequence in [1, 3, 4] {
+        gaps.closed(&number(1, 0, sequence), MODEL);
+    }
+    let positions = gaps.positions();
+    assert_eq!(positions, [Position { stream: stream(), epoch: 1, sequence: 1 }]);
+    let mut next = Gaps::<u64>::default();
+    next.resume(positions, Since::Now);
+    assert_eq!(next.arrived(&number(1, 0, 3), MODEL), Arrival::Waits);
+    let _ = next.hold(&number(1, 0, 3), MODEL, 1, 0, 3);
+    assert_eq!(next.due(Duration::ZERO), [(stream(), After::Sequence(1))]);
+}
+
+#[test]
+fn a_gap_that_closed_by_itself_was_not_asked_for_in_vain() {
+    let mut receiver = Receiver::default();
+    receiver.take(&number(1, 0, 1));
+    let mut now = Duration::ZERO;
+    for sequence in (2..100).step_by(2) {
+        receiver.take(&number(1, 0, sequence + 1));
+        now += Duration::from_secs(1);
+        receiver.gaps.due(now);
+        receiver.take(&number(1, 0, sequence));
+    }
+    assert_eq!((receiver.gaps.behind(), receiver.heard.len()), (0, 99));
+    // So the next one is waited for as the first one was.
+    receiver.take(&number(1, 0, 101));
+    assert_eq!((receiver.heard.len(), receiver.gaps.due(now)), (99, vec![(stream(), After::Sequence(99))]));
+}
+
+#[test]
+fn an_answer_of_a_new_owner_begins_where_that_did() {
+    let mut receiver = Receiver::default();
+    // Five are settled, and this owner's seventh comes; its eighth is missing.
+    for sequence in [1, 2, 3, 4, 5, 6, 7, 9] {
+        receiver.take(&number(1, 0, sequence));
+    }
+    // The next one counts from five on. What it answers to the old question begins behind what it counted anew.
+    assert_eq!(receiver.ask(Duration::ZERO, (2, 5), 8, 8, 100), 1);
+    assert_eq!(receiver.heard.len(), 7, "nothing of it is taken");
+    assert_eq!(receiver.ask(LONGEST, (2, 5), 8, 8, 100) + receiver.ask(LONGEST * 2, (2, 5), 8, 8, 100), 1);
+    assert_eq!((&receiver.heard[7..], receiver.gaps.behind()), (&[6, 7, 8][..], 0));
+}
+
+#[test]
+fn a_lane_that_came_to_be_while_a_node_was_away_is_heard_from_its_beginning() {
+    let mut gaps = Gaps::<u64>::default();
+    gaps.resume([Position { stream: stream(), epoch: 1, sequence: 5 }], Since::Now);
+    let other = Number { lane: 2, ..number(1, 0, 2) };
+    assert_eq!(gaps.arrived(&other, MODEL), Arrival::Waits);
+    assert_eq!(gaps.arrived(&Number { outbox: "new".into(), ..other }, MODEL), Arrival::Goes);
+}
+
+#[test]
+fn a_stream_is_begun_at_a_time() {
+    let mut gaps = Gaps::<u64>::default();
+    gaps.resume([], Since::Time(5));
+    assert_eq!(gaps.arrived(&number(1, 3, 10), MODEL), Arrival::Waits);
+    let _ = gaps.hold(&number(1, 3, 10), MODEL, 1, 0, 10);
+    assert_eq!(gaps.due(Duration::ZERO), [(stream(), After::Time(5))]);
+    assert_eq!(gaps.positions(), [], "how far it is, is not known");
+    let told = Told { epoch: 1, base: 3, after: 6, covered: 9, last: 10 };
+    assert!(gaps.wants(&stream(), &told));
+    gaps.answered(&stream(), &told);
+    assert_eq!((gaps.next_held("box", 1, MODEL), gaps.behind()), (Some(10), 0));
+}
+
+/// A receiver of what a life publishes.
+fn receiver_of_a_life(sequences: impl IntoIterator<Item = u64>) -> Receiver {
+    let mut receiver = Receiver { stream: life_of(1), ..Receiver::default() };
+    sequences.into_iter().for_each(|sequence| receiver.take(&own(sequence)));
+    receiver
+}
+
+const MILLI: Duration = Duration::from_millis(1);
+
+#[test]
+fn what_a_life_published_is_asked_for_and_heard_in_its_turn() {
+    let mut receiver = receiver_of_a_life([7, 9, 8, 11]);
+    assert_eq!((&*receiver.heard, receiver.gaps.behind()), (&[7, 8, 9][..], 1));
+    assert_eq!(
+        receiver.ask(110 * MILLI, (0, 0), 10, 10, 100),
+        1,
+        "the last is on its way, for all that it tells"
+    );
+    assert_eq!((&receiver.heard[3..], receiver.gaps.behind(), receiver.gaps.lost()), (&[10, 11][..], 0, 0));
+    assert_eq!(receiver.gaps.positions(), [], "nobody answers for it in the next life");
+}
+
+#[test]
+fn a_long_gap_of_a_life_is_filled_without_a_pause_between_answers() {
+    let mut receiver = receiver_of_a_life([1, 100]);
+    let mut now = MILLI;
+    for _ in 0..10 {
+        now += MILLI;
+        receiver.ask(now, (0, 0), 100, 100, 10);
+    }
+    assert_eq!(receiver.heard, (1..=100).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_dead_life_holds_nothing_up_for_long_and_what_it_had_is_counted() {
+    let mut receiver = receiver_of_a_life([1, 3, 6, 7]);
+    let mut now = Duration::ZERO;
+    while receiver.gaps.impatient().is_empty() {
+        now += 10 * MILLI;
+        receiver.gaps.due(now);
+    }
+    assert!((2_000 * MILLI..4_000 * MILLI).contains(&now), "{now:?}");
+    assert_eq!((&*receiver.heard, receiver.gaps.silent()), (&[1][..], 0));
+    receiver.release();
+    // What comes then goes on at once, also what was only very late.
+    receiver.take(&own(9));
+    receiver.take(&own(4));
+    assert_eq!(receiver.heard, [1, 3, 6, 7, 9, 4]);
+    while receiver.gaps.behind() > 0 {
+        assert_eq!(receiver.gaps.lost(), 0);
+        now += 100 * MILLI;
+        receiver.gaps.due(now);
+    }
+    assert!((20_000 * MILLI..45_000 * MILLI).contains(&now), "{now:?}");
+    assert_eq!(receiver.gaps.lost(), 3, "2, 5 and 8");
+    // Nothing waits for it from then on, until it says something.
+    receiver.take(&own(11));
+    assert_eq!((receiver.heard.last(), receiver.gaps.behind()), (Some(&11), 1));
+    receiver.gaps.head(&Head { stream: life_of(1), epoch: 0, base: 0, last: 11 });
+    assert_eq!(
+        receiver.ask(now + LONGEST, (0, 0), 11, 11, 100)
+            + receiver.ask(now + LONGEST * 2, (0, 0), 11, 11, 100),
+        1
+    );
+    assert_eq!((receiver.gaps.behind(), receiver.gaps.lost()), (0, 0));
+    receiver.take(&own(13));
+    assert_eq!((receiver.heard.last(), receiver.gaps.behind()), (Some(&11), 1));
+}
+
+#[test]
+fn what_a_life_lost_last_is_found_by_its_head_and_given_up_when_nobody_has_it() {
+    let mut receiver = receiver_of_a_life([1, 2]);
+    receiver.gaps.head(&Head { stream: life_of(1), epoch: 0, base: 0, last: 5 });
+    let mut now = Duration::ZERO;
+    let mut asked = 0;
+    while receiver.gaps.behind() > 0 {
+        now += 100 * MILLI;
+        asked += receiver.gaps.due(now).len();
+    }
+    assert_eq!((asked, receiver.gaps.lost()), (6, 3));
+    receiver.take(&own(6));
+    assert_eq!(receiver.heard, [1, 2, 6]);
+}
+
+#[test]
+fn more_of_a_life_than_may_wait_does_not_and_nothing_is_dropped() {
+    // The one that is too much is there, and goes with the next.
+    let last = 4 + MOST_MESSAGES as u64;
+    let receiver = receiver_of_a_life((1..=last).filter(|sequence| *sequence != 2));
+    assert_eq!(receiver.heard.len() as u64, last - 1);
+    assert_eq!(receiver.gaps.messages, 0);
+    // A number that nobody gave holds up itself alone, and not for ever.
+    let mut receiver = receiver_of_a_life([1, i64::MAX as u64, 2, 3]);
+    let mut now = Duration::ZERO;
+    while receiver.gaps.behind() > 0 {
+        now += 100 * MILLI;
+        receiver.ask(now, (0, 0), 3, 3, 100);
+        receiver.release();
+    }
+    assert_eq!((&*receiver.heard, receiver.gaps.lost()), (&[1, 2, 3, i64::MAX as u64][..], 0));
+    assert!(now < LONGEST);
+    receiver.take(&own(5));
+    assert_eq!(receiver.gaps.behind(), 1, "gaps are found as before");
+}
+
+#[test]
+fn the_streams_that_were_not_heard_of_for_longest_are_forgotten_and_lives_first() {
+    let mut gaps = Gaps::<u64>::default();
+    gaps.resume([], Since::Beginning);
+    gaps.head(&Head { stream: stream(), epoch: 1, base: 0, last: 0 });
+    let arrives = |gaps: &mut Gaps<u64>, which: u128, sequence| {
+        gaps.arrived(&Number::of_life(&life_of(which).outbox, sequence).unwrap(), MODEL)
+    };
+    // The first has something that waits.
+    assert_eq!(arrives(&mut gaps, 1, 1), Arrival::Goes);
+    assert_eq!(arrives(&mut gaps, 1, 3), Arrival::Waits);
+    let _ = gaps.hold(&own(3), MODEL, 1, 0, 3);
+    for which in 2..MOST_STREAMS as u128 * 2 {
+        arrives(&mut gaps, which, 1);
+        arrives(&mut gaps, 2, which as u64);
+        assert!(gaps.tracks.len() <= MOST_STREAMS);
+    }
+    assert!(gaps.tracks.len() > MOST_STREAMS - FORGOTTEN - 1);
+    assert_eq!(arrives(&mut gaps, 1, 5), Arrival::Waits);
+    assert_eq!(
+        arrives(&mut gaps, 2, MOST_STREAMS as u64 * 2 + 1),
+        Arrival::Waits,
+        "it was heard of all the time"
+    );
+    assert_eq!(arrives(&mut gaps, 3, 5), Arrival::Goes, "forgotten: it begins with what it hears");
+    assert_eq!(gaps.arrived(&number(1, 0, 2), MODEL), Arrival::Waits, "outboxes are kept");
+    assert!(!gaps.forgot);
+}
+
+#[test]
+fn an_outbox_that_was_forgotten_is_not_heard_from_its_beginning_again() {
+    let mut gaps = Gaps::<u64>::default();
+    gaps.resume([], Since::Beginning);
+    let of = |lane: u32, sequence| Number { lane, ..number(1, 0, sequence) };
+    for lane in 0..=MOST_STREAMS as u32 {
+        gaps.arrived(&of(lane, 1), MODEL);
+        gaps.closed(&of(lane, 1), MODEL);
+    }
+    assert!(gaps.forgot && gaps.tracks.len() <= MOST_STREAMS);
+    assert_eq!(gaps.arrived(&of(0, 9), MODEL), Arrival::Goes);
+    assert_eq!(gaps.arrived(&of(MOST_STREAMS as u32, 9), MODEL), Arrival::Waits);
+}
+
+#[test]
+fn what_came_while_nobody_listened_is_not_missing() {
+    let mut receiver = receiver_of_a_life([1, 2]);
+    receiver.gaps.forget_lives("Order");
+    receiver.take(&own(9));
+    assert_eq!((&*receiver.heard, receiver.gaps.behind()), (&[1, 2, 9][..], 0));
+}
+
+/// What becomes of an outbox and of what it sends.
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    /// The next event is sent, and may be lost.
+    Publish {
+        lost: bool,
+    },
+    /// The oldest that is on its way comes.
+    Deliver,
+    /// So many are settled at most, and somebody else takes the lane: what is left is sent again. His word is faster than what
+    /// is on its way.
+    TakeOver {
+        unsettled: u64,
+        lost: bool,
+    },
+    Ask,
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => any::<bool>().prop_map(|lost| Step::Publish { lost }),
+        4 => Just(Step::Deliver),
+        1 => (0..5_u64, any::<bool>()).prop_map(|(unsettled, lost)| Step::TakeOver { unsettled, lost }),
+        1 => Just(Step::Ask),
+    ]
+}
+
+proptest! {
+    /// Whoever takes over, and however late comes what the former owners had on its way.
+    #[test]
+    fn what_owners_left_on_the_way_overtakes_nothing(steps in prop::collection::vec(any_step(), 1..200)) {
+        let mut receiver = Receiver::default();
+        receiver.gaps.resume([], Since::Beginning);
+        let mut on_the_way = std::collections::VecDeque::new();
+        let (mut epoch, mut base, mut last, mut now) = (1, 0, 0_u64, Duration::ZERO);
+        for step in steps {
+            now += Duration::from_millis(100);
+            match step {
+                Step::Publish { lost } => {
+                    last += 1;
+                    on_the_way.extend((!lost).then(|| number(epoch, base, last)));
+                }
+                Step::Deliver => on_the_way.pop_front().iter().for_each(|number| receiver.take(number)),
+                Step::TakeOver { unsettled, lost } => {
+                    (epoch, base) = (epoch + 1, base.max(last.saturating_sub(unsettled)));
+                    receiver.gaps.head(&Head { stream: stream(), epoch, base, last: base });
+                    let again = (base + 1..=last).filter(|_| !lost);
+                    on_the_way.extend(again.map(|sequence| number(epoch, base, sequence)));
+                }
+                Step::Ask => drop(receiver.ask(now, (epoch, base), base, last, 100)),
+            }
+        }
+        on_the_way.iter().for_each(|number| receiver.take(number));
+        receiver.gaps.head(&Head { stream: stream(), epoch, base, last });
+        for _ in 0..500 {
+            if receiver.gaps.behind() == 0 {
+                break;
+            }
+            now += LONGEST;
+            receiver.ask(now, (epoch, base), last, last, 100);
+        }
+        prop_assert_eq!(receiver.gaps.behind(), 0);
+        let mut first = Vec::new();
+        for sequence in receiver.heard {
+            if !first.contains(&sequence) {
+                first.push(sequence);
+            }
+        }
+        prop_assert_eq!(first, (1..=last).collect::<Vec<_>>());
+    }
+
+    /// Whatever a broker loses or sends twice, and whenever owners change: in the end everything was heard, and
+    /// each first time in order.
+    #[test]
+    fn everything_is_heard_in_order(
+        fates in prop::collection::vec((0..10_u8, any::<bool>()), 1..200), settled_behind in 0..20_u64, most in 1..50_u64
+    ) {
+        let mut receiver = Receiver::default();
+        // From the beginning, so that the first may be missing, too.
+        receiver.gaps.resume([], Since::Beginning);
+        let (mut epoch, mut base, mut now) = (1, 0, Duration::ZERO);
+        let all = fates.len() as u64;
+        for (sequence, (fate, ask)) in (1..).zip(fates) {
+            let this = number(epoch, base, sequence);
+            match fate {
+                0..3 => {}
+                3 => { receiver.take(&this); receiver.take(&this); }
+                // A new owner, which begins with what is settled: with everything.
+                4 => { receiver.take(&this); (epoch, base) = (epoch + 1, sequence); }
+                _ => receiver.take(&this),
+            }
+            now += Duration::from_millis(100);
+            if ask {
+                receiver.ask(now, (epoch, base), sequence.saturating_sub(settled_behind).max(base), sequence, most);
+            }
+        }
+        receiver.gaps.head(&Head { stream: stream(), epoch, base, last: all });
+        for _ in 0..500 {
+            if receiver.gaps.behind() == 0 {
+                break;
+            }
+            now += LONGEST;
+            receiver.ask(now, (epoch, base), all, all, most);
+        }
+        prop_assert_eq!(receiver.gaps.behind(), 0);
+        let mut first = Vec::new();
+        for sequence in receiver.heard {
+            if !first.contains(&sequence) {
+                first.push(sequence);
+            }
+        }
+        prop_assert_eq!(first, (1..=all).collect::<Vec<_>>());
+    }
+
+    /// Whatever a broker loses of what a life published, and however little of it the life keeps: what it has is heard, each
+    /// first time in order as long as somebody answers, and the rest is counted.
+    #[test]
+    fn everything_that_a_life_has_is_heard(
+        fates in prop::collection::vec((0..10_u8, 0..400_u64), 1..100), kept in 1..120_usize, answers in any::<bool>(), most in 1..50_u64
+    ) {
+        use super::ring::Ring;
+        let mut receiver = receiver_of_a_life([]);
+        let mut ring = Ring::new(RingLimits { events: kept, bytes: usize::MAX });
+        let model = ring.add_model(MODEL);
+        let (mut now, mut lost, mut came) = (Duration::ZERO, 0, Vec::new());
+        let ask = |receiver: &mut Receiver, ring: &Ring<u64>, now, lost: &mut u64| {
+            for (asked, after) in receiver.gaps.due(now) {
+                let After::Sequence(after) = after else { panic!("{after:?}") };
+                if !answers { continue }
+                let (known, events) = ring.after(&asked.model, after).unwrap();
+                let covered = known.settled.min(after + most).max(after);
+                let told = Told { epoch: 0, base: 0, after, covered, last: known.settled.max(after) };
+                if receiver.gaps.wants(&asked, &told) {
+                    *lost += known.lost(covered);
+                    let kept: Vec<u64> = events.map(|(sequence, _)| sequence).take_while(|sequence| *sequence <= covered).collect();
+                    for sequence in kept {
+                        let held = receiver.gaps.take_held(&asked, sequence);
+                        receiver.heard.push(held.unwrap_or(sequence));
+                    }
+                    receiver.gaps.answered(&asked, &told);
+                }
+            }
+            *lost += receiver.gaps.lost();
+            receiver.release();
+        };
+        for (fate, pause) in fates {
+            let place = ring.give(model);
+            ring.keep(place, 1, place.sequence);
+            // It begins with the first one that it hears.
+            if fate < 7 || place.sequence == 1 {
+                receiver.take(&own(place.sequence));
+                came.push(place.sequence);
+            }
+            now += MILLI * u32::try_from(pause).unwrap();
+            ask(&mut receiver, &ring, now, &mut lost);
+        }
+        let (_, last) = ring.heads().next().unwrap();
+        receiver.gaps.head(&Head { stream: life_of(1), epoch: 0, base: 0, last });
+        for _ in 0..2_000 {
+            if receiver.gaps.behind() == 0 { break }
+            now += 100 * MILLI;
+            ask(&mut receiver, &ring, now, &mut lost);
+        }
+        prop_assert_eq!(receiver.gaps.behind(), 0);
+        let mut first = Vec::new();
+        for sequence in &receiver.heard {
+            if !first.contains(sequence) { first.push(*sequence) }
+        }
+        prop_assert!(came.iter().all(|sequence| first.contains(sequence)));
+        prop_assert_eq!(first.len() as u64 + lost, last, "{:?}", first);
+        if answers {
+            prop_assert!(first.is_sorted(), "{:?}", first);
+        }
+    }
+}
