@@ -94,7 +94,10 @@ async fn a_model_with_a_topic_of_its_own_is_heard_there() {
     node.receive(OrderCreated::new(Order { id: 1 })).await;
     node.drain().await;
     assert_eq!(node.stats().handled, 1);
-    assert_eq!(node.broker().subscriptions("app.test"), ["prisma/events/shop/orders/#"]);
+    let of_models = |filter: &String| !filter.starts_with("prisma/events/_");
+    let subscriptions: Vec<String> =
+        node.broker().subscriptions("app.test").into_iter().filter(of_models).collect();
+    assert_eq!(subscriptions, ["prisma/events/shop/orders/#"]);
     let under_its_name = node.broker().send("app.test", "prisma/events/order/create", "{}");
     assert!(under_its_name);
     node.drain().await;

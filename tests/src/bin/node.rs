@@ -166,7 +166,7 @@ impl Running {
         let entries = self.log.entries.lock().expect("the log holds no panic");
         Report {
             incarnation: self.emitter.origin().incarnation.to_string(),
-            connected: status.publisher.connected && status.subscriber.connected && status.subscriptions == 1,
+            connected: status.publisher.connected && status.subscriber.connected && status.subscriptions >= 1,
             unconfirmed: status.unconfirmed,
             written: self.written.load(Ordering::SeqCst),
             heard: entries.accounts.values().cloned().collect(),
