@@ -409,9 +409,9 @@ fn the_streams_that_were_not_heard_of_for_longest_are_forgotten_and_lives_first(
     assert_eq!(arrives(&mut gaps, 1, 1), Arrival::Goes);
     assert_eq!(arrives(&mut gaps, 1, 3), Arrival::Waits);
     let _ = gaps.hold(&own(3), MODEL, 1, 0, 3);
-    for which in 2..MOST_STREAMS as u128 * 2 {
-        arrives(&mut gaps, which, 1);
-        arrives(&mut gaps, 2, which as u64);
+    for which in 2..MOST_STREAMS as u64 * 2 {
+        arrives(&mut gaps, which.into(), 1);
+        arrives(&mut gaps, 2, which);
         assert!(gaps.tracks.len() <= MOST_STREAMS);
     }
     assert!(gaps.tracks.len() > MOST_STREAMS - FORGOTTEN - 1);
@@ -431,13 +431,14 @@ fn an_outbox_that_was_forgotten_is_not_heard_from_its_beginning_again() {
     let mut gaps = Gaps::<u64>::default();
     gaps.resume([], Since::Beginning);
     let of = |lane: u32, sequence| Number { lane, ..number(1, 0, sequence) };
-    for lane in 0..=MOST_STREAMS as u32 {
+    let most = u32::try_from(MOST_STREAMS).unwrap();
+    for lane in 0..=most {
         gaps.arrived(&of(lane, 1), MODEL);
         gaps.closed(&of(lane, 1), MODEL);
     }
     assert!(gaps.forgot && gaps.tracks.len() <= MOST_STREAMS);
     assert_eq!(gaps.arrived(&of(0, 9), MODEL), Arrival::Goes);
-    assert_eq!(gaps.arrived(&of(MOST_STREAMS as u32, 9), MODEL), Arrival::Waits);
+    assert_eq!(gaps.arrived(&of(most, 9), MODEL), Arrival::Waits);
 }
 
 #[test]
