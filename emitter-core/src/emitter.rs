@@ -3,9 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::hash::BuildHasherDefault;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -14,28 +12,21 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::{error, warn};
 
-use crate::ack::Ack;
 use crate::batch::Batches;
 use crate::cause::noted;
-use crate::dead_letter::{DeadLetter, Original, Reason};
 use crate::dedup::DedupConfig;
-use crate::dispatcher::lanes::AlreadyHashed;
-use crate::dispatcher::{
-    Account, Bury, Completion, DispatchLimits, Entry, GivenUp, Job, Keeper, Listener, Message, Selection,
-    Worker,
-};
+use crate::dispatcher::{Bury, DispatchLimits, Keeper, Listener, Worker};
 use crate::emit::{EmitConfig, EmitOptions, QoS, Scope};
 use crate::envelope::{Format, Kind, WireLimits};
-use crate::event::{EventId, Operation, Origin, Source};
+use crate::event::{EventId, Operation, Origin};
 use crate::listener::{Handler, ListenerInfo, State, States};
 use crate::masked::HashKey;
 use crate::metrics::{Counters, OnceInAWhile, Stats};
 use crate::model::{EventBody, Model, ModelEvent};
 use crate::model_info::{AnyEvent, ModelInfo};
-use crate::queue::{Queue, Refused};
-use crate::receipt::{Asked, Loss, Way};
+use crate::queue::Queue;
 use crate::signature::Signatures;
-use crate::topic::{ModelTopic, Said, Topics};
+use crate::topic::Topics;
 use crate::transport::{Transport, TransportStatus};
 
 mod builder;
@@ -43,9 +34,11 @@ mod burying;
 mod bus;
 mod catching_up;
 mod emission;
+mod emitting;
 mod gathering;
 mod health;
 mod intake;
+mod models;
 mod net;
 mod on;
 mod outbound;
@@ -60,12 +53,13 @@ mod telling;
 
 use builder::check_name;
 pub use builder::{BeginCompanion, Builder, EndCompanion, Extension, StartError};
-use burying::{DeadLetters, Held};
+use burying::DeadLetters;
 pub use bus::{Bus, Passing, Sighting};
 use catching_up::CatchingUp;
 pub use emission::{Emission, Published, Route};
 pub use health::{Health, HealthStatus};
 use intake::Intake;
+use models::{ModelState, Models};
 use on::On;
 pub use on::Subscription;
 use outbound::Outbound;
@@ -186,35 +180,6 @@ struct Tasks {
     receiving: bool,
     /// Present from the first call of `shutdown` on: its outcome.
     ending: Option<Ending>,
-}
-
-/// The models that this node has met, by type and by lower-cased name.
-#[derive(Default)]
-struct Models {
-    by_type: HashMap<std::any::TypeId, Arc<ModelState>, BuildHasherDefault<AlreadyHashed>>,
-    by_name: HashMap<String, Arc<ModelState>>,
-    /// With whether it is an event that is no row, for such a one may have a model's levels.
-    by_topic: HashMap<(bool, String), Arc<ModelState>>,
-}
-
-/// A model at this node.
-struct ModelState {
-    info: &'static ModelInfo,
-    topic: ModelTopic,
-    /// Of this node; its events carry it.
-    origin: Arc<Origin>,
-    /// The application's, for models that hash columns.
-    hash_key: Option<HashKey>,
-    queue: Arc<Queue<Message>>,
-    listeners: Mutex<Vec<Arc<Listener>>>,
-    /// How many of them hear local events; read for every emitted event.
-    local_listeners: AtomicUsize,
-    /// How many belong to a group: they get what is published from the broker.
-    members: AtomicUsize,
-    /// How many want the row as it was before an update.
-    before: AtomicUsize,
-    /// Filled when its task runs, which is from its first listener on.
-    worker: OnceCell<()>,
 }
 
 impl Emitter {
@@ -526,71 +491,7 @@ impl Drop for Node {
     }
 }
 
-const NO_OUTBOX: &str =
-    "events are to be queued, and their emitter has no outbox: they wait in memory for the broker";
-
-const LOOP: &str = "events were not emitted: listeners write what makes listeners write, in a circle. Let the \
-                    listener ignore what it wrote itself, or raise `max_hops`";
-
 impl Shared {
-    /// The state of a model, made when it is met for the first time.
-    fn model(&self, info: &'static ModelInfo) -> Result<Arc<ModelState>, StartError> {
-        let known = |models: &Models| models.by_type.get(&info.type_id).cloned();
-        if let Some(model) = known(&self.models.read().unwrap_or_else(PoisonError::into_inner)) {
-            return Ok(model);
-        }
-        let mut models = self.models.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(model) = known(&models) {
-            return Ok(model);
-        }
-        let topic = info.topic()?;
-        if self.topics.is_own(&topic) {
-            return Err(StartError::OwnTopic(info.name));
-        }
-        let folded = info.name.to_ascii_lowercase();
-        if models.by_name.contains_key(&folded) {
-            return Err(StartError::SameModelName(info.name));
-        }
-        if let Some(other) = models.by_type.values().find(|other| self.topics.clash(&other.topic, &topic)) {
-            return Err(StartError::SameTopic(info.name, other.info.name));
-        }
-        let model = Arc::new(ModelState {
-            info,
-            topic,
-            origin: Arc::clone(&self.origin),
-            hash_key: self.hash_key.clone(),
-            queue: Arc::new(Queue::new(self.limits.queue)),
-            listeners: Mutex::default(),
-            local_listeners: AtomicUsize::new(0),
-            members: AtomicUsize::new(0),
-            before: AtomicUsize::new(0),
-            worker: OnceCell::new(),
-        });
-        models.by_type.insert(info.type_id, Arc::clone(&model));
-        models.by_name.insert(folded, Arc::clone(&model));
-        let levels = model.topic.as_str().to_ascii_lowercase();
-        models.by_topic.insert((model.topic.is_event(), levels), Arc::clone(&model));
-        Ok(model)
-    }
-
-    /// The model with this name on the wire.
-    fn model_named(&self, name: &str) -> Option<Arc<ModelState>> {
-        let models = self.models.read().unwrap_or_else(PoisonError::into_inner);
-        models.by_name.get(&name.to_ascii_lowercase()).cloned()
-    }
-
-    /// Whose topic it is, and what it tells of the operation. Events are looked for first: one may lie below
-    /// a model, and no topic of a model is that of an event.
-    fn model_on<'t>(&self, topic: &'t str) -> Option<(Arc<ModelState>, Said<'t>)> {
-        let models = self.models.read().unwrap_or_else(PoisonError::into_inner);
-        let at = |event, levels: &str| models.by_topic.get(&(event, levels.to_ascii_lowercase())).cloned();
-        let event = self.topics.read_event(topic).and_then(|levels| at(true, levels));
-        event.map(|event| (event, Said::This(Operation::Create))).or_else(|| {
-            let (levels, said) = self.topics.read(topic)?;
-            Some((at(false, levels)?, said))
-        })
-    }
-
     /// The kind of a model's events, for the forms that tell it.
     fn kind_of(&self, info: &ModelInfo, operation: Operation) -> String {
         let service = &self.origin.service;
@@ -598,23 +499,6 @@ impl Shared {
             Some(kind) => self.kind.of_event(service, kind),
             None => self.kind.of(service, info.name, operation),
         }
-    }
-
-    fn all_models(&self) -> Vec<Arc<ModelState>> {
-        self.models.read().unwrap_or_else(PoisonError::into_inner).by_type.values().cloned().collect()
-    }
-
-    /// How many models have listeners for other nodes' events, in this group or in none.
-    fn subscribed_models(&self, group: Option<&str>) -> usize {
-        self.all_models().iter().filter(|model| model.is_subscribed(group)).count()
-    }
-
-    /// Whether a listener of this group, or of none, brings what comes on this topic.
-    fn is_subscribed(&self, topic: &str, group: Option<&str>) -> bool {
-        let brings = |model: &Arc<ModelState>| {
-            model.is_subscribed(group) && self.topics.model_filter(&model.topic).matches(topic)
-        };
-        self.all_models().iter().any(brings)
     }
 
     fn groups(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Arc<dyn Transport>>> {
@@ -639,243 +523,5 @@ impl Shared {
         let way = transport.group(&share, group).ok_or(StartError::NoGroups)?;
         groups.insert(group.into(), Arc::clone(&way));
         Ok(Some(way))
-    }
-
-    fn emit(&self, emission: Emission) {
-        if emission.is_queued() {
-            match self.unwritten.get() {
-                Some(unwritten) => return self.emit_queued(unwritten, emission),
-                None => self.overflows.log(|more| error!(more, "{NO_OUTBOX}")),
-            }
-        }
-        let Emission { event, model, mut scope, allowed, qos, mut ticket, .. } = emission;
-        // Others relay what is written down, and nothing else.
-        scope.remote &= self.transport.is_some();
-        let asked = ticket.as_mut().map(|ticket| ticket.emitted(scope.remote, false));
-        if !self.admits(&*event) {
-            return told_of_loop(scope, asked);
-        }
-        if let Some(tap) = &self.tap {
-            tap(&event, allowed);
-        }
-        let mut published = scope.remote;
-        if scope.remote {
-            self.counters.emitted_remote.add_one();
-            let outbound = Outbound::Event { event: Arc::clone(&event), qos, ticket };
-            if let Err((reason, outbound)) = self.to_publish.offer(outbound) {
-                published = false;
-                if let Some(asked) = &asked {
-                    asked.remote(Way::Lost(reason.into()));
-                }
-                // Not before: its ticket would tell of a shutdown.
-                drop(outbound);
-                self.counters.publish_refused.add_one();
-                self.overflows.log(|more| match reason {
-                    Refused::Full => {
-                        error!(more, "the queue for publishing is full: events are lost to other nodes");
-                    }
-                    Refused::Closed => {
-                        warn!(more, "an event came after the shutdown: it is lost to other nodes");
-                    }
-                });
-            }
-        }
-        // What could not be published would never come back to this node's members of groups.
-        let refused = scope.remote && !published && allowed.local && model.hears_local(false);
-        let mut local = Way::NotMeant;
-        if scope.local || refused {
-            self.counters.emitted_local.add_one();
-            local = Way::Taken;
-            if let Err(reason) =
-                model.queue.push(Message::Event(Job::local(event, published, allowed.remote)))
-            {
-                local = Way::Lost(reason.into());
-                self.counters.overflowed.add_one();
-                self.overflows.log(|more| match reason {
-                    Refused::Full => error!(
-                        model = model.info.name,
-                        more, "the queue of a model is full: its listeners miss events"
-                    ),
-                    Refused::Closed => warn!(
-                        model = model.info.name,
-                        more, "an event came after the shutdown; listeners miss it"
-                    ),
-                });
-            }
-        }
-        if let Some(asked) = asked {
-            asked.local(local);
-        }
-    }
-
-    /// Makes a dead letter of an event that a listener did not handle.
-    fn bury(&self, given_up: GivenUp<'_>) {
-        let GivenUp { job, entry } = given_up;
-        if self.dead_letters.may() {
-            let letter = self.letter(job, &entry);
-            self.dead_letters.put(letter, Held::Job(job.share(), entry), job.may_leave());
-        } else {
-            job.note(|| entry);
-        }
-    }
-
-    /// What a listener did not handle.
-    fn letter(&self, job: &Job, entry: &Entry) -> DeadLetter {
-        let Entry { listener, attempts, error, .. } = entry;
-        let original = match job.original() {
-            // What came is told as it came, all of it shared.
-            Some(Original { topic, payload, properties }) => {
-                Original { topic: topic.clone(), payload: payload.clone(), properties: properties.clone() }
-            }
-            // Its `Serialize` may panic; the letter tells of it all the same.
-            None => {
-                catch_unwind(AssertUnwindSafe(|| parcel::original(self, job.event()))).unwrap_or_default()
-            }
-        };
-        let meta = job.event().meta();
-        DeadLetter {
-            listener: Some(listener.info.name.to_string()),
-            attempts: *attempts,
-            event: Some(meta.id),
-            model: Some(listener.info.model.to_owned()),
-            key: match &*meta.keys {
-                [key] => Some(key.to_string()),
-                _ => None,
-            },
-            is_ordered: !listener.handler.is_unordered(),
-            ..self.dead_letters.letter(Reason::Unhandled, error.clone().unwrap_or_default(), original)
-        }
-    }
-
-    /// Emits no more of what listeners cause each other to write.
-    fn admits(&self, event: &dyn AnyEvent) -> bool {
-        let admitted = event.meta().hops() <= self.max_hops;
-        if !admitted {
-            self.counters.loops.add_one();
-            let (model, hops) = (event.model().name, self.max_hops);
-            self.overflows.log(|more| error!(model, hops, more, LOOP));
-        }
-        admitted
-    }
-
-    /// An event that is written down: others get it from there.
-    fn emit_recorded(&self, emission: Emission, handled: Ack) {
-        let Emission { event, model, scope, allowed, mut ticket, .. } = emission;
-        let asked = ticket.as_mut().map(|ticket| ticket.emitted(scope.remote, true));
-        if let Some(tap) = &self.tap {
-            tap(&event, allowed);
-        }
-        if scope.remote {
-            self.counters.emitted_remote.add_one();
-        }
-        if let Some(asked) = &asked {
-            asked.remote(if scope.remote { Way::Recorded } else { Way::NotMeant });
-            asked.local(if scope.local { Way::Recorded } else { Way::NotMeant });
-            asked.outbox(Way::Recorded);
-        }
-        if !scope.local {
-            return;
-        }
-        self.counters.emitted_local.add_one();
-        let job = Job::recorded(event, scope.remote, allowed.remote, self.recorded(handled));
-        // Refused, it is handed on later by whoever reads what was written down.
-        let _ = model.queue.push(Message::Event(job));
-    }
-
-    /// What ends an event that is written down until its listeners are done with it.
-    fn recorded(&self, handled: Ack) -> Arc<Completion> {
-        Completion::of(handled, None, Selection::default(), self.account(false))
-    }
-
-    /// How far listeners are with such an event, where somebody keeps account of it.
-    fn account(&self, goes_on: bool) -> Option<Account> {
-        self.ledger.get().map(|keeper| Account::of_record(Arc::clone(keeper), goes_on))
-    }
-
-    /// The listener and what follows from it: events from here on, and the subscription.
-    fn insert_listener(&self, model: &ModelState, listener: Arc<Listener>) -> Result<(), StartError> {
-        let (hears, is_member) = (listener.info.hears, listener.info.group.is_some());
-        let way = self.way(listener.info.group.as_deref())?;
-        let mut listeners = model.listeners();
-        for other in listeners.iter().filter(|other| other.info.name == listener.info.name) {
-            [other, &listener].iter().for_each(|one| one.namesake.store(true, Ordering::Relaxed));
-        }
-        let wants_before = listener.handler.wants_before();
-        let first_remote = hears.remote() && !listeners.iter().any(|other| other.shares_way(&listener.info));
-        let listen = Message::Listen(Arc::clone(&listener));
-        model.queue.push_urgent(listen).map_err(|_| StartError::ShutDown)?;
-        listeners.push(listener);
-        if hears.hears(Source::Local) {
-            model.local(is_member).fetch_add(1, Ordering::Relaxed);
-        }
-        model.before.fetch_add(usize::from(wants_before), Ordering::Relaxed);
-        if let Some(transport) = way.filter(|_| first_remote) {
-            if !is_member {
-                self.catching_up.gaps().forget_lives(model.info.name);
-            }
-            transport.subscribe(self.topics.model_filter(&model.topic));
-        }
-        Ok(())
-    }
-
-    fn remove_listener(&self, model: &ModelState, id: u64) {
-        let mut listeners = model.listeners();
-        let Some(index) = listeners.iter().position(|listener| listener.id == id) else { return };
-        let listener = listeners.remove(index);
-        listener.gone.store(true, Ordering::Relaxed);
-        let hears = listener.info.hears;
-        let _ = model.queue.push_urgent(Message::Forget(id));
-        if hears.hears(Source::Local) {
-            model.local(listener.info.group.is_some()).fetch_sub(1, Ordering::Relaxed);
-        }
-        model.before.fetch_sub(usize::from(listener.handler.wants_before()), Ordering::Relaxed);
-        let last_remote = hears.remote() && !listeners.iter().any(|other| other.shares_way(&listener.info));
-        let way = match listener.info.group.as_deref() {
-            None => self.transport.clone(),
-            Some(group) => self.groups().get(group).cloned(),
-        };
-        if let Some(transport) = way.filter(|_| last_remote) {
-            transport.unsubscribe(&self.topics.model_filter(&model.topic));
-        }
-    }
-}
-
-/// Tells whoever asked that an event goes nowhere.
-fn told_of_loop(scope: Scope, asked: Option<Asked>) {
-    if let Some(asked) = asked {
-        let way = |meant| if meant { Way::Lost(Loss::Loop) } else { Way::NotMeant };
-        asked.local(way(scope.local));
-        asked.remote(way(scope.remote));
-    }
-}
-
-impl Listener {
-    /// Whether the subscription of a listener like this serves it, too.
-    fn shares_way(&self, info: &ListenerInfo) -> bool {
-        self.info.hears.remote() && self.info.group == info.group
-    }
-}
-
-impl ModelState {
-    /// Whether somebody here is handed local events by this node itself.
-    fn hears_local(&self, published: bool) -> bool {
-        let count = |counter: &AtomicUsize| counter.load(Ordering::Relaxed);
-        count(&self.local_listeners) > 0 || !published && count(&self.members) > 0
-    }
-
-    fn local(&self, member: bool) -> &AtomicUsize {
-        if member { &self.members } else { &self.local_listeners }
-    }
-
-    /// Whether a listener of this group, or of none, hears other nodes.
-    fn is_subscribed(&self, group: Option<&str>) -> bool {
-        let hears = |listener: &Arc<Listener>| {
-            listener.info.hears.remote() && listener.info.group.as_deref() == group
-        };
-        self.listeners().iter().any(hears)
-    }
-
-    fn listeners(&self) -> MutexGuard<'_, Vec<Arc<Listener>>> {
-        self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

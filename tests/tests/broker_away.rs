@@ -207,10 +207,11 @@ struct Order {
 async fn what_a_killed_broker_had_confirmed_is_told_by_who_published_it() {
     let mut broker = Mosquitto::start();
     let node = |name: &str| Emitter::builder().service("shop").node(name).mqtt(broker.url().as_str());
-    let (writer, hearer) = (node("writer").start().await.unwrap(), node("hearer").start().await.unwrap());
+    let writer = node("writer").start().await.unwrap();
+    // It takes so few at a time, and each so slowly, that nearly all of them wait at the broker.
+    let hearer = node("hearer").remote_in_progress(50).start().await.unwrap();
     let heard = Arc::new(Mutex::new(Vec::new()));
     let ear = Arc::clone(&heard);
-    // So slow that nearly all of it waits at the broker.
     let one_by_one = ListenerOptions { concurrency: Some(1), ..ListenerOptions::default() };
     let _ = hearer.on::<OrderCreated>().allow_remote().options(one_by_one).run(
         move |event: Event<OrderCreated>| {
@@ -225,8 +226,8 @@ async fn what_a_killed_broker_had_confirmed_is_told_by_who_published_it() {
         writer.publish(OrderCreated::new(Order { id }));
     }
     eventually(|| writer.stats().published == 500).await;
-    let before = heard.lock().unwrap().len();
-    assert!(before < 400, "{before} were heard already, so that little is lost");
+    let before = hearer.stats().received;
+    assert!(before < 400, "{before} came already, so that little is lost");
     tokio::task::block_in_place(|| {
         broker.kill();
         broker.restart();
@@ -239,8 +240,7 @@ async fn what_a_killed_broker_had_confirmed_is_told_by_who_published_it() {
     }
     assert_eq!(*heard.lock().unwrap(), (0..501).collect::<Vec<_>>(), "each once, in order");
     let stats = hearer.stats();
-    println!("{before} were heard before: {stats:?}");
-    assert!(stats.recovered > 0 && stats.lost == 0, "{stats:?}");
+    assert!(stats.recovered >= 100 && stats.lost == 0, "{before} came before: {stats:?}");
     for emitter in [writer, hearer] {
         assert!(emitter.shutdown(Duration::from_secs(10)).await.is_clean());
     }

@@ -14,9 +14,9 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{error, warn};
 
-use super::Emitter;
+use super::{Emitter, Shared, parcel};
 use crate::dead_letter::{Bucket, DeadLetter, DeadLetterLimits, MAX_ERROR_BYTES, Original, Reason};
-use crate::dispatcher::{Entry, Job};
+use crate::dispatcher::{Entry, GivenUp, Job};
 use crate::event::{EventId, Origin, Timestamp};
 use crate::metrics::{Counters, OnceInAWhile};
 use crate::topic::Topics;
@@ -282,5 +282,46 @@ impl Graveyard {
             Err(_) => std::future::ready(panicked()).boxed(),
         };
         self.keepers.iter().map(keep).collect()
+    }
+}
+
+impl Shared {
+    /// Makes a dead letter of an event that a listener did not handle.
+    pub(super) fn bury(&self, given_up: GivenUp<'_>) {
+        let GivenUp { job, entry } = given_up;
+        if self.dead_letters.may() {
+            let letter = self.letter(job, &entry);
+            self.dead_letters.put(letter, Held::Job(job.share(), entry), job.may_leave());
+        } else {
+            job.note(|| entry);
+        }
+    }
+
+    /// What a listener did not handle.
+    pub(super) fn letter(&self, job: &Job, entry: &Entry) -> DeadLetter {
+        let Entry { listener, attempts, error, .. } = entry;
+        let original = match job.original() {
+            // What came is told as it came, all of it shared.
+            Some(Original { topic, payload, properties }) => {
+                Original { topic: topic.clone(), payload: payload.clone(), properties: properties.clone() }
+            }
+            // Its `Serialize` may panic; the letter tells of it all the same.
+            None => {
+                catch_unwind(AssertUnwindSafe(|| parcel::original(self, job.event()))).unwrap_or_default()
+            }
+        };
+        let meta = job.event().meta();
+        DeadLetter {
+            listener: Some(listener.info.name.to_string()),
+            attempts: *attempts,
+            event: Some(meta.id),
+            model: Some(listener.info.model.to_owned()),
+            key: match &*meta.keys {
+                [key] => Some(key.to_string()),
+                _ => None,
+            },
+            is_ordered: !listener.handler.is_unordered(),
+            ..self.dead_letters.letter(Reason::Unhandled, error.clone().unwrap_or_default(), original)
+        }
     }
 }

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use tracing::{error, warn};
 
 use super::burying::Held;
-use super::{Emission, Emitter, Shared, parcel, told_of_loop};
+use super::emitting::told_of_loop;
+use super::{Emission, Emitter, Shared, parcel};
 use crate::ack::Ack;
 use crate::dead_letter::{DeadLetter, Reason};
 use crate::dispatcher::{Job, Message};
