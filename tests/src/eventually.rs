@@ -4,12 +4,12 @@ use std::panic::Location;
 use std::time::Duration;
 
 /// How long a condition may take.
-const LIMIT: Duration = Duration::from_secs(10);
+const LIMIT: Duration = Duration::from_secs(30);
 
 /// Waits until the condition holds.
 ///
 /// # Panics
-/// At the caller's line, if it does not hold within 10 s.
+/// At the caller's line, if it does not hold within 30 s.
 #[track_caller]
 pub fn eventually(condition: impl Fn() -> bool) -> impl Future<Output = ()> {
     let caller = Location::caller();

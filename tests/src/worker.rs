@@ -104,7 +104,7 @@ impl Moment {
 pub const STARTED: &str = "started";
 
 /// How long a worker may take for what it was told to do.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A running worker. Dropping it kills the process.
 #[derive(Debug)]

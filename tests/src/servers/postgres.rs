@@ -161,7 +161,7 @@ impl Postgres {
 }
 
 /// How long it may take until it can be started again.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// PostgreSQL refuses to run as root; Debian has a user for it.
 fn as_its_user(mut command: Command) -> Command {

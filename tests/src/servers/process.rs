@@ -15,10 +15,10 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::Program;
 
 /// How long a server may take to accept connections, on a machine that runs many tests at once.
-const START: Duration = Duration::from_secs(30);
+const START: Duration = Duration::from_secs(120);
 
 /// How long a server may take to end in order, before it is killed.
-const END: Duration = Duration::from_secs(10);
+const END: Duration = Duration::from_secs(30);
 
 /// How often we look whether it has started or ended.
 const LOOK: Duration = Duration::from_millis(2);
