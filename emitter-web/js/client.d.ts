@@ -32,14 +32,21 @@ export interface Selection {
   keys?: string[];
 }
 
+/** Whether it is connected; `"closed"` only after `close()`. */
+export type Status = "connecting" | "open" | "closed";
+
 export interface EventStreamOptions {
   select?: Selection;
-  /** Where an earlier stream was: `stream.cursor`. */
+  /** Where to go on: what the server put into the page (`Stream::cursor`), or where an earlier stream was. */
   cursor?: string;
   /** Events are missing since the cursor: load anew what is shown. Default: `location.reload()`. */
   onReload?: () => void;
-  onState?: (state: "connecting" | "open" | "closed") => void;
-  /** Milliseconds before the first attempt to connect again, and at most. Default 500 and 30,000. */
+  /** Called whenever the status changes. */
+  onStatus?: (status: Status) => void;
+  /**
+   * Milliseconds before the first attempt to connect again, doubled each time, and at most; of each between half
+   * and all, by chance. Default 500 and 30,000.
+   */
   minDelay?: number;
   maxDelay?: number;
   /** Where there is none of this name, such as in Node before 22. */
@@ -50,14 +57,19 @@ export interface EventStreamOptions {
  * A stream of events, which connects again by itself and goes on where it was.
  * `Events` maps kinds to events: `new EventStream<{ order_created: ModelEvent<Order> }>("/")`.
  */
-export class EventStream<Events extends { [kind: string]: ModelEvent<any> } = { [kind: string]: ModelEvent<any> }> {
+export class EventStream<
+  Events extends { [Kind in keyof Events]: ModelEvent<any> } = { [kind: string]: ModelEvent<any> },
+> {
+  /** `url` is where the router is mounted, such as `"/"`, the default, or `"https://shop.example/live"`. */
   constructor(url?: string | URL, options?: EventStreamOptions);
   /** Where it is: the cursor behind the last event that handlers were called with. */
   readonly cursor: string | null;
-  readonly state: "connecting" | "open" | "closed";
+  readonly status: Status;
   /** Calls `handler` with each event of a kind; `"*"` is every kind. Returns a function that ends it. */
   subscribe<Kind extends keyof Events>(kind: Kind, handler: (event: Events[Kind]) => void): () => void;
   subscribe(kind: "*", handler: (event: Events[keyof Events]) => void): () => void;
+  /** From now on only these. */
   select(selection: Selection): void;
+  /** Ends it for good. */
   close(): void;
 }

@@ -13,7 +13,7 @@ export class EventStream {
   #silence = null;
   #patience = 40_000;
   #closed = false;
-  #state = "connecting";
+  #status = "connecting";
 
   /** @param {string | URL} url where the router is mounted, such as "/" or "https://shop.example/live" */
   constructor(url = "/", options = {}) {
@@ -36,8 +36,8 @@ export class EventStream {
   }
 
   /** "connecting", "open" or "closed". */
-  get state() {
-    return this.#state;
+  get status() {
+    return this.#status;
   }
 
   /**
@@ -46,14 +46,16 @@ export class EventStream {
    */
   subscribe(kind, handler) {
     const handlers = this.#handlers.get(kind) ?? new Set();
-    this.#handlers.set(kind, handlers.add(handler));
-    return () => handlers.delete(handler);
+    // The same function may be there twice, and each time ends by itself.
+    const once = (event) => handler(event);
+    this.#handlers.set(kind, handlers.add(once));
+    return () => void handlers.delete(once);
   }
 
   /** From now on only these: `{ models: ["order"], kinds: [], keys: ["42"] }`; an empty list is all. */
   select(selection) {
     this.#options.select = { ...NOTHING, ...selection };
-    if (this.#state === "open") {
+    if (this.#status === "open") {
       this.#socket.send(JSON.stringify({ select: this.#options.select }));
     }
   }
@@ -111,6 +113,8 @@ export class EventStream {
     } catch {
       return;
     }
+    // Half of a batch may come after a handler has said `close()`.
+    if (this.#closed || typeof event !== "object" || event === null) return;
     if (event.stream === "reload") {
       // Before the page loads what it shows, so that nothing is missing behind that.
       this.#cursor = event.cursor;
@@ -141,9 +145,9 @@ export class EventStream {
     }
   }
 
-  #turn(state) {
-    if (state === this.#state) return;
-    this.#state = state;
-    if (this.#options.onState) this.#call(this.#options.onState, state);
+  #turn(status) {
+    if (status === this.#status) return;
+    this.#status = status;
+    if (this.#options.onStatus) this.#call(this.#options.onStatus, status);
   }
 }

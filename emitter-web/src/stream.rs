@@ -3,8 +3,7 @@
 //! ```
 //! use axum::Router;
 //! use axum::extract::FromRequestParts;
-//! use axum::http::StatusCode;
-//! use axum::http::request::Parts;
+//! //! use axum::http::request::Parts;
 //! use emitter_core::{Emits, Emitter};
 //! use emitter_web::stream::{Stream, StreamError};
 //! use serde::{Deserialize, Serialize};
@@ -43,45 +42,68 @@
 //! | `/events` | server-sent events, for an `EventSource` |
 //! | `/events/client.js`, `/events/client.d.ts` | a client of no dependencies, and its types |
 //!
-//! Both take `?model=order&kind=order_created&key=42`, each as often as needed, for less than all events; a page with a
-//! WebSocket may change that by sending `{"select":{"models":["order"],"keys":["42"]}}`. Events come as
+//! Both streams take `?model=order&kind=order_created&key=42`, each as often as needed, for less than all events; a page
+//! with a WebSocket may change that by sending `{"select":{"models":["order"],"keys":["42"]}}`. Events come as
 //! [`plain`](emitter_core::plain) JSON, of every node, in order per key, as this node's listeners get them: each
-//! once, and only what listeners may see.
+//! once, and only what listeners may see. What somebody replays is not told: it is older than what pages show.
+//!
+//! **In a page:**
+//!
+//! ```html
+//! <script type="module">
+//!   import { EventStream } from "/events/client.js";
+//!   const stream = new EventStream("/", { select: { models: ["order"] }, cursor: document.body.dataset.cursor });
+//!   stream.subscribe("order_updated", ({ payload, before }) => show(payload));
+//! </script>
+//! ```
 //!
 //! **Resuming.** Each event has a member `cursor`; `?cursor=` behind the address, or an `EventSource`'s own `Last-Event-ID`, goes
-//! on right after it. Where this node does not have all that came since (it keeps some thousand events, until it
-//! is restarted; and another node knows nothing of its cursors), the page is told to load anew what it shows:
-//! `{"stream":"reload","cursor":…}`, and a WebSocket is closed with [`MUST_RELOAD`]; what comes next is behind that cursor. So a page never misses anything without
-//! being told. Behind a load balancer let a client come back to the same node, or its page reloads more often.
+//! on right after it. Hand the first one to the page: [`Stream::cursor`], asked *before* what the page shows is read from
+//! the database; so nothing is missing between the two. Where this node does not have all that came since (it keeps
+//! some thousand events, until it is restarted; and another node knows nothing of its cursors), the page is told to load
+//! anew what it shows: `{"stream":"reload","cursor":…}`, and a WebSocket is closed with [`MUST_RELOAD`]; what comes next is
+//! behind that cursor. So a page never misses what this node heard without being told. Behind a load balancer let a
+//! client come back to the same node, or its page reloads more often.
 //!
-//! **Slow visitors** have no queue here. Whoever takes nothing for [`patience`](StreamConfig::patience) is dropped;
-//! who is behind by more than is kept is told to reload. Others do not notice.
+//! **Slow visitors** have no queue here: all read from the same few thousand events. Whoever takes nothing for
+//! [`patience`](StreamConfig::patience), or answers no heartbeat, is dropped; who is behind by more than is kept is told to
+//! reload. Others do not notice. (The connection of server-sent events that was dropped so belongs to the server, which
+//! closes it when it can send again; give it, or the proxy before it, a time-out for sending.)
+//!
+//! **Who may.** The extractor `V` says who it is, or refuses, before anything is told; so does whatever it takes long for,
+//! such as a question to a database. What it returns lives as long as the visit: a permit in it bounds how many visits
+//! one user, or one address, has at a time. For each event a function of yours is asked, with that visitor; what changes
+//! meanwhile, such as a session that ends, it reads from what your application shares. Pages of other origins are
+//! refused, unless [`origins`](StreamConfig::origins) names them.
+//!
+//! **The end.** When the emitter is shut down, or [`Stream::close`] is called, WebSockets are closed with 1012 and other
+//! answers end; pages come again, and go on or are told to reload. An `EventSource` gives up at an answer that is
+//! no success, such as a 503 in between; the client of this crate does not.
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::extract::FromRequestParts;
 use axum::extract::ws::WebSocketUpgrade;
-use axum::extract::{FromRequestParts, Query};
-use axum::http::header::{
-    ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_ORIGIN, CONTENT_TYPE, RETRY_AFTER, VARY,
-};
+use axum::http::header::{ACCESS_CONTROL_ALLOW_ORIGIN, CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use emitter_core::model::{EventBody, Model};
-use emitter_core::{Emitter, Event, ListenerOptions, Subscription};
-
+use axum::routing::{any, get};
+use builder::Subscriptions;
+pub use builder::{StreamBuilder, StreamError};
 use cursor::Cursor;
 use hub::{Hub, Visit};
 use origin::Page;
+use request::{Asked, Friend, Refusal};
 use selection::Selection;
 
+mod builder;
 mod cursor;
 mod hub;
 mod origin;
+mod request;
 mod ring;
 mod selection;
 mod server_sent;
@@ -95,6 +117,20 @@ pub const MUST_RELOAD: u16 = 4000;
 
 const RELOAD_REASON: &str = "events are missing since the cursor: load anew";
 
+const CLIENT: &str = include_str!("../js/client.js");
+const CLIENT_TYPES: &str = include_str!("../js/client.d.ts");
+
+/// A script, for whoever asks, and for pages of others, too.
+fn script(text: &'static str, media_type: &'static str) -> Response {
+    let headers = [
+        (CONTENT_TYPE, media_type),
+        (CACHE_CONTROL, "public, max-age=3600"),
+        (ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ];
+    (headers, text).into_response()
+}
+
 /// A note of the stream itself.
 fn note(name: &str, cursor: Cursor, heartbeat: Duration) -> String {
     let heartbeat = heartbeat.as_millis();
@@ -104,13 +140,15 @@ fn note(name: &str, cursor: Cursor, heartbeat: Duration) -> String {
 /// Bounds of a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StreamConfig {
-    /// How many visitors may be there at a time; others are answered 503. Default 10,000.
+    /// How many visitors may be there at a time; others are answered 503. Each has buffers of 20 KiB, beside those of
+    /// the system. Default 10,000.
     pub max_visitors: usize,
-    /// How many events are kept for who comes back. Default 10,000.
+    /// How many events are kept for who comes back, at least one. Default 10,000.
     pub keep_events: usize,
-    /// How many bytes of them. Default 16 MiB.
+    /// How many bytes of them, about. An event that is larger alone is told to nobody: everybody reloads. Default 16 MiB.
     pub keep_bytes: usize,
-    /// How long nothing is said, before a heartbeat is. Default 15 s.
+    /// After how long a heartbeat comes, again and again, at least 10 ms. A WebSocket that has answered none of two is
+    /// dropped. Default 15 s.
     pub heartbeat: Duration,
     /// How long a visitor may take none of what it is sent. Default 10 s.
     pub patience: Duration,
@@ -143,7 +181,7 @@ pub struct StreamStats {
     pub visitors: usize,
     /// Events told, each counted once for each visitor.
     pub told: u64,
-    /// Visitors that were dropped, because they took nothing.
+    /// Visitors that were dropped, because they took nothing, or did not answer.
     pub dropped: u64,
     /// Visitors that were told to reload.
     pub reloads: u64,
@@ -162,93 +200,6 @@ impl<S: Sync> FromRequestParts<S> for Anybody {
     }
 }
 
-/// Why a stream did not start.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum StreamError {
-    /// The emitter is shut down, or the model's name or topic is another's. The log says which.
-    #[error("the stream cannot hear the model `{model}`: see the log")]
-    Unheard {
-        /// The model.
-        model: &'static str,
-    },
-}
-
-type Begin<V> = Box<dyn FnOnce(&Emitter, &Arc<Hub<V>>) -> Result<Subscription, StreamError> + Send>;
-
-/// A stream that is about to start. See [`Stream::builder`].
-#[must_use = "nothing is heard until `.start(&emitter)`"]
-pub struct StreamBuilder<V> {
-    config: StreamConfig,
-    begin: Vec<Begin<V>>,
-}
-
-impl<V: Send + Sync + 'static> StreamBuilder<V> {
-    /// Bounds. Default: see [`StreamConfig`].
-    pub fn config(mut self, config: StreamConfig) -> Self {
-        self.config = config;
-        self
-    }
-
-    /// Tells of these events, which are `T`, such as `OrderEvent` or `OrderCreated`, the visitors of whom `may` says
-    /// so. It is asked for each visitor and event, on the visitor's task, and must not block; one that
-    /// panics has said no.
-    pub fn events<T: EventBody>(self, may: impl Fn(&V, &Event<T>) -> bool + Send + Sync + 'static) -> Self {
-        let may = Arc::new(may);
-        self.told_of::<T>(move |event| {
-            let (may, event) = (Arc::clone(&may), event.clone());
-            Some(Box::new(move |visitor| may(visitor, &event)))
-        })
-    }
-
-    /// Tells all visitors of these events.
-    pub fn events_for_all<T: EventBody>(self) -> Self {
-        self.told_of::<T>(|_| None)
-    }
-
-    fn told_of<T: EventBody>(
-        mut self,
-        may: impl Fn(&Event<T>) -> Option<hub::May<V>> + Send + Sync + 'static,
-    ) -> Self {
-        self.begin.push(Box::new(move |emitter, hub| {
-            let hub = Arc::clone(hub);
-            // It fails where the row's `Serialize` does, and would again.
-            let options =
-                ListenerOptions { attempts: Some(1), no_dead_letter: true, ..ListenerOptions::default() };
-            let listener = emitter.on::<T>().allow_remote().name("stream").options(options);
-            let subscription = listener.run(move |event| {
-                let told = hub.push(&event, may(&event));
-                async move { told }
-            });
-            if subscription.is_active() {
-                Ok(subscription)
-            } else {
-                Err(StreamError::Unheard { model: T::Model::NAME })
-            }
-        }));
-        self
-    }
-
-    /// Begins to hear.
-    ///
-    /// # Errors
-    /// [`StreamError`], which names a model that cannot be heard.
-    pub fn start(self, emitter: &Emitter) -> Result<Stream<V>, StreamError> {
-        let hub = Arc::new(Hub::new(self.config));
-        let mut heard = Subscriptions(Vec::new());
-        for begin in self.begin {
-            heard.0.push(begin(emitter, &hub)?);
-        }
-        Ok(Stream { hub, heard: Arc::new(heard) })
-    }
-}
-
-impl<V> fmt::Debug for StreamBuilder<V> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("StreamBuilder").field("config", &self.config).finish_non_exhaustive()
-    }
-}
-
 /// A stream that hears. Cloning it clones a pointer; it hears until the last clone and the last of its routers are dropped.
 ///
 /// `V` is a visitor: what your extractor makes of a request.
@@ -257,19 +208,10 @@ pub struct Stream<V> {
     heard: Arc<Subscriptions>,
 }
 
-/// They end with the last who has them.
-struct Subscriptions(Vec<Subscription>);
-
-impl Drop for Subscriptions {
-    fn drop(&mut self) {
-        self.0.drain(..).for_each(Subscription::unsubscribe);
-    }
-}
-
 impl<V: Send + Sync + 'static> Stream<V> {
     /// A stream that tells of nothing yet.
     pub fn builder() -> StreamBuilder<V> {
-        StreamBuilder { config: StreamConfig::default(), begin: Vec::new() }
+        StreamBuilder::new()
     }
 
     /// The routes, to be merged into your own or nested below a path.
@@ -279,73 +221,59 @@ impl<V: Send + Sync + 'static> Stream<V> {
         S: Clone + Send + Sync + 'static,
     {
         let (socket, sent) = (self.clone(), self.clone());
-        let script = |text: &'static str, media_type: &'static str| {
-            get(move || async move { ([(CONTENT_TYPE, media_type)], text) })
-        };
         Router::new()
+            // A WebSocket by HTTP/2 is asked for by another method.
             .route(
                 "/ws/events",
-                get(async move |asked: Asked, visitor: V, upgrade: WebSocketUpgrade| {
-                    let (visit, friend) = match socket.let_in(asked, visitor) {
+                any(async move |asked: Asked, visitor: V, upgrade: WebSocketUpgrade| {
+                    let (visit, friend) = match socket.let_in(&asked, visitor) {
                         Ok(let_in) => let_in,
-                        Err(refusal) => return refusal,
+                        Err(refusal) => return refusal.into_response(),
                     };
-                    let upgrade = upgrade.max_message_size(web_socket::MAX_MESSAGE_BYTES);
+                    let upgrade = web_socket::bounded(upgrade);
                     friend.of(upgrade.on_upgrade(|socket| web_socket::attend(socket, visit)))
                 }),
             )
             .route(
                 "/events",
-                get(async move |asked: Asked, visitor: V| match sent.let_in(asked, visitor) {
+                get(async move |asked: Asked, visitor: V| match sent.let_in(&asked, visitor) {
                     Ok((visit, friend)) => friend.of(server_sent::answer(visit)),
-                    Err(refusal) => refusal,
+                    Err(refusal) => refusal.into_response(),
                 }),
             )
-            .route(
-                "/events/client.js",
-                script(include_str!("../js/client.js"), "text/javascript; charset=utf-8"),
-            )
-            .route(
-                "/events/client.d.ts",
-                script(include_str!("../js/client.d.ts"), "text/plain; charset=utf-8"),
-            )
+            .route("/events/client.js", get(async || script(CLIENT, "text/javascript; charset=utf-8")))
+            .route("/events/client.d.ts", get(async || script(CLIENT_TYPES, "text/plain; charset=utf-8")))
     }
 
-    fn let_in(&self, asked: Asked, visitor: V) -> Result<(Visit<V>, Friend), Response> {
-        let refused = |status: StatusCode, why: &'static str| (status, why).into_response();
-        let friend = match origin::page(&asked.headers, &self.hub.config.origins) {
+    fn let_in(&self, asked: &Asked, visitor: V) -> Result<(Visit<V>, Friend), Refusal> {
+        let friend = match asked.page(&self.hub.config.origins) {
             Page::Own => Friend(None),
             Page::Friend(origin) => Friend(Some(origin)),
-            Page::Foreign => {
-                return Err(refused(
-                    StatusCode::FORBIDDEN,
-                    "pages of this origin may not read: see StreamConfig::origins",
-                ));
-            }
+            Page::Foreign => return Err(Refusal::Foreign),
         };
-        let Some(selection) = Selection::of_query(&asked.query) else {
-            return Err(refused(StatusCode::BAD_REQUEST, "at most 100 models, kinds and keys of 256 bytes"));
-        };
-        let said = asked.query.iter().find(|(name, _)| name == "cursor").map(|(_, value)| value.as_str());
-        // A browser that comes again by itself sends the address of the first time.
-        let last = asked.headers.get("last-event-id").and_then(|id| id.to_str().ok());
-        let cursor = last.or(said).map(str::parse);
-        match self.hub.enter(visitor, selection, cursor) {
-            Some(visit) => Ok((visit, friend)),
-            None => {
-                let full = refused(StatusCode::SERVICE_UNAVAILABLE, "as many are there as may be");
-                Err(([(RETRY_AFTER, "10")], full).into_response())
-            }
-        }
+        let selection = Selection::of_query(&asked.query).ok_or(Refusal::AsksTooMuch)?;
+        let visit = self.hub.enter(visitor, selection, asked.cursor()).ok_or(Refusal::Full)?;
+        Ok((visit, friend))
     }
 
-    /// Sends all visitors away, who come again elsewhere or later. For the shutdown of a server, which waits for
-    /// answers that are under way.
-    pub fn close(&self) {
+    /// Where it is now. Put it into a page, asked *before* what the page shows is read from the database: what comes
+    /// later, the page is told, and what came before, it shows. (An event that comes between the two is told, too, and
+    /// shows what is shown already.)
+    #[must_use]
+    pub fn cursor(&self) -> String {
+        self.hub.here().to_string()
+    }
+
+    /// Sends all visitors away, who come again elsewhere or later, and lets nobody in. Waits until they have gone, at most
+    /// for so long; `true` when nobody is left. For the shutdown of a server, which waits for answers that are under
+    /// way. When the emitter is shut down, the stream is closed, too, and nobody waits.
+    pub async fn close(&self, within: Duration) -> bool {
         self.hub.close();
+        tokio::time::timeout(within, self.hub.emptied()).await.is_ok()
     }
 
     /// What it has done.
+    #[must_use]
     pub fn stats(&self) -> StreamStats {
         self.hub.stats()
     }
@@ -360,36 +288,5 @@ impl<V> Clone for Stream<V> {
 impl<V> fmt::Debug for Stream<V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Stream").field("models", &self.heard.0.len()).finish_non_exhaustive()
-    }
-}
-
-/// What is asked of a request, whoever makes it.
-struct Asked {
-    headers: HeaderMap,
-    query: Vec<(String, String)>,
-}
-
-impl<S: Send + Sync> FromRequestParts<S> for Asked {
-    type Rejection = Response;
-
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Response> {
-        let query = Query::from_request_parts(parts, state).await;
-        let Query(query) = query.map_err(IntoResponse::into_response)?;
-        Ok(Self { headers: parts.headers.clone(), query })
-    }
-}
-
-/// A page of another origin that may read the answer, if it is one.
-struct Friend(Option<HeaderValue>);
-
-impl Friend {
-    fn of(self, mut answer: Response) -> Response {
-        if let Some(origin) = self.0 {
-            let headers = answer.headers_mut();
-            headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-            headers.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
-        }
-        answer.headers_mut().append(VARY, HeaderValue::from_static("origin"));
-        answer
     }
 }

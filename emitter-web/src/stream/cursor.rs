@@ -19,7 +19,7 @@ impl fmt::Display for Cursor {
 }
 
 /// A text is no cursor.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct NoCursor;
 
 impl FromStr for Cursor {

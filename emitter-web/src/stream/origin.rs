@@ -7,6 +7,8 @@
 //! [RFC 6454]: https://www.rfc-editor.org/rfc/rfc6454
 
 use axum::http::header::{HOST, ORIGIN};
+use axum::http::request::Parts;
+use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderValue};
 
 /// What becomes of a request by its origin.
@@ -19,30 +21,42 @@ pub(super) enum Page {
     Foreign,
 }
 
-/// Asks a request from where it comes. `friends` are origins, such as `https://app.example.com`.
-pub(super) fn page(headers: &HeaderMap, friends: &[String]) -> Page {
-    let Some(origin) = headers.get(ORIGIN) else { return Page::Own };
+/// Asks a request from where it comes. `host` is whom it asks, and `friends` are origins, such as
+/// `https://app.example.com`.
+pub(super) fn page(headers: &HeaderMap, host: Option<&str>, friends: &[String]) -> Page {
+    let Some(origin) = headers.get(ORIGIN) else {
+        // Browsers say no origin for what a page cannot read, such as an image, and it would take up a place all the
+        // same; newer ones say so.
+        let site = headers.get("sec-fetch-site").map(HeaderValue::as_bytes);
+        return if matches!(site, None | Some(b"same-origin" | b"none")) { Page::Own } else { Page::Foreign };
+    };
     let Ok(text) = origin.to_str() else { return Page::Foreign };
-    if friends.iter().any(|friend| friend.eq_ignore_ascii_case(text)) {
+    if friends.iter().any(|friend| friend.trim_end_matches('/').eq_ignore_ascii_case(text)) {
         return Page::Friend(origin.clone());
     }
-    let own = headers.get(HOST).and_then(|host| host.to_str().ok());
     let of = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
-    match (of, own) {
-        (Some(of), Some(own)) if of.eq_ignore_ascii_case(own) => Page::Own,
+    match (of, host) {
+        (Some(of), Some(host)) if of.eq_ignore_ascii_case(host) => Page::Own,
         _ => Page::Foreign,
     }
 }
 
+/// Whom a request asks: with HTTP/2 its address says so.
+pub(super) fn host(parts: &Parts) -> Option<String> {
+    let said = parts.headers.get(HOST).and_then(|host| host.to_str().ok());
+    said.or_else(|| parts.uri.authority().map(Authority::as_str)).map(str::to_owned)
+}
+
 #[cfg(test)]
 mod tests {
+    use axum::http::{HeaderName, Request};
+
     use super::*;
 
     fn asked(origin: Option<&'static str>) -> Page {
         let mut headers = HeaderMap::new();
-        headers.insert(HOST, HeaderValue::from_static("shop.example:8443"));
         origin.map(|origin| headers.insert(ORIGIN, HeaderValue::from_static(origin)));
-        page(&headers, &["https://app.example".to_owned()])
+        page(&headers, Some("shop.example:8443"), &["https://app.example/".to_owned()])
     }
 
     #[test]
@@ -65,5 +79,35 @@ mod tests {
         ] {
             assert_eq!(asked(Some(foreign)), Page::Foreign, "{foreign}");
         }
+    }
+
+    #[test]
+    fn what_a_foreign_page_loads_without_an_origin_is_its_own_too() {
+        for (site, expected) in [
+            ("same-origin", Page::Own),
+            ("none", Page::Own),
+            ("same-site", Page::Foreign),
+            ("cross-site", Page::Foreign),
+        ] {
+            let headers = HeaderMap::from_iter([(
+                HeaderName::from_static("sec-fetch-site"),
+                HeaderValue::from_static(site),
+            )]);
+            assert_eq!(page(&headers, Some("shop.example"), &[]), expected, "{site}");
+        }
+    }
+
+    #[test]
+    fn whom_a_request_asks() {
+        let asked = |host: Option<&str>, uri: &str| {
+            let mut request = Request::builder().uri(uri);
+            if let Some(host) = host {
+                request = request.header(HOST, host);
+            }
+            super::host(&request.body(()).unwrap().into_parts().0)
+        };
+        assert_eq!(asked(Some("a.example"), "/events").as_deref(), Some("a.example"));
+        assert_eq!(asked(None, "https://b.example:1/events").as_deref(), Some("b.example:1"));
+        assert_eq!(asked(None, "/events"), None);
     }
 }

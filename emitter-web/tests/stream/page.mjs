@@ -1,12 +1,12 @@
 // A page in Node: `node page.mjs URL`. Prints what it is told, a line for each.
-import { EventStream } from "../js/client.js";
+import { EventStream } from "../../js/client.js";
 
 const [url] = process.argv.slice(2);
 const say = (...words) => console.log(words.join(" "));
 const stream = new EventStream(url, {
   minDelay: 10,
   maxDelay: 50,
-  onState: (state) => say("state", state),
+  onStatus: (status) => say("status", status),
   onReload: () => say("reload"),
 });
 stream.subscribe("order_created", () => {

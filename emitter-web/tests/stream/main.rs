@@ -1,6 +1,5 @@
 //! Streams as pages see them: a server on a port, WebSockets, and what an `EventSource` reads.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::extract::FromRequestParts;
@@ -8,14 +7,16 @@ use axum::http::StatusCode;
 use axum::http::request::Parts;
 use emitter_core::{Emits, Emitter, Event};
 use emitter_web::stream::{Anybody, MUST_RELOAD, Stream, StreamBuilder, StreamConfig};
-use futures_util::{SinkExt as _, StreamExt as _};
+use futures_util::SinkExt as _;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _};
+use serde_json::json;
+use stage::{Stage, get};
+use tokio::io::AsyncBufReadExt as _;
 use tokio::net::TcpStream;
-use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
-use tokio_tungstenite::tungstenite::{Error, Message};
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
+use tokio_tungstenite::tungstenite::Message;
+
+mod hostile;
+mod stage;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Emits)]
 #[emits(create, update, delete_many)]
@@ -46,92 +47,6 @@ impl<S: Sync> FromRequestParts<S> for Customer {
 
 fn order(id: i64, customer: i64) -> OrderCreated {
     OrderCreated::new(OrderRow { id, customer })
-}
-
-/// A node whose events a server tells of.
-struct Stage<V> {
-    emitter: Emitter,
-    stream: Stream<V>,
-    address: SocketAddr,
-}
-
-impl<V: FromRequestParts<()> + Send + Sync + 'static> Stage<V> {
-    async fn set(build: impl FnOnce(StreamBuilder<V>) -> StreamBuilder<V>) -> Self {
-        let emitter = Emitter::builder().start().await.unwrap();
-        let stream = build(Stream::builder()).start(&emitter).unwrap();
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let router = stream.router::<()>();
-        tokio::spawn(async move { axum::serve(listener, router).await });
-        Self { emitter, stream, address }
-    }
-
-    async fn ask(&self, path: &str, headers: &[(&'static str, &str)]) -> Result<Page, u16> {
-        let mut request = format!("ws://{}{path}", self.address).into_client_request().unwrap();
-        for (name, value) in headers {
-            request.headers_mut().insert(*name, value.parse().unwrap());
-        }
-        match connect_async(request).await {
-            Ok((socket, _)) => Ok(Page { socket, cursor: String::new() }),
-            Err(Error::Http(answer)) => Err(answer.status().as_u16()),
-            Err(error) => panic!("{error}"),
-        }
-    }
-
-    async fn visit(&self, path: &str) -> Page {
-        let mut page = self.ask(path, &[]).await.unwrap();
-        assert_eq!(page.note().await["stream"], "hello");
-        page
-    }
-}
-
-/// A page with a WebSocket.
-struct Page {
-    socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
-    cursor: String,
-}
-
-impl Page {
-    /// The next text, or the code with which the socket was closed.
-    async fn next(&mut self) -> Result<Value, u16> {
-        loop {
-            let message = tokio::time::timeout(Duration::from_secs(20), self.socket.next()).await;
-            match message.expect("something is said within 20 s") {
-                Some(Ok(Message::Text(text))) => {
-                    let told: Value = serde_json::from_str(&text).unwrap();
-                    told["cursor"].as_str().unwrap().clone_into(&mut self.cursor);
-                    return Ok(told);
-                }
-                Some(Ok(Message::Close(frame))) => return Err(frame.map_or(0, |frame| frame.code.into())),
-                Some(Ok(_)) => {}
-                Some(Err(_)) | None => return Err(0),
-            }
-        }
-    }
-
-    async fn note(&mut self) -> Value {
-        let note = self.next().await.unwrap();
-        assert!(note.get("stream").is_some(), "{note}");
-        note
-    }
-
-    /// The next event; heartbeats are passed over.
-    async fn event(&mut self) -> Value {
-        loop {
-            let told = self.next().await.unwrap();
-            if told.get("stream").is_none() {
-                return told;
-            }
-        }
-    }
-
-    async fn ids(&mut self, count: usize) -> Vec<i64> {
-        let mut ids = Vec::new();
-        while ids.len() < count {
-            ids.push(self.event().await["payload"]["id"].as_i64().unwrap());
-        }
-        ids
-    }
 }
 
 fn all(stream: StreamBuilder<Anybody>) -> StreamBuilder<Anybody> {
@@ -310,7 +225,7 @@ async fn a_visit_ends_when_it_is_over_or_the_stream_is_closed() {
     assert_eq!(page.next().await, Err(1012));
     let stage = Stage::set(all).await;
     let mut page = stage.visit("/ws/events").await;
-    stage.stream.close();
+    assert!(stage.stream.close(Duration::from_secs(20)).await);
     assert_eq!(page.next().await, Err(1012));
     assert_eq!(stage.ask("/ws/events", &[]).await.err(), Some(503));
 }
@@ -364,25 +279,6 @@ struct Blob {
     text: String,
 }
 
-/// Asks by HTTP, and reads the answer until it has `end`.
-async fn get(address: SocketAddr, path: &str, headers: &str, end: &str) -> (String, String) {
-    let mut socket = TcpStream::connect(address).await.unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\n{headers}\r\n");
-    socket.write_all(request.as_bytes()).await.unwrap();
-    let mut read = String::new();
-    let mut buffer = [0; 4096];
-    loop {
-        let length = socket.read(&mut buffer).await.unwrap();
-        read.push_str(std::str::from_utf8(&buffer[..length]).unwrap());
-        if let Some((head, body)) = read.split_once("\r\n\r\n")
-            && (length == 0 || body.contains(end))
-        {
-            return (format!("{head}\r\n"), body.to_owned());
-        }
-        assert!(length > 0, "{read}");
-    }
-}
-
 #[tokio::test]
 async fn an_event_source_goes_on_where_it_was() {
     let stage = Stage::set(all).await;
@@ -426,7 +322,7 @@ async fn the_client_comes_again_and_goes_on() {
             });
         }
     });
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/page.mjs");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/stream/page.mjs");
     let mut node = tokio::process::Command::new("node");
     node.args(["--experimental-websocket", script, &url]).kill_on_drop(true);
     node.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::null());
@@ -436,12 +332,12 @@ async fn the_client_comes_again_and_goes_on() {
         let line = tokio::time::timeout(Duration::from_secs(20), said.next_line()).await;
         line.expect("Node says something within 20 s").unwrap().unwrap_or_default()
     };
-    assert_eq!(line().await, "state open");
+    assert_eq!(line().await, "status open");
     emitter.publish(order(1, 1));
     assert_eq!((line().await, line().await), ("order 1".into(), "any order_created".into()));
     cut.send(()).unwrap();
     emitter.publish(order(2, 1));
-    assert_eq!((line().await, line().await), ("state connecting".into(), "state open".into()));
+    assert_eq!((line().await, line().await), ("status connecting".into(), "status open".into()));
     assert_eq!((line().await, line().await), ("order 2".into(), "any order_created".into()));
     emitter.publish(Alarm { level: 1 });
     assert_eq!(line().await, "any alarm_raised");
@@ -451,10 +347,10 @@ async fn the_client_comes_again_and_goes_on() {
     assert_eq!(line().await, "any alarm_raised");
     // What it selected goes with it when it comes again.
     cut.send(()).unwrap();
-    assert_eq!((line().await, line().await), ("state connecting".into(), "state open".into()));
+    assert_eq!((line().await, line().await), ("status connecting".into(), "status open".into()));
     emitter.publish(order(4, 1));
     emitter.publish(Alarm { level: 3 });
-    assert_eq!((line().await, line().await), ("state closed".into(), "any alarm_raised".into()));
+    assert_eq!((line().await, line().await), ("status closed".into(), "any alarm_raised".into()));
     assert_eq!(line().await, "");
     assert!(node.wait().await.unwrap().success());
 }
