@@ -78,8 +78,8 @@ export class EventStream {
     const socket = new this.#options.WebSocket(url.href);
     this.#socket = socket;
     socket.onmessage = ({ data }) => socket === this.#socket && this.#heard(data);
-    socket.onclose = () => socket === this.#socket && this.#again();
-    socket.onerror = () => {}; // `onclose` follows
+    // An error is an end, too, and Node 20 says no other where there was no connection yet.
+    socket.onclose = socket.onerror = () => socket === this.#socket && this.#again();
     this.#listen();
   }
 
