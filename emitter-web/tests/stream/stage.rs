@@ -83,12 +83,15 @@ impl Page {
 
     /// The next event; heartbeats are passed over.
     pub(crate) async fn event(&mut self) -> Value {
-        loop {
-            let told = self.next().await.unwrap();
-            if told.get("stream").is_none() {
-                return told;
+        let event = async {
+            loop {
+                let told = self.next().await.unwrap();
+                if told.get("stream").is_none() {
+                    return told;
+                }
             }
-        }
+        };
+        tokio::time::timeout(Duration::from_secs(20), event).await.expect("an event is told within 20 s")
     }
 
     pub(crate) async fn ids(&mut self, count: usize) -> Vec<i64> {
