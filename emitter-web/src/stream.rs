@@ -1,40 +1,6 @@
 //! Events for pages: over WebSockets and as server-sent events.
 //!
-//! ```
-//! use axum::Router;
-//! use axum::extract::FromRequestParts;
-//! //! use axum::http::request::Parts;
-//! use emitter_core::{Emits, Emitter};
-//! use emitter_web::stream::{Stream, StreamError};
-//! use serde::{Deserialize, Serialize};
-//!
-//! #[derive(Clone, Serialize, Deserialize, Emits)]
-//! #[emits(create, update)]
-//! struct Order {
-//!     id: i64,
-//!     customer: i64,
-//! }
-//!
-//! /// Who is asking: the extractor of your application. Whom it rejects is told of nothing.
-//! struct Customer(i64);
-//!
-//! impl<S: Sync> FromRequestParts<S> for Customer {
-//!     type Rejection = StatusCode;
-//!
-//!     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, StatusCode> {
-//!         let session = parts.headers.get("cookie"); // …
-//!         session.map(|_| Self(7)).ok_or(StatusCode::UNAUTHORIZED)
-//!     }
-//! }
-//!
-//! fn app(emitter: &Emitter) -> Result<Router, StreamError> {
-//!     let stream = Stream::<Customer>::builder()
-//!         // Each sees the events of its own orders.
-//!         .events(|customer: &Customer, event: &emitter_core::Event<OrderCreated>| event.row.customer == customer.0)
-//!         .start(emitter)?;
-//!     Ok(Router::new().merge(stream.router()))
-//! }
-//! ```
+//! What an application writes is shown [one level up](crate).
 //!
 //! | route | |
 //! |---|---|

@@ -5,6 +5,7 @@ use std::time::Duration;
 use axum::extract::FromRequestParts;
 use axum::http::StatusCode;
 use axum::http::request::Parts;
+use emitter_core::columns::Columns;
 use emitter_core::{Emits, Emitter, Event};
 use emitter_web::stream::{Anybody, MUST_RELOAD, Stream, StreamBuilder, StreamConfig};
 use futures_util::SinkExt as _;
@@ -70,6 +71,21 @@ async fn a_page_is_told_what_listeners_see() {
             "event_id": id, "trace_id": published.trace_id, "keys": ["7"], "payload": { "id": 7, "customer": 1 },
         })
     );
+    let row = |id, customer| OrderRow { id, customer };
+    let set = Columns::from_flags([false, true, false]);
+    stage.emitter.publish(OrderUpdated::new(Some(row(7, 1)), row(7, 2), Some(set)));
+    let told = page.event().await;
+    let parts = ["kind", "payload", "before", "changed"].map(|part| told[part].clone());
+    let (after, before) = (json!({ "id": 7, "customer": 2 }), json!({ "id": 7, "customer": 1 }));
+    assert_eq!(parts, [json!("order_updated"), after, before.clone(), json!(["customer"])]);
+    stage.emitter.publish(OrderDeletedMany::new(2, Some(vec![row(7, 1), row(8, 1)])));
+    let told = page.event().await;
+    let parts = ["kind", "operation", "keys", "payload"].map(|part| told[part].clone());
+    assert_eq!(
+        parts,
+        [json!("order_deleted_many"), json!("deleteMany"), json!(["7", "8"]), json!({ "count": 2 })]
+    );
+    assert_eq!((told["rows"].as_array().unwrap().len(), &told["rows"][0]["before"]), (2, &before));
     stage.emitter.publish(Alarm { level: 3 });
     let told = page.event().await;
     assert_eq!((&told["kind"], &told["payload"]), (&json!("alarm_raised"), &json!({ "level": 3 })));
@@ -169,7 +185,13 @@ async fn a_page_that_missed_events_is_told_to_reload() {
         stage.emitter.publish(order(id, 1));
         assert_eq!(page.ids(1).await, [id]);
     }
+    // It has that place, too, and something else there.
     let other = Stage::set(all).await;
+    let mut elsewhere = other.visit("/ws/events").await;
+    for id in [21, 22] {
+        other.emitter.publish(order(id, 1));
+        assert_eq!(elsewhere.ids(1).await, [id]);
+    }
     let beyond = format!("{}-99", cursor.split_once('-').unwrap().0);
     for (stage, cursor) in [(&stage, &*cursor), (&stage, "nonsense"), (&stage, &beyond), (&other, &cursor)] {
         let mut page = stage.ask(&format!("/ws/events?cursor={cursor}"), &[]).await.unwrap();
