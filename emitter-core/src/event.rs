@@ -14,9 +14,12 @@ use uuid::Uuid;
 
 use crate::diff::ChangedRow;
 use crate::emit::Notes;
+use crate::envelope::EncodeError;
 use crate::key::Key;
 use crate::metadata::Metadata;
 use crate::model::{EventBody, Model, ModelEvent, SingleRow};
+use crate::model_info::AnyEvent;
+use crate::plain;
 use crate::record::Number;
 use crate::trace::Trace;
 
@@ -95,6 +98,20 @@ impl<T: EventBody> Event<T> {
     #[must_use]
     pub fn meta(&self) -> &Meta {
         &self.stored.meta
+    }
+
+    /// What kind of event it is: `user_updated`; of one that is no row, its own.
+    #[must_use]
+    pub fn kind(&self) -> String {
+        plain::kind(self.stored.model(), self.operation())
+    }
+
+    /// This event as JSON for who is no node, such as a page in a browser, in the form that [`plain`] shows.
+    ///
+    /// # Errors
+    /// [`EncodeError::Json`] when a row's `Serialize` fails.
+    pub fn to_json(&self) -> Result<String, EncodeError> {
+        plain::json(&*self.stored)
     }
 
     /// The keys of all rows that this event carries; empty when it only carries their count.

@@ -68,6 +68,7 @@ pub mod metrics;
 pub mod model;
 mod model_info;
 mod net;
+pub mod plain;
 mod properties;
 mod queue;
 pub mod receipt;

@@ -8,4 +8,5 @@ pub mod node;
 pub mod npm;
 pub mod raw_publisher;
 pub mod servers;
+pub mod typescript;
 pub mod worker;

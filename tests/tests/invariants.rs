@@ -188,9 +188,10 @@ fn sources(below: &str) -> Vec<Source> {
     files.map(|(relative, path)| Source::parse(&relative, &read(&path))).collect()
 }
 
-/// The three libraries.
+/// The libraries.
 fn libraries() -> Vec<Source> {
-    ["emitter-core/src", "emitter-diesel/src", "emitter-macros/src"].into_iter().flat_map(sources).collect()
+    let folders = ["emitter-core/src", "emitter-diesel/src", "emitter-macros/src", "emitter-web/src"];
+    folders.into_iter().flat_map(sources).collect()
 }
 
 #[track_caller]
@@ -335,7 +336,12 @@ const PURE: &[&str] = &[
     "emitter-core/src/topic/layout.rs",
     "emitter-core/src/transport/mqtt/ack_order.rs",
     "emitter-core/src/transport/mqtt/in_flight.rs",
+    "emitter-core/src/plain.rs",
     "emitter-diesel/src/buffer.rs",
+    "emitter-web/src/stream/cursor.rs",
+    "emitter-web/src/stream/origin.rs",
+    "emitter-web/src/stream/ring.rs",
+    "emitter-web/src/stream/selection.rs",
 ];
 
 const IMPURE: &[&str] = &[
@@ -563,6 +569,11 @@ const TASKS: &[(&str, usize, &str)] = &[
         "a question to the database, awaited where it is asked",
     ),
     ("emitter-diesel/src/companion.rs", 1, "a companion's thread, whose end `shutdown` awaits"),
+    (
+        "emitter-web/src/stream/server_sent.rs",
+        1,
+        "a visit, which ends with its answer; `Stream::close` awaits all",
+    ),
     (
         "emitter-diesel/src/inbox/claiming.rs",
         1,

@@ -1,0 +1,74 @@
+//! Model-change events for browsers.
+//!
+//! A [`Stream`](stream::Stream) is an axum router to mount in your application: it tells pages of the events that you
+//! choose, over WebSockets and as server-sent events. Its visitors are whoever your own extractor lets in.
+//!
+//! ```no_run
+//! use std::time::Duration;
+//!
+//! use axum::Router;
+//! use axum::extract::FromRequestParts;
+//! use axum::http::StatusCode;
+//! use axum::http::request::Parts;
+//! use axum::response::Html;
+//! use axum::routing::get;
+//! use emitter_core::{Emits, Emitter, Event};
+//! use emitter_web::stream::Stream;
+//! use serde::{Deserialize, Serialize};
+//!
+//! #[derive(Clone, Serialize, Deserialize, Emits)]
+//! #[emits(create, update)]
+//! struct Order {
+//!     id: i64,
+//!     customer: i64,
+//! }
+//!
+//! /// Who is asking; whom it rejects is told of nothing.
+//! struct Customer(i64);
+//!
+//! impl<S: Sync> FromRequestParts<S> for Customer {
+//!     type Rejection = StatusCode;
+//!
+//!     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, StatusCode> {
+//!         let session = parts.headers.get("cookie"); // … asks the database whose it is
+//!         session.map(|_| Self(7)).ok_or(StatusCode::UNAUTHORIZED)
+//!     }
+//! }
+//!
+//! #[tokio::main]
+//! async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let emitter = Emitter::builder().service("shop").node("web-1").start().await?;
+//!     let stream = Stream::<Customer>::builder()
+//!         .events(|customer: &Customer, event: &Event<OrderEvent>| match &**event {
+//!             OrderEvent::Created(created) => created.row.customer == customer.0,
+//!             OrderEvent::Updated(updated) => updated.after.customer == customer.0,
+//!         })
+//!         .start(&emitter)?;
+//!
+//!     let page = stream.clone();
+//!     let draw = async move |_: Customer| {
+//!         let cursor = page.cursor(); // before the orders are read
+//!         Html(format!(
+//!             r#"<body data-cursor="{cursor}"> … <script type="module">
+//!                 import {{ EventStream }} from "/events/client.js";
+//!                 const stream = new EventStream("/", {{ cursor: document.body.dataset.cursor }});
+//!                 stream.subscribe("order_updated", ({{ payload }}) => console.log(payload.id));
+//!             </script>"#
+//!         ))
+//!     };
+//!     let app = Router::new().route("/", get(draw)).merge(stream.router());
+//!
+//!     let listener = tokio::net::TcpListener::bind("127.0.0.1:8080").await?;
+//!     let end = async move {
+//!         tokio::time::sleep(Duration::from_secs(3600)).await; // … until somebody wants it to end
+//!         stream.close(Duration::from_secs(5)).await;
+//!     };
+//!     axum::serve(listener, app).with_graceful_shutdown(end).await?;
+//!     assert!(emitter.shutdown(Duration::from_secs(5)).await.is_clean());
+//!     Ok(())
+//! }
+//! ```
+//!
+//! A whole application is the example `live-page`; what is promised is in `docs/GUARANTEES.md`.
+
+pub mod stream;

@@ -1,0 +1,21 @@
+// A page in Node: `node page.mjs URL`. Prints what it is told, a line for each.
+import { EventStream } from "../../js/client.js";
+
+const [url] = process.argv.slice(2);
+const say = (...words) => console.log(words.join(" "));
+const stream = new EventStream(url, {
+  minDelay: 10,
+  maxDelay: 50,
+  onStatus: (status) => say("status", status),
+  onReload: () => say("reload"),
+});
+stream.subscribe("order_created", () => {
+  throw new Error("a handler of somebody else");
+});
+const end = stream.subscribe("order_created", (event) => say("order", event.payload.id));
+stream.subscribe("*", (event) => say("any", event.kind));
+stream.subscribe("alarm_raised", ({ payload }) => {
+  if (payload.level === 1) end();
+  if (payload.level === 2) stream.select({ kinds: ["alarm_raised"] });
+  if (payload.level === 3) stream.close();
+});
