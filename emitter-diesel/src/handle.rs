@@ -1,5 +1,6 @@
 //! A connection bound to an emitter.
 
+use std::any::TypeId;
 use std::fmt;
 use std::num::NonZeroU32;
 
@@ -620,11 +621,11 @@ pub(crate) const ENDED_BEFORE: &str = "the database has ended the transaction be
 
 /// Whether the database may end a transaction without an error: at statements that define data.
 pub(crate) fn is_guarded<DB: 'static>() -> bool {
-    #[cfg(feature = "_mysql")]
-    if std::any::TypeId::of::<DB>() == std::any::TypeId::of::<diesel::mysql::Mysql>() {
-        return true;
-    }
-    false
+    let guarded: &[TypeId] = &[
+        #[cfg(feature = "_mysql")]
+        TypeId::of::<diesel::mysql::Mysql>(),
+    ];
+    guarded.contains(&TypeId::of::<DB>())
 }
 
 pub(crate) const RAW_TRANSACTION: &str = "a transaction begun or ended by raw SQL is invisible to the bound handle: use \
