@@ -25,6 +25,7 @@ mod gaps;
 #[macro_use]
 mod given_up;
 mod kills;
+mod migrations;
 #[macro_use]
 mod ledger;
 mod queued;
