@@ -95,8 +95,12 @@ impl Keeping {
         }
         drop(waiting);
         if begins {
-            let keeping = Arc::clone(self);
-            tokio::task::spawn_blocking(move || keeping.write());
+            // Not one of the runtime's: that would wait at its end for a database that hangs.
+            let (keeping, thread) = (Arc::clone(self), std::thread::Builder::new());
+            if let Err(error) = thread.name("emitter-keeping".to_owned()).spawn(move || keeping.write()) {
+                self.waiting().trouble = Some(format!("no thread could be started: {error}"));
+                self.gives_up();
+            }
         }
         async move {
             match tokio::time::timeout(PATIENCE, outcome).await {

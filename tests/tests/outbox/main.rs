@@ -21,6 +21,7 @@ mod asynchronous;
 mod databases;
 mod disks;
 mod forms;
+mod frozen;
 mod gaps;
 #[macro_use]
 mod given_up;

@@ -7,8 +7,6 @@ use emitter_diesel::dead_letters::DeadLetterBook;
 use emitter_diesel::tables::{Dialect, Tables};
 use emitter_tests::servers::MariaDb;
 
-use super::*;
-
 /// An empty database on a server.
 struct Place {
     url: String,

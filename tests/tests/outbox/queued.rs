@@ -408,9 +408,9 @@ fn number(conn: &mut PgConnection, sql: &str) -> i64 {
 /// What happened to no row, and is queued though no call says so.
 #[derive(Debug, Clone, Serialize, Deserialize, Emits)]
 #[emits(event, queued, key(door))]
-struct DoorOpened {
-    door: i64,
-    time: i64,
+pub(super) struct DoorOpened {
+    pub(super) door: i64,
+    pub(super) time: i64,
 }
 
 fn create(
