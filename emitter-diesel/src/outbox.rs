@@ -21,6 +21,9 @@
 //! # }
 //! ```
 //!
+//! On SQLite the relay writes into the same file: set `PRAGMA busy_timeout = 5000` and `PRAGMA journal_mode = WAL` on each connection of
+//! yours, or a write that meets it fails with `database is locked`.
+//!
 //! # Queued events
 //! A statement with `.queued()`, or of a model with `#[emits(queued)]`, adds its row as well, but after the COMMIT: the
 //! event waits in memory until the thread of the outbox has written it, with up to a hundred others in one INSERT. It
