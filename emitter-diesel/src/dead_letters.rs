@@ -141,13 +141,13 @@ impl Extension for DeadLetters {
 
 /// Nothing to begin; at the end of the node, letters wait for their database no more.
 fn ending(keeping: Weak<Keeping>) -> BeginCompanion {
-    let end = move || {
-        if let Some(keeping) = keeping.upgrade() {
-            keeping.ends();
-        }
-    };
     Box::new(move |_| {
-        let end: EndCompanion = Box::new(move |_| std::future::ready(end()).boxed());
+        let end = async move {
+            if let Some(keeping) = keeping.upgrade() {
+                keeping.ends();
+            }
+        };
+        let end: EndCompanion = Box::new(move |_| end.boxed());
         std::future::ready(Ok(end)).boxed()
     })
 }

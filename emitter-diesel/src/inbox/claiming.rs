@@ -92,7 +92,7 @@ impl<C: InboxConnection> Claims<C> {
     }
 
     /// The listener was not called, for this reason.
-    fn unready(&self, reason: impl ToString) -> Unhandled {
+    fn unready(&self, reason: &impl ToString) -> Unhandled {
         let reason = reason.to_string();
         self.inbox.desk.waiting().hindered(reason.clone());
         Unhandled::Unready(reason)
@@ -124,7 +124,7 @@ impl<C: InboxConnection> Claims<C> {
                 desk.already_done.fetch_add(1, Ordering::Relaxed);
                 Ok(())
             }
-            Err(Undone::Uncalled(error)) => Err(self.unready(error)),
+            Err(Undone::Uncalled(error)) => Err(self.unready(&error)),
             Err(Undone::Database(error)) if is_lost => Err(Unhandled::Interrupted(error.to_string())),
             Err(Undone::Listener(error)) if is_lost => Err(Unhandled::Interrupted(error)),
             Err(Undone::Database(error)) => Err(Unhandled::Failed(error.to_string())),
@@ -214,9 +214,9 @@ impl<C: InPlainFn> Claims<C> {
     ) -> Result<(), Unhandled> {
         let emitter = self.emitter(call)?;
         let claim = self.claim(call, &emitter);
-        let mut connection = (self.inbox.connect)().map_err(|reason| self.unready(reason))?;
+        let mut connection = (self.inbox.connect)().map_err(|reason| self.unready(&reason))?;
         let bound = Bindable::<marker::Blocking>::bound(&mut **connection, &emitter);
-        let mut bound = bound.map_err(|error| self.unready(error))?;
+        let mut bound = bound.map_err(|error| self.unready(&error))?;
         bound.prove_commits();
         let mut is_called = false;
         let result = bound.transaction(|bound| {
@@ -308,12 +308,12 @@ impl<C: InAsyncFn> Claims<C> {
         let emitter = self.emitter(call)?;
         let claim = self.claim(call, &emitter);
         let connected = (self.inbox.connect)().await;
-        let mut connection = connected.map_err(|reason| self.unready(reason))?;
+        let mut connection = connected.map_err(|reason| self.unready(&reason))?;
         let bound = BoundAsync::new(&emitter, &mut **connection);
-        let mut bound = bound.map_err(|error| self.unready(error))?;
+        let mut bound = bound.map_err(|error| self.unready(&error))?;
         bound.prove_commits();
         let begun = EmittingTransactionManager::begin_transaction(&mut bound).await;
-        begun.map_err(|error| self.unready(error))?;
+        begun.map_err(|error| self.unready(&error))?;
         ready.now();
         let calls = || self.calls(call);
         let result = match claimed_async(&mut bound, claim, calls, function).await {
