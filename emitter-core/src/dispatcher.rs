@@ -270,7 +270,7 @@ impl Worker {
                 self.tally.handled += 1;
                 return Called::Handled;
             }
-            First::Ended(end) if limits.retry.attempts <= 1 => {
+            First::Ended(end) if limits.retry.attempts <= 1 && end.is_an_attempt() => {
                 self.tally.trouble.failed(listener, job, &end, limits.timeout);
                 self.tally.trouble.gave_up(listener, job, 1, &end, limits.timeout);
                 return Called::GivenUp;

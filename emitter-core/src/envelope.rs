@@ -189,6 +189,18 @@ pub enum Content {
 }
 
 impl Content {
+    /// How many bytes its rows have.
+    pub(crate) fn bytes(&self) -> usize {
+        let of = |row: Option<&RawValue>| row.map_or(0, |row| row.get().len());
+        match self {
+            Self::Row { row, before } => of(Some(row)) + of(before.as_deref()),
+            Self::Rows { rows, .. } => {
+                let each = rows.iter().flatten();
+                each.map(|images| of(images.before.as_deref()) + of(images.after.as_deref())).sum()
+            }
+        }
+    }
+
     /// The row before an update, where it is known.
     fn before(&self) -> Option<&RawValue> {
         match self {

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use crate::cause::Cause;
@@ -213,8 +214,44 @@ impl<E: fmt::Display> Outcome for Result<(), E> {
     }
 }
 
-/// One call of a listener: pending until its event is done with. The error is the listener's.
-pub(crate) type Call = BoxFuture<'static, Result<(), String>>;
+/// Why a call did not handle its event, with the reason in words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unhandled {
+    /// The listener was called and failed: one of its attempts.
+    Failed(String),
+    /// What the call needs is not there, such as a connection, and the listener was not called. No attempt: the call is made
+    /// again until it is there.
+    Unready(String),
+    /// It was lost in the middle of the call. No attempt either, ten times for an event; after that it is, for it may be the event
+    /// that has it lost.
+    Interrupted(String),
+}
+
+/// One call of a listener.
+pub(crate) struct Call {
+    /// Pending until its event is done with.
+    pub(crate) running: BoxFuture<'static, Result<(), Unhandled>>,
+    /// Tells when it has what it needs; `None` where it needs nothing. Its time-out counts from there on.
+    pub(crate) ready: Option<oneshot::Receiver<()>>,
+}
+
+impl Call {
+    fn new(running: impl Future<Output = Result<(), Unhandled>> + Send + 'static) -> Self {
+        Self { running: Box::pin(running), ready: None }
+    }
+}
+
+/// Says that a call has what it needs: from there on its time-out counts.
+#[derive(Debug)]
+pub struct Ready(oneshot::Sender<()>);
+
+impl Ready {
+    /// Now it has.
+    pub fn now(self) {
+        // Nobody listens to a call that was dropped.
+        let _ = self.0.send(());
+    }
+}
 
 /// Begins a call, the how-many-eth for this event; `None` when the event is not of the listener's type.
 type Begin = dyn Fn(&Arc<dyn AnyEvent>, u32) -> Option<Call> + Send + Sync;
@@ -247,7 +284,22 @@ impl Handler {
     {
         Self::of::<T>(Arc::new(move |event, attempt| {
             let running = function(typed::<T>(event)?, attempt);
-            Some(Box::pin(async move { running.await.into_result() }))
+            Some(Call::new(async move { running.await.into_result().map_err(Unhandled::Failed) }))
+        }))
+    }
+
+    /// The same around a function that needs something which may be away, such as a connection, before it can
+    /// call the listener. Until it is [`Ready`] it may take any time; and what it says is no attempt of the listener.
+    pub fn from_preparing<T, F, R>(function: F) -> Self
+    where
+        T: EventBody,
+        F: Fn(Event<T>, u32, Ready) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<(), Unhandled>> + Send + 'static,
+    {
+        Self::of::<T>(Arc::new(move |event, attempt| {
+            let (ready, is_ready) = oneshot::channel();
+            let running = function(typed::<T>(event)?, attempt, Ready(ready));
+            Some(Call { ready: Some(is_ready), ..Call::new(running) })
         }))
     }
 
@@ -263,16 +315,16 @@ impl Handler {
         let function = Arc::new(function);
         Self::of::<T>(Arc::new(move |event, attempt| {
             let (event, function) = (typed::<T>(event)?, Arc::clone(&function));
-            Some(Box::pin(async move {
+            Some(Call::new(async move {
                 // Dropped at its time-out, the set takes back a call that no thread has begun.
                 let mut thread = JoinSet::new();
                 let cause = Cause::of(event.meta());
                 thread.spawn_blocking(move || cause.within(|| function(event, attempt).into_result()));
                 match thread.join_next().await.unwrap_or_else(|| Ok(Ok(()))) {
-                    Ok(result) => result,
+                    Ok(result) => result.map_err(Unhandled::Failed),
                     Err(stopped) => match stopped.try_into_panic() {
                         Ok(panic) => std::panic::resume_unwind(panic),
-                        Err(_) => Err("the runtime is shutting down".to_owned()),
+                        Err(_) => Err(Unhandled::Failed("the runtime is shutting down".to_owned())),
                     },
                 }
             }))

@@ -104,6 +104,9 @@ counters! {
         timed_out,
         /// Calls of listeners that were made because an earlier one for the same event failed.
         retried,
+        /// Calls of listeners that were no attempts, because what they need was not there, as the database of an inbox:
+        /// they are made again.
+        unready,
         /// Events that a listener did not handle in all its attempts.
         given_up,
         /// Dead letters: events that could not be read, handled or published.

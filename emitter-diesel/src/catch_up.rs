@@ -24,7 +24,8 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use diesel::result::QueryResult;
-use emitter_core::gaps::{Position, Since, Stream};
+pub use emitter_core::gaps::Since;
+use emitter_core::gaps::{Position, Stream};
 use emitter_core::{Builder, Extension, WeakEmitter};
 use tracing::warn;
 

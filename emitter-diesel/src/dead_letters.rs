@@ -42,13 +42,14 @@
 //! do know the event by its id or idempotency key, which a redrive does not change.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use emitter_core::dead_letter::{DeadLetter, Reason};
 use emitter_core::event::Timestamp;
 use emitter_core::transport::Properties;
-use emitter_core::{Builder, EventId, Extension, Origin};
+use emitter_core::{BeginCompanion, Builder, EndCompanion, EventId, Extension, Origin};
+use futures_util::FutureExt;
 
 use crate::clearing::{Clearing, PORTION};
 use crate::tables::{LetterRow, Tables};
@@ -125,13 +126,30 @@ impl Extension for DeadLetters {
     fn extend(self, builder: Builder) -> Builder {
         let DeadLetters { tables, keep, limits } = self;
         let keeping = Arc::new(Keeping::new(DeadLetterBook::unopened(&tables), limits));
-        let builder = builder.keep_dead_letters(move |letter| keeping.keep(letter));
+        let (asked, ended) = (Arc::downgrade(&keeping), Arc::downgrade(&keeping));
+        let builder = builder
+            .companion("dead letters", ending(ended))
+            .keep_dead_letters(move |letter| keeping.keep(letter))
+            .troubles(move || asked.upgrade().and_then(|keeping| keeping.trouble()).into_iter().collect());
         let names = tables.all_names().clone();
         let clear = move |_: &_, dialect, _| Ok(store::Store { dialect, names }.clear(keep, PORTION));
         let clearing =
             Clearing { thread: "emitter-letters", rows: "dead letters", rest: REST, cleared: Arc::default() };
         builder.state(Keeps(keep)).companion("dead letters", clearing.companion(tables, clear))
     }
+}
+
+/// Nothing to begin; at the end of the node, letters wait for their database no more.
+fn ending(keeping: Weak<Keeping>) -> BeginCompanion {
+    Box::new(move |_| {
+        let end = async move {
+            if let Some(keeping) = keeping.upgrade() {
+                keeping.ends();
+            }
+        };
+        let end: EndCompanion = Box::new(move |_| end.boxed());
+        std::future::ready(Ok(end)).boxed()
+    })
 }
 
 /// Which letters are meant: those for which everything holds that is said. Nothing said, all of them.

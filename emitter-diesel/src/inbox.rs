@@ -57,11 +57,15 @@
 //! ([`on`](emitter_core::Emitter::on)) has none: let it write what it did under the event's id by itself.
 //!
 //! # The database is away
-//! A call that gets no connection has failed, as any other: it is made again, three times in all within half a minute, and
-//! then the event is a [dead letter](crate::dead_letters), which a redrive brings back. Where the database may be away for longer, say so
-//! at the listener (`retry(attempts = 100, backoff = "1s", budget = "10min")`), or keep the letters in another database. On SQLite set
-//! `PRAGMA busy_timeout` on each connection: without it, a call that meets another one in the middle of its transaction has
-//! failed as well.
+//! A listener that cannot be called for want of a connection or of the mark has not failed: its event waits, and every few seconds
+//! it is looked whether the database is there, for as long as it takes. Neither its attempts nor their budget nor its
+//! time-out count meanwhile. A connection that ends in the middle of a call is no attempt either, ten times for an event; after that
+//! it may be the event that ends it, and each counts. [`health`](emitter_core::Emitter::health) says which inbox waits and why,
+//! [`InboxStats::waiting`] how many events do. Those of other nodes stay unacknowledged: when as many wait as the broker
+//! hands out at a time (`receive_maximum`, 100), it keeps what follows, for all listeners of this node.
+//!
+//! A database that hangs in the middle of a call is a time-out of it. Let `connect` have a time-out of its own (`connect_timeout` in the
+//! URL, that of a pool), or a thread may wait for it beyond the end of the node.
 //!
 //! # Two at once
 //! The mark is made before the effect, so a second call for the event waits, here or on another node, until the first
@@ -70,7 +74,7 @@
 //! one with an error, as MySQL and MariaDB may with a deadlock; it is called again, and finds the event done.
 //!
 //! On SQLite a connection waits for what another one writes only where it was told so. `connect` should say `PRAGMA busy_timeout`
-//! and `journal_mode = WAL`, or calls fail (`database is locked`), and their events are dead letters after some attempts;
+//! and `journal_mode = WAL`, or calls that meet another one (`database is locked`) are made again some time later;
 //! and as one writes at a time, a few calls at once are enough
 //! ([`listener_concurrency`](emitter_core::Builder::listener_concurrency)).
 //!
@@ -79,7 +83,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use emitter_core::{Builder, Extension};
@@ -92,11 +96,13 @@ pub(crate) mod claiming;
 mod connection;
 mod marks;
 mod transaction;
+mod waiting;
 
 pub(crate) use self::checks::long_enough;
 pub use self::connection::{InAsyncFn, InPlainFn, InboxConnection};
 use self::marks::Marks;
 pub use self::transaction::InboxTx;
+use self::waiting::Waiting;
 
 /// Where the listeners of a node mark what they have done, and the connections on which they do it.
 ///
@@ -120,6 +126,13 @@ struct Desk {
     listeners: Mutex<Vec<&'static str>>,
     claimed: AtomicU64,
     already_done: AtomicU64,
+    waiting: Mutex<Waiting>,
+}
+
+impl Desk {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What an inbox has counted since the start.
@@ -130,6 +143,9 @@ pub struct InboxStats {
     pub claimed: u64,
     /// Events that were done already: the listener was not called.
     pub already_done: u64,
+    /// Events whose listener is not called yet, for the connection or the mark is waited for: how many there are now, a
+    /// moment's each while all is well.
+    pub waiting: usize,
 }
 
 /// So long a mark is kept at least, where nobody says otherwise.
@@ -142,6 +158,7 @@ impl<C: InboxConnection> Inbox<C> {
             listeners: Mutex::default(),
             claimed: AtomicU64::new(0),
             already_done: AtomicU64::new(0),
+            waiting: Mutex::default(),
         };
         let marks = Marks { dialect: C::DIALECT, names: tables.all_names().clone() };
         Self { tables, keep: None, connect, marks, desk: Arc::new(desk) }
@@ -161,7 +178,9 @@ impl<C: InboxConnection> Inbox<C> {
     #[must_use]
     pub fn stats(&self) -> InboxStats {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        InboxStats { claimed: count(&self.desk.claimed), already_done: count(&self.desk.already_done) }
+        let Desk { claimed, already_done, .. } = &*self.desk;
+        let waiting = self.desk.waiting().len();
+        InboxStats { claimed: count(claimed), already_done: count(already_done), waiting }
     }
 }
 
@@ -181,6 +200,8 @@ impl<C: InboxConnection> Extension for Inbox<C> {
     fn extend(self, builder: Builder) -> Builder {
         let Self { tables, marks, keep, desk, .. } = &self;
         let begin = checks::companion::<C>(tables.clone(), marks.clone(), *keep, Arc::clone(desk));
-        builder.state(self).companion("inbox", begin)
+        let asked = Arc::clone(desk);
+        let troubles = move || asked.waiting().trouble().into_iter().collect();
+        builder.state(self).troubles(troubles).companion("inbox", begin)
     }
 }

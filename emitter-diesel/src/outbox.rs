@@ -21,6 +21,9 @@
 //! # }
 //! ```
 //!
+//! On SQLite the relay writes into the same file: set `PRAGMA busy_timeout = 5000` and `PRAGMA journal_mode = WAL` on each connection of
+//! yours, or a write that meets it fails with `database is locked`.
+//!
 //! # Queued events
 //! A statement with `.queued()`, or of a model with `#[emits(queued)]`, adds its row as well, but after the COMMIT: the
 //! event waits in memory until the thread of the outbox has written it, with up to a hundred others in one INSERT. It
@@ -31,7 +34,7 @@
 //! |---|---|---|
 //! | the row is written | in the transaction, which waits for it | after it, by another connection |
 //! | it cannot be written | the transaction fails | tried three times in all, after 1 s and 2 s; then the event is lost to other nodes, counted (`queue_failed`), and a [dead letter](emitter_core::dead_letter) |
-//! | the database is away | there is no transaction | it waits in memory, up to [`QueueConfig::capacity`], and is not counted as an attempt |
+//! | the database is away | there is no transaction | it waits in memory, up to [`QueueConfig::capacity`] and [`bytes`](QueueConfig::bytes), and is not counted as an attempt |
 //! | the process is killed | nothing is lost | what was not written yet is lost: `queued` less `queue_written` in [`Stats`](emitter_core::metrics::Stats) |
 //! | the order of a key | that of its commits, whichever node wrote | that in which the commits returned in this process; none across processes, nor beside durable events of the same key |
 //! | listeners of this node | are called after the COMMIT | the same |

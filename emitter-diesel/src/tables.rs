@@ -49,6 +49,12 @@ pub struct Tables {
 impl Tables {
     /// Tables that are reached by connections of their own, made by `connect`: to the database of the bound
     /// connections. Each of outbox, dead letters and mirror uses one, in a thread of its own.
+    ///
+    /// Let `connect` bound how long a server is waited for that has vanished without a word, or its threads notice it when the
+    /// operating system does, after a quarter of an hour or more: on PostgreSQL in the URL,
+    /// `?connect_timeout=10&keepalives_idle=30&keepalives_interval=10&keepalives_count=3&tcp_user_timeout=30000`. A server
+    /// that hangs is waited for; no [`shutdown`](emitter_core::Emitter::shutdown) is longer for that than its time.
+    /// On SQLite the framework sets `PRAGMA busy_timeout` itself, on its own connections.
     pub fn new<C, F>(connect: F) -> Self
     where
         C: Database + 'static,

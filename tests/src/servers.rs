@@ -34,6 +34,7 @@ pub use mariadb::MariaDb;
 pub use mosquitto::{Mosquitto, MosquittoBuilder};
 pub use nats::Nats;
 pub use postgres::Postgres;
+pub use process::Frozen;
 pub use rabbitmq::RabbitMq;
 
 /// A program that a suite starts. `xtask/src/servers.rs` has the same list, to install what is missing.

@@ -1,12 +1,15 @@
 //! A listener's calls for one event, each of which ends here, whatever the listener does.
 
 use std::borrow::Cow;
+use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::account::Entry;
@@ -14,9 +17,10 @@ use super::lanes::Lane;
 use super::trouble::Trouble;
 use super::{DispatchLimits, Job, Listener};
 use crate::cause::Cause;
-use crate::listener::{Call, Handler};
+use crate::listener::{Call, Handler, Unhandled};
 use crate::model_info::AnyEvent;
 use crate::record::Standing;
+use crate::retry::Backoff;
 
 /// A listener's calls for one event, until one ends well or the event is given up.
 pub(super) struct Attempts {
@@ -56,26 +60,39 @@ impl Attempts {
             }
             first => first,
         };
-        let begun = Instant::now();
-        let mut end = self.end_of(first).await;
-        let mut failures = self.before;
+        // The first call, and later by as long as it had to wait.
+        let mut begun = Instant::now();
+        let (mut called, mut end) = (begun, self.end_of(first).await);
+        let (mut failures, mut absence) = (self.before, Absence::default());
         while !matches!(end, End::Handled) {
-            failures = failures.saturating_add(1);
-            trouble.failed(listener, job, &end, limits.timeout);
-            let delay = limits.retry.next(failures, begun.elapsed(), fastrand::f64());
-            let Some(delay) = delay else {
-                trouble.gave_up(listener, job, failures, &end, limits.timeout);
-                return false;
+            let is_excused = absence.excuses(&end);
+            let delay = if is_excused {
+                trouble.waits(listener, job, &end, limits.timeout);
+                absence.delay()
+            } else {
+                failures = failures.saturating_add(1);
+                trouble.failed(listener, job, &end, limits.timeout);
+                let delay = limits.retry.next(failures, begun.elapsed(), fastrand::f64());
+                let Some(delay) = delay else {
+                    trouble.gave_up(listener, job, failures, &end, limits.timeout);
+                    return false;
+                };
+                job.note(|| {
+                    let error = end.reason(limits.timeout).into_owned();
+                    Entry::failed(listener, failures, Standing::Retrying(delay), error)
+                });
+                delay
             };
-            job.note(|| {
-                let error = end.reason(limits.timeout).into_owned();
-                Entry::failed(listener, failures, Standing::Retrying(delay), error)
-            });
             sleep(delay).await;
             if self.is_gone() {
                 return false;
             }
-            trouble.counters.retried.add_one();
+            if is_excused {
+                begun += called.elapsed();
+            } else {
+                trouble.counters.retried.add_one();
+            }
+            called = Instant::now();
             end = self.end_of(self.call(failures.saturating_add(1))).await;
         }
         job.note(|| Entry::ended(listener, failures.saturating_add(1), Standing::Handled));
@@ -112,22 +129,72 @@ pub(super) enum End {
     Failed(String),
     Panicked,
     TimedOut,
+    /// What it needs was not there.
+    Unready(String),
+    /// It was lost in the middle.
+    Interrupted(String),
 }
 
 impl End {
+    /// Whether it counts, by itself.
+    pub(super) fn is_an_attempt(&self) -> bool {
+        !matches!(self, Self::Unready(_) | Self::Interrupted(_))
+    }
+
     /// Why it did not end well, where it had so much time.
     pub(super) fn reason(&self, limit: Duration) -> Cow<'_, str> {
         match self {
-            Self::Failed(reason) => reason.into(),
+            Self::Failed(reason) | Self::Unready(reason) | Self::Interrupted(reason) => reason.into(),
             Self::Panicked => "it panicked".into(),
             Self::Handled | Self::TimedOut => format!("it took longer than {limit:?}").into(),
         }
     }
 }
 
-impl From<Result<(), String>> for End {
-    fn from(result: Result<(), String>) -> Self {
-        result.map_or_else(Self::Failed, |()| Self::Handled)
+impl From<Result<(), Unhandled>> for End {
+    fn from(result: Result<(), Unhandled>) -> Self {
+        match result {
+            Ok(()) => Self::Handled,
+            Err(Unhandled::Failed(reason)) => Self::Failed(reason),
+            Err(Unhandled::Unready(reason)) => Self::Unready(reason),
+            Err(Unhandled::Interrupted(reason)) => Self::Interrupted(reason),
+        }
+    }
+}
+
+/// How often it is looked whether what a call needs is there.
+const LOOK: Backoff = Backoff {
+    base: Duration::from_millis(250),
+    cap: Duration::from_secs(5),
+    jitter: Duration::from_millis(250),
+};
+
+/// How many interruptions of one event are nobody's fault.
+const INTERRUPTIONS: u32 = 10;
+
+/// The calls for an event that were no attempts.
+#[derive(Default)]
+struct Absence {
+    in_a_row: u32,
+    interruptions: u32,
+}
+
+impl Absence {
+    fn excuses(&mut self, end: &End) -> bool {
+        let excused = match end {
+            End::Unready(_) => true,
+            End::Interrupted(_) => {
+                self.interruptions = self.interruptions.saturating_add(1);
+                self.interruptions <= INTERRUPTIONS
+            }
+            End::Handled | End::Failed(_) | End::Panicked | End::TimedOut => false,
+        };
+        self.in_a_row = if excused { self.in_a_row.saturating_add(1) } else { 0 };
+        excused
+    }
+
+    fn delay(&self) -> Duration {
+        LOOK.delay(self.in_a_row, fastrand::f64())
     }
 }
 
@@ -145,7 +212,7 @@ pub(super) enum First {
 pub(super) fn first_poll(handler: &Handler, event: &Arc<dyn AnyEvent>, cx: &mut Context<'_>) -> First {
     let poll = || {
         let Some(mut call) = handler.call(event, 1) else { return First::NotForIt };
-        match call.as_mut().poll(cx) {
+        match call.running.as_mut().poll(cx) {
             Poll::Ready(result) => First::Ended(result.into()),
             Poll::Pending => First::Waits(call),
         }
@@ -154,14 +221,56 @@ pub(super) fn first_poll(handler: &Handler, event: &Arc<dyn AnyEvent>, cx: &mut 
     polled.unwrap_or(First::Ended(End::Panicked))
 }
 
-/// The rest of a call, within its time-out, and with the same care.
+/// The rest of a call, within its time-out from when it has what it needs, and with the same care.
 async fn rest_of(mut call: Call, event: &Arc<dyn AnyEvent>, timeout: Duration) -> End {
-    let rest = std::future::poll_fn(|cx| {
-        let poll = || call.as_mut().poll(cx);
+    let poll = |running: &mut BoxFuture<'static, Result<(), Unhandled>>, cx: &mut Context<'_>| {
+        let poll = || running.as_mut().poll(cx);
         let polled = catch_unwind(AssertUnwindSafe(|| Cause::of(event.meta()).within(poll)));
         polled.map_or(Poll::Ready(End::Panicked), |polled| polled.map(End::from))
-    });
-    let end = tokio::time::timeout(timeout, rest).await.unwrap_or(End::TimedOut);
+    };
+    let mut end = None;
+    if let Some(mut ready) = call.ready.take() {
+        end = poll_fn(|cx| match poll(&mut call.running, cx) {
+            Poll::Ready(end) => Poll::Ready(Some(end)),
+            Poll::Pending => ready.poll_unpin(cx).map(|_| None),
+        })
+        .await;
+    }
+    let end = match end {
+        Some(end) => end,
+        None => {
+            let rest = poll_fn(|cx| poll(&mut call.running, cx));
+            tokio::time::timeout(timeout, rest).await.unwrap_or(End::TimedOut)
+        }
+    };
     let dropped = catch_unwind(AssertUnwindSafe(|| drop(call)));
     dropped.map_or(End::Panicked, |()| end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_that_always_loses_its_connection_is_given_up_some_time() {
+        let mut absence = Absence::default();
+        let (unready, lost) = (|| End::Unready(String::new()), || End::Interrupted(String::new()));
+        for _ in 0..INTERRUPTIONS {
+            assert!(absence.excuses(&unready()) && absence.excuses(&lost()));
+        }
+        assert!(!absence.excuses(&lost()) && absence.excuses(&unready()) && !absence.excuses(&lost()));
+    }
+
+    #[test]
+    fn what_is_looked_for_in_vain_is_looked_for_more_seldom() {
+        let mut absence = Absence::default();
+        let mut delays = (0..50).map(|_| {
+            assert!(absence.excuses(&End::Unready(String::new())));
+            absence.delay()
+        });
+        assert!(delays.next().is_some_and(|first| first < Duration::from_secs(1)));
+        assert!(delays.last().is_some_and(|last| last >= LOOK.cap && last <= LOOK.cap + LOOK.jitter));
+        assert!(!absence.excuses(&End::TimedOut));
+        assert!(absence.excuses(&End::Unready(String::new())) && absence.delay() < Duration::from_secs(1));
+    }
 }

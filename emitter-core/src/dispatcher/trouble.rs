@@ -46,6 +46,7 @@ pub(super) struct Trouble {
     pub(super) counters: Arc<Counters>,
     bury: Bury,
     failures: OnceInAWhile,
+    waits: OnceInAWhile,
     given_up: OnceInAWhile,
     overflows: OnceInAWhile,
 }
@@ -56,6 +57,7 @@ impl Trouble {
             counters,
             bury,
             failures: OnceInAWhile::every(Duration::from_secs(1)),
+            waits: OnceInAWhile::every(Duration::from_secs(10)),
             given_up: OnceInAWhile::every(Duration::from_secs(1)),
             overflows: OnceInAWhile::every(Duration::from_secs(10)),
         }
@@ -67,7 +69,7 @@ impl Trouble {
         let event = job.event().meta().id;
         match end {
             End::Handled => {}
-            End::Failed(reason) => {
+            End::Failed(reason) | End::Unready(reason) | End::Interrupted(reason) => {
                 self.counters.failed.add_one();
                 self.failures.log(|more| warn!(listener = name, %event, more, "a listener failed: {reason}"));
             }
@@ -81,6 +83,13 @@ impl Trouble {
                     .log(|more| warn!(listener = name, %event, more, ?limit, "a listener timed out"));
             }
         }
+    }
+
+    /// A call of a listener was no attempt, for what it needs was not there.
+    pub(super) fn waits(&self, listener: &Listener, job: &Job, end: &End, limit: Duration) {
+        let (name, event, reason) = (&*listener.info.name, job.event().meta().id, end.reason(limit));
+        self.counters.unready.add_one();
+        self.waits.log(|more| warn!(listener = name, %event, more, "an event waits: {reason}"));
     }
 
     /// A listener is not called again for an event.

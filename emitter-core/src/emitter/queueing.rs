@@ -24,6 +24,8 @@ use crate::record::{Record, RecordError};
 pub struct QueueKeeper {
     /// How many events may wait. What comes beyond is lost to other nodes, and counted.
     pub capacity: usize,
+    /// How many bytes their rows may have, in the same way: as JSON, but for the first 64 events, which are not measured.
+    pub bytes: usize,
     /// How long an event may wait before [`Emitter::health`] tells of it.
     pub late: Duration,
     /// An event is about to go to the listeners of this node: what they return when they are done with it. It is
@@ -35,8 +37,9 @@ pub struct QueueKeeper {
 
 impl fmt::Debug for QueueKeeper {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { capacity, late, .. } = self;
-        f.debug_struct("QueueKeeper").field("capacity", capacity).field("late", late).finish_non_exhaustive()
+        let Self { capacity, bytes, late, .. } = self;
+        let mut debug = f.debug_struct("QueueKeeper");
+        debug.field("capacity", capacity).field("bytes", bytes).field("late", late).finish_non_exhaustive()
     }
 }
 
@@ -55,6 +58,8 @@ pub struct Queued {
     emission: Emission,
     listeners: Arc<Mutex<Listeners>>,
     since: Instant,
+    /// Of its rows, where they were measured.
+    bytes: usize,
 }
 
 /// How far the listeners of this node are with an event that is not written down yet.
@@ -111,8 +116,13 @@ pub(super) struct Unwritten {
 #[derive(Default)]
 struct Waiting {
     entries: VecDeque<(Arc<Queued>, Option<Box<Ticket>>)>,
+    /// Of all that were measured.
+    bytes: usize,
     closed: bool,
 }
+
+/// So many events wait unmeasured: to measure one takes as long as to encode it, and where few wait, somebody writes them.
+const UNMEASURED: usize = 64;
 
 impl Unwritten {
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
@@ -121,11 +131,14 @@ impl Unwritten {
 
     /// Takes an event in; returns what the listeners of this node say when they are done with it.
     fn push(&self, emission: &mut Emission) -> Result<Option<Ack>, Refused> {
+        let is_measured = self.waiting().entries.len() >= UNMEASURED;
+        let bytes = if is_measured { bytes(emission) } else { 0 };
         let mut waiting = self.waiting();
         if waiting.closed {
             return Err(Refused::Closed);
         }
-        if waiting.entries.len() >= self.keeper.capacity {
+        let is_full = waiting.entries.len() >= self.keeper.capacity;
+        if is_full || waiting.bytes.saturating_add(bytes) > self.keeper.bytes {
             return Err(Refused::Full);
         }
         let listeners = Arc::new(Mutex::new(Listeners::AtWork));
@@ -141,7 +154,8 @@ impl Unwritten {
                 }
             })
         });
-        let queued = Queued { emission: emission.share(), listeners, since: Instant::now() };
+        let queued = Queued { emission: emission.share(), listeners, since: Instant::now(), bytes };
+        waiting.bytes = waiting.bytes.saturating_add(bytes);
         waiting.entries.push_back((Arc::new(queued), emission.ticket.take()));
         let first = waiting.entries.len() == 1;
         drop(waiting);
@@ -157,6 +171,7 @@ impl Unwritten {
         let taken = settled.iter().map(|(event, _)| {
             // Most often the first.
             let place = waiting.entries.iter().position(|(other, _)| Arc::ptr_eq(other, event))?;
+            waiting.bytes = waiting.bytes.saturating_sub(event.bytes);
             waiting.entries.remove(place).map(|(_, ticket)| ticket)
         });
         taken.collect()
@@ -184,7 +199,7 @@ impl Unwritten {
     pub(super) fn close(&self) -> usize {
         let left = {
             let mut waiting = self.waiting();
-            waiting.closed = true;
+            (waiting.closed, waiting.bytes) = (true, 0);
             mem::take(&mut waiting.entries)
         };
         let count = left.len();
@@ -193,6 +208,13 @@ impl Unwritten {
             .for_each(|ticket| ticket.recorded(Err(Loss::ShutDown)));
         count
     }
+}
+
+/// How many bytes the rows of an event have; none, where they cannot be encoded, which is found when it is to be written.
+fn bytes(emission: &Emission) -> usize {
+    // The row's `Serialize` is the user's.
+    let content = catch_unwind(AssertUnwindSafe(|| emission.event.content()));
+    content.ok().and_then(Result::ok).map_or(0, |content| content.bytes())
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

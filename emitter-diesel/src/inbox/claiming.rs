@@ -10,7 +10,7 @@ use diesel::result::{Error, QueryResult};
 #[cfg(feature = "_async")]
 use diesel_async::TransactionManager;
 use emitter_core::__private::{Home, context};
-use emitter_core::listener::{Handler, MissingState, Outcome, States};
+use emitter_core::listener::{Handler, MissingState, Outcome, Ready, States, Unhandled};
 use emitter_core::model::EventBody;
 use emitter_core::{Context, Emitter, Event, State};
 #[cfg(feature = "_async")]
@@ -20,6 +20,7 @@ use tokio::task::JoinSet;
 
 use super::connection::{InAsyncFn, InPlainFn, InboxConnection};
 use super::marks::Claim;
+use super::waiting::Waits;
 use super::{Desk, Inbox, InboxTx};
 #[cfg(feature = "_async")]
 use crate::BoundAsync;
@@ -53,6 +54,8 @@ impl<C: InboxConnection> Clone for Claims<C> {
 enum Undone {
     /// It was done before.
     Already,
+    /// The listener was not called.
+    Uncalled(Error),
     Database(Error),
     Listener(String),
     Panicked(Box<dyn Any + Send>),
@@ -64,6 +67,16 @@ impl From<Error> for Undone {
     }
 }
 
+impl Undone {
+    /// It may have been the connection's end.
+    fn may_be_lost(&self) -> bool {
+        matches!(self, Self::Database(_) | Self::Listener(_))
+    }
+}
+
+/// What every connection answers that is there.
+const PROBE: &str = "SELECT 1";
+
 impl<C: InboxConnection> Claims<C> {
     /// Waits until the tables are there: a start does not wait with taking what the broker has.
     async fn opened(&self) {
@@ -74,16 +87,33 @@ impl<C: InboxConnection> Claims<C> {
         }
     }
 
-    fn emitter(&self, call: &Context) -> Result<Emitter, String> {
-        call.emitter().ok_or_else(|| "its emitter is there no more".to_owned())
+    fn emitter(&self, call: &Context) -> Result<Emitter, Unhandled> {
+        call.emitter().ok_or_else(|| Unhandled::Failed("its emitter is there no more".to_owned()))
+    }
+
+    /// The listener was not called, for this reason.
+    fn unready(&self, reason: &impl ToString) -> Unhandled {
+        let reason = reason.to_string();
+        self.inbox.desk.waiting().hindered(reason.clone());
+        Unhandled::Unready(reason)
+    }
+
+    /// It will be called, as soon as the database has made its mark.
+    fn waits(&self, call: &Context) -> Waits {
+        Waits::new(Arc::clone(&self.inbox.desk), (call.id(), self.listener))
+    }
+
+    /// It is called now.
+    fn calls(&self, call: &Context) {
+        self.inbox.desk.waiting().called(&(call.id(), self.listener));
     }
 
     fn claim(&self, call: &Context, emitter: &Emitter) -> Claim {
         self.inbox.marks.claim(call.id().to_string(), self.listener, &emitter.origin().service)
     }
 
-    /// What became of a call.
-    fn ended(&self, result: Result<(), Undone>) -> Result<(), String> {
+    /// What became of a call. `is_lost` says whether the connection that it had is there no more: then it was no attempt.
+    fn ended(&self, result: Result<(), Undone>, is_lost: bool) -> Result<(), Unhandled> {
         let desk: &Desk = &self.inbox.desk;
         match result {
             Ok(()) => {
@@ -94,8 +124,11 @@ impl<C: InboxConnection> Claims<C> {
                 desk.already_done.fetch_add(1, Ordering::Relaxed);
                 Ok(())
             }
-            Err(Undone::Database(error)) => Err(error.to_string()),
-            Err(Undone::Listener(error)) => Err(error),
+            Err(Undone::Uncalled(error)) => Err(self.unready(&error)),
+            Err(Undone::Database(error)) if is_lost => Err(Unhandled::Interrupted(error.to_string())),
+            Err(Undone::Listener(error)) if is_lost => Err(Unhandled::Interrupted(error)),
+            Err(Undone::Database(error)) => Err(Unhandled::Failed(error.to_string())),
+            Err(Undone::Listener(error)) => Err(Unhandled::Failed(error)),
             Err(Undone::Panicked(panic)) => resume_unwind(panic),
         }
     }
@@ -147,23 +180,25 @@ where
     F: for<'t> Fn(Event<T>, Context, InboxTx<'t, C>) -> O + Send + Sync + 'static,
 {
     let (claims, function) = (Claims::<C>::new(states, listener)?, Arc::new(function));
-    Ok(Handler::from_async::<T, _, _>(move |event, attempt| {
+    Ok(Handler::from_preparing::<T, _, _>(move |event, attempt, ready| {
         let call = context(&event, attempt, &claims.home);
         let (claims, function) = (claims.clone(), Arc::clone(&function));
         async move {
             claims.opened().await;
             let too_late = Arc::new(AtomicBool::new(false));
             let _given_up = GivenUp(Arc::clone(&too_late));
+            let waits = claims.waits(&call);
             // Dropped at its time-out, the set takes back a call that no thread has begun.
             let mut thread = JoinSet::new();
             thread.spawn_blocking(move || {
-                let act = || claims.call_plain(&call, &too_late, |tx| function(event, call.clone(), tx));
+                let act =
+                    || claims.call_plain(&call, ready, &too_late, |tx| function(event, call.clone(), tx));
                 call.within(act)
             });
             match thread.join_next().await {
-                Some(Ok(result)) => result,
+                Some(Ok(result)) => waits.unless_over(result),
                 Some(Err(stopped)) if stopped.is_panic() => resume_unwind(stopped.into_panic()),
-                Some(Err(_)) | None => Err("the runtime is shutting down".to_owned()),
+                Some(Err(_)) | None => Err(Unhandled::Failed("the runtime is shutting down".to_owned())),
             }
         }
     }))
@@ -173,17 +208,23 @@ impl<C: InPlainFn> Claims<C> {
     fn call_plain<O: Outcome>(
         &self,
         call: &Context,
+        ready: Ready,
         too_late: &AtomicBool,
         function: impl FnOnce(InboxTx<'_, C>) -> O,
-    ) -> Result<(), String> {
+    ) -> Result<(), Unhandled> {
         let emitter = self.emitter(call)?;
         let claim = self.claim(call, &emitter);
-        let mut connection = (self.inbox.connect)()?;
+        let mut connection = (self.inbox.connect)().map_err(|reason| self.unready(&reason))?;
         let bound = Bindable::<marker::Blocking>::bound(&mut **connection, &emitter);
-        let mut bound = bound.map_err(|error| error.to_string())?;
+        let mut bound = bound.map_err(|error| self.unready(&error))?;
         bound.prove_commits();
+        let mut is_called = false;
         let result = bound.transaction(|bound| {
-            if C::claim(bound, &claim)? == 0 {
+            ready.now();
+            let claimed = C::claim(bound, &claim).map_err(Undone::Uncalled)?;
+            is_called = true;
+            self.calls(call);
+            if claimed == 0 {
                 return Err(Undone::Already);
             }
             let back = Mutex::new(None);
@@ -195,7 +236,14 @@ impl<C: InPlainFn> Claims<C> {
             // The event was given up, or is another call's: which would have to wait for this one.
             if too_late.load(Ordering::Acquire) { Err(Undone::Listener(TOO_LATE.to_owned())) } else { Ok(()) }
         });
-        self.ended(result)
+        drop(bound);
+        let result = result.map_err(|undone| match undone {
+            Undone::Database(error) if !is_called => Undone::Uncalled(error),
+            undone => undone,
+        });
+        let is_lost =
+            result.as_ref().is_err_and(Undone::may_be_lost) && connection.batch_execute(PROBE).is_err();
+        self.ended(result, is_lost)
     }
 }
 
@@ -216,12 +264,13 @@ where
     F: for<'t> Fn(Event<T>, Context, InboxTx<'t, C>) -> BoxFuture<'t, O> + Send + Sync + 'static,
 {
     let (claims, function) = (Claims::<C>::new(states, listener)?, Arc::new(function));
-    Ok(Handler::from_async::<T, _, _>(move |event, attempt| {
+    Ok(Handler::from_preparing::<T, _, _>(move |event, attempt, ready| {
         let call = context(&event, attempt, &claims.home);
         let (claims, function) = (claims.clone(), Arc::clone(&function));
         async move {
             claims.opened().await;
-            claims.call_async(&call, |tx| function(event, call.clone(), tx)).await
+            let waits = claims.waits(&call);
+            waits.unless_over(claims.call_async(&call, ready, |tx| function(event, call.clone(), tx)).await)
         }
     }))
 }
@@ -253,17 +302,21 @@ impl<C: InAsyncFn> Claims<C> {
     async fn call_async<O: Outcome>(
         &self,
         call: &Context,
+        ready: Ready,
         function: impl for<'t> FnOnce(InboxTx<'t, C>) -> BoxFuture<'t, O> + Send,
-    ) -> Result<(), String> {
+    ) -> Result<(), Unhandled> {
         let emitter = self.emitter(call)?;
         let claim = self.claim(call, &emitter);
-        let mut connection = (self.inbox.connect)().await?;
+        let connected = (self.inbox.connect)().await;
+        let mut connection = connected.map_err(|reason| self.unready(&reason))?;
         let bound = BoundAsync::new(&emitter, &mut **connection);
-        let mut bound = bound.map_err(|error| error.to_string())?;
+        let mut bound = bound.map_err(|error| self.unready(&error))?;
         bound.prove_commits();
         let begun = EmittingTransactionManager::begin_transaction(&mut bound).await;
-        begun.map_err(|error| error.to_string())?;
-        let result = match claimed_async(&mut bound, claim, function).await {
+        begun.map_err(|error| self.unready(&error))?;
+        ready.now();
+        let calls = || self.calls(call);
+        let result = match claimed_async(&mut bound, claim, calls, function).await {
             Ok(()) => {
                 EmittingTransactionManager::commit_transaction(&mut bound).await.map_err(Undone::Database)
             }
@@ -273,7 +326,10 @@ impl<C: InAsyncFn> Claims<C> {
                 Err(undone)
             }
         };
-        self.ended(result)
+        drop(bound);
+        let is_lost =
+            result.as_ref().is_err_and(Undone::may_be_lost) && connection.batch_execute(PROBE).await.is_err();
+        self.ended(result, is_lost)
     }
 }
 
@@ -281,9 +337,12 @@ impl<C: InAsyncFn> Claims<C> {
 async fn claimed_async<C: InAsyncFn, O: Outcome>(
     bound: &mut BoundAsync<'_, C>,
     claim: Claim,
+    calls: impl FnOnce(),
     function: impl for<'t> FnOnce(InboxTx<'t, C>) -> BoxFuture<'t, O>,
 ) -> Result<(), Undone> {
-    if C::claim(bound, claim).await? == 0 {
+    let claimed = C::claim(bound, claim).await.map_err(Undone::Uncalled)?;
+    calls();
+    if claimed == 0 {
         return Err(Undone::Already);
     }
     let back = Mutex::new(None);

@@ -107,7 +107,7 @@ impl<C: InPlainFn> Inbox<C> {
     /// An inbox in these tables, for plain listeners. `connect` yields what dereferences to a connection to the database of the
     /// tables, and is called for each event on a thread that may block: `move || pool.get()` of a pool, or
     /// `|| PgConnection::establish(url).map(Box::new)`. A listener is called up to 64 times at a time (`concurrency`): with fewer
-    /// connections, calls wait for one, and that counts as their time.
+    /// connections, calls wait for one.
     pub fn new<P, E, F>(tables: Tables, connect: F) -> Self
     where
         F: Fn() -> Result<P, E> + Send + Sync + 'static,

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::replay::{Replay, ReplayOptions};
 use super::selection::{Cursor, Selection};
-use super::store::Store;
+use super::store::{MOST_BYTES, Store};
 use crate::tables::{Database, Pair, Seen, Tables};
 
 /// A mirror to be read, by a connection of its own. Its methods block, as Diesel's do; after an error the next
@@ -173,7 +173,8 @@ impl Mirrored {
         let most = selection.page();
         let sql = self.store.read(selection, after, horizon, most);
         let rows = self.ask(|database| database.seen(sql))?;
-        let more = rows.len() == most;
+        let bytes: usize = rows.iter().map(|row| row.payload.len()).sum();
+        let more = rows.len() == most || bytes >= MOST_BYTES;
         let events: Vec<MirroredEvent> = rows.into_iter().map(event).collect();
         // Where that were all, what comes next comes behind the horizon, whatever was left out.
         let last = events.last().map(|event| event.cursor).filter(|_| more);

@@ -29,7 +29,8 @@ pub struct Selection {
     pub trace_id: Option<Uuid>,
     /// Behind this place. Default: from the beginning.
     pub after: Option<Cursor>,
-    /// How many are read at a time; 0 stands for 500, and there are never more than 1,000. Default 0.
+    /// How many are read at a time; 0 stands for 500, and there are never more than 1,000. Default 0. A page ends as well
+    /// with the event at which it has 8 MiB.
     pub limit: usize,
 }
 

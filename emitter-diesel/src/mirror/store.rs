@@ -40,6 +40,9 @@ impl Row {
     }
 }
 
+/// How many bytes of events a page has at most, but for its last event.
+pub(super) const MOST_BYTES: usize = 8 * 1024 * 1024;
+
 impl Store {
     /// The row by which nodes agree who writes.
     pub(super) fn enter(&self, name: &str) -> String {
@@ -293,9 +296,16 @@ impl Store {
     /// The next rows of a selection, oldest first.
     pub(super) fn read(&self, selection: &Selection, after: Cursor, horizon: Cursor, most: usize) -> String {
         // By the column, and not by the text that is made of it.
-        let order = if self.dialect == Dialect::Postgres { "m.xid, m.id" } else { "m.id" };
+        let (order, place, bytes) = match self.dialect {
+            Dialect::Postgres => ("m.xid, m.id", "m.xid", "octet_length(payload)"),
+            Dialect::Sqlite => ("m.id", "0", "length(CAST(payload AS BLOB))"),
+            Dialect::MySql => ("m.id", "0", "OCTET_LENGTH(payload)"),
+        };
+        // With the first one that reaches so far it ends: one that is larger by itself is read, too.
         format!(
-            "SELECT {} FROM {} AS m WHERE {} ORDER BY {order} LIMIT {most}",
+            "SELECT * FROM (SELECT page.*, SUM({bytes}) OVER (ORDER BY place, id ROWS UNBOUNDED PRECEDING) - {bytes} AS behind \
+             FROM (SELECT {}, {place} AS place FROM {} AS m WHERE {} ORDER BY {order} LIMIT {most}) AS page) AS pages \
+             WHERE behind < {MOST_BYTES} ORDER BY place, id",
             self.columns(),
             self.names.table("events_mirror"),
             self.condition(selection, after, horizon)

@@ -27,11 +27,13 @@ pub struct QueueConfig {
     /// How many events may wait in memory, as while the database is away. What comes beyond is lost to other
     /// nodes, and counted (`queue_refused`). Default 65,536.
     pub capacity: usize,
+    /// How many bytes of rows may wait so, by their JSON, beside the first 64 events. Default 64 MiB.
+    pub bytes: usize,
 }
 
 impl Default for QueueConfig {
     fn default() -> Self {
-        Self { batch: 100, late: Duration::from_secs(10), capacity: 65_536 }
+        Self { batch: 100, late: Duration::from_secs(10), capacity: 65_536, bytes: 64 * 1024 * 1024 }
     }
 }
 
@@ -47,6 +49,7 @@ impl QueueConfig {
         let (hands, came) = (Arc::clone(mailbox), Arc::clone(mailbox));
         QueueKeeper {
             capacity: self.capacity,
+            bytes: self.bytes,
             late: self.late,
             hand_out: Box::new(move |event| {
                 let in_hand = hands.hand_out(event);

@@ -1,6 +1,8 @@
 //! The tables, version by version.
 
-use diesel::result::QueryResult;
+use std::fmt;
+
+use diesel::result::{Error, QueryResult};
 
 use super::Names;
 use super::database::Database;
@@ -57,7 +59,7 @@ pub(crate) fn found(database: &mut dyn Database, names: &Names) -> QueryResult<F
     );
     let (outbox_id, lanes) = number(database.pairs(first)?);
     let last = format!(
-        "SELECT 'version' AS text, CAST(MAX(version) AS {}) AS number FROM {schema}",
+        "SELECT 'version' AS text, CAST(COALESCE(MAX(version), 0) AS {}) AS number FROM {schema}",
         bigint(dialect)
     );
     let (_, version) = number(database.pairs(last)?);
@@ -79,14 +81,17 @@ pub(crate) fn migrate(database: &mut dyn Database, names: &Names, lanes: u32) ->
     if is_there(database) >= VERSION {
         return Ok(());
     }
-    let (begin, end) = match dialect {
-        // A number of our own.
-        Dialect::Postgres => ("BEGIN; SELECT pg_advisory_xact_lock(7246811902553)", "COMMIT"),
-        Dialect::Sqlite => ("BEGIN IMMEDIATE", "COMMIT"),
-        // It commits each of these by itself.
-        Dialect::MySql => ("DO GET_LOCK('emitter_migration', 60)", "DO RELEASE_LOCK('emitter_migration')"),
+    let end = match dialect {
+        Dialect::Postgres | Dialect::Sqlite => "COMMIT",
+        Dialect::MySql => "DO RELEASE_LOCK('emitter_migration')",
     };
-    database.run(begin)?;
+    match dialect {
+        // A number of our own.
+        Dialect::Postgres => database.run("BEGIN; SELECT pg_advisory_xact_lock(7246811902553)")?,
+        Dialect::Sqlite => database.run("BEGIN IMMEDIATE")?,
+        // It commits each statement by itself: whoever is the first does them all, and what he leaves is done by the next.
+        Dialect::MySql => lock(database)?,
+    }
     let steps = (|| {
         if dialect == Dialect::Postgres {
             database.run("SAVEPOINT emitter_found")?;
@@ -109,6 +114,28 @@ pub(crate) fn migrate(database: &mut dyn Database, names: &Names, lanes: u32) ->
             // The first error says more than that of the clean-up.
             let _ = database.run(if dialect == Dialect::MySql { end } else { "ROLLBACK" });
             Err(error)
+        }
+    }
+}
+
+/// # Errors
+/// The database's, or that another program has the lock.
+fn lock(database: &mut dyn Database) -> QueryResult<()> {
+    const WAIT: u32 = 20;
+    // NULL where the database could not even try.
+    let ask = format!(
+        "SELECT CAST(COALESCE(IS_USED_LOCK('emitter_migration'), 0) AS CHAR) AS text, \
+         CAST(COALESCE(GET_LOCK('emitter_migration', {WAIT}), 0) AS SIGNED) AS number"
+    );
+    match database.pairs(ask)?.first() {
+        Some(answer) if answer.number == 1 => Ok(()),
+        answer => {
+            let holder = answer.map_or("", |answer| &answer.text);
+            let problem = format!(
+                "connection {holder} has had the lock `emitter_migration` for more than {WAIT} s, and makes the tables: wait \
+                 until it is done, or end it (`KILL {holder}`), and start again"
+            );
+            Err(Error::QueryBuilderError(problem.into()))
         }
     }
 }
@@ -172,6 +199,59 @@ impl Types {
     }
 }
 
+/// A part of a version.
+enum Part {
+    Table { name: String, columns: String, options: &'static str },
+    Index { name: String, table: String, on: String, unique: bool },
+    Other(String),
+}
+
+impl Part {
+    fn table(name: &impl fmt::Display, columns: String, options: &'static str) -> Self {
+        Self::Table { name: name.to_string(), columns, options }
+    }
+
+    fn index(names: &Names, name: &str, table: &impl fmt::Display, on: impl Into<String>) -> Self {
+        let (name, table) = (names.index(name).to_string(), table.to_string());
+        Self::Index { name, table, on: on.into(), unique: false }
+    }
+
+    fn unique(names: &Names, name: &str, table: &impl fmt::Display, on: impl Into<String>) -> Self {
+        let (name, table) = (names.index(name).to_string(), table.to_string());
+        Self::Index { name, table, on: on.into(), unique: true }
+    }
+}
+
+/// The statements. MySQL commits each by itself: there, each may be run once more, by whoever goes on with a migration that came
+/// to no end, and a table comes with its indexes, which could not be asked for twice.
+fn statements(dialect: Dialect, parts: &[Part]) -> Vec<String> {
+    let within = |whole: &str| -> String {
+        let indexes = parts.iter().filter_map(|part| match part {
+            Part::Index { name, table, on, unique } if table == whole => {
+                Some(format!(", {}INDEX {name} {on}", if *unique { "UNIQUE " } else { "" }))
+            }
+            _ => None,
+        });
+        indexes.collect()
+    };
+    let statement = |part: &Part| match (part, dialect) {
+        (Part::Table { name, columns, options }, Dialect::MySql) => {
+            let indexes = within(name);
+            Some(format!("CREATE TABLE IF NOT EXISTS {name} ({columns}{indexes}){options}"))
+        }
+        (Part::Index { .. }, Dialect::MySql) => None,
+        (Part::Table { name, columns, options }, _) => {
+            Some(format!("CREATE TABLE {name} ({columns}){options}"))
+        }
+        (Part::Index { name, table, on, unique }, _) => {
+            let unique = if *unique { "UNIQUE " } else { "" };
+            Some(format!("CREATE {unique}INDEX {name} ON {table} {on}"))
+        }
+        (Part::Other(statement), _) => Some(statement.clone()),
+    };
+    parts.iter().filter_map(statement).collect()
+}
+
 fn first(dialect: Dialect, names: &Names, lanes: u32) -> Vec<String> {
     let Types { serial, uuid, name, whose, text, json, time, options, prefix } = Types::of(dialect);
     let present = if dialect == Dialect::MySql { "" } else { " WHERE handler IS NOT NULL" };
@@ -201,53 +281,79 @@ fn first(dialect: Dialect, names: &Names, lanes: u32) -> Vec<String> {
          trace_id {uuid} NOT NULL, \
          idempotency_key {text}"
     );
-    let mut statements = vec![
-        format!(
-            "CREATE TABLE {outbox} (id {serial}, {columns}, handler {whose}, next_attempt BIGINT NOT NULL DEFAULT 0){options}"
+    let mut parts = vec![
+        Part::table(
+            &outbox,
+            format!("id {serial}, {columns}, handler {whose}, next_attempt BIGINT NOT NULL DEFAULT 0"),
+            options,
         ),
-        format!("CREATE INDEX {} ON {outbox} (status, lane, id)", names.index("outbox_lane")),
-        format!("CREATE INDEX {} ON {outbox} (status, created_at)", names.index("outbox_created")),
-        format!("CREATE INDEX {} ON {outbox} (model, record_id{prefix})", names.index("outbox_record")),
-        format!("CREATE INDEX {} ON {outbox} (event_id)", names.index("outbox_event")),
-        format!("CREATE INDEX {} ON {outbox} (handler){present}", names.index("outbox_handler")),
-        format!("CREATE TABLE {history} (id BIGINT NOT NULL PRIMARY KEY, {columns}){options}"),
-        format!("CREATE INDEX {} ON {history} (lane, sequence)", names.index("history_sequence")),
-        format!("CREATE INDEX {} ON {history} (processed_at)", names.index("history_processed")),
-        format!(
-            "CREATE TABLE {lane_table} (lane INTEGER NOT NULL PRIMARY KEY, owner {name}, node {whose}, \
-             epoch BIGINT NOT NULL DEFAULT 0, until BIGINT NOT NULL DEFAULT 0, paused SMALLINT NOT NULL DEFAULT 0){options}"
+        Part::index(names, "outbox_lane", &outbox, "(status, lane, id)"),
+        Part::index(names, "outbox_created", &outbox, "(status, created_at)"),
+        Part::index(names, "outbox_record", &outbox, format!("(model, record_id{prefix})")),
+        Part::index(names, "outbox_event", &outbox, "(event_id)"),
+        Part::index(names, "outbox_handler", &outbox, format!("(handler){present}")),
+        Part::table(&history, format!("id BIGINT NOT NULL PRIMARY KEY, {columns}"), options),
+        Part::index(names, "history_sequence", &history, "(lane, sequence)"),
+        Part::index(names, "history_processed", &history, "(processed_at)"),
+        Part::table(
+            &lane_table,
+            format!(
+                "lane INTEGER NOT NULL PRIMARY KEY, owner {name}, node {whose}, \
+             epoch BIGINT NOT NULL DEFAULT 0, until BIGINT NOT NULL DEFAULT 0, paused SMALLINT NOT NULL DEFAULT 0"
+            ),
+            options,
         ),
-        format!(
-            "CREATE TABLE {streams} (lane INTEGER NOT NULL, model {name} NOT NULL, sequence BIGINT NOT NULL, \
-             PRIMARY KEY (lane, model)){options}"
+        Part::table(
+            &streams,
+            format!(
+                "lane INTEGER NOT NULL, model {name} NOT NULL, sequence BIGINT NOT NULL, \
+             PRIMARY KEY (lane, model)"
+            ),
+            options,
         ),
-        format!(
-            "CREATE TABLE {relays} (relay {name} NOT NULL PRIMARY KEY, node {whose} NOT NULL, lanes SMALLINT NOT NULL, \
-             until BIGINT NOT NULL){options}"
+        Part::table(
+            &relays,
+            format!(
+                "relay {name} NOT NULL PRIMARY KEY, node {whose} NOT NULL, lanes SMALLINT NOT NULL, \
+             until BIGINT NOT NULL"
+            ),
+            options,
         ),
-        format!(
-            "CREATE TABLE {schema} (version INTEGER NOT NULL PRIMARY KEY, outbox_id {name} NOT NULL, \
-             lanes INTEGER NOT NULL, applied_at {time} NOT NULL){options}"
+        Part::table(
+            &schema,
+            format!(
+                "version INTEGER NOT NULL PRIMARY KEY, outbox_id {name} NOT NULL, \
+             lanes INTEGER NOT NULL, applied_at {time} NOT NULL"
+            ),
+            options,
         ),
     ];
-    statements.push(format!(
-        "CREATE TABLE {} (node {whose} NOT NULL, outbox {name} NOT NULL, lane INTEGER NOT NULL, model {name} NOT NULL, \
-         epoch BIGINT NOT NULL, sequence BIGINT NOT NULL, PRIMARY KEY (node, outbox, lane, model)){options}",
-        names.table("positions")
+    parts.push(Part::table(
+        &names.table("positions"),
+        format!(
+            "node {whose} NOT NULL, outbox {name} NOT NULL, lane INTEGER NOT NULL, model {name} NOT NULL, \
+             epoch BIGINT NOT NULL, sequence BIGINT NOT NULL, PRIMARY KEY (node, outbox, lane, model)"
+        ),
+        options,
     ));
-    statements.extend(capture(dialect, names));
+    parts.extend(capture(dialect, names));
     if dialect == Dialect::Postgres {
         // Rows come and go: what is gone is cleared away early.
-        statements.push(format!(
+        parts.push(Part::Other(format!(
             "ALTER TABLE {outbox} SET (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000)"
-        ));
+        )));
     }
-    statements.extend(inbox(dialect, names));
-    statements.extend(ledger(dialect, names));
-    statements.extend(dead_letters(dialect, names));
-    statements.extend(replicas(dialect, names));
+    parts.extend(inbox(dialect, names));
+    parts.extend(ledger(dialect, names));
+    parts.extend(dead_letters(dialect, names));
+    parts.extend(replicas(dialect, names));
+    parts.extend(mirror(dialect, names));
     let every: Vec<String> = (0..lanes).map(|lane| format!("({lane})")).collect();
-    statements.push(format!("INSERT INTO {lane_table} (lane) VALUES {}", every.join(", ")));
+    if dialect == Dialect::MySql {
+        // Those of a migration that came to no end: it may have been told of others.
+        parts.push(Part::Other(format!("DELETE FROM {lane_table}")));
+    }
+    parts.push(Part::Other(format!("INSERT INTO {lane_table} (lane) VALUES {}", every.join(", "))));
     // Begins with the time, so that of two outboxes the one that was made later has the greater id.
     let now = dialect.now();
     let random = match dialect {
@@ -259,16 +365,16 @@ fn first(dialect: Dialect, names: &Names, lanes: u32) -> Vec<String> {
             format!("concat(lpad(lower(hex({now})), 12, '0'), substr(md5(concat(uuid(), rand())), 1, 12))")
         }
     };
-    statements.push(format!(
+    // The last of all: until it is there, everything is done again.
+    parts.push(Part::Other(format!(
         "INSERT INTO {schema} (version, outbox_id, lanes, applied_at) VALUES (1, {random}, {lanes}, {})",
         dialect.timestamp()
-    ));
-    statements.extend(mirror(dialect, names));
-    statements
+    )));
+    statements(dialect, &parts)
 }
 
 /// What travelled on the bus, and who writes it down.
-fn mirror(dialect: Dialect, names: &Names) -> Vec<String> {
+fn mirror(dialect: Dialect, names: &Names) -> Vec<Part> {
     let Types { serial, uuid, name, whose, text, json, time, options, prefix } = Types::of(dialect);
     let (mirror, writers) = (names.table("events_mirror"), names.table("mirrors"));
     // In days, of which a whole one is dropped at once. A number beside that of the row tells which transaction
@@ -283,18 +389,22 @@ fn mirror(dialect: Dialect, names: &Names) -> Vec<String> {
         ),
         Dialect::Sqlite | Dialect::MySql => (serial, json, time, "", options),
     };
-    let index = |index, on: &str| format!("CREATE INDEX {} ON {mirror} {on}", names.index(index));
-    let mut statements = vec![
-        format!(
-            "CREATE TABLE {mirror} (id {serial}, topic {text} NOT NULL, payload {json} NOT NULL, \
+    let index = |index, on: &str| Part::index(names, index, &mirror, on);
+    let mut parts = vec![
+        Part::table(
+            &mirror,
+            format!(
+                "id {serial}, topic {text} NOT NULL, payload {json} NOT NULL, \
              created_at {time} NOT NULL DEFAULT {now}, trace_id {uuid}, kind {whose}, event_id {uuid}, \
              incarnation {uuid}, service {whose}, node {whose}, model {name}, operation {name}, record_id {text}, \
-             properties {text}, exact {text}{also}){options}",
-            now = match dialect {
-                Dialect::Postgres => "now()",
-                Dialect::Sqlite => "(strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))",
-                Dialect::MySql => "CURRENT_TIMESTAMP(3)",
-            }
+             properties {text}, exact {text}{also}",
+                now = match dialect {
+                    Dialect::Postgres => "now()",
+                    Dialect::Sqlite => "(strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))",
+                    Dialect::MySql => "CURRENT_TIMESTAMP(3)",
+                }
+            ),
+            options,
         ),
         index("events_mirror_topic", &format!("(topic{prefix})")),
         index("events_mirror_trace", "(trace_id)"),
@@ -302,70 +412,85 @@ fn mirror(dialect: Dialect, names: &Names) -> Vec<String> {
         index("events_mirror_kind", "(kind)"),
         index("events_mirror_event", "(event_id, incarnation)"),
         index("events_mirror_record", &format!("(model, record_id{prefix})")),
-        format!(
-            "CREATE TABLE {writers} (name {whose} NOT NULL PRIMARY KEY, owner {name}, node {whose}, \
-             until BIGINT NOT NULL DEFAULT 0, batches BIGINT NOT NULL DEFAULT 0){}",
-            Types::of(dialect).options
+        Part::table(
+            &writers,
+            format!(
+                "name {whose} NOT NULL PRIMARY KEY, owner {name}, node {whose}, \
+                 until BIGINT NOT NULL DEFAULT 0, batches BIGINT NOT NULL DEFAULT 0"
+            ),
+            Types::of(dialect).options,
         ),
     ];
     if dialect == Dialect::Postgres {
         // For what comes on a day of which there is no partition.
         let rest = names.table("events_mirror_rest");
-        statements.push(format!("CREATE TABLE {rest} PARTITION OF {mirror} DEFAULT"));
-        statements.push(index("events_mirror_order", "(xid, id)"));
+        parts.push(Part::Other(format!("CREATE TABLE {rest} PARTITION OF {mirror} DEFAULT")));
+        parts.push(index("events_mirror_order", "(xid, id)"));
         // Of the forms that have a kind in their JSON.
         let of_payload = "((payload ->> 'kind')) WHERE (payload ->> 'kind') IS NOT NULL";
-        statements.push(index("events_mirror_payload_kind", of_payload));
+        parts.push(index("events_mirror_payload_kind", of_payload));
     }
-    statements
+    parts
 }
 
 /// Which events a service's listeners have had their effect of.
-fn inbox(dialect: Dialect, names: &Names) -> Vec<String> {
+fn inbox(dialect: Dialect, names: &Names) -> Vec<Part> {
     let Types { uuid, name, time, options, .. } = Types::of(dialect);
     let inbox = names.table("inbox");
     vec![
         // The event first: ids that are made one after the other lie beside each other.
-        format!(
-            "CREATE TABLE {inbox} (event_id {uuid} NOT NULL, listener {name} NOT NULL, service {name} NOT NULL, \
-             claimed_at {time} NOT NULL, PRIMARY KEY (event_id, listener, service)){options}"
+        Part::table(
+            &inbox,
+            format!(
+                "event_id {uuid} NOT NULL, listener {name} NOT NULL, service {name} NOT NULL, \
+             claimed_at {time} NOT NULL, PRIMARY KEY (event_id, listener, service)"
+            ),
+            options,
         ),
-        format!("CREATE INDEX {} ON {inbox} (claimed_at)", names.index("inbox_claimed")),
+        Part::index(names, "inbox_claimed", &inbox, "(claimed_at)"),
     ]
 }
 
 /// How far a service's listeners are with its own events, of those with which something went wrong.
-fn ledger(dialect: Dialect, names: &Names) -> Vec<String> {
+fn ledger(dialect: Dialect, names: &Names) -> Vec<Part> {
     let Types { uuid, name, text, time, options, .. } = Types::of(dialect);
     let ledger = names.table("ledger");
     vec![
-        format!(
-            "CREATE TABLE {ledger} (event_id {uuid} NOT NULL, listener {name} NOT NULL, service {name} NOT NULL, \
+        Part::table(
+            &ledger,
+            format!(
+                "event_id {uuid} NOT NULL, listener {name} NOT NULL, service {name} NOT NULL, \
              status {name} NOT NULL, attempts INTEGER NOT NULL, last_error {text}, next_attempt BIGINT NOT NULL DEFAULT 0, \
-             updated_at {time} NOT NULL, PRIMARY KEY (event_id, listener, service)){options}"
+             updated_at {time} NOT NULL, PRIMARY KEY (event_id, listener, service)"
+            ),
+            options,
         ),
-        format!("CREATE INDEX {} ON {ledger} (status, event_id)", names.index("ledger_status")),
+        Part::index(names, "ledger_status", &ledger, "(status, event_id)"),
     ]
 }
 
 /// Of each copied row the newest event that counted, and of a deleted one, since when it is that.
-fn replicas(dialect: Dialect, names: &Names) -> Vec<String> {
+fn replicas(dialect: Dialect, names: &Names) -> Vec<Part> {
     let Types { uuid, name, time, options, .. } = Types::of(dialect);
     let replicas = names.table("replicas");
     // Byte by byte, as the other databases compare texts here.
     let stamp = if dialect == Dialect::Postgres { "TEXT COLLATE \"C\"" } else { name };
     vec![
-        format!(
-            "CREATE TABLE {replicas} (model {name} NOT NULL, table_name {name} NOT NULL, record_id {name} NOT NULL, \
+        Part::table(
+            &replicas,
+            format!(
+                "model {name} NOT NULL, table_name {name} NOT NULL, record_id {name} NOT NULL, \
              stamp {stamp} NOT NULL, event_id {uuid} NOT NULL, applied_at {time} NOT NULL, deleted_at {time}, \
-             PRIMARY KEY (model, table_name, record_id)){options}"
+             PRIMARY KEY (model, table_name, record_id)"
+            ),
+            options,
         ),
-        format!("CREATE INDEX {} ON {replicas} (deleted_at)", names.index("replicas_deleted")),
+        Part::index(names, "replicas_deleted", &replicas, "(deleted_at)"),
     ]
 }
 
 /// Dead letters. The first five columns are the specification's.
-fn dead_letters(dialect: Dialect, names: &Names) -> Vec<String> {
+fn dead_letters(dialect: Dialect, names: &Names) -> Vec<Part> {
     let Types { serial, uuid, name, text, time, options, .. } = Types::of(dialect);
     let letters = names.table("dlq_events");
     let now = match dialect {
@@ -374,8 +499,10 @@ fn dead_letters(dialect: Dialect, names: &Names) -> Vec<String> {
         Dialect::MySql => "CURRENT_TIMESTAMP(3)",
     };
     vec![
-        format!(
-            "CREATE TABLE {letters} (id {serial}, \
+        Part::table(
+            &letters,
+            format!(
+                "id {serial}, \
              original_topic {text} NOT NULL, \
              failure_reason {text} NOT NULL, \
              payload {text}, \
@@ -397,17 +524,19 @@ fn dead_letters(dialect: Dialect, names: &Names) -> Vec<String> {
              incarnation {uuid} NOT NULL, \
              owner {name}, \
              until BIGINT NOT NULL DEFAULT 0, \
-             tried {name}){options}"
+             tried {name}"
+            ),
+            options,
         ),
-        format!("CREATE UNIQUE INDEX {} ON {letters} (letter_id)", names.index("dlq_letter")),
-        format!("CREATE INDEX {} ON {letters} (created_at)", names.index("dlq_created")),
-        format!("CREATE INDEX {} ON {letters} (owner)", names.index("dlq_owner")),
-        format!("CREATE INDEX {} ON {letters} (bytes)", names.index("dlq_bytes")),
+        Part::unique(names, "dlq_letter", &letters, "(letter_id)"),
+        Part::index(names, "dlq_created", &letters, "(created_at)"),
+        Part::index(names, "dlq_owner", &letters, "(owner)"),
+        Part::index(names, "dlq_bytes", &letters, "(bytes)"),
     ]
 }
 
 /// What triggers write to, which are PostgreSQL's alone.
-fn capture(dialect: Dialect, names: &Names) -> Vec<String> {
+fn capture(dialect: Dialect, names: &Names) -> Vec<Part> {
     if dialect != Dialect::Postgres {
         return Vec::new();
     }
@@ -415,28 +544,34 @@ fn capture(dialect: Dialect, names: &Names) -> Vec<String> {
     let (captured, audit) = (names.table("captured"), names.table("audit_log"));
     vec![
         // Its ids are the outbox's: what is turned keeps its place.
-        format!(
-            "CREATE TABLE {captured} (id BIGINT NOT NULL PRIMARY KEY, model {name} NOT NULL, table_name {text} NOT NULL, \
+        Part::table(
+            &captured,
+            format!(
+                "id BIGINT NOT NULL PRIMARY KEY, model {name} NOT NULL, table_name {text} NOT NULL, \
              action {name} NOT NULL, before {json}, after {json}, captured_at {time} NOT NULL DEFAULT clock_timestamp(), \
-             status {name} NOT NULL DEFAULT 'CAPTURED', last_error {text})"
+             status {name} NOT NULL DEFAULT 'CAPTURED', last_error {text}"
+            ),
+            "",
         ),
-        format!(
-            "CREATE INDEX {} ON {captured} (model, id) WHERE status = 'CAPTURED'",
-            names.index("captured_model")
-        ),
-        format!(
+        Part::index(names, "captured_model", &captured, "(model, id) WHERE status = 'CAPTURED'"),
+        Part::Other(format!(
             "ALTER TABLE {captured} SET (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000)"
+        )),
+        Part::table(
+            &names.table("capturing"),
+            format!("model {name} NOT NULL PRIMARY KEY, until BIGINT NOT NULL"),
+            "",
         ),
-        format!(
-            "CREATE TABLE {} (model {name} NOT NULL PRIMARY KEY, until BIGINT NOT NULL)",
-            names.table("capturing")
-        ),
-        format!(
-            "CREATE TABLE {audit} (id {serial}, table_name {text} NOT NULL, record_id {text}, old_values {json}, \
+        Part::table(
+            &audit,
+            format!(
+                "id {serial}, table_name {text} NOT NULL, record_id {text}, old_values {json}, \
              new_values {json}, action {name} NOT NULL, changed_at {time} NOT NULL DEFAULT clock_timestamp(), \
-             transaction_id BIGINT NOT NULL, db_user {text} NOT NULL, application_name {text} NOT NULL)"
+             transaction_id BIGINT NOT NULL, db_user {text} NOT NULL, application_name {text} NOT NULL"
+            ),
+            "",
         ),
-        format!("CREATE INDEX {} ON {audit} (table_name, record_id)", names.index("audit_record")),
-        format!("CREATE INDEX {} ON {audit} (changed_at)", names.index("audit_changed")),
+        Part::index(names, "audit_record", &audit, "(table_name, record_id)"),
+        Part::index(names, "audit_changed", &audit, "(changed_at)"),
     ]
 }

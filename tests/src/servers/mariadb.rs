@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use super::Program;
 use super::cluster::{copy, template};
 use super::port::Port;
-use super::process::{Process, search_path};
+use super::process::{Frozen, Process, search_path};
 
 const PROGRAM: Program = Program { name: "mariadbd", debian_package: "mariadb-server" };
 const INSTALL: Program = Program { name: "mariadb-install-db", debian_package: "mariadb-server" };
@@ -58,6 +58,14 @@ impl MariaDb {
         if let Some(process) = self.process.take() {
             process.end(Signal::KILL);
         }
+    }
+
+    /// Stops its work without closing its connections (SIGSTOP), until the guard is dropped.
+    ///
+    /// # Panics
+    /// If it does not run.
+    pub fn freeze(&self) -> Frozen<'_> {
+        Frozen::new(self.process.as_ref().expect("it runs"))
     }
 
     /// Kills it and starts it again.

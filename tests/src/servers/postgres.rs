@@ -15,7 +15,7 @@ use super::Program;
 use super::cluster::{copy, template, user};
 use super::disk::Disk;
 use super::port::Port;
-use super::process::{Process, search_path};
+use super::process::{Frozen, Process, search_path};
 
 const PROGRAM: Program = Program { name: "postgres", debian_package: "postgresql" };
 const INITDB: Program = Program { name: "initdb", debian_package: "postgresql" };
@@ -93,6 +93,14 @@ impl Postgres {
             // Its children notice that it is gone.
             process.end(Signal::KILL);
         }
+    }
+
+    /// Stops its work without closing its connections (SIGSTOP), until the guard is dropped.
+    ///
+    /// # Panics
+    /// If it does not run.
+    pub fn freeze(&self) -> Frozen<'_> {
+        Frozen::new(self.process.as_ref().expect("it runs"))
     }
 
     /// Whether it is not there: it was killed, or has given up.

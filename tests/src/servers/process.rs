@@ -98,6 +98,17 @@ impl Process {
         sent.unwrap_or_else(|error| panic!("{} could not be sent {signal:?}: {error}", self.name));
     }
 
+    /// Sends it a signal, and its children, as PostgreSQL has one for each connection.
+    pub(super) fn signal_all(&self, signal: Signal) {
+        self.signal(signal);
+        let id = self.child.id();
+        let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap_or_default();
+        for child in children.split_whitespace().filter_map(|child| Pid::from_raw(child.parse().ok()?)) {
+            // It may have ended.
+            let _ = kill_process(child, signal);
+        }
+    }
+
     /// Ends it with this signal and returns when it is gone. A frozen one wakes up to end.
     pub(super) fn end(mut self, signal: Signal) {
         self.signal(signal);
@@ -125,6 +136,23 @@ impl Process {
         let lines: Vec<_> = log.lines().collect();
         let end = &lines[lines.len().saturating_sub(20)..];
         format!("── the end of {}\n{}\n──", self.log.display(), end.join("\n"))
+    }
+}
+
+/// A server that is stopped in the middle of its work, until this is dropped.
+#[derive(Debug)]
+pub struct Frozen<'s>(&'s Process);
+
+impl<'s> Frozen<'s> {
+    pub(super) fn new(process: &'s Process) -> Self {
+        process.signal_all(Signal::STOP);
+        Self(process)
+    }
+}
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        self.0.signal_all(Signal::CONT);
     }
 }
 

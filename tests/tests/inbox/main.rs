@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 #[macro_use]
 mod suite;
+mod away;
 #[path = "../outbox/databases.rs"]
 mod databases;
 mod kills;
@@ -137,13 +138,18 @@ impl Script {
     }
 }
 
-fn builder(broker: &MemoryBroker, service: &str, node: &str) -> Builder {
+/// As fast as a test wants it.
+fn retry() -> Retry {
     let backoff = Backoff { base: Duration::from_millis(20), cap: SECOND, jitter: Duration::from_millis(20) };
+    Retry { backoff, ..Retry::default() }
+}
+
+fn builder(broker: &MemoryBroker, service: &str, node: &str) -> Builder {
     Emitter::builder()
         .service(service)
         .node(node)
         .transport(broker.connect(&format!("{service}.{node}")))
-        .listener_retry(Retry { backoff, ..Retry::default() })
+        .listener_retry(retry())
 }
 
 /// Events that another service has published: of orders with these numbers.

@@ -13,6 +13,7 @@ macro_rules! suite {
             use $($dsl)* as _;
             use $manager as Manager;
 
+            use super::away::Away;
             use super::databases::Database;
             use super::*;
 
@@ -244,6 +245,71 @@ macro_rules! suite {
                 settles(&server, [2, 1, 1]).await;
                 assert_eq!((script.calls(), emitter.stats().failed), (3, 2));
                 assert!(emitter.shutdown(10 * SECOND).await.is_clean());
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn events_wait_for_a_database_that_is_away() {
+                let (mut server, events) = (<$server>::with_tables(), published(1..=6).await);
+                // One call after the waiting fails, and its budget is not used up by that.
+                let script = Script::of([Act::Bill, Act::Fail]);
+                let retry = Retry { budget: SECOND, ..retry() };
+                let builder = builder(&MemoryBroker::new(), "shop", "a").listener_retry(retry);
+                let emitter = start_with(builder, &server, &script).await;
+                let heard = Arc::new(AtomicUsize::new(0));
+                let counts = Arc::clone(&heard);
+                let _without = emitter.on::<OrderCreated>().allow_remote().run_blocking(move |_| {
+                    counts.fetch_add(1, Ordering::Relaxed);
+                });
+                replay(&emitter, &events[..1]);
+                settles(&server, [2, 1, 1]).await;
+                tokio::task::block_in_place(|| server.away());
+                replay(&emitter, &events[1..]);
+                let waiting = || emitter.state::<Inbox<Connection>>().unwrap().stats().waiting;
+                eventually(|| AtomicUsize::load(&heard, Ordering::Relaxed) == 6 && emitter.stats().unready >= 10).await;
+                assert_eq!(waiting(), 5);
+                let reasons = emitter.health().reasons;
+                assert!(reasons.iter().any(|reason| reason.starts_with("inbox: 5 events wait")), "{reasons:?}");
+                tokio::time::sleep(2 * SECOND).await;
+                assert_eq!((emitter.stats().failed, emitter.stats().given_up, script.calls()), (0, 0, 1));
+                tokio::task::block_in_place(|| server.back());
+                settles(&server, [12, 6, 6]).await;
+                assert_eq!((emitter.stats().failed, emitter.stats().given_up, waiting()), (1, 0, 0));
+                let reasons = emitter.health().reasons;
+                assert!(!reasons.iter().any(|reason| reason.starts_with("inbox")), "{reasons:?}");
+                assert!(emitter.shutdown(10 * SECOND).await.is_clean());
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn a_connection_that_ends_in_the_middle_of_a_call_is_no_attempt() {
+                let (server, events) = (<$server>::with_tables(), published([1]).await);
+                let script = Script::of([Act::Take(1_000)]);
+                let retry = Retry { attempts: 1, ..retry() };
+                let builder = builder(&MemoryBroker::new(), "shop", "a").listener_retry(retry);
+                let emitter = start_with(builder, &server, &script).await;
+                replay(&emitter, &events);
+                eventually(|| script.calls() == 1).await;
+                if !tokio::task::block_in_place(|| server.end_sessions()) {
+                    return;
+                }
+                settles(&server, [2, 1, 1]).await;
+                let stats = emitter.stats();
+                assert_eq!((script.calls(), stats.unready >= 1, stats.failed, stats.given_up), (2, true, 0, 0));
+                assert!(emitter.shutdown(10 * SECOND).await.is_clean());
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn a_node_whose_events_wait_ends_in_time() {
+                let (mut server, events) = (<$server>::with_tables(), published(1..=3).await);
+                let emitter = start(&server, &MemoryBroker::new(), "shop", "a", &Script::default()).await;
+                tokio::task::block_in_place(|| server.away());
+                replay(&emitter, &events);
+                eventually(|| emitter.stats().unready >= 3).await;
+                let begun = std::time::Instant::now();
+                let report = emitter.shutdown(SECOND).await;
+                assert!(begun.elapsed() < 3 * SECOND, "{:?}", begun.elapsed());
+                assert_eq!(report.unfinished, 3);
+                // For what the folder is removed with.
+                tokio::task::block_in_place(|| server.back());
             }
 
             fn order(emitter: &Emitter, db: &mut <$server as Database>::Conn, id: i64) {

@@ -98,6 +98,37 @@ macro_rules! suite {
                 }
             }
 
+            #[test]
+            fn a_page_is_bounded_in_bytes() {
+                const EVENTS: usize = 100;
+                let server = <$server>::with_tables();
+                let mut mirrored = Mirrored::open(&server.tables()).unwrap();
+                let mut db = server.connect();
+                // The eleventh is larger than a page by itself.
+                for event in 0..EVENTS {
+                    let bytes = if event == 10 { 9 << 20 } else { 300_000 };
+                    let insert = format!(
+                        "INSERT INTO emitter_events_mirror (topic, payload) VALUES ('a/b', '{{\"a\":\"{}\"}}')",
+                        "x".repeat(bytes)
+                    );
+                    diesel::connection::SimpleConnection::batch_execute(&mut db, &insert).unwrap();
+                }
+                let mut selection = Selection { limit: 1_000, ..Selection::default() };
+                let (mut ids, mut sizes) = (Vec::new(), Vec::new());
+                loop {
+                    let page = mirrored.read(&selection).unwrap();
+                    sizes.push(page.events.iter().map(|event| event.payload.len()).sum::<usize>());
+                    ids.extend(page.events.iter().map(|event| event.id));
+                    selection.after = Some(page.cursor);
+                    if !page.more {
+                        break;
+                    }
+                }
+                assert!(ids.is_sorted() && ids.len() == EVENTS, "{ids:?}");
+                assert!(sizes.len() >= 5 && sizes.iter().all(|size| *size < 18 << 20), "{sizes:?}");
+                assert!(sizes[1..].iter().all(|size| *size < (8 << 20) + 400_000), "{sizes:?}");
+            }
+
             #[tokio::test(flavor = "multi_thread")]
             async fn what_is_no_event_ends_nothing_and_what_is_strange_is_kept_exactly() {
                 let server = <$server>::with_tables();

@@ -51,6 +51,11 @@ impl Sqlite {
     pub(crate) fn path(&self) -> PathBuf {
         self.folder.path().join("test.db")
     }
+
+    #[allow(dead_code, reason = "not every test that has these databases moves it")]
+    pub(crate) fn folder(&self) -> &std::path::Path {
+        self.folder.path()
+    }
 }
 
 impl Database for Sqlite {

@@ -21,10 +21,12 @@ mod asynchronous;
 mod databases;
 mod disks;
 mod forms;
+mod frozen;
 mod gaps;
 #[macro_use]
 mod given_up;
 mod kills;
+mod migrations;
 #[macro_use]
 mod ledger;
 mod queued;

@@ -408,9 +408,17 @@ fn number(conn: &mut PgConnection, sql: &str) -> i64 {
 /// What happened to no row, and is queued though no call says so.
 #[derive(Debug, Clone, Serialize, Deserialize, Emits)]
 #[emits(event, queued, key(door))]
-struct DoorOpened {
+pub(super) struct DoorOpened {
+    pub(super) door: i64,
+    pub(super) time: i64,
+}
+
+/// A large one.
+#[derive(Debug, Clone, Serialize, Deserialize, Emits)]
+#[emits(event, queued, key(door))]
+struct DoorFilmed {
     door: i64,
-    time: i64,
+    film: String,
 }
 
 fn create(
@@ -531,6 +539,35 @@ fn end_waiting(conn: &mut PgConnection, event: &str, statement: &str) {
         assert!(begun.elapsed() < 20 * SECOND, "nobody waits at {statement}");
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_bytes_wait_than_may() {
+    let server = <Postgres as Database>::with_tables();
+    let broker = MemoryBroker::new();
+    let queue = QueueConfig { bytes: 4 << 20, ..QueueConfig::default() };
+    let outbox = server.outbox().without_relay().queue(queue);
+    let emitter = builder(&broker, "a").with(outbox).start().await.unwrap();
+    let mut db = server.connect();
+    let film = |films: i64| {
+        for door in 0..films {
+            emitter.publish_with(DoorFilmed { door, film: "x".repeat(100_000) }, EmitOptions::default());
+        }
+    };
+    for _ in 0..2 {
+        let before = emitter.stats();
+        db.batch_execute("BEGIN; LOCK TABLE emitter_outbox IN ACCESS EXCLUSIVE MODE").unwrap();
+        film(200);
+        let stats = emitter.stats();
+        // Those that are not measured, and 41.
+        assert_eq!(stats.queued - before.queued, 64 + 41);
+        assert_eq!(stats.queue_refused - before.queue_refused, 200 - 64 - 41);
+        db.batch_execute("COMMIT").unwrap();
+        // What was written makes room.
+        eventually(|| emitter.queue_status().unwrap().waiting == 0).await;
+    }
+    assert_eq!(emitter.stats().queue_written, 2 * (64 + 41));
+    assert!(emitter.shutdown(10 * SECOND).await.is_clean());
 }
 
 #[tokio::test(flavor = "multi_thread")]
