@@ -14,7 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use diesel::connection::SimpleConnection;
-use emitter_core::transport::memory::MemoryBroker;
+use emitter_core::transport::memory::{LOG_BOUND, MemoryBroker};
 use emitter_core::{Emits, Emitter};
 use emitter_diesel::mirror::{self, Mirror};
 use emitter_diesel::tables::{Database, Dialect};
@@ -98,18 +98,24 @@ fn compare<D: Server>(asked: &Asked) {
 
 /// Events as a node publishes them.
 fn events(runtime: &Runtime, count: usize) -> Vec<bytes::Bytes> {
-    let broker = MemoryBroker::new();
-    runtime.block_on(async {
-        let shop =
-            Emitter::builder().service("shop").node("a").transport(broker.connect("a").with_queue(count));
-        let shop = shop.publish_queue(count).start().await.unwrap();
-        for id in 0..count {
-            let padding = "x".repeat(196);
-            shop.publish(SampleCreated::new(Sample { id: i64::try_from(id).unwrap(), padding }));
-        }
-        assert!(shop.shutdown(Duration::from_secs(60)).await.is_clean());
+    // A broker in memory remembers no more messages.
+    let parts = (0..count).step_by(LOG_BOUND).map(|first| {
+        let part = first..count.min(first + LOG_BOUND);
+        let broker = MemoryBroker::new();
+        runtime.block_on(async {
+            let shop = Emitter::builder().service("shop").node("a").transport(broker.connect("a"));
+            let shop = shop.start().await.unwrap();
+            for id in part {
+                let padding = "x".repeat(196);
+                shop.publish(SampleCreated::new(Sample { id: i64::try_from(id).unwrap(), padding }));
+            }
+            assert!(shop.shutdown(Duration::from_secs(60)).await.is_clean());
+        });
+        broker.published().into_iter().map(|message| message.payload)
     });
-    broker.published().into_iter().map(|message| message.payload).collect()
+    let events: Vec<bytes::Bytes> = parts.flatten().collect();
+    assert_eq!(events.len(), count);
+    events
 }
 
 fn client(name: &str, port: u16) -> (AsyncClient, EventLoop) {

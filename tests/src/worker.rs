@@ -92,8 +92,8 @@ impl Moment {
             Self::Committed => (true, &["INSERT INTO", "emitter_outbox", "; COMMIT"]),
             Self::LaneTaken => (true, &["SET owner = ", "epoch = epoch + 1"]),
             Self::Read => (true, &["emitter_outbox", "o.status = 'PENDING'"]),
-            Self::BeforeMark => (false, &["DELETE FROM", "emitter_outbox", "USING n"]),
-            Self::Marked => (true, &["DELETE FROM", "emitter_outbox", "USING n"]),
+            Self::BeforeMark => (false, &["DELETE FROM", "emitter_outbox", "INTO emitter_history"]),
+            Self::Marked => (true, &["DELETE FROM", "emitter_outbox", "INTO emitter_history"]),
             Self::InEffect => (false, &["UPDATE \"totals\""]),
         };
         after == is_over && parts.iter().all(|part| sql.contains(part))

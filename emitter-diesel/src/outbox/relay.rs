@@ -585,23 +585,25 @@ impl Relay {
         let model = row.model.to_ascii_lowercase();
         let count = owned.counts.entry(model.clone()).or_insert_with(|| Count::new(0));
         let sequence = count.last + 1;
-        let number = Number {
+        let mut number = Number {
             outbox: Arc::clone(&self.outbox_id),
             lane: u32::try_from(row.lane).unwrap_or_default(),
             epoch: u64::try_from(owned.epoch).unwrap_or_default(),
             base: u64::try_from(count.base).unwrap_or_default(),
             sequence: u64::try_from(sequence).unwrap_or_default(),
-            row: u64::try_from(row.id).ok(),
+            row: None,
         };
         let at = Settled {
             id: row.id,
             lane: row.lane,
             epoch: owned.epoch,
             model,
+            // Rows of one stream share it, so that it does not tell which row it is; that stands beside it.
             stream: number.stream(),
             sequence,
             handled_here: row.handled_here != 0,
         };
+        number.row = u64::try_from(row.id).ok();
         let (retries, parks) = (row.retries, row.park != 0);
         let Some(parcel) = parcel(row) else {
             // Somebody else wrote into the table.

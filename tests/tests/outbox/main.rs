@@ -27,6 +27,7 @@ mod gaps;
 mod given_up;
 mod kills;
 mod migrations;
+mod plans;
 #[macro_use]
 mod ledger;
 mod queued;

@@ -186,7 +186,7 @@ fn told(rows: Vec<Queued>) -> (Vec<ToldEvent>, Looked) {
         let number = stream
             .zip(sequence)
             .and_then(|(stream, sequence)| Number::of_stream(&stream, u64::try_from(sequence).ok()?));
-        let (Some(number), Some(parcel)) = (number, parcel(row)) else {
+        let (Some(mut number), Some(parcel)) = (number, parcel(row)) else {
             warn!(row = id, "a row of the history is not as an outbox writes it, and cannot be told");
             last = sequence.or(last);
             continue;
@@ -196,6 +196,7 @@ fn told(rows: Vec<Queued>) -> (Vec<ToldEvent>, Looked) {
             return (events, Looked::UpTo(before));
         }
         last = sequence.or(last);
+        number.row = u64::try_from(id).ok();
         events.push(ToldEvent::new(parcel, &number));
     }
     (events, Looked::AtAll(last))
