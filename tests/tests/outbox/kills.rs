@@ -224,13 +224,15 @@ async fn one_that_dies_at_its_commit_has_not_told_what_another_one_then_does() {
     assert!(events >= 2 * rounds() as usize);
 }
 
-/// Relays that die at a moment while another node writes. In `hits` of the rounds rows were unsettled that had been
-/// heard, or not, as the moment has it.
+/// Relays that die at a moment while another node writes, until in so many rounds rows were unsettled that had been
+/// heard, or not, as the moment has it. (One that reads when there is nothing new is no hit.)
 async fn a_relay_dies(moment: Moment, heard: bool) {
     let stage = Stage::set().await;
     let writer = Stage::start(&stage.scribe());
-    let mut hits = 0;
-    for _ in 0..rounds() {
+    let (mut hits, mut deaths) = (0, 0);
+    while hits < rounds() {
+        assert!(deaths < 2 * rounds(), "{hits} of {deaths} died at that moment");
+        deaths += 1;
         // Each is the next life of the same node, which has its lanes at once.
         let task = Task { cue: dies_at(moment), ..stage.task("relay") };
         tokio::task::block_in_place(|| Worker::start(env!("CARGO_BIN_EXE_worker"), &task).died());
@@ -243,7 +245,6 @@ async fn a_relay_dies(moment: Moment, heard: bool) {
             hits += u32::from(stage.heard_of(&left) < left.len());
         }
     }
-    assert_eq!(hits, rounds());
     writer.kill();
     let (events, twice) = stage.settle().await;
     println!("{moment:?}: {events} events, {twice} came twice");
