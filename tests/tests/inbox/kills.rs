@@ -87,8 +87,8 @@ impl Stage {
         }
     }
 
-    /// One that consumers keep up with which live for a quarter of a second. At each new connection mosquitto 2.0 sends
-    /// what was on its way, and a window more: of what it is behind, it sends all again to each of their lives.
+    /// One that consumers keep up with which live for a quarter of a second. Where they fall behind, mosquitto 2.0 sends each
+    /// life far more than a window of what it sent to those before, see "Open" in docs/PROOF.md.
     fn slow_writer(&self) -> Task {
         Task { pause: Some(20_000), ..self.writer() }
     }

@@ -88,7 +88,7 @@ async fn a_replica_is_killed_in_the_middle_of_its_writes() {
     let stage = Stage::set().await;
     // Once, so that the broker knows of it; and something is left for each life.
     Stage::start(&stage.replica("a")).kill();
-    // Slow enough for lives of a quarter of a second: mosquitto sends each of them again what was on its way to those before.
+    // Slow enough for lives of a quarter of a second: see "Open" in docs/PROOF.md.
     let writer = Stage::start(&Task { pause: Some(20_000), ..stage.writer() });
     for _ in 0..rounds() {
         let replica = Stage::start(&stage.replica("a"));
