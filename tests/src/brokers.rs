@@ -93,7 +93,7 @@ const NO_WINDOW: Inability = Inability {
 
 const SECOND_WINDOW: Inability = Inability {
     case: "window_of_the_next_life",
-    reason: "Version 2.0.11, once something was acknowledged, delivers a whole window more with each connection, beside what comes again. After several of them more than one window may come twice.",
+    reason: "Before 2.0.13, while messages wait for a client, each acknowledgement of its oldest delivery lets it send up to a window more, with no regard to what is on its way; all of that comes again to the next life, before the answers to its subscriptions.",
     shows: "deliveries came although none was done",
     always: true,
 };
