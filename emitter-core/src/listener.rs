@@ -253,6 +253,19 @@ impl Ready {
     }
 }
 
+/// Makes a call on a thread that may block. Dropped before one has begun with it, it is taken back.
+async fn on_a_thread(call: impl FnOnce() -> Result<(), Unhandled> + Send + 'static) -> Result<(), Unhandled> {
+    let mut thread = JoinSet::new();
+    thread.spawn_blocking(call);
+    match thread.join_next().await.unwrap_or(Ok(Ok(()))) {
+        Ok(result) => result,
+        Err(stopped) => match stopped.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Err(Unhandled::Failed("the runtime is shutting down".to_owned())),
+        },
+    }
+}
+
 /// Begins a call, the how-many-eth for this event; `None` when the event is not of the listener's type.
 type Begin = dyn Fn(&Arc<dyn AnyEvent>, u32) -> Option<Call> + Send + Sync;
 
@@ -315,20 +328,24 @@ impl Handler {
         let function = Arc::new(function);
         Self::of::<T>(Arc::new(move |event, attempt| {
             let (event, function) = (typed::<T>(event)?, Arc::clone(&function));
-            Some(Call::new(async move {
-                // Dropped at its time-out, the set takes back a call that no thread has begun.
-                let mut thread = JoinSet::new();
-                let cause = Cause::of(event.meta());
-                thread.spawn_blocking(move || cause.within(|| function(event, attempt).into_result()));
-                match thread.join_next().await.unwrap_or_else(|| Ok(Ok(()))) {
-                    Ok(result) => result.map_err(Unhandled::Failed),
-                    Err(stopped) => match stopped.try_into_panic() {
-                        Ok(panic) => std::panic::resume_unwind(panic),
-                        Err(_) => Err(Unhandled::Failed("the runtime is shutting down".to_owned())),
-                    },
-                }
-            }))
+            let cause = Cause::of(event.meta());
+            let call = move || function(event, attempt).into_result().map_err(Unhandled::Failed);
+            Some(Call::new(on_a_thread(move || cause.within(call))))
         }))
+    }
+
+    /// [`from_blocking`](Self::from_blocking) around a function that needs something which may be away, as that of
+    /// [`from_preparing`](Self::from_preparing).
+    pub fn from_blocking_preparing<T, F>(function: F) -> Self
+    where
+        T: EventBody,
+        F: Fn(Event<T>, u32, Ready) -> Result<(), Unhandled> + Send + Sync + 'static,
+    {
+        let function = Arc::new(function);
+        Self::from_preparing::<T, _, _>(move |event, attempt, ready| {
+            let (cause, function) = (Cause::of(event.meta()), Arc::clone(&function));
+            on_a_thread(move || cause.within(|| function(event, attempt, ready)))
+        })
     }
 
     fn of<T: EventBody>(call: Arc<Begin>) -> Self {

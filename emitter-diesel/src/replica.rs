@@ -54,6 +54,7 @@
 //! may bring a row back.
 //!
 //! # What does not fit
+//! While there is no connection, events wait; so does one whose connection is lost in the middle, ten times.
 //! A row that the table does not take (a constraint, a type, a foreign key) is a failed call: it is tried again, and then a dead letter,
 //! and later events of other rows go on meanwhile. It may be redriven at any time, for it changes nothing that is newer. There is no
 //! order between models: where one copy refers to another, declare no foreign key between them, or redrive. Events that only
@@ -84,6 +85,7 @@ use std::time::Duration;
 
 use diesel::associations::HasTable;
 use diesel::query_source::Column;
+use emitter_core::listener::Unhandled;
 use emitter_core::model::Model;
 use emitter_core::{Builder, Emitter, Extension, WeakEmitter};
 
@@ -295,9 +297,10 @@ where
     let on = emitter.on::<M::Event>().name(name);
     let on = if applying.version.is_some() { on.allow_remote() } else { on.remote_only() };
     let weak = emitter.downgrade();
-    let added = on.run_blocking(move |event| {
-        let emitter = weak.upgrade().ok_or("its emitter is there no more")?;
-        applying.apply::<L>(&event, &emitter)
+    let added = on.run_blocking_preparing(move |event, ready| {
+        let emitter = weak.upgrade();
+        let emitter = emitter.ok_or_else(|| Unhandled::Failed("its emitter is there no more".to_owned()))?;
+        applying.apply::<L>(&event, &emitter, ready)
     });
     let refused = || format!("its listener of `{}` could not be added: the log says why", M::NAME);
     added.is_active().then_some(()).ok_or_else(refused)

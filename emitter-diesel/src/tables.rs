@@ -28,7 +28,7 @@ mod schema;
 
 pub use self::database::{Database, GivenUpRow, Lane, LedgerRow, LetterRow, Pair, Queued, Seen};
 pub use self::dialect::Dialect;
-pub(crate) use self::dialect::{array, list, list_of};
+pub(crate) use self::dialect::{PROBE, array, list, list_of};
 pub use self::names::{BadName, Names};
 pub(crate) use self::schema::Found;
 pub use self::schema::{LANES, Migration, VERSION};

@@ -7,7 +7,7 @@ use tracing::error;
 
 use super::{Emitter, ModelState, Node};
 use crate::event::Event;
-use crate::listener::{Handler, Hears, ListenerInfo, ListenerOptions, Outcome};
+use crate::listener::{Handler, Hears, ListenerInfo, ListenerOptions, Outcome, Ready, Unhandled};
 use crate::model::EventBody;
 
 /// A listener that is about to be added at run time. See [`Emitter::on`].
@@ -121,6 +121,15 @@ impl<'e, T: EventBody> On<'e, T> {
         R: Outcome,
     {
         self.add(Handler::from_blocking(move |event, _| function(event)))
+    }
+
+    /// The same of one that needs something which may be away, such as a connection, before it can do its work: it says when it has
+    /// it, and what fails before is no attempt. See [`Handler::from_preparing`].
+    pub fn run_blocking_preparing<F>(self, function: F) -> Subscription
+    where
+        F: Fn(Event<T>, Ready) -> Result<(), Unhandled> + Send + Sync + 'static,
+    {
+        self.add(Handler::from_blocking_preparing(move |event, _, ready| function(event, ready)))
     }
 
     fn add(self, handler: Handler) -> Subscription {

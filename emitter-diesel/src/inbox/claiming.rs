@@ -27,6 +27,7 @@ use crate::BoundAsync;
 #[cfg(feature = "_async")]
 use crate::handle::EmittingTransactionManager;
 use crate::handle::{Bindable, Lent, marker};
+use crate::tables::PROBE;
 
 /// The inbox of one listener.
 struct Claims<C: InboxConnection> {
@@ -73,9 +74,6 @@ impl Undone {
         matches!(self, Self::Database(_) | Self::Listener(_))
     }
 }
-
-/// What every connection answers that is there.
-const PROBE: &str = "SELECT 1";
 
 impl<C: InboxConnection> Claims<C> {
     /// Waits until the tables are there: a start does not wait with taking what the broker has.

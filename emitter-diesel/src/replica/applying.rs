@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use diesel::connection::Connection;
 use diesel::result::{Error, QueryResult};
 use emitter_core::event::Meta;
+use emitter_core::listener::{Ready, Unhandled};
 use emitter_core::model::{BodyRef, Model, ModelEvent};
 use emitter_core::{Emitter, Event, Key, Source};
 
@@ -17,7 +18,7 @@ use super::order::Stamp;
 use super::positions::{LONGEST, Note, Positions, record};
 use crate::Bound;
 use crate::handle::{Bindable, marker};
-use crate::tables::Dialect;
+use crate::tables::{Dialect, PROBE};
 
 /// Makes connections of Diesel's.
 pub(super) type Connect<C> = Arc<dyn Fn() -> Result<Box<dyn DerefMut<Target = C>>, String> + Send + Sync>;
@@ -97,7 +98,8 @@ impl<M: Model, C: ReplicaConnection> Applying<M, C> {
         &self,
         event: &Event<M::Event>,
         emitter: &Emitter,
-    ) -> Result<(), String> {
+        ready: Ready,
+    ) -> Result<(), Unhandled> {
         let meta = event.meta();
         let is_of_owner = self
             .owner
@@ -113,16 +115,28 @@ impl<M: Model, C: ReplicaConnection> Applying<M, C> {
         if is_own && self.version.is_none() {
             return Ok(());
         }
-        let changes = changes::<M>(&event.body()).ok_or(ROWLESS)?;
-        let mut connection = (self.connect)()?;
+        let changes = changes::<M>(&event.body()).ok_or_else(|| Unhandled::Failed(ROWLESS.to_owned()))?;
+        let mut connection = (self.connect)().map_err(Unhandled::Unready)?;
         let bound = Bindable::<marker::Blocking>::bound(&mut **connection, emitter);
-        let mut bound = bound.map_err(|error| error.to_string())?;
+        let mut bound = bound.map_err(|error| Unhandled::Unready(error.to_string()))?;
         bound.prove_commits();
+        let mut ready = Some(ready);
         let fates = bound.transaction(|bound| {
+            if let Some(ready) = ready.take() {
+                ready.now();
+            }
             let each = changes.iter().map(|change| self.change::<L>(bound, meta, change, is_own));
             each.collect::<Result<Vec<_>, Refusal>>()
         });
-        let fates = fates.map_err(|refusal| refusal.to_string())?;
+        drop(bound);
+        let fates = fates.map_err(|refusal| match refusal {
+            // It was not even begun.
+            Refusal::Database(error) if ready.is_some() => Unhandled::Unready(error.to_string()),
+            Refusal::Database(error) if connection.batch_execute(PROBE).is_err() => {
+                Unhandled::Interrupted(error.to_string())
+            }
+            refusal => Unhandled::Failed(refusal.to_string()),
+        })?;
         if !is_own {
             changes.iter().zip(fates).for_each(|(change, fate)| self.count(fate, change.is_delete));
         }

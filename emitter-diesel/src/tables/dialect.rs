@@ -5,6 +5,9 @@
 
 use std::fmt::{Display, Write};
 
+/// What every connection answers that is there.
+pub(crate) const PROBE: &str = "SELECT 1";
+
 /// A database's SQL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Dialect {

@@ -3,6 +3,9 @@
 macro_rules! suite {
     ($name:ident: $server:ty) => {
         mod $name {
+            use std::sync::Arc;
+            use std::sync::atomic::{AtomicBool, Ordering};
+
             use diesel::prelude::*;
             use emitter_core::transport::memory::Published;
             use emitter_core::{Event, StartError};
@@ -248,6 +251,32 @@ macro_rules! suite {
                 hand(&second, &events[2]).await;
                 assert_eq!((stats(&second), customers(&server).len()), ([0, 1, 1], 1));
                 assert!(second.shutdown(10 * SECOND).await.is_clean());
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn events_wait_for_a_connection_and_are_not_given_up() {
+                let events = events(|conn| drop(create(conn, &Customer::new(1, "ada")).unwrap())).await;
+                let server = <$server>::with_tables();
+                let is_away = Arc::new(AtomicBool::new(true));
+                let (away, connect) = (Arc::clone(&is_away), boxed(server.connector()));
+                let replica: Customers = Replica::new(server.tables(), move || {
+                    if away.load(Ordering::SeqCst) {
+                        return Err(diesel::ConnectionError::BadConnection("it is away".to_owned()));
+                    }
+                    connect()
+                });
+                let broker = MemoryBroker::new();
+                let builder = builder(&broker, "billing", "a").listener_retry(Retry { attempts: 1, ..Retry::default() });
+                let emitter = builder.with(replica).start().await.unwrap();
+                emitter.connected(10 * SECOND).await.unwrap();
+                broker.publish(&events[0].topic, events[0].payload.clone());
+                eventually(|| emitter.stats().unready >= 3).await;
+                assert_eq!((stats(&emitter), emitter.dead_letters().len()), ([0, 0, 0], 0));
+                is_away.store(false, Ordering::SeqCst);
+                eventually(|| stats(&emitter) == [1, 0, 0]).await;
+                assert_eq!((emitter.stats().failed, emitter.dead_letters().len()), (0, 0));
+                assert_eq!(customers(&server), [Customer::new(1, "ada")]);
+                assert!(emitter.shutdown(10 * SECOND).await.is_clean());
             }
 
             #[tokio::test(flavor = "multi_thread")]

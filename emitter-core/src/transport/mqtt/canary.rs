@@ -85,9 +85,6 @@ pub(super) async fn keep_singing(
             () = publisher.link().closing() => return,
             _ = ticks.tick() => {}
         }
-        if subscriber.is_wanted() {
-            subscriber.subscribe(&filter);
-        }
         let due = last.is_none_or(|last| last.elapsed() >= every);
         if !due || !publisher.link().status().connected || !subscriber.is_confirmed(&filter) {
             continue;

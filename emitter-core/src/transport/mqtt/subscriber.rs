@@ -92,6 +92,10 @@ impl Subscriber {
     pub(super) fn subscribe(&self, filter: &TopicFilter) {
         let mut state = self.lock();
         state.subscriptions.wish(&self.shared(filter));
+        if let Some(canaries) = &self.canaries {
+            // With the first one, for the answer to another request would stand behind what comes meanwhile.
+            state.subscriptions.wish(&self.shared(&TopicFilter::of(&canaries.topic)));
+        }
         state.started = true;
         state.ask();
         drop(state);
@@ -144,11 +148,6 @@ impl Subscriber {
 
     pub(super) fn is_confirmed(&self, filter: &TopicFilter) -> bool {
         self.lock().subscriptions.is_confirmed(filter.as_str())
-    }
-
-    /// Whether there ever was a wish.
-    pub(super) fn is_wanted(&self) -> bool {
-        self.lock().started
     }
 
     pub(super) fn unsubscribing(&self) -> usize {
@@ -320,5 +319,31 @@ impl State {
             }
             self.acks.sent();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::subscriptions::Request;
+    use super::*;
+    use crate::topic::{ModelTopic, Topics};
+
+    #[test]
+    fn the_canaries_are_asked_for_with_the_first_wish() {
+        let topics = Topics::default();
+        let canaries = Canaries::new(topics.own(&["_canary", "shop.a"]));
+        let config = Arc::new(MqttConfig::new("mqtt://127.0.0.1").unwrap());
+        let subscriber =
+            Subscriber::new(config, "shop.a".to_owned(), Reach::All, Some(Arc::clone(&canaries)));
+        let filter = topics.model_filter(&ModelTopic::new("user").unwrap());
+        subscriber.subscribe(&filter);
+        let Some(Request::Subscribe(asked)) = subscriber.lock().subscriptions.next(Instant::now()) else {
+            panic!("nothing is asked for")
+        };
+        let both = [canaries.topic.as_str(), filter.as_str()];
+        assert!(
+            asked.len() == 2 && both.iter().all(|one| asked.iter().any(|other| other == one)),
+            "{asked:?}"
+        );
     }
 }
