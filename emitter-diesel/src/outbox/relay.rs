@@ -92,6 +92,7 @@ pub(super) struct Relay {
     questions: Questions,
     /// When it is told how far the outbox is.
     next_heads: Instant,
+    next_all_heads: Instant,
     /// Somebody wants to know it of all streams.
     all_heads: bool,
 }
@@ -207,6 +208,7 @@ impl Relay {
             is_full: false,
             questions: Questions::default(),
             next_heads: now,
+            next_all_heads: now,
             all_heads: false,
         })
     }

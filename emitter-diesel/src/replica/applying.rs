@@ -1,5 +1,6 @@
 //! One event, in one transaction.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::ops::DerefMut;
 use std::sync::Arc;
@@ -235,7 +236,7 @@ fn changes<'e, M: Model>(body: &BodyRef<'e, M>) -> Option<Vec<Change<'e, M>>> {
         let moved = moved.map(|row| Change { row, newest: after, is_delete: true });
         moved.into_iter().chain([put(after)])
     };
-    Some(match body {
+    let mut changes: Vec<_> = match body {
         BodyRef::Create(body) => vec![put(&body.row)],
         BodyRef::CreateMany(body) => body.rows.as_ref()?.iter().map(put).collect(),
         BodyRef::Update(body) => updated(body.before.as_ref(), &body.after).collect(),
@@ -246,7 +247,12 @@ fn changes<'e, M: Model>(body: &BodyRef<'e, M>) -> Option<Vec<Change<'e, M>>> {
         BodyRef::Upsert(body) => vec![put(&body.row)],
         BodyRef::Delete(body) => vec![gone(&body.row)],
         BodyRef::DeleteMany(body) => body.rows.as_ref()?.iter().map(gone).collect(),
-    })
+    };
+    // One statement may move a row to the key that another one had, and its changes are all of one time.
+    let is_put = |change: &&Change<'_, M>| !change.is_delete;
+    let there: HashSet<Key> = changes.iter().filter(is_put).map(|change| M::key(change.row)).collect();
+    changes.retain(|change| !change.is_delete || !there.contains(&M::key(change.row)));
+    Some(changes)
 }
 
 fn note(key: &Key, stamp: Stamp, meta: &Meta, is_delete: bool) -> Result<Note, Refusal> {

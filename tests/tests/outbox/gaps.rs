@@ -2,8 +2,10 @@
 
 use diesel::prelude::*;
 use emitter_core::gaps::Since;
+use emitter_core::transport::memory::MemoryBroker;
 use emitter_diesel::catch_up::CatchUp;
 use emitter_diesel::{Bind, Emit};
+use emitter_tests::eventually::eventually;
 use emitter_tests::servers::Mosquitto;
 
 use super::databases::{Database as _, Sqlite};
@@ -182,4 +184,30 @@ async fn a_node_without_a_name_cannot_remember() {
     let builder = Emitter::builder().service("desk").node("a").with(CatchUp::new(tables));
     let error = builder.start().await.unwrap_err().to_string();
     assert!(error.contains(".migrate()"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_questions_for_heads_is_answered_once_in_a_while() {
+    let (database, broker) = (Sqlite::with_tables(), MemoryBroker::new());
+    let emitter = Emitter::builder().service("shop").node("a").transport(broker.connect("shop.a"));
+    let emitter = emitter.with(database.outbox()).start().await.unwrap();
+    emitter.connected(10 * SECOND).await.unwrap();
+    let mut db = database.connect();
+    let order = Order { id: 1, step: 0 };
+    let conn = &mut emitter.bind(&mut db).unwrap();
+    let _: Order =
+        diesel::insert_into(orders::table).values(&order).emit().durable().get_result(conn).unwrap();
+    let heads = || broker.published().iter().filter(|told| told.topic.ends_with("_replay/heads")).count();
+    let begun = std::time::Instant::now();
+    for question in 0..300 {
+        broker.publish("prisma/events/_replay/ask", format!(r#"{{"from":"desk.{question}","heads":true}}"#));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    // Of the last ones nobody is without an answer.
+    let before = heads();
+    eventually(|| heads() > before).await;
+    // Unasked at the start and every ten seconds; asked, every two.
+    let most = 3 + usize::try_from(begun.elapsed().as_secs()).unwrap() / 2;
+    assert!((2..=most).contains(&heads()), "{} in {:?}", heads(), begun.elapsed());
+    assert!(emitter.shutdown(10 * SECOND).await.is_clean());
 }

@@ -7,6 +7,7 @@ macro_rules! suite {
             use std::sync::atomic::{AtomicBool, Ordering};
 
             use diesel::prelude::*;
+            use emitter_core::model::RowChange;
             use emitter_core::transport::memory::Published;
             use emitter_core::{Event, StartError};
             use emitter_diesel::bypass::{Reaction, Watch};
@@ -371,6 +372,27 @@ macro_rules! suite {
                 assert_eq!(customers(&server), [Customer::new(2, "ada")]);
                 assert_eq!(stats(&emitter), [3, 0, 0]);
                 assert!(emitter.shutdown(10 * SECOND).await.is_clean());
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn rows_that_one_statement_moves_up_are_all_there() {
+                let server = <$server>::with_tables();
+                let broker = MemoryBroker::new();
+                let billing = builder(&broker, "billing", "a").with(replica(&server)).start().await.unwrap();
+                billing.connected(10 * SECOND).await.unwrap();
+                let crm = builder(&broker, "crm", "a").start().await.unwrap();
+                let was = [(6, "ada"), (7, "grace"), (8, "joan")].map(|(id, name)| Customer::new(id, name));
+                crm.publish(CustomerCreatedMany::new(3, Some(was.to_vec())));
+                eventually(|| stats(&billing) == [3, 0, 0]).await;
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                let is = was.clone().map(|row| Customer { id: row.id - 1, ..row });
+                let rows = was.into_iter().zip(is.clone()).map(|(was, is)| RowChange::new(Some(was), is));
+                crm.publish(CustomerUpdatedMany::new(3, Some(rows.collect()), None));
+                eventually(|| stats(&billing).iter().sum::<u64>() == 7).await;
+                assert_eq!((customers(&server), stats(&billing)), (is.to_vec(), [7, 0, 0]));
+                for emitter in [crm, billing] {
+                    assert!(emitter.shutdown(10 * SECOND).await.is_clean());
+                }
             }
 
             #[tokio::test(flavor = "multi_thread")]

@@ -25,6 +25,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// How often it is told how far the outbox is.
 const HEADS: Duration = Duration::from_secs(10);
 
+/// How long whoever asks for all of that waits at most, and how often it is told at most.
+const HEADS_ASKED: Duration = Duration::from_secs(2);
+
 /// Of streams in which nothing came for so long, nothing is told unasked.
 const QUIET: Duration = Duration::from_secs(60);
 
@@ -144,9 +147,12 @@ impl Relay {
     /// Tells how far the outbox is, where it is time.
     pub(super) fn tell_heads(&mut self, emitter: &Emitter) {
         let now = Instant::now();
-        let all = std::mem::take(&mut self.all_heads);
+        let all = self.all_heads && now >= self.next_all_heads;
         if !all && now < self.next_heads {
             return;
+        }
+        if all {
+            (self.all_heads, self.next_all_heads) = (false, now + HEADS_ASKED);
         }
         self.next_heads = now + HEADS;
         let mut heads = Vec::new();
