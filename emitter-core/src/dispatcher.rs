@@ -212,9 +212,8 @@ impl Worker {
                 Filtered::Panicked => {
                     let (listener, timeout) = (&attendant.listener, attendant.limits.timeout);
                     self.tally.trouble.failed(listener, &job, &End::Panicked, timeout);
-                    if job.is_letter() {
-                        self.tally.trouble.gave_up(listener, &job, 1, &End::Panicked, timeout);
-                    }
+                    self.tally.trouble.gave_up(listener, &job, 1, &End::Panicked, timeout);
+                    goes_on = true;
                     continue;
                 }
             }

@@ -308,7 +308,7 @@ async fn filters_at_run_time() {
     assert!(emitter.shutdown(Duration::from_secs(10)).await.is_clean());
     assert_eq!(*heard.lock().unwrap(), [(1, Source::Local), (4, Source::Local)]);
     let stats = emitter.stats();
-    assert_eq!((stats.handled, stats.filtered, stats.panicked), (2, 2, 1));
+    assert_eq!((stats.handled, stats.filtered, stats.panicked, stats.given_up), (2, 2, 1, 1));
 }
 
 /// What changed, with old and new values, each by a method of its own.

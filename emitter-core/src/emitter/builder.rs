@@ -406,7 +406,8 @@ impl Builder {
     }
 
     /// How many events may wait for a model's dispatch, and for each of its listeners. What finds
-    /// the queue full is counted (`overflowed`) and logged. Default 65,536.
+    /// the queue full is counted (`overflowed`) and logged; what is written down in an outbox is handed on from there, some
+    /// seconds later. Default 65,536.
     pub fn listener_queue(mut self, events: usize) -> Self {
         self.dispatch.queue = events;
         self

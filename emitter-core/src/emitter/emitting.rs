@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tracing::{error, warn};
 
 use super::outbound::Outbound;
-use super::{Emission, Shared};
+use super::{Emission, ModelState, Shared};
 use crate::ack::Ack;
 use crate::dispatcher::{Account, Completion, Job, Message, Selection};
 use crate::emit::Scope;
@@ -118,8 +118,13 @@ impl Shared {
         }
         self.counters.emitted_local.add_one();
         let job = Job::recorded(event, scope.remote, allowed.remote, self.recorded(handled));
-        // Refused, it is handed on later by whoever reads what was written down.
-        let _ = model.queue.push(Message::Event(job));
+        self.push_recorded(&model, job);
+    }
+
+    /// Hands an event to this node's listeners that is written down: refused, it is handed on later by whoever reads that.
+    pub(super) fn push_recorded(&self, model: &ModelState, job: Job) -> bool {
+        // What waits in lanes counts, too, for nothing else bounds it.
+        model.queue.unfinished() < self.limits.queue && model.queue.push(Message::Event(job)).is_ok()
     }
 
     /// What ends an event that is written down until its listeners are done with it.

@@ -321,15 +321,17 @@ impl Shared {
         };
         let Some(job) = job else { return };
         self.counters.emitted_local.add_one();
-        match model.queue.push(Message::Event(job)) {
-            Ok(()) => {
-                if let Some(asked) = asked {
-                    asked.local(Way::Taken);
-                }
+        let is_taken = if is_kept {
+            self.push_recorded(&model, job)
+        } else {
+            let is_taken = model.queue.push(Message::Event(job)).is_ok();
+            if !is_taken {
+                self.counters.overflowed.add_one();
             }
-            // It is handed on later by whoever reads what was written down.
-            Err(_) if is_kept => {}
-            Err(_) => self.counters.overflowed.add_one(),
+            is_taken
+        };
+        if let Some(asked) = asked.filter(|_| is_taken) {
+            asked.local(Way::Taken);
         }
     }
 

@@ -389,6 +389,33 @@ macro_rules! ledger {
             }
 
             #[tokio::test(flavor = "multi_thread")]
+            async fn what_a_slow_listener_has_no_room_for_waits_in_its_row() {
+                let server = tokio::task::block_in_place(<$server>::with_tables);
+                let (broker, desk) = (MemoryBroker::new(), Desk::failing(0));
+                let mut db = server.connect();
+                let config = RelayConfig { lease: SECOND, ..RelayConfig::default() };
+                let builder = builder(&broker, "a").listener_queue(8).listener_concurrency(2);
+                let builder = builder.select_listeners(|info| info.name == "patient");
+                let builder = builder.state(Arc::clone(&desk)).with(server.outbox().relay(config));
+                let first = builder.start().await.unwrap();
+                for ids in 0..20 {
+                    create(&first, &mut db, 5 * ids..5 * ids + 5);
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                let report = first.shutdown(SECOND).await;
+                // Besides 8, what came between two looks at how many there are.
+                assert!((8..40).contains(&report.unfinished), "{report:?}");
+                desk.ends.store(true, std::sync::atomic::Ordering::Relaxed);
+                let second = start(&server, &broker, "a", &["patient"], &desk).await;
+                until(&mut db, "emitter_history", 100);
+                let mut heard: Vec<i64> = desk.calls().iter().map(|call| call.id).collect();
+                heard.sort_unstable();
+                heard.dedup();
+                assert_eq!(heard, (0..100).collect::<Vec<_>>());
+                assert!(second.shutdown(10 * SECOND).await.is_clean());
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
             async fn what_is_queued_is_written_after_its_row() {
                 let server = tokio::task::block_in_place(<$server>::with_tables);
                 let broker = MemoryBroker::new();
