@@ -61,7 +61,7 @@ impl<'e, T: EventBody> On<'e, T> {
 
     /// Hears only events for which `filter` says `true`; of several filters, all have to. A filter
     /// runs on the model's dispatcher task, so it must not block; one that panics counts as a call
-    /// that panicked.
+    /// that panicked, and the event is a dead letter at once.
     ///
     /// ```
     /// # use emitter_core::{Emits, Emitter, Event};
