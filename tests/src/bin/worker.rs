@@ -11,8 +11,10 @@ use std::time::Duration;
 
 use diesel::connection::{Instrumentation, InstrumentationEvent, SimpleConnection};
 use diesel::prelude::*;
+use diesel::r2d2;
 use diesel::result::ConnectionResult;
 use diesel_async::AsyncPgConnection;
+use diesel_async::pooled_connection::{AsyncDieselConnectionManager, ManagerConfig, deadpool};
 use emitter_diesel::capture::Capture;
 use emitter_diesel::inbox::{Inbox, InboxTx};
 use emitter_diesel::outbox::{Outbox, RelayConfig};
@@ -25,6 +27,11 @@ use serde::{Deserialize, Serialize};
 
 /// How long a broker may take; less than whoever started it waits.
 const PATIENCE: Duration = Duration::from_secs(50);
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Calls of a listener at a time: PostgreSQL has not many connections.
+const CALLS: u32 = 8;
 
 diesel::table! {
     orders {
@@ -128,6 +135,13 @@ impl Prompter {
     }
 }
 
+impl r2d2::CustomizeConnection<PgConnection, r2d2::Error> for Prompter {
+    fn on_acquire(&self, conn: &mut PgConnection) -> Result<(), r2d2::Error> {
+        conn.set_instrumentation(self.instrumentation());
+        Ok(())
+    }
+}
+
 fn signal(signal: Signal) {
     // Its own, so it may.
     let _ = kill_process(getpid(), signal);
@@ -156,16 +170,27 @@ async fn listen(task: Task, listener: String) -> Result<(), Box<dyn Error>> {
     let [url, blocking, asynchronous] = [(); 3].map(|()| task.database.clone());
     let prompter = Prompter::of(&task);
     let watching = prompter.clone();
-    let plain = Inbox::new(tables(url.clone()), move || prompter.postgres(&blocking).map(Box::new));
-    let not_blocking = Inbox::from_async(tables(url), async move || {
-        use diesel_async::AsyncConnection;
-        let mut conn = AsyncPgConnection::establish(&asynchronous).await?;
-        conn.set_instrumentation(watching.instrumentation());
-        Ok::<_, ConnectionError>(Box::new(conn))
+    // Those of one kind are never used.
+    let pool = r2d2::Pool::builder().max_size(CALLS).min_idle(Some(0)).connection_timeout(2 * SECOND);
+    let pool = pool.connection_customizer(Box::new(prompter));
+    let pool = pool.build(r2d2::ConnectionManager::<PgConnection>::new(blocking))?;
+    let mut setup = ManagerConfig::default();
+    setup.custom_setup = Box::new(move |url| {
+        let (url, watching) = (url.to_owned(), watching.clone());
+        Box::pin(async move {
+            use diesel_async::AsyncConnection;
+            let mut conn = AsyncPgConnection::establish(&url).await?;
+            conn.set_instrumentation(watching.instrumentation());
+            Ok(conn)
+        })
     });
+    let manager = AsyncDieselConnectionManager::new_with_config(asynchronous, setup);
+    let not_blocking = deadpool::Pool::builder(manager).max_size(CALLS as usize).build()?;
+    let plain = Inbox::new(tables(url.clone()), move || pool.get());
+    let not_blocking = Inbox::from_async(tables(url), async move || not_blocking.get().await);
     let builder = Emitter::builder().service("billing").node(task.node).mqtt(task.broker.as_str());
-    // PostgreSQL has not many connections.
-    let builder = builder.listener_concurrency(8).select_listeners(move |info| info.name == listener);
+    let builder =
+        builder.listener_concurrency(CALLS as usize).select_listeners(move |info| info.name == listener);
     let emitter = builder.with(plain).with(not_blocking).start().await?;
     // In later lives answers come behind all that waited for it, and it works meanwhile.
     emitter.connected(PATIENCE).await?;
@@ -177,10 +202,11 @@ async fn listen(task: Task, listener: String) -> Result<(), Box<dyn Error>> {
 async fn copy(task: Task) -> Result<(), Box<dyn Error>> {
     let [url, own] = [(); 2].map(|()| task.database.clone());
     let tables = Tables::new(move || PgConnection::establish(&url));
-    let orders = Replica::<Order, _>::new(tables, move || PgConnection::establish(&own).map(Box::new));
+    let pool = r2d2::Pool::builder().max_size(CALLS).min_idle(Some(0)).connection_timeout(2 * SECOND);
+    let pool = pool.build(r2d2::ConnectionManager::<PgConnection>::new(own))?;
+    let orders = Replica::<Order, _>::new(tables, move || pool.get());
     let builder = Emitter::builder().service("billing").node(task.node).mqtt(task.broker.as_str());
-    // PostgreSQL has not many connections.
-    let builder = builder.listener_concurrency(8).select_listeners(|_| false);
+    let builder = builder.listener_concurrency(CALLS as usize).select_listeners(|_| false);
     let emitter = builder.with(orders.owner("shop")).start().await?;
     emitter.connected(PATIENCE).await?;
     say(STARTED);

@@ -87,7 +87,7 @@ impl Stage {
         }
     }
 
-    /// One that consumers keep up with which live for a quarter of a second and open a connection for each event. A life that
+    /// One that consumers keep up with which live for a quarter of a second. A life that
     /// has fallen behind is told that it is subscribed behind all that waits, for mosquitto before 2.0.13 sends more with each
     /// acknowledgement than the window has room for.
     fn slower_writer(&self) -> Task {
