@@ -76,6 +76,8 @@ counters! {
         publish_failed,
         /// Not accepted for publishing, because the queue was at its bound.
         publish_refused,
+        /// Of an outbox, which has them still: not taken by the broker, or by the queue for it. It tries again, or gives up.
+        postponed,
         /// Committed, and to be written into an outbox (`.queued()`). What of these is not counted in the next
         /// two is in memory alone, and lost to other nodes if the process is killed.
         queued,

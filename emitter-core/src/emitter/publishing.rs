@@ -493,10 +493,11 @@ impl Outcomes {
         }
         let error = match error {
             error @ PublishError::QueueFull { .. } => {
-                self.counters.publish_refused.add_one();
                 if told.is_relay() {
+                    self.counters.postponed.add_one();
                     return told.settled(Err(&Failure::Publish(error)));
                 }
+                self.counters.publish_refused.add_one();
                 told.settled(Err(&Failure::Publish(error)));
                 return self.failures.log(|more| {
                     warn!(more, "the transport's queue is full: events are lost to other nodes");
@@ -525,8 +526,12 @@ impl Outcomes {
     }
 
     fn failed(&self, failure: &Failure, told: Told) {
+        let counter = match told.is_relay() {
+            true => &self.counters.postponed,
+            false => &self.counters.publish_failed,
+        };
+        counter.add_one();
         told.settled(Err(failure));
-        self.counters.publish_failed.add_one();
         self.failures.log(|more| warn!(more, "an event was not published: {failure}"));
     }
 }

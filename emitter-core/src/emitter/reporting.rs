@@ -119,6 +119,7 @@ fn tell_counters(stats: &Stats, report: &mut Report) {
         ("nobody", stats.published_to_nobody),
         ("failed", stats.publish_failed),
         ("refused", stats.publish_refused),
+        ("postponed", stats.postponed),
     ] {
         report.counter(&table::PUBLISHED, &[outcome], events);
     }

@@ -73,7 +73,7 @@ metrics! {
     EMITTED: Counter "emitter_emitted_total" Count ["model", "operation", "to"];
     /// Events that were not emitted, because too many caused each other up to them.
     LOOPS: Counter "emitter_loops_total" Count [] => "EmitterEventsLost";
-    /// Events on their way to the broker, by what became of them: `confirmed`, `nobody` (confirmed, and nobody is subscribed), `failed` (too large, refused by the broker, not encodable), `refused` (the queue was full).
+    /// Events on their way to the broker, by what became of them: `confirmed`, `nobody` (confirmed, and nobody is subscribed), `failed` (too large, refused by the broker, not encodable), `refused` (the queue was full), `postponed` (an outbox has it still, and tries again or gives it up).
     PUBLISHED: Counter "emitter_published_total" Count ["outcome"] => "EmitterEventsLost";
     /// From handing a message to the transport to the broker's confirmation, for each event of it.
     PUBLISH_SECONDS: Histogram "emitter_publish_seconds" Seconds [];
