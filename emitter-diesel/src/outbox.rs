@@ -253,6 +253,8 @@ fn open(
     let emitter = emitter.upgrade().ok_or("its emitter is there no more")?;
     let attached = emitter.state::<Attached>().ok_or("its emitter is there no more")?;
     emitter.keep_queued(queue.keeper(attached.mailbox()));
+    let told = Arc::clone(attached.mailbox());
+    emitter.report_also(move |report| told.report(report));
     let mailbox = Arc::clone(attached.mailbox());
     emitter.keep_ledger(move |event, progress| mailbox.account(event, progress));
     // Set once: an outbox begins once.

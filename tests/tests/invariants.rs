@@ -546,6 +546,11 @@ const TASKS: &[(&str, usize, &str)] = &[
     ("emitter-core/src/emitter/bus.rs", 1, "the end of a bus, awaited by the thread that closes it"),
     ("emitter-core/src/emitter/builder.rs", 2, "publishing and burying, awaited by `shutdown`"),
     (
+        "emitter-core/src/metrics/report.rs",
+        1,
+        "a companion that tells what is counted, whose end `shutdown` awaits",
+    ),
+    (
         "emitter-core/src/emitter/burying.rs",
         1,
         "the `JoinSet` of the task that buries, which it drains before it ends",

@@ -121,8 +121,15 @@ impl Control {
     /// # Errors
     /// The database's.
     pub fn state(&mut self) -> QueryResult<OutboxState> {
-        let mut state = OutboxState::default();
-        for pair in self.database.pairs(self.store.statuses())? {
+        OutboxState::read(&mut *self.database, &self.store)
+    }
+}
+
+impl OutboxState {
+    /// As the tables have it.
+    pub(super) fn read(database: &mut dyn Database, store: &Store) -> QueryResult<Self> {
+        let mut state = Self::default();
+        for pair in database.pairs(store.statuses())? {
             let number = u64::try_from(pair.number).unwrap_or_default();
             let few = u32::try_from(number).unwrap_or(u32::MAX);
             match &*pair.text {
@@ -138,7 +145,7 @@ impl Control {
                 _ => {}
             }
         }
-        let oldest = self.database.pairs(self.store.oldest_pending())?;
+        let oldest = database.pairs(store.oldest_pending())?;
         let ages = oldest.iter().map(|pair| u64::try_from(pair.number).unwrap_or_default());
         state.oldest = ages.max().map(Duration::from_millis);
         Ok(state)
