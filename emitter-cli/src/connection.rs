@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use diesel::{Connection, ConnectionError, ConnectionResult};
+use diesel::Connection;
 use emitter_diesel::tables::{Dialect, Names, Tables};
 use emitter_diesel::transport::mqtt::MqttConfig;
 
@@ -154,11 +154,13 @@ fn patient(address: String) -> String {
 
 /// A file that is there: SQLite would make an empty one where the path is misspelt.
 #[cfg(feature = "sqlite")]
-fn sqlite(address: &str) -> ConnectionResult<diesel::SqliteConnection> {
+fn sqlite(address: &str) -> diesel::ConnectionResult<diesel::SqliteConnection> {
+    use diesel::ConnectionError::BadConnection;
+
     let path = address.strip_prefix("sqlite://").or(address.strip_prefix("file://")).unwrap_or(address);
     match std::fs::metadata(path) {
         Ok(found) if found.is_file() => diesel::SqliteConnection::establish(path),
-        Ok(_) => Err(ConnectionError::BadConnection(format!("{path} is no file"))),
-        Err(error) => Err(ConnectionError::BadConnection(format!("{path}: {error}"))),
+        Ok(_) => Err(BadConnection(format!("{path} is no file"))),
+        Err(error) => Err(BadConnection(format!("{path}: {error}"))),
     }
 }

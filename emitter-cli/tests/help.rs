@@ -65,6 +65,9 @@ fn no_secret_is_told() {
     for address in [
         "postgres://shop:sesame@127.0.0.1:1/shop",
         "postgres://shop:ses%61me@127.0.0.1:1/shop",
+        // These its library repeats.
+        "postgres://shop:sesame%zz@127.0.0.1:1/shop",
+        "postgres:///shop?host=127.0.0.1&password=sesame%zz",
         "postgres:///shop?host=127.0.0.1&port=1&password=sesame",
         "postgres://shop:open@sesame@127.0.0.1:1/shop",
         "postgres://shop:sesame/shop",

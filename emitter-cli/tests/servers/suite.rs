@@ -243,11 +243,16 @@ macro_rules! suite {
                 // In a lane that billing never heard of it has no position.
                 let back = "UPDATE emitter_positions SET sequence = sequence - 3 WHERE node = 'billing/b'";
                 db.batch_execute(back).unwrap();
+                let far = "INSERT INTO emitter_positions (node, outbox, lane, model, epoch, sequence) \
+                           VALUES ('far/a', 'another', 0, 'order', 1, 5)";
+                db.batch_execute(far).unwrap();
                 eventually(|| lag(&[]).0["outbox"]["pending"] == 0).await;
                 let (behind, code, report) = lag_of_billing(&["--max-behind", "2", "--max-age", "1h"]);
                 assert!(behind.flatten() >= Some(3) && code == 1, "{report}");
                 assert!(report["findings"].to_string().contains("billing/b is"), "{report}");
                 assert_eq!(lag(&["--max-behind", "1000000"]).1, 0);
+                let far = report["nodes"].as_array().unwrap().iter().find(|node| node["node"] == "far/a");
+                assert_eq!(far.map(|node| &node["behind"]), Some(&serde_json::Value::Null), "{report}");
                 assert!(report["mirror"]["newest_ms"].is_u64(), "{report}");
 
                 let (letters, _) = cli.report("dlq_list", &["dlq", "list", "--limit", "1"]);
