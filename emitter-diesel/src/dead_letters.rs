@@ -157,6 +157,8 @@ fn ending(keeping: Weak<Keeping>) -> BeginCompanion {
 pub struct Selection {
     /// These, by [`KeptLetter::id`]. An empty list means none.
     pub ids: Option<Vec<i64>>,
+    /// Those of this event.
+    pub event: Option<EventId>,
     /// Why they are dead letters.
     pub reason: Option<Reason>,
     /// A pattern of the topic, in which `*` stands for anything, as in `prisma/events/user/*`.

@@ -67,7 +67,7 @@ mod store;
 mod writer;
 
 use self::bell::Bell;
-pub use self::reading::{MirrorError, Mirrored, MirroredEvent, Page, Tail};
+pub use self::reading::{MirrorError, MirrorState, MirrorWriter, Mirrored, MirroredEvent, Page, Tail};
 pub use self::replay::{Listeners, Replay, ReplayOptions, Replayed};
 pub use self::selection::{Cursor, NoCursor, Selection};
 use self::writer::Writer;

@@ -97,7 +97,7 @@ mod store;
 mod tests;
 mod writing;
 
-pub use self::control::{Control, OpenError, OutboxState};
+pub use self::control::{Behind, Control, LaneState, OpenError, OutboxRow, OutboxState, RelayState};
 pub use self::given_up::{GivenUp, GivenUpEvent, GivenUpSelection, GivenUpStatus};
 pub use self::ledger::{Ledger, LedgerEntry, LedgerSelection, LedgerStatus};
 pub use self::queueing::QueueConfig;

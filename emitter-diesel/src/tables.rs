@@ -94,6 +94,19 @@ impl Tables {
         schema::migrations(dialect, &self.names, self.lanes)
     }
 
+    /// The version of those that are there, 0 where there are none. Nothing is made, also after
+    /// [`migrate`](Self::migrate).
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn version(&self) -> QueryResult<u32> {
+        let mut database = self.connected()?;
+        if !schema::are_there(&mut *database, &self.names)? {
+            return Ok(0);
+        }
+        schema::found(&mut *database, &self.names).map(|found| found.version)
+    }
+
     /// Whether they are made where they are not there.
     #[cfg(feature = "postgres")]
     pub(crate) fn migrates(&self) -> bool {

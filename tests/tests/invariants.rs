@@ -190,7 +190,13 @@ fn sources(below: &str) -> Vec<Source> {
 
 /// The libraries.
 fn libraries() -> Vec<Source> {
-    let folders = ["emitter-core/src", "emitter-diesel/src", "emitter-macros/src", "emitter-web/src"];
+    let folders = [
+        "emitter-cli/src",
+        "emitter-core/src",
+        "emitter-diesel/src",
+        "emitter-macros/src",
+        "emitter-web/src",
+    ];
     folders.into_iter().flat_map(sources).collect()
 }
 

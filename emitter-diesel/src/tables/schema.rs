@@ -44,6 +44,33 @@ pub(crate) struct Found {
     pub(crate) outbox_id: String,
 }
 
+/// Whether there are tables of any version, asked so that a database which cannot tell says so.
+pub(crate) fn are_there(database: &mut dyn Database, names: &Names) -> QueryResult<bool> {
+    let schema = names.table("schema").to_string();
+    let sql = match (database.dialect(), schema.split_once('.')) {
+        (Dialect::Postgres, _) => {
+            format!("SELECT 'tables' AS text, COUNT(to_regclass('{schema}')) AS number")
+        }
+        (Dialect::Sqlite, None) => {
+            format!("SELECT 'tables' AS text, COUNT(*) AS number FROM sqlite_master WHERE name = '{schema}'")
+        }
+        (Dialect::Sqlite, Some((within, table))) => format!(
+            "SELECT 'tables' AS text, COUNT(*) AS number FROM {within}.sqlite_master WHERE name = '{table}'"
+        ),
+        (Dialect::MySql, place) => {
+            let (within, table) = match place {
+                Some((within, table)) => (format!("'{within}'"), table),
+                None => ("DATABASE()".to_owned(), &*schema),
+            };
+            format!(
+                "SELECT 'tables' AS text, COUNT(*) AS number FROM information_schema.tables \
+                 WHERE table_schema = {within} AND table_name = '{table}'"
+            )
+        }
+    };
+    Ok(database.pairs(sql)?.first().is_some_and(|pair| pair.number > 0))
+}
+
 /// Looks at the tables.
 pub(crate) fn found(database: &mut dyn Database, names: &Names) -> QueryResult<Found> {
     let (dialect, schema) = (database.dialect(), names.table("schema"));
