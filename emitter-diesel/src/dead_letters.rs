@@ -61,6 +61,7 @@ mod store;
 
 pub use self::book::{BookError, DeadLetterBook};
 use self::keeping::Keeping;
+pub(crate) use self::redrive::Course;
 pub use self::redrive::{Redrive, Redriven};
 
 /// Where a node keeps its dead letters, and how many.

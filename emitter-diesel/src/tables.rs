@@ -26,7 +26,7 @@ mod dialect;
 mod names;
 mod schema;
 
-pub use self::database::{Database, GivenUpRow, Lane, LedgerRow, LetterRow, Pair, Queued, Seen};
+pub use self::database::{Database, GivenUpRow, Lane, LedgerRow, LetterRow, Pair, Queued, RequestRow, Seen};
 pub use self::dialect::Dialect;
 pub(crate) use self::dialect::{array, list, list_of};
 pub use self::names::{BadName, Names};

@@ -292,6 +292,8 @@ fn rumqttc_is_named_by_its_transport_alone() {
 /// The modules that decide and do nothing; property tests reach all of them.
 const PURE: &[&str] = &[
     "emitter-diesel/src/inbox/marks.rs",
+    "emitter-diesel/src/requests/store.rs",
+    "emitter-diesel/src/requests/work.rs",
     "emitter-diesel/src/replica/order.rs",
     "emitter-diesel/src/replica/positions.rs",
     "emitter-diesel/src/dead_letters/store.rs",
@@ -578,6 +580,11 @@ const TASKS: &[(&str, usize, &str)] = &[
         "emitter-diesel/src/dead_letters/redrive.rs",
         1,
         "a question to the database, awaited where it is asked",
+    ),
+    (
+        "emitter-diesel/src/requests/attending.rs",
+        2,
+        "a request's thread within a scope, and the redrive that it waits for; the attendant's is a companion",
     ),
     ("emitter-diesel/src/companion.rs", 1, "a companion's thread, whose end `shutdown` awaits"),
     (
