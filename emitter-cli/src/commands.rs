@@ -12,6 +12,8 @@ mod given_up;
 mod lag;
 mod migrate;
 mod outbox;
+mod replay;
+mod requests;
 mod tail;
 mod why;
 
@@ -23,9 +25,17 @@ pub(crate) enum Command {
     /// Shows, stops and drains the outbox, and what it has given up
     #[command(subcommand)]
     Outbox(outbox::Outbox),
-    /// Looks through, mends and discards dead letters
+    /// Looks through, mends, redrives and discards dead letters
     #[command(subcommand)]
     Dlq(dlq::Dlq),
+    /// Has a running node hand events of the mirror to its listeners once more
+    ///
+    /// The node needs an `Attendant` in these tables. It hands on what was written down by now, and notes how far it is: where it dies,
+    /// another one of the service goes on behind that. To end this command ends nothing else: see `emitter requests`.
+    Replay(replay::Replay),
+    /// What running nodes were asked to do, and how far they are
+    #[command(subcommand)]
+    Requests(requests::Requests),
     /// How far outbox, mirror and the nodes that remember it are behind
     Lag(lag::Lag),
     /// What became of an event: what each listener did, or why it did not
@@ -55,6 +65,8 @@ impl Command {
             Self::Migrate(migrate) => migrate.run(place, out),
             Self::Outbox(outbox) => outbox.run(place, out),
             Self::Dlq(dlq) => dlq.run(place, out),
+            Self::Replay(replay) => replay.run(place, out),
+            Self::Requests(requests) => requests.run(place, out),
             Self::Lag(lag) => lag.run(place, out),
             Self::Why(why) => why.run(place, out),
             Self::Tail(tail) => tail.run(place, out),

@@ -6,7 +6,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use emitter_diesel::dead_letters::BookError;
+use emitter_diesel::mirror::MirrorError;
 use emitter_diesel::outbox::OpenError;
+use emitter_diesel::requests::RequestError;
 use serde::Serialize;
 
 /// How a command ended.
@@ -81,6 +83,18 @@ impl From<OpenError> for Failure {
 
 impl From<BookError> for Failure {
     fn from(error: BookError) -> Self {
+        Self::Said(error.to_string())
+    }
+}
+
+impl From<RequestError> for Failure {
+    fn from(error: RequestError) -> Self {
+        Self::Said(error.to_string())
+    }
+}
+
+impl From<MirrorError> for Failure {
+    fn from(error: MirrorError) -> Self {
         Self::Said(error.to_string())
     }
 }

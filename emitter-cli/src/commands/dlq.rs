@@ -9,8 +9,10 @@ use emitter_diesel::EventId;
 use emitter_diesel::dead_letter::Reason;
 use emitter_diesel::dead_letters::{DeadLetterBook, Facet, KeptLetter, Page, Selection};
 use emitter_diesel::event::Timestamp;
+use emitter_diesel::requests::Work;
 use serde::Serialize;
 
+use super::requests::Asking;
 use crate::connection::Place;
 use crate::report::{self, Failure, Out, Plain, Verdict};
 
@@ -25,6 +27,12 @@ pub(crate) enum Dlq {
     Show(Show),
     /// Writes another event in place of a letter's
     Edit(Edit),
+    /// Has a running node try them again
+    ///
+    /// A node of the service on whose nodes they died, which needs an `Attendant` in these tables. What a listener did not
+    /// handle goes to that listener, in order; a letter that is done with is deleted, and one that fails again stays. To end this command
+    /// ends nothing else: see `emitter requests`.
+    Redrive(Redrive),
     /// Deletes them, after asking; but those that a redrive has at this moment
     Discard(Discard),
 }
@@ -120,6 +128,23 @@ pub(crate) struct Edit {
 }
 
 #[derive(Args)]
+pub(crate) struct Redrive {
+    /// These, by their numbers
+    #[arg(value_name = "ID")]
+    ids: Vec<i64>,
+
+    #[command(flatten)]
+    which: Which,
+
+    /// All of the service
+    #[arg(long)]
+    all: bool,
+
+    #[command(flatten)]
+    asking: Asking,
+}
+
+#[derive(Args)]
 pub(crate) struct Discard {
     /// These, by their numbers
     #[arg(value_name = "ID")]
@@ -159,7 +184,7 @@ enum By {
 }
 
 /// A moment, as a time or as how long ago it was.
-fn time(text: &str) -> Result<Timestamp, String> {
+pub(super) fn time(text: &str) -> Result<Timestamp, String> {
     if let Ok(ago) = humantime::parse_duration(text) {
         return Selection::last(ago).since.ok_or_else(|| "no such time".to_owned());
     }
@@ -207,6 +232,7 @@ impl Dlq {
                 out.print(&Edited { edited: id })?;
                 Ok(Verdict::Well)
             }
+            Self::Redrive(redrive) => redrive.run(place, &book, out),
             Self::Discard(discard) => discard.run(&book, out),
         }
     }
@@ -427,6 +453,24 @@ pub(super) struct Discarded {
 impl fmt::Display for Discarded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{} were deleted.", self.discarded)
+    }
+}
+
+impl Redrive {
+    fn run(self, place: &Place, book: &DeadLetterBook, out: Out) -> Result<Verdict, Failure> {
+        let mut letters = self.which.selection();
+        let Some(service) = letters.service.clone() else {
+            return Err(Failure::said("whose? Give `--service`: one of its nodes tries them again"));
+        };
+        letters.ids = (!self.ids.is_empty()).then_some(self.ids);
+        let service_alone = Selection { service: Some(service.clone()), ..Selection::default() };
+        if letters == service_alone && !self.all {
+            return Err(Failure::said("which? Give numbers, what they have in common, or `--all`"));
+        }
+        let meant = || Ok(book.count(&letters)?);
+        let per_second = self.asking.rate.unwrap_or_default();
+        let work = Work::Redrive { letters: letters.clone(), per_second };
+        self.asking.ask(place, &service, &work, meant, out)
     }
 }
 

@@ -3,11 +3,15 @@
 macro_rules! suite {
     ($name:ident: $server:ty) => {
         mod $name {
+            use std::sync::Arc;
+            use std::sync::atomic::{AtomicBool, Ordering};
+
             use diesel::connection::SimpleConnection;
             use emitter_diesel::catch_up::CatchUp;
             use emitter_diesel::dead_letters::DeadLetters;
             use emitter_diesel::mirror::Mirror;
             use emitter_diesel::outbox::Outbox;
+            use emitter_diesel::requests::Attendant;
             use emitter_diesel::{Bind, Emit, Event};
             use emitter_tests::eventually::eventually;
             use serde_json::json;
@@ -202,6 +206,86 @@ macro_rules! suite {
                 assert_eq!(count().0["total"], 3);
                 assert_eq!(cli.report("discarded", &["dlq", "discard", "--all", "--yes"]).0["discarded"], 3);
                 assert_eq!((count().1, cli.run(&["dlq", "list"]).code), (0, 0));
+                assert!(shop.shutdown(10 * SECOND).await.is_clean());
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn a_running_node_redrives_and_replays_for_who_has_no_listeners() {
+                let server = tokio::task::block_in_place(<$server>::with_tables);
+                let (broker, cli) = (Mosquitto::start(), Cli::at(&server));
+                let shop = node(&broker, "a").with(DeadLetters::new(server.tables()));
+                let shop = shop.with(Attendant::new(server.tables())).start().await.unwrap();
+                let is_open = Arc::new(AtomicBool::new(false));
+                let door = Arc::clone(&is_open);
+                shop.on::<OrderCreated>().allow_remote().name("courier").run(move |_: Event<OrderCreated>| {
+                    let is_open = door.load(Ordering::SeqCst);
+                    std::future::ready(if is_open { Ok(()) } else { Err("no courier") })
+                });
+                for id in 0..4 {
+                    shop.publish(OrderCreated::new(Order { id, step: 7 }));
+                }
+                let count = || cli.report("dlq_count", &["dlq", "count"]).0["total"].as_u64();
+                eventually(|| count() == Some(4)).await;
+                for (unsaid, word) in [
+                    (&["dlq", "redrive", "--all"][..], "--service"),
+                    (&["dlq", "redrive", "--service", "shop"], "--all"),
+                    (&["replay", "--service", "shop"], "--all"),
+                ] {
+                    let refused = cli.run(unsaid);
+                    assert!(refused.code == 2 && refused.err.contains(word), "{refused:?}");
+                }
+                let all = ["dlq", "redrive", "--service", "shop", "--all"];
+                let meant = cli.report("meant", &[&all[..], &["--dry-run"]].concat());
+                assert_eq!((meant, count()), ((json!({"meant": 4}), 0), Some(4)));
+                // The courier refuses them still.
+                let (request, code) = cli.report("request", &all);
+                assert_eq!((code, &request["status"], &request["failed"]), (1, &json!("done"), &json!(4)), "{request}");
+                assert!(request["findings"].to_string().contains("4 letters failed again"), "{request}");
+                is_open.store(true, Ordering::SeqCst);
+                let (letters, _) = cli.report("dlq_list", &["dlq", "list", "--limit", "1"]);
+                let one = letters["letters"][0]["id"].to_string();
+                let (request, code) = cli.report("request", &["dlq", "redrive", &one, "--service", "shop"]);
+                assert_eq!((code, &request["handled"], &request["node"]), (0, &json!(1), &json!("shop/a")), "{request}");
+                let text = cli.run(&["dlq", "redrive", "--service", "shop", "--listener", "courier", "--rate", "100"]);
+                assert!(text.code == 0 && text.out.contains("3 of 3 handled"), "{text:?}");
+                assert_eq!(count(), Some(0));
+
+                // Events of another program, as the mirror has them.
+                let mut db = server.connect();
+                let event = |id| format!("('prisma/events/order/create', '{{\"model\":\"Order\",\"operation\":\"create\",\"args\":{{}},\"result\":{{\"id\":{id},\"step\":0}}}}', 'order', '{id}')");
+                let events: Vec<String> = (0..30).map(event).collect();
+                let insert = "INSERT INTO emitter_events_mirror (topic, payload, model, record_id) VALUES";
+                db.batch_execute(&format!("{insert} {}", events.join(", "))).unwrap();
+                let replay = ["replay", "--service", "shop", "--model", "Order", "--listener", "courier"];
+                assert_eq!(cli.report("meant", &[&replay[..], &["--dry-run"]].concat()).0, json!({"meant": 30}));
+                let (request, code) = cli.report("request", &replay);
+                assert_eq!((code, &request["handled"], &request["work"]), (0, &json!(30), &json!("replay")), "{request}");
+                let cursor = request["cursor"].as_str().unwrap();
+                let (request, code) = cli.report("request", &[&replay[..], &["--after", cursor]].concat());
+                assert_eq!((code, &request["total"]), (0, &json!(0)), "{request}");
+                let (request, code) = cli.report("request", &["replay", "--service", "shop", "--key", "7", "--listener", "nobody"]);
+                assert_eq!((code, &request["status"]), (2, &json!("failed")), "{request}");
+                assert!(request["findings"].to_string().contains("`nobody`"), "{request}");
+                // Nobody is there to do it.
+                let nobody = cli.run(&["replay", "--service", "billing", "--all", "--patience", "1s"]);
+                assert!(nobody.code == 2 && nobody.err.contains("Attendant"), "{nobody:?}");
+                let (list, code) = cli.report("requests", &["requests", "list", "--limit", "3"]);
+                let statuses: Vec<_> = list["requests"].as_array().unwrap().iter().map(|request| &request["status"]).collect();
+                assert_eq!((code, statuses), (0, vec![&json!("cancelled"), &json!("failed"), &json!("done")]));
+
+                let slow = [&replay[..], &["--rate", "2", "--no-wait"]].concat();
+                let (request, code) = cli.report("request", &slow);
+                let id = request["id"].to_string();
+                assert_eq!((code, &request["status"]), (0, &json!("asked")), "{request}");
+                let (request, code) = cli.report("request", &["requests", "wait", &id, "--within", "2s"]);
+                assert_eq!((code, &request["status"]), (1, &json!("under_way")), "{request}");
+                let (request, code) = cli.report("request", &["requests", "cancel", &id]);
+                assert_eq!((code, &request["status"]), (0, &json!("cancelled")), "{request}");
+                assert_eq!(cli.run(&["requests", "cancel", &id]).code, 2);
+                assert_eq!(cli.report("request", &["requests", "show", &id]).1, 2);
+                assert_eq!(cli.run(&["requests", "show", "4711"]).code, 2);
+                let text = cli.run(&["requests", "list"]);
+                assert!(text.code == 0 && text.out.contains("replay  shop  cancelled"), "{text:?}");
                 assert!(shop.shutdown(10 * SECOND).await.is_clean());
             }
 
