@@ -3,6 +3,7 @@
 pub mod alerts;
 #[cfg(feature = "servers")]
 pub mod brokers;
+pub mod documents;
 pub mod eventually;
 pub mod frail;
 pub mod node;
