@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use emitter_core::envelope::{self, Content, Encoded, Format, Outgoing, WireLimits};
 use emitter_core::event::{EventId, Operation, Origin, Timestamp};
 use emitter_core::key::Key;
+use emitter_core::metrics::Metrics;
 use emitter_core::model::{Created, Model};
 use emitter_core::topic::Said;
 use emitter_core::{Emits, Emitter, Event, Scope};
@@ -41,22 +42,25 @@ fn main() {
     let wants = |name: &str| wanted.is_empty() || wanted.iter().any(|wanted| name.contains(wanted.as_str()));
     println!("{:<56} {:>12}", "", "per event");
     if wants("dispatch") {
-        dispatch(rounds, 1);
-        dispatch(rounds, 10);
+        dispatch(rounds, 1, false);
+        dispatch(rounds, 10, false);
+        dispatch(rounds, 1, true);
     }
     if wants("wire") {
         wire(rounds);
     }
 }
 
-/// Making an event of a row, and from there to the end of its last listener.
-fn dispatch(rounds: usize, listeners: usize) {
+/// Making an event of a row, and from there to the end of its last listener; with metrics, and no exporter that takes them.
+fn dispatch(rounds: usize, listeners: usize, metrics: bool) {
     // Under load the dispatcher gathers events for a millisecond, and so it does at the end of a
     // round: the round has to be long beside that.
     const EVENTS: u32 = 100_000;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let emitter = Emitter::builder().start().await.unwrap();
+        let builder = Emitter::builder();
+        let builder = if metrics { builder.with(Metrics::default()) } else { builder };
+        let emitter = builder.start().await.unwrap();
         for _ in 0..listeners {
             let _stays = emitter.on::<UserCreated>().run(|event: Event<UserCreated>| async move {
                 black_box(event.row.id);
@@ -81,10 +85,11 @@ fn dispatch(rounds: usize, listeners: usize) {
             dispatching.push((begun.elapsed() / EVENTS).saturating_sub(made));
             making.push(made);
         }
-        if listeners == 1 {
+        if listeners == 1 && !metrics {
             print("making an event of a row (its clone, id, time and key)", median(making));
         }
-        print(&format!("dispatch to {listeners} async listener(s)"), median(dispatching));
+        let told = if metrics { ", metrics to no exporter" } else { "" };
+        print(&format!("dispatch to {listeners} async listener(s){told}"), median(dispatching));
         assert!(emitter.shutdown(Duration::from_secs(5)).await.is_clean());
     });
 }

@@ -25,19 +25,20 @@ use crate::retry::Retry;
 
 mod account;
 mod attempts;
+mod calls;
 mod job;
 pub mod lanes;
 mod trouble;
 
 pub(crate) use account::{Account, Entry, Keeper, Selection};
 use attempts::{Attempts, End, Finished, First, first_poll};
+pub(crate) use calls::{Calls, Timing};
 pub(crate) use job::{Completion, Job};
 use lanes::{Lane, Lanes};
+use trouble::Trouble;
 pub(crate) use trouble::{Bury, GivenUp};
-use trouble::{Tally, Trouble};
 
 /// A listener with its number; numbers are never used twice.
-#[derive(Debug)]
 pub(crate) struct Listener {
     pub(crate) id: u64,
     /// Set by `unsubscribe`: no call begins any more.
@@ -46,6 +47,8 @@ pub(crate) struct Listener {
     pub(crate) namesake: AtomicBool,
     pub(crate) info: ListenerInfo,
     pub(crate) handler: Handler,
+    /// Shared with those of its name.
+    pub(crate) calls: Arc<Calls>,
 }
 
 /// What reaches a model's task, in order.
@@ -93,7 +96,7 @@ pub(crate) struct Worker {
     listeners: Vec<Attendant>,
     calls: JoinSet<Finished>,
     limits: DispatchLimits,
-    tally: Tally,
+    trouble: Arc<Trouble>,
     /// Which listeners were done at once with the event that is being dispatched, where somebody keeps account of it.
     at_once: Vec<(usize, Standing)>,
     /// Local events that are done with, to be dropped where they were made.
@@ -107,13 +110,28 @@ struct Attendant {
     limits: DispatchLimits,
     /// How many lanes an unordered listener has had: each event has its own.
     unordered: Option<u64>,
+    /// Counted, and not told yet. Shared counters for each call would cost as much as the call.
+    handled: u64,
+    filtered: u64,
 }
 
 impl Attendant {
     fn new(listener: Arc<Listener>, limits: DispatchLimits) -> Self {
         let limits = limits.with(listener.handler.options());
         let unordered = listener.handler.is_unordered().then_some(0);
-        Self { lanes: Lanes::new(limits.concurrency), listener, limits, unordered }
+        Self { lanes: Lanes::new(limits.concurrency), listener, limits, unordered, handled: 0, filtered: 0 }
+    }
+
+    /// Tells what was counted.
+    fn flush(&mut self) {
+        for (counted, counter) in [
+            (&mut self.handled, &self.listener.calls.handled),
+            (&mut self.filtered, &self.listener.calls.filtered),
+        ] {
+            if *counted > 0 {
+                counter.add(std::mem::take(counted));
+            }
+        }
     }
 
     /// The lane of an event that would be in this one.
@@ -135,9 +153,9 @@ impl Worker {
         counters: Arc<Counters>,
         bury: Bury,
     ) -> Self {
-        let tally = Tally { trouble: Arc::new(Trouble::new(counters, bury)), handled: 0, filtered: 0 };
+        let trouble = Arc::new(Trouble::new(counters, bury));
         let (listeners, calls) = (Vec::new(), JoinSet::new());
-        Self { queue, listeners, calls, limits, tally, at_once: Vec::new(), spent: Vec::new() }
+        Self { queue, listeners, calls, limits, trouble, at_once: Vec::new(), spent: Vec::new() }
     }
 
     /// Works until the queue is closed and everything that was in it is done.
@@ -152,7 +170,7 @@ impl Worker {
                 while let Poll::Ready(Some(finished)) = self.calls.poll_join_next(cx) {
                     self.joined(finished, cx);
                 }
-                self.tally.flush();
+                self.listeners.iter_mut().for_each(Attendant::flush);
                 self.queue.report(work.len() + self.unfinished());
                 if !work.is_empty() {
                     cx.waker().wake_by_ref();
@@ -176,8 +194,11 @@ impl Worker {
             }
             Message::Forget(id) => {
                 let gone = self.listeners.extract_if(.., |attendant| attendant.listener.id == id);
-                gone.flat_map(|mut attendant| attendant.lanes.drain().collect::<Vec<_>>())
-                    .for_each(Job::finish);
+                let left = gone.flat_map(|mut attendant| {
+                    attendant.flush();
+                    attendant.lanes.drain().collect::<Vec<_>>()
+                });
+                left.for_each(Job::finish);
             }
         }
     }
@@ -203,7 +224,7 @@ impl Worker {
             match filtered(&attendant.listener.handler, job.shared_event()) {
                 Filtered::LetThrough => {}
                 Filtered::HeldBack => {
-                    self.tally.filtered += 1;
+                    attendant.filtered += 1;
                     if keeps_account {
                         self.at_once.push((index, Standing::HeldBack));
                     }
@@ -211,8 +232,8 @@ impl Worker {
                 }
                 Filtered::Panicked => {
                     let (listener, timeout) = (&attendant.listener, attendant.limits.timeout);
-                    self.tally.trouble.failed(listener, &job, &End::Panicked, timeout);
-                    self.tally.trouble.gave_up(listener, &job, 1, &End::Panicked, timeout);
+                    self.trouble.failed(listener, &job, &End::Panicked, timeout);
+                    self.trouble.gave_up(listener, &job, 1, &End::Panicked, timeout);
                     goes_on = true;
                     continue;
                 }
@@ -229,14 +250,14 @@ impl Worker {
                     Called::Handled | Called::NotForIt => {}
                 }
             } else if !job.is_owed() && attendant.lanes.waiting() >= attendant.limits.queue {
-                self.tally.trouble.overflowed(&attendant.listener, attendant.limits.queue);
+                self.trouble.overflowed(&attendant.listener, attendant.limits.queue);
             } else {
                 attendant.lanes.push(lane, job.share());
                 goes_on = true;
             }
         }
         if !heard {
-            self.tally.trouble.counters.unheard.add_one();
+            self.trouble.counters.unheard.add_one();
         }
         if keeps_account {
             self.note_at_once(&job, goes_on);
@@ -257,21 +278,25 @@ impl Worker {
     /// Calls a listener and polls it once; one that is not done by then, or is to be called again,
     /// becomes a task.
     fn call(&mut self, index: usize, lane: Lane, job: &Job, cx: &mut Context<'_>) -> Called {
-        let Attendant { listener, limits, .. } = &self.listeners[index];
+        let Attendant { listener, limits, handled, .. } = &mut self.listeners[index];
         let earlier = job.earlier(listener);
+        let begun = listener.calls.timing.as_ref().map(|_| Instant::now());
         let first = match earlier.and_then(|earlier| earlier.due) {
             Some(due) => First::Later(limits.soon(due)),
             None => first_poll(&listener.handler, job.shared_event(), cx),
         };
+        if let (First::Ended(end), Some(begun)) = (&first, begun) {
+            listener.calls.took(begun.elapsed(), end, job.event().meta().time);
+        }
         let first = match first {
             First::NotForIt => return Called::NotForIt,
             First::Ended(End::Handled) => {
-                self.tally.handled += 1;
+                *handled += 1;
                 return Called::Handled;
             }
             First::Ended(end) if limits.retry.attempts <= 1 && end.is_an_attempt() => {
-                self.tally.trouble.failed(listener, job, &end, limits.timeout);
-                self.tally.trouble.gave_up(listener, job, 1, &end, limits.timeout);
+                self.trouble.failed(listener, job, &end, limits.timeout);
+                self.trouble.gave_up(listener, job, 1, &end, limits.timeout);
                 return Called::GivenUp;
             }
             first => first,
@@ -280,8 +305,9 @@ impl Worker {
             listener: Arc::clone(listener),
             job: job.share(),
             before: earlier.map_or(0, |earlier| earlier.attempts),
+            begun,
             limits: *limits,
-            trouble: Arc::clone(&self.tally.trouble),
+            trouble: Arc::clone(&self.trouble),
         };
         self.calls.spawn(async move { attempts.run(lane, first).await });
         Called::Running
@@ -290,13 +316,13 @@ impl Worker {
     fn joined(&mut self, joined: Result<Finished, tokio::task::JoinError>, cx: &mut Context<'_>) {
         // A call never panics out of its guard; it is cancelled only with the whole runtime.
         let Ok(Finished { listener, lane, job, handled }) = joined else { return };
-        self.tally.handled += u64::from(handled);
-        let place = self.listeners.iter().position(|attendant| attendant.listener.id == listener);
+        let place = self.listeners.iter().position(|attendant| attendant.listener.id == listener.id);
         if let Some(index) = place {
             self.listeners[index].lanes.finish(lane);
             self.follow(index, cx);
         }
         job.finish();
+        listener.calls.handled.add(u64::from(handled));
     }
 
     /// Starts what may start now.
@@ -330,8 +356,8 @@ enum Called {
 }
 
 impl Listener {
-    pub(crate) fn new(id: u64, info: ListenerInfo, handler: Handler) -> Self {
-        Self { id, gone: AtomicBool::new(false), namesake: AtomicBool::new(false), info, handler }
+    pub(crate) fn new(id: u64, info: ListenerInfo, handler: Handler, calls: Arc<Calls>) -> Self {
+        Self { id, gone: AtomicBool::new(false), namesake: AtomicBool::new(false), info, handler, calls }
     }
 
     /// Whether its name does not tell it from all other listeners of its model.

@@ -21,7 +21,7 @@ use crate::envelope::{Format, Kind, WireLimits};
 use crate::event::{EventId, Operation, Origin};
 use crate::listener::{Handler, ListenerInfo, State, States};
 use crate::masked::HashKey;
-use crate::metrics::{Counters, OnceInAWhile, Stats};
+use crate::metrics::{Counters, OnceInAWhile, Reporting};
 use crate::model::{EventBody, Model, ModelEvent};
 use crate::model_info::{AnyEvent, ModelInfo};
 use crate::queue::Queue;
@@ -48,6 +48,7 @@ mod queueing;
 mod recording;
 mod redrive;
 mod replay;
+mod reporting;
 mod shutdown;
 mod telling;
 
@@ -67,6 +68,7 @@ use queueing::Unwritten;
 pub use queueing::{QueueKeeper, QueueStatus, Queued};
 pub use redrive::RedriveError;
 pub use replay::ReplayError;
+use reporting::AllCalls;
 pub use shutdown::ShutdownReport;
 use shutdown::{Ending, after};
 
@@ -144,6 +146,9 @@ struct Shared {
     ledger: OnceCell<Keeper>,
     catching_up: Arc<CatchingUp>,
     counters: Arc<Counters>,
+    calls: Mutex<AllCalls>,
+    /// To whom it is told what is counted, if to anybody.
+    reporting: Option<Reporting>,
     dead_letters: Arc<DeadLetters>,
     overflows: OnceInAWhile,
     /// Its name is made up, and nobody will have it again.
@@ -322,12 +327,6 @@ impl Emitter {
         WeakEmitter(Arc::downgrade(&self.node))
     }
 
-    /// What was counted since the start.
-    #[must_use]
-    pub fn stats(&self) -> Stats {
-        self.node.shared.counters.snapshot()
-    }
-
     /// How the transport stands; `None` without one.
     #[must_use]
     pub fn transport_status(&self) -> Option<TransportStatus> {
@@ -455,7 +454,8 @@ impl Node {
             Ok(())
         })?;
         let id = shared.next_listener.fetch_add(1, Ordering::Relaxed);
-        let listener = Arc::new(Listener::new(id, info, handler));
+        let calls = shared.calls_of(&info);
+        let listener = Arc::new(Listener::new(id, info, handler, calls));
         shared.insert_listener(&model, listener)?;
         self.receive();
         Ok((model, id))

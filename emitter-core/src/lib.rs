@@ -75,6 +75,7 @@ pub mod receipt;
 pub mod record;
 pub mod registry;
 pub mod retry;
+pub mod schema;
 pub mod signature;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

@@ -18,38 +18,45 @@ use std::{env, fmt, fs, io};
 
 use serde::{Deserialize, Serialize};
 
-use crate::event::Operation;
+use crate::emit::Scope;
+use crate::event::{Operation, Source};
 use crate::listener::Hears;
 use crate::registry::{RegisteredModel, Registration};
 
 /// The models and listeners of a program.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
 pub struct Manifest {
-    models: BTreeMap<String, ModelShape>,
+    pub(crate) models: BTreeMap<String, ModelShape>,
     listeners: Vec<ListenerShape>,
 }
 
 /// A model's events, or an event that is no row.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct ModelShape {
+pub(crate) struct ModelShape {
     /// Its kind, of an event that is no row.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    event: Option<String>,
-    version: u32,
+    pub(crate) event: Option<String>,
+    /// The levels of its topics, where they are not its name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) topic: Option<String>,
+    /// Its events stay on their node.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub(crate) local: bool,
+    pub(crate) version: u32,
     /// The earliest version that it reads.
     reads_from: u32,
     key: Vec<String>,
     /// None, of an event that is no row.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    emits: Vec<Operation>,
-    columns: BTreeMap<String, ColumnShape>,
+    pub(crate) emits: Vec<Operation>,
+    pub(crate) columns: BTreeMap<String, ColumnShape>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct ColumnShape {
-    r#type: String,
+pub(crate) struct ColumnShape {
+    pub(crate) r#type: String,
     #[serde(default, skip_serializing_if = "is_false")]
-    may_be_absent: bool,
+    pub(crate) may_be_absent: bool,
 }
 
 // The signature is serde's.
@@ -94,6 +101,16 @@ impl Manifest {
             models: models.map(|model| (model.name.to_owned(), ModelShape::of(model))).collect(),
             listeners,
         }
+    }
+
+    /// The listeners that hear this of other nodes.
+    pub(crate) fn hearing(&self, model: &str, operation: Operation) -> Vec<&str> {
+        let hears = |listener: &&ListenerShape| {
+            listener.model == model
+                && listener.operation.is_none_or(|wanted| wanted == operation)
+                && listener.hears.hears(Source::Remote)
+        };
+        self.listeners.iter().filter(hears).map(|listener| &*listener.name).collect()
     }
 
     /// Compares with the file, or writes it if the difference is acceptable.
@@ -216,6 +233,8 @@ impl ModelShape {
         let emits = if model.event.is_some() { &[] } else { model.operations };
         Self {
             event: model.event.map(str::to_owned),
+            topic: (model.topic != model.name).then(|| model.topic.to_owned()),
+            local: model.scope == Scope::LOCAL,
             version: model.version,
             reads_from: model.earliest,
             key: model.key_columns.iter().map(|&column| column.to_owned()).collect(),
@@ -238,6 +257,13 @@ impl ModelShape {
                 "{noun} `{name}`: it was recorded as {}, whose topics are others: nodes of before and after do not hear \
                  each other",
                 before.noun()
+            )));
+        }
+        if self.topic != before.topic {
+            let [now, then] = [self, before].map(|shape| shape.topic.as_deref().unwrap_or(name));
+            differences.push(Difference::Breaking(format!(
+                "{noun} `{name}`: its topics were below `{then}` and are below `{now}`: nodes of before and after do not hear \
+                 each other"
             )));
         }
         match self.version.cmp(&version) {
@@ -324,7 +350,7 @@ impl ListenerShape {
 }
 
 /// `orderItem` and `order_item` → `OrderItem`: most likely the struct's name.
-fn pascal_case(name: &str) -> String {
+pub(crate) fn pascal_case(name: &str) -> String {
     let word = |word: &str| {
         let mut chars = word.chars();
         chars.next().map(|first| first.to_ascii_uppercase()).into_iter().chain(chars).collect::<String>()

@@ -1,7 +1,20 @@
-//! What is counted. Read with [`Emitter::stats`](crate::Emitter::stats).
+//! What is counted. Read with [`Emitter::stats`](crate::Emitter::stats), or told to whatever exporter the application has, through
+//! the facade [`metrics`](::metrics), where the builder is given [`Metrics`].
+//!
+//! [`table`] has all of it: names, labels, and the alert that is for it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+
+#[cfg(feature = "prometheus")]
+mod prometheus;
+mod report;
+pub mod table;
+
+#[cfg(feature = "prometheus")]
+pub use prometheus::Prometheus;
+pub(crate) use report::Reporting;
+pub use report::{Metrics, Report};
 
 /// A number that only grows. It has a cache line for itself: counters that writers touch are not
 /// slowed by those that the dispatcher touches.
@@ -28,18 +41,25 @@ impl Counter {
 }
 
 macro_rules! counters {
-    ($(#[$doc:meta])* $live:ident => $snapshot:ident { $($(#[$field_doc:meta])* $field:ident,)* }) => {
+    (
+        $(#[$doc:meta])* $live:ident => $snapshot:ident { $($(#[$field_doc:meta])* $field:ident,)* }
+        elsewhere { $($(#[$other_doc:meta])* $other:ident,)* }
+    ) => {
         #[derive(Debug, Default)]
         pub(crate) struct $live { $(pub(crate) $field: Counter,)* }
 
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
         #[non_exhaustive]
-        pub struct $snapshot { $($(#[$field_doc])* pub $field: u64,)* }
+        pub struct $snapshot {
+            $($(#[$field_doc])* pub $field: u64,)*
+            $($(#[$other_doc])* pub $other: u64,)*
+        }
 
         impl $live {
+            /// Without what is counted elsewhere.
             pub(crate) fn snapshot(&self) -> $snapshot {
-                $snapshot { $($field: self.$field.get(),)* }
+                $snapshot { $($field: self.$field.get(),)* $($other: 0,)* }
             }
         }
     };
@@ -48,10 +68,6 @@ macro_rules! counters {
 counters! {
     /// What happened since the emitter started, in events unless said otherwise.
     Counters => Stats {
-        /// Handed to local dispatch.
-        emitted_local,
-        /// Handed to publishing.
-        emitted_remote,
         /// Confirmed by the broker.
         published,
         /// Confirmed by the broker with the remark that nobody was subscribed (MQTT 5).
@@ -60,6 +76,8 @@ counters! {
         publish_failed,
         /// Not accepted for publishing, because the queue was at its bound.
         publish_refused,
+        /// Of an outbox, which has them still: not taken by the broker, or by the queue for it. It tries again, or gives up.
+        postponed,
         /// Committed, and to be written into an outbox (`.queued()`). What of these is not counted in the next
         /// two is in memory alone, and lost to other nodes if the process is killed.
         queued,
@@ -92,6 +110,18 @@ counters! {
         lost,
         /// Well-formed events for which no listener was left.
         unheard,
+        /// Dead letters that were forgotten, because there were too many of them, or that did not get
+        /// where they go.
+        dead_letters_lost,
+        /// Events that were handed to listeners once more, from a record or by [`Emitter::replay`](crate::Emitter::replay).
+        replayed,
+    }
+    // By model, by listener, by reason.
+    elsewhere {
+        /// Handed to local dispatch.
+        emitted_local,
+        /// Handed to publishing.
+        emitted_remote,
         /// Calls of listeners that were not made because their filters held the event back.
         filtered,
         /// Calls of listeners that ended well.
@@ -111,9 +141,6 @@ counters! {
         given_up,
         /// Dead letters: events that could not be read, handled or published.
         dead_letters,
-        /// Dead letters that were forgotten, because there were too many of them, or that did not get
-        /// where they go.
-        dead_letters_lost,
         /// Events that a listener missed, because its queue or the model's was at its bound.
         overflowed,
     }
@@ -204,7 +231,7 @@ mod tests {
     fn a_snapshot_has_the_counts() {
         let counters = Counters::default();
         counters.echoes.add(3);
-        counters.handled.add_one();
-        assert_eq!(counters.snapshot(), Stats { echoes: 3, handled: 1, ..Stats::default() });
+        counters.received.add_one();
+        assert_eq!(counters.snapshot(), Stats { echoes: 3, received: 1, ..Stats::default() });
     }
 }

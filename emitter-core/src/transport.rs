@@ -243,6 +243,8 @@ pub struct LinkStatus {
     pub connections: u64,
     /// The last error, without credentials.
     pub last_error: Option<String>,
+    /// How often it was lost, or not made, and why: each of a few words. Not that it was ended on purpose.
+    pub lost: std::collections::BTreeMap<&'static str, u64>,
 }
 
 /// What a closed transport left behind.

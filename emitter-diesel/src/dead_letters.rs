@@ -61,6 +61,7 @@ mod store;
 
 pub use self::book::{BookError, DeadLetterBook};
 use self::keeping::Keeping;
+pub(crate) use self::redrive::Course;
 pub use self::redrive::{Redrive, Redriven};
 
 /// Where a node keeps its dead letters, and how many.
@@ -157,6 +158,8 @@ fn ending(keeping: Weak<Keeping>) -> BeginCompanion {
 pub struct Selection {
     /// These, by [`KeptLetter::id`]. An empty list means none.
     pub ids: Option<Vec<i64>>,
+    /// Those of this event.
+    pub event: Option<EventId>,
     /// Why they are dead letters.
     pub reason: Option<Reason>,
     /// A pattern of the topic, in which `*` stands for anything, as in `prisma/events/user/*`.

@@ -86,10 +86,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use emitter_core::{Builder, Extension};
+use emitter_core::event::Timestamp;
+use emitter_core::{Builder, EventId, Extension};
 use tokio::sync::watch;
 
-use crate::tables::Tables;
+use crate::tables::{Pair, Tables};
 
 mod checks;
 pub(crate) mod claiming;
@@ -115,6 +116,35 @@ pub struct Inbox<C: InboxConnection> {
     connect: C::Connect,
     marks: Marks,
     desk: Arc<Desk>,
+}
+
+/// That a service's listener had its effect of an event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Mark {
+    /// The service.
+    pub service: String,
+    /// The listener's name.
+    pub listener: String,
+    /// When, by the database's clock.
+    pub claimed_at: Timestamp,
+}
+
+/// The marks of an event in these tables, at most 1,000, for whoever asks what became of it. It blocks.
+///
+/// # Errors
+/// What is wrong with the tables and what to do about it, in words.
+pub fn marks_of(tables: &Tables, event: EventId) -> Result<Vec<Mark>, String> {
+    let (mut database, _) = tables.open()?;
+    let marks = Marks { dialect: database.dialect(), names: tables.all_names().clone() };
+    let pairs =
+        database.pairs(marks.of(event)).map_err(|error| format!("its marks cannot be read: {error}"))?;
+    let mark = |pair: &Pair| {
+        let (service, listener) = pair.text.split_once('/')?;
+        let claimed_at = Timestamp::from_millis(pair.number);
+        Some(Mark { service: service.to_owned(), listener: listener.to_owned(), claimed_at })
+    };
+    Ok(pairs.iter().filter_map(mark).collect())
 }
 
 /// What its calls and its thread share.

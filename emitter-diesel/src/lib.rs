@@ -155,6 +155,7 @@ pub mod outbox;
 pub mod queries;
 mod raw_sql;
 pub mod replica;
+pub mod requests;
 pub mod statements;
 pub mod tables;
 mod update;

@@ -52,6 +52,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use emitter_core::metrics::{Report, table};
 use emitter_core::{Builder, Emitter, Extension, WeakEmitter};
 
 use crate::companion;
@@ -66,7 +67,7 @@ mod store;
 mod writer;
 
 use self::bell::Bell;
-pub use self::reading::{MirrorError, Mirrored, MirroredEvent, Page, Tail};
+pub use self::reading::{MirrorError, MirrorState, MirrorWriter, Mirrored, MirroredEvent, Page, Tail};
 pub use self::replay::{Listeners, Replay, ReplayOptions, Replayed};
 pub use self::selection::{Cursor, NoCursor, Selection};
 use self::writer::Writer;
@@ -214,6 +215,17 @@ impl Tally {
         database.iter().chain(bus).map(|trouble| format!("mirror: {trouble}")).collect()
     }
 
+    /// As it is told to who exports metrics.
+    fn report(&self, report: &mut Report) {
+        let MirrorStats { recorded, duplicates, failed, refused, writes, .. } = self.told();
+        for (outcome, events) in
+            [("recorded", recorded), ("duplicate", duplicates), ("failed", failed), ("refused", refused)]
+        {
+            report.counter(&table::MIRRORED, &[outcome], events);
+        }
+        report.gauge(&table::MIRROR_WRITES, &[], writes.into());
+    }
+
     fn told(&self) -> MirrorStats {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         MirrorStats {
@@ -248,6 +260,8 @@ impl Extension for Mirror {
             if !config.is_named() {
                 return Err("its name has to have 1 to 64 letters, digits, '-', '_', '.'".to_owned());
             }
+            let told = Arc::clone(&tally);
+            alive.report_also(move |report| told.report(report));
             let (database, _) = tables.open()?;
             Ok(Writer::new(config.within_bounds(), tables, database, &alive, tally, bell))
         };

@@ -97,7 +97,7 @@ mod store;
 mod tests;
 mod writing;
 
-pub use self::control::{Control, OpenError, OutboxState};
+pub use self::control::{Behind, Control, LaneState, OpenError, OutboxRow, OutboxState, RelayState};
 pub use self::given_up::{GivenUp, GivenUpEvent, GivenUpSelection, GivenUpStatus};
 pub use self::ledger::{Ledger, LedgerEntry, LedgerSelection, LedgerStatus};
 pub use self::queueing::QueueConfig;
@@ -253,6 +253,8 @@ fn open(
     let emitter = emitter.upgrade().ok_or("its emitter is there no more")?;
     let attached = emitter.state::<Attached>().ok_or("its emitter is there no more")?;
     emitter.keep_queued(queue.keeper(attached.mailbox()));
+    let told = Arc::clone(attached.mailbox());
+    emitter.report_also(move |report| told.report(report));
     let mailbox = Arc::clone(attached.mailbox());
     emitter.keep_ledger(move |event, progress| mailbox.account(event, progress));
     // Set once: an outbox begins once.

@@ -26,7 +26,7 @@ mod dialect;
 mod names;
 mod schema;
 
-pub use self::database::{Database, GivenUpRow, Lane, LedgerRow, LetterRow, Pair, Queued, Seen};
+pub use self::database::{Database, GivenUpRow, Lane, LedgerRow, LetterRow, Pair, Queued, RequestRow, Seen};
 pub use self::dialect::Dialect;
 pub(crate) use self::dialect::{PROBE, array, list, list_of};
 pub use self::names::{BadName, Names};
@@ -92,6 +92,19 @@ impl Tables {
     #[must_use]
     pub fn migrations(&self, dialect: Dialect) -> Vec<Migration> {
         schema::migrations(dialect, &self.names, self.lanes)
+    }
+
+    /// The version of those that are there, 0 where there are none. Nothing is made, also after
+    /// [`migrate`](Self::migrate).
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn version(&self) -> QueryResult<u32> {
+        let mut database = self.connected()?;
+        if !schema::are_there(&mut *database, &self.names)? {
+            return Ok(0);
+        }
+        schema::found(&mut *database, &self.names).map(|found| found.version)
     }
 
     /// Whether they are made where they are not there.

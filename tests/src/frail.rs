@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use diesel::ConnectionResult;
 use diesel::result::{DatabaseErrorKind, Error, QueryResult};
-use emitter_diesel::tables::{Database, Dialect, GivenUpRow, Lane, LedgerRow, LetterRow, Pair, Queued, Seen};
+use emitter_diesel::tables::{
+    Database, Dialect, GivenUpRow, Lane, LedgerRow, LetterRow, Pair, Queued, RequestRow, Seen,
+};
 
 /// When a connection breaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,6 +131,10 @@ impl<C: Database> Database for Frail<C> {
 
     fn given_up(&mut self, sql: String) -> QueryResult<Vec<GivenUpRow>> {
         self.through(&sql.clone(), |connection| connection.given_up(sql))
+    }
+
+    fn requests(&mut self, sql: String) -> QueryResult<Vec<RequestRow>> {
+        self.through(&sql.clone(), |connection| connection.requests(sql))
     }
 
     fn ledger(&mut self, sql: String) -> QueryResult<Vec<LedgerRow>> {

@@ -32,11 +32,22 @@ impl TypeScript {
     /// # Panics
     /// If Node.js is missing.
     pub fn compile(&self, folder: &Path, file: &str) -> Result<(), String> {
+        self.compile_with(folder, file, &[])
+    }
+
+    /// The same, with these options beside.
+    ///
+    /// # Errors
+    /// What the compiler says of its mistakes.
+    ///
+    /// # Panics
+    /// If Node.js is missing.
+    pub fn compile_with(&self, folder: &Path, file: &str, options: &[&str]) -> Result<(), String> {
         let compiler = self.0.join("node_modules/typescript/bin/tsc");
         let mut node = Command::new(NODE.name);
         node.arg(compiler).args(["--strict", "--exactOptionalPropertyTypes", "--noUncheckedIndexedAccess"]);
         node.args(["--target", "es2022", "--module", "es2022", "--moduleResolution", "bundler"]);
-        node.args(["--lib", "es2022,dom,dom.iterable", file]).current_dir(folder);
+        node.args(["--lib", "es2022,dom,dom.iterable", file]).args(options).current_dir(folder);
         let output = node.output().unwrap_or_else(|error| panic!("{error}: {}", NODE.advice()));
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
         if output.status.success() { Ok(()) } else { Err(said) }

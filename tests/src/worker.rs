@@ -40,6 +40,8 @@ pub struct Task {
     pub replica: bool,
     /// It turns what triggers capture of orders.
     pub captures: bool,
+    /// It does what its service is asked to do.
+    pub attends: bool,
     /// What it does to itself at a certain moment.
     pub cue: Option<Cue>,
 }

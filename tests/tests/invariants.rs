@@ -190,7 +190,13 @@ fn sources(below: &str) -> Vec<Source> {
 
 /// The libraries.
 fn libraries() -> Vec<Source> {
-    let folders = ["emitter-core/src", "emitter-diesel/src", "emitter-macros/src", "emitter-web/src"];
+    let folders = [
+        "emitter-cli/src",
+        "emitter-core/src",
+        "emitter-diesel/src",
+        "emitter-macros/src",
+        "emitter-web/src",
+    ];
     folders.into_iter().flat_map(sources).collect()
 }
 
@@ -286,6 +292,8 @@ fn rumqttc_is_named_by_its_transport_alone() {
 /// The modules that decide and do nothing; property tests reach all of them.
 const PURE: &[&str] = &[
     "emitter-diesel/src/inbox/marks.rs",
+    "emitter-diesel/src/requests/store.rs",
+    "emitter-diesel/src/requests/work.rs",
     "emitter-diesel/src/replica/order.rs",
     "emitter-diesel/src/replica/positions.rs",
     "emitter-diesel/src/dead_letters/store.rs",
@@ -546,6 +554,11 @@ const TASKS: &[(&str, usize, &str)] = &[
     ("emitter-core/src/emitter/bus.rs", 1, "the end of a bus, awaited by the thread that closes it"),
     ("emitter-core/src/emitter/builder.rs", 2, "publishing and burying, awaited by `shutdown`"),
     (
+        "emitter-core/src/metrics/report.rs",
+        1,
+        "a companion that tells what is counted, whose end `shutdown` awaits",
+    ),
+    (
         "emitter-core/src/emitter/burying.rs",
         1,
         "the `JoinSet` of the task that buries, which it drains before it ends",
@@ -567,6 +580,11 @@ const TASKS: &[(&str, usize, &str)] = &[
         "emitter-diesel/src/dead_letters/redrive.rs",
         1,
         "a question to the database, awaited where it is asked",
+    ),
+    (
+        "emitter-diesel/src/requests/attending.rs",
+        2,
+        "a request's thread within a scope, and the redrive that it waits for; the attendant's is a companion",
     ),
     ("emitter-diesel/src/companion.rs", 1, "a companion's thread, whose end `shutdown` awaits"),
     (

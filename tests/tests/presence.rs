@@ -3,11 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use emitter_core::metrics::Prometheus;
 use emitter_core::retry::Backoff;
 use emitter_core::topic::{ModelTopic, Topics};
 use emitter_core::transport::mqtt::{ClientId, MqttConfig, MqttTransport, MqttVersion, Overflow};
 use emitter_core::transport::{Delivery, Transport};
 use emitter_core::{Builder, Emits, Emitter, Event, HealthStatus};
+use emitter_tests::alerts::firing;
 use emitter_tests::eventually::eventually;
 use emitter_tests::servers::Mosquitto;
 use serde::{Deserialize, Serialize};
@@ -129,13 +131,17 @@ async fn a_connection_that_leads_nowhere_is_found() {
     std::fs::write(&list, "topic read prisma/events/#\n").expect("the list");
     let acl = format!("acl_file {}", list.display());
     let broker = Mosquitto::builder().max_queued_messages(1_000).line(acl).start();
-    let node = start("a", config(&broker).protocol(MqttVersion::V311)).await;
+    let prometheus = Prometheus::new();
+    let builder = builder("a", config(&broker).protocol(MqttVersion::V311)).with(prometheus.clone());
+    let node = builder.start().await.expect("it starts");
     hear(&node);
     node.publish(UserCreated::new(User { id: 1 }));
     eventually(|| node.stats().published == 1).await;
     eventually(|| node.health().status == HealthStatus::Degraded).await;
     let reasons = node.health().reasons;
     assert!(reasons.len() == 1 && reasons[0].contains("did not come back"), "{reasons:?}");
+    let text = prometheus.text();
+    assert!(firing(&text, &text).contains("EmitterCanaryMissing"), "{text}");
 }
 
 /// Mosquitto 2.0.11 with `max_queued_messages 0` closes the connection at a publish that its list forbids.

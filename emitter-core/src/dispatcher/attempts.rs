@@ -28,13 +28,15 @@ pub(super) struct Attempts {
     pub(super) job: Job,
     /// How many were made when the event was handed out before.
     pub(super) before: u32,
+    /// When the first call began, where that is measured.
+    pub(super) begun: Option<Instant>,
     pub(super) limits: DispatchLimits,
     pub(super) trouble: Arc<Trouble>,
 }
 
 /// Calls that have come to their end.
 pub(super) struct Finished {
-    pub(super) listener: u64,
+    pub(super) listener: Arc<Listener>,
     pub(super) lane: Lane,
     pub(super) job: Job,
     pub(super) handled: bool,
@@ -44,25 +46,33 @@ impl Attempts {
     /// Goes on from the first poll of the first call.
     pub(super) async fn run(self, lane: Lane, first: First) -> Finished {
         let handled = self.until_handled(first).await;
-        Finished { listener: self.listener.id, lane, job: self.job, handled }
+        Finished { listener: self.listener, lane, job: self.job, handled }
     }
 
     async fn until_handled(&self, first: First) -> bool {
         let Self { listener, job, limits, trouble, .. } = self;
+        let mut since = self.begun;
         let first = match first {
             First::Later(due) => {
                 sleep_until(due).await;
+                since = None;
                 if self.is_gone() {
                     return false;
                 }
-                trouble.counters.retried.add_one();
+                listener.calls.retried.add_one();
                 self.call(self.before.saturating_add(1))
             }
             first => first,
         };
         // The first call, and later by as long as it had to wait.
         let mut begun = Instant::now();
-        let (mut called, mut end) = (begun, self.end_of(first).await);
+        let mut called = begun;
+        // One that ended at once was measured where it did.
+        let is_measured = since.is_some() && matches!(first, First::Ended(_));
+        let mut end = self.end_of(first).await;
+        if !is_measured {
+            self.took(since.unwrap_or(begun), &end);
+        }
         let (mut failures, mut absence) = (self.before, Absence::default());
         while !matches!(end, End::Handled) {
             let is_excused = absence.excuses(&end);
@@ -90,13 +100,18 @@ impl Attempts {
             if is_excused {
                 begun += called.elapsed();
             } else {
-                trouble.counters.retried.add_one();
+                listener.calls.retried.add_one();
             }
             called = Instant::now();
             end = self.end_of(self.call(failures.saturating_add(1))).await;
+            self.took(called, &end);
         }
         job.note(|| Entry::ended(listener, failures.saturating_add(1), Standing::Handled));
         true
+    }
+
+    fn took(&self, since: Instant, end: &End) {
+        self.listener.calls.took(since.elapsed(), end, self.job.event().meta().time);
     }
 
     fn is_gone(&self) -> bool {

@@ -22,25 +22,6 @@ pub(crate) struct GivenUp<'j> {
 /// Makes a dead letter of it.
 pub(crate) type Bury = Arc<dyn Fn(GivenUp<'_>) + Send + Sync>;
 
-/// Counts what the task does. Shared counters for each call would cost as much as the call.
-pub(super) struct Tally {
-    pub(super) trouble: Arc<Trouble>,
-    pub(super) handled: u64,
-    pub(super) filtered: u64,
-}
-
-impl Tally {
-    pub(super) fn flush(&mut self) {
-        let counters = &self.trouble.counters;
-        if self.handled > 0 {
-            counters.handled.add(std::mem::take(&mut self.handled));
-        }
-        if self.filtered > 0 {
-            counters.filtered.add(std::mem::take(&mut self.filtered));
-        }
-    }
-}
-
 /// Counts and logs what goes wrong, in the task and in the calls that it has spawned.
 pub(super) struct Trouble {
     pub(super) counters: Arc<Counters>,
@@ -70,15 +51,15 @@ impl Trouble {
         match end {
             End::Handled => {}
             End::Failed(reason) | End::Unready(reason) | End::Interrupted(reason) => {
-                self.counters.failed.add_one();
+                listener.calls.failed.add_one();
                 self.failures.log(|more| warn!(listener = name, %event, more, "a listener failed: {reason}"));
             }
             End::Panicked => {
-                self.counters.panicked.add_one();
+                listener.calls.panicked.add_one();
                 self.failures.log(|more| error!(listener = name, %event, more, "a listener panicked"));
             }
             End::TimedOut => {
-                self.counters.timed_out.add_one();
+                listener.calls.timed_out.add_one();
                 self.failures
                     .log(|more| warn!(listener = name, %event, more, ?limit, "a listener timed out"));
             }
@@ -88,7 +69,7 @@ impl Trouble {
     /// A call of a listener was no attempt, for what it needs was not there.
     pub(super) fn waits(&self, listener: &Listener, job: &Job, end: &End, limit: Duration) {
         let (name, event, reason) = (&*listener.info.name, job.event().meta().id, end.reason(limit));
-        self.counters.unready.add_one();
+        listener.calls.unready.add_one();
         self.waits.log(|more| warn!(listener = name, %event, more, "an event waits: {reason}"));
     }
 
@@ -112,13 +93,13 @@ impl Trouble {
             let _ = catch_unwind(AssertUnwindSafe(|| (self.bury)(given_up)));
         }
         let (name, event) = (&*listener.info.name, job.event().meta().id);
-        self.counters.given_up.add_one();
+        listener.calls.given_up.add_one();
         self.given_up.log(|more| error!(listener = name, %event, more, attempts, "an event was given up"));
     }
 
     pub(super) fn overflowed(&self, listener: &Listener, limit: usize) {
         let name = &*listener.info.name;
-        self.counters.overflowed.add_one();
+        listener.calls.overflowed.add_one();
         self.overflows.log(|more| {
             error!(
                 listener = name,

@@ -29,7 +29,7 @@ use crate::event::Timestamp;
 use crate::gaps::RingLimits;
 use crate::listener::{Handler, ListenerInfo, MissingState, States};
 use crate::masked::HashKey;
-use crate::metrics::{Counters, OnceInAWhile};
+use crate::metrics::{Counters, OnceInAWhile, Reporting};
 use crate::queue::Queue;
 use crate::registry::{RegisteredModel, Registration};
 use crate::retry::Retry;
@@ -70,6 +70,7 @@ pub struct Builder {
     signatures: Option<Signatures>,
     tap: Option<Tap>,
     states: States,
+    reporting: Option<Reporting>,
     companions: Vec<(&'static str, BeginCompanion)>,
     troubles: Vec<Troubles>,
     relayed_elsewhere: bool,
@@ -205,6 +206,7 @@ impl Default for Builder {
             signatures: None,
             tap: None,
             states: States::default(),
+            reporting: None,
             companions: Vec::new(),
             troubles: Vec::new(),
             relayed_elsewhere: false,
@@ -365,6 +367,12 @@ impl Builder {
     /// answer at once.
     pub fn troubles(mut self, ask: impl Fn() -> Vec<String> + Send + Sync + 'static) -> Self {
         self.troubles.push(Box::new(ask));
+        self
+    }
+
+    /// Tells what is counted.
+    pub(crate) fn reporting(mut self, reporting: Reporting) -> Self {
+        self.reporting = Some(reporting);
         self
     }
 
@@ -552,6 +560,8 @@ impl Builder {
             unwritten: OnceCell::new(),
             ledger: OnceCell::new(),
             counters: Arc::clone(&counters),
+            calls: Mutex::default(),
+            reporting: self.reporting,
             dead_letters: Arc::new(dead_letters),
             overflows: OnceInAWhile::every(Duration::from_secs(10)),
             transient: self.node.is_none(),

@@ -1,6 +1,6 @@
 //! The task that takes dead letters to the broker and to whoever keeps them.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -38,8 +38,13 @@ pub(super) struct DeadLetters {
     /// `None` once the node shuts down.
     queue: Mutex<Option<mpsc::Sender<Burial>>>,
     counters: Arc<Counters>,
+    /// How many there were, by model, where it is one's, and reason.
+    counted: Mutex<Counted>,
     log: OnceInAWhile,
 }
+
+/// Dead letters by model and reason. Models are those of listeners, so they are as many as the program has.
+pub(super) type Counted = BTreeMap<(Option<String>, &'static str), u64>;
 
 #[derive(Default)]
 struct Kept {
@@ -90,6 +95,7 @@ impl DeadLetters {
             kept: Mutex::default(),
             queue: Mutex::new(Some(queue)),
             counters,
+            counted: Mutex::default(),
             log: OnceInAWhile::every(Duration::from_secs(10)),
         };
         (letters, Undertaker { burials })
@@ -134,7 +140,7 @@ impl DeadLetters {
     /// there. One that may not leave the node is kept, and not published.
     pub(super) fn put(&self, letter: DeadLetter, held: Held, may_leave: bool) {
         let letter = Arc::new(letter);
-        self.counters.dead_letters.add_one();
+        *lock(&self.counted).entry((letter.model.clone(), letter.reason.as_str())).or_default() += 1;
         lock(&self.kept).keep(&letter, &self.limits);
         let queue = lock(&self.queue);
         let burial = Burial { letter, held, may_leave };
@@ -152,6 +158,11 @@ impl DeadLetters {
     /// Nothing more is taken in.
     pub(super) fn close(&self) {
         lock(&self.queue).take();
+    }
+
+    /// How many there were.
+    pub(super) fn counted(&self) -> MutexGuard<'_, Counted> {
+        lock(&self.counted)
     }
 
     fn kept(&self) -> Vec<Arc<DeadLetter>> {

@@ -39,7 +39,7 @@ impl Shared {
         }
         let mut published = scope.remote;
         if scope.remote {
-            self.counters.emitted_remote.add_one();
+            model.tally.emitted_remote[event.meta().operation.index()].add_one();
             let outbound = Outbound::Event { event: Arc::clone(&event), qos, ticket };
             if let Err((reason, outbound)) = self.to_publish.offer(outbound) {
                 published = false;
@@ -63,13 +63,13 @@ impl Shared {
         let refused = scope.remote && !published && allowed.local && model.hears_local(false);
         let mut local = Way::NotMeant;
         if scope.local || refused {
-            self.counters.emitted_local.add_one();
+            model.tally.emitted_local[event.meta().operation.index()].add_one();
             local = Way::Taken;
             if let Err(reason) =
                 model.queue.push(Message::Event(Job::local(event, published, allowed.remote)))
             {
                 local = Way::Lost(reason.into());
-                self.counters.overflowed.add_one();
+                model.tally.overflowed.add_one();
                 self.overflows.log(|more| match reason {
                     Refused::Full => error!(
                         model = model.info.name,
@@ -106,7 +106,7 @@ impl Shared {
             tap(&event, allowed);
         }
         if scope.remote {
-            self.counters.emitted_remote.add_one();
+            model.tally.emitted_remote[event.meta().operation.index()].add_one();
         }
         if let Some(asked) = &asked {
             asked.remote(if scope.remote { Way::Recorded } else { Way::NotMeant });
@@ -116,7 +116,7 @@ impl Shared {
         if !scope.local {
             return;
         }
-        self.counters.emitted_local.add_one();
+        model.tally.emitted_local[event.meta().operation.index()].add_one();
         let job = Job::recorded(event, scope.remote, allowed.remote, self.recorded(handled));
         self.push_recorded(&model, job);
     }

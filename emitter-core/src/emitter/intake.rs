@@ -541,6 +541,7 @@ impl Intake {
             ack.done();
             return false;
         }
+        model.tally.received[event.meta().operation.index()].add_one();
         let completion = Completion::new(ack, Some(original), Some(place));
         if let Some(identity) = identity {
             self.remember(identity, &completion);

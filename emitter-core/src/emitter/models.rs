@@ -14,6 +14,7 @@ use crate::dispatcher::{Listener, Message};
 use crate::event::{Operation, Origin, Source};
 use crate::listener::ListenerInfo;
 use crate::masked::HashKey;
+use crate::metrics::Counter;
 use crate::model_info::ModelInfo;
 use crate::queue::Queue;
 use crate::topic::{ModelTopic, Said};
@@ -43,8 +44,20 @@ pub(super) struct ModelState {
     pub(super) members: AtomicUsize,
     /// How many want the row as it was before an update.
     pub(super) before: AtomicUsize,
+    pub(super) tally: Tally,
     /// Filled when its task runs, which is from its first listener on.
     pub(super) worker: OnceCell<()>,
+}
+
+/// What is counted of a model's events: of each operation, in the order of [`Operation::ALL`].
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    pub(super) emitted_local: [Counter; Operation::ALL.len()],
+    pub(super) emitted_remote: [Counter; Operation::ALL.len()],
+    /// Other nodes', handed to listeners here.
+    pub(super) received: [Counter; Operation::ALL.len()],
+    /// That all of its listeners missed, for its queue was at its bound.
+    pub(super) overflowed: Counter,
 }
 
 impl Shared {
@@ -79,6 +92,7 @@ impl Shared {
             local_listeners: AtomicUsize::new(0),
             members: AtomicUsize::new(0),
             before: AtomicUsize::new(0),
+            tally: Tally::default(),
             worker: OnceCell::new(),
         });
         models.by_type.insert(info.type_id, Arc::clone(&model));

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
+use metrics::Histogram;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tracing::warn;
 
@@ -26,7 +27,7 @@ use crate::emit::QoS;
 use crate::envelope::{self, Encoded, Format, WireLimits};
 use crate::event::{EventId, Operation};
 use crate::gaps::ring::{Place, Ring};
-use crate::metrics::{Counters, OnceInAWhile};
+use crate::metrics::{Counters, OnceInAWhile, table};
 use crate::model_info::{AnyEvent, ModelInfo};
 use crate::queue::Linger;
 use crate::record::{Number, Parcel};
@@ -69,6 +70,8 @@ impl Publishing {
         let outcomes = Arc::new(Outcomes {
             ring: Arc::clone(&ring),
             counters: Arc::clone(&shared.counters),
+            timing: (shared.reporting.as_ref())
+                .map(|reporting| reporting.histogram(&table::PUBLISH_SECONDS, &[])),
             dead_letters: Arc::clone(&shared.dead_letters),
             failures: OnceInAWhile::every(Duration::from_secs(10)),
             awaited: AtomicUsize::new(0),
@@ -291,6 +294,7 @@ impl Publishing {
             qos,
             expires,
             place,
+            handed: self.outcomes.clock(),
             told,
         };
         let message = Message { topic, payload, qos, expires, properties, retain: false };
@@ -317,6 +321,7 @@ impl Publishing {
             }
             payload
         }));
+        let handed = self.outcomes.clock();
         let sent = tickets.into_iter().zip(parts);
         let sent = sent.map(|((id, topic, expires, place, told), payload)| Sent {
             id,
@@ -326,6 +331,7 @@ impl Publishing {
             qos,
             expires,
             place,
+            handed,
             told,
         });
         let sent: Vec<Sent> = sent.collect();
@@ -400,6 +406,8 @@ pub(super) struct Ready {
 struct Outcomes {
     ring: Arc<Mutex<Ring<Kept>>>,
     counters: Arc<Counters>,
+    /// How long the broker takes, where somebody wants to know.
+    timing: Option<Histogram>,
     dead_letters: Arc<DeadLetters>,
     failures: OnceInAWhile,
     /// Messages of which the transport has not told what became of them.
@@ -414,6 +422,11 @@ struct Outcomes {
 impl Outcomes {
     fn again(&self) -> MutexGuard<'_, Option<Vec<Sent>>> {
         self.again.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Now, where that is measured.
+    fn clock(&self) -> Option<Instant> {
+        self.timing.as_ref().map(|_| Instant::now())
     }
 
     /// Ready when the last one is told.
@@ -455,7 +468,7 @@ impl Outcomes {
     }
 
     fn told(&self, settled: Result<Confirmed, PublishError>, sent: Sent) {
-        let Sent { id, topic, payload, properties, expires, place, told, .. } = sent;
+        let Sent { id, topic, payload, properties, expires, place, told, handed, .. } = sent;
         let error = match settled {
             Ok(Confirmed { had_subscribers }) => {
                 if let Some(place) = place {
@@ -464,6 +477,9 @@ impl Outcomes {
                 }
                 told.settled(Ok(()));
                 self.counters.published.add_one();
+                if let (Some(timing), Some(handed)) = (&self.timing, handed) {
+                    timing.record(handed.elapsed());
+                }
                 if !had_subscribers {
                     self.counters.published_to_nobody.add_one();
                 }
@@ -477,10 +493,11 @@ impl Outcomes {
         }
         let error = match error {
             error @ PublishError::QueueFull { .. } => {
-                self.counters.publish_refused.add_one();
                 if told.is_relay() {
+                    self.counters.postponed.add_one();
                     return told.settled(Err(&Failure::Publish(error)));
                 }
+                self.counters.publish_refused.add_one();
                 told.settled(Err(&Failure::Publish(error)));
                 return self.failures.log(|more| {
                     warn!(more, "the transport's queue is full: events are lost to other nodes");
@@ -509,8 +526,12 @@ impl Outcomes {
     }
 
     fn failed(&self, failure: &Failure, told: Told) {
+        let counter = match told.is_relay() {
+            true => &self.counters.postponed,
+            false => &self.counters.publish_failed,
+        };
+        counter.add_one();
         told.settled(Err(failure));
-        self.counters.publish_failed.add_one();
         self.failures.log(|more| warn!(more, "an event was not published: {failure}"));
     }
 }
@@ -555,5 +576,7 @@ struct Sent {
     qos: QoS,
     expires: Option<Instant>,
     place: Option<Place>,
+    /// When it was handed to the transport, where that is measured.
+    handed: Option<Instant>,
     told: Told,
 }

@@ -283,7 +283,7 @@ impl Emitter {
 impl Shared {
     /// An event that is written down from here on: listeners of this node get it at once, others from there.
     pub(super) fn emit_queued(&self, unwritten: &Unwritten, mut emission: Emission) {
-        let scope = emission.scope;
+        let (scope, operation) = (emission.scope, emission.event.meta().operation.index());
         let asked = emission.ticket.as_mut().map(|ticket| ticket.emitted(scope.remote, true));
         if let Some(asked) = asked.as_ref().filter(|_| !scope.local) {
             asked.local(Way::NotMeant);
@@ -301,7 +301,7 @@ impl Shared {
             return;
         }
         if scope.remote {
-            self.counters.emitted_remote.add_one();
+            emission.model.tally.emitted_remote[operation].add_one();
         }
         let pushed = unwritten.push(&mut emission);
         let is_kept = pushed.is_ok();
@@ -320,13 +320,13 @@ impl Shared {
             }
         };
         let Some(job) = job else { return };
-        self.counters.emitted_local.add_one();
+        model.tally.emitted_local[operation].add_one();
         let is_taken = if is_kept {
             self.push_recorded(&model, job)
         } else {
             let is_taken = model.queue.push(Message::Event(job)).is_ok();
             if !is_taken {
-                self.counters.overflowed.add_one();
+                model.tally.overflowed.add_one();
             }
             is_taken
         };

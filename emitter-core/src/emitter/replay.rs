@@ -64,6 +64,7 @@ impl Emitter {
             Original { topic: topic.to_owned(), payload: payload.clone(), properties: properties.clone() };
         let done = Completion::of(handled, Some(original), Selection::of_names(listeners), None);
         model.queue.push(Message::Event(Job::again(event, true, done)))?;
+        self.node.shared.counters.replayed.add_one();
         Ok(id)
     }
 
@@ -109,6 +110,7 @@ impl Emitter {
         }
         self.room(&model)?;
         model.queue.push(Message::Event(Job::local(event, false, false)))?;
+        self.node.shared.counters.replayed.add_one();
         Ok(id)
     }
 

@@ -27,11 +27,14 @@ impl Emitter {
     /// later, it gives the report of the first call.
     pub async fn shutdown(&self, deadline: Duration) -> ShutdownReport {
         let mut ending = self.begin_shutdown(after(deadline));
-        match ending.wait_for(Option::is_some).await {
+        let left = match ending.wait_for(Option::is_some).await {
             Ok(report) => report.unwrap_or_default(),
             // The runtime has been dropped under it.
             Err(_) => self.node.shared.left_undone(0),
-        }
+        };
+        // Whoever exports what is counted is told the last of it, too.
+        self.report();
+        left
     }
 
     /// Takes this node out of its groups, so that all new events go to the other members: before a

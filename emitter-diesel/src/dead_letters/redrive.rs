@@ -1,6 +1,8 @@
 //! Trying letters again: claimed in batches, each line in order, at a rate.
 
 use std::collections::{BTreeMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use diesel::result::{Error, QueryResult};
@@ -50,6 +52,25 @@ pub struct Redriven {
     pub is_interrupted: bool,
 }
 
+/// How a redrive goes, for whoever did not call it.
+#[derive(Debug, Default)]
+pub(crate) struct Course {
+    redriven: Mutex<Redriven>,
+    is_stopped: AtomicBool,
+}
+
+impl Course {
+    /// What it came to until now.
+    pub(crate) fn redriven(&self) -> Redriven {
+        *self.redriven.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Nothing more is begun: it ends as at a shutdown.
+    pub(crate) fn stop(&self) {
+        self.is_stopped.store(true, Ordering::SeqCst);
+    }
+}
+
 impl DeadLetterBook {
     /// Tries letters of the emitter's service again that are there now, on this node, and deletes those that are done with.
     /// See the [module](super) for what is tried how, and in what order.
@@ -65,6 +86,17 @@ impl DeadLetterBook {
         emitter: &Emitter,
         selection: &Selection,
         redrive: Redrive,
+    ) -> Result<Redriven, BookError> {
+        self.redrive_along(emitter, selection, redrive, &Arc::default()).await
+    }
+
+    /// The same, and how it goes can be seen.
+    pub(crate) async fn redrive_along(
+        &self,
+        emitter: &Emitter,
+        selection: &Selection,
+        redrive: Redrive,
+        course: &Arc<Course>,
     ) -> Result<Redriven, BookError> {
         let Redrive { per_second, at_once, lease } = redrive;
         let lease = lease.clamp(Duration::from_secs(1), Duration::from_secs(3600));
@@ -93,6 +125,7 @@ impl DeadLetterBook {
             next: Instant::now(),
             renewed: Instant::now(),
             redriven: Redriven::default(),
+            course: Arc::clone(course),
         };
         let done = work.run().await;
         if done.is_err() {
@@ -134,6 +167,7 @@ struct Work<'e> {
     /// When the claims were renewed: nobody else claims what this redrive has until the lease is over.
     renewed: Instant,
     redriven: Redriven,
+    course: Arc<Course>,
 }
 
 /// A letter in progress.
@@ -193,6 +227,9 @@ const MOST_WORDS: usize = 2_048;
 /// How long is tried to reach a database that went away.
 const PERSISTENCE: Duration = Duration::from_secs(30);
 
+/// How often is looked whether it is to end.
+const LOOK: Duration = Duration::from_millis(500);
+
 const AGAIN: Backoff = Backoff {
     base: Duration::from_millis(50),
     cap: Duration::from_secs(2),
@@ -218,6 +255,8 @@ impl Work<'_> {
             if !self.fates.is_empty() {
                 self.note().await?;
             }
+            *self.course.redriven.lock().unwrap_or_else(PoisonError::into_inner) = self.redriven;
+            self.redriven.is_interrupted |= self.course.is_stopped.load(Ordering::SeqCst);
             if self.redriven.is_interrupted {
                 more = false;
                 self.give_back();
@@ -313,6 +352,7 @@ impl Work<'_> {
     async fn wait(&mut self, is_paced: bool) -> Result<(), BookError> {
         let renewal = self.renewed + self.desk.lease / 3;
         let until = if is_paced { self.next.min(renewal) } else { renewal };
+        let until = until.min(Instant::now() + LOOK);
         tokio::select! {
             biased;
             Some((id, outcome)) = self.under_way.next() => {

@@ -181,11 +181,14 @@ impl Store {
 
     /// What a selection says of a row called `o`, beginning with ` AND`, if it says anything.
     fn chosen(&self, selection: &Selection) -> String {
-        let Selection { ids, reason, topic, model, listener, service, node, since, until } = selection;
+        let Selection { ids, event, reason, topic, model, listener, service, node, since, until } = selection;
         let mut sql = String::new();
         let mut and = |condition: String| sql.extend([" AND ", &*condition]);
         if let Some(ids) = ids {
             and(format!("o.id IN ({})", list(ids.iter().copied())));
+        }
+        if let Some(event) = event {
+            and(format!("o.event_id = '{event}'"));
         }
         let named = [
             ("reason", reason.map(Reason::as_str)),

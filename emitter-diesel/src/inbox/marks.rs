@@ -5,6 +5,7 @@ use std::time::Duration;
 use diesel::query_builder::{AstPass, QueryFragment, QueryId};
 use diesel::result::QueryResult;
 use diesel::sql_types::Text;
+use emitter_core::EventId;
 
 use crate::tables::{Dialect, Names};
 
@@ -22,6 +23,27 @@ impl Marks {
     /// Marks an event as done by a listener.
     pub(super) fn claim(&self, event: String, listener: &'static str, service: &str) -> Claim {
         Claim { marks: self.clone(), event, listener, service: service.to_owned() }
+    }
+
+    /// The marks of an event, as `service/listener`, and when they were made.
+    pub(super) fn of(&self, event: EventId) -> String {
+        let inbox = self.names.table("inbox");
+        let (text, claimed) = match self.dialect {
+            Dialect::Postgres => {
+                ("service || '/' || listener", "(extract(epoch FROM claimed_at) * 1000)::bigint")
+            }
+            Dialect::Sqlite => (
+                "service || '/' || listener",
+                "CAST(round((julianday(claimed_at) - 2440587.5) * 86400000) AS INTEGER)",
+            ),
+            Dialect::MySql => (
+                "CONCAT(service, '/', listener)",
+                "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', claimed_at) DIV 1000",
+            ),
+        };
+        format!(
+            "SELECT {text} AS text, {claimed} AS number FROM {inbox} WHERE event_id = '{event}' LIMIT 1000"
+        )
     }
 
     /// Forgets some of the marks that were made so long ago.

@@ -83,6 +83,26 @@ pub struct Page {
     pub more: bool,
 }
 
+/// How a mirror stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MirrorState {
+    /// How long ago the last event was written down; `None` where there is none.
+    pub newest: Option<Duration>,
+    /// The mirrors that were ever written into these tables, by name.
+    pub writers: Vec<MirrorWriter>,
+}
+
+/// Who writes a mirror.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MirrorWriter {
+    /// The mirror's name.
+    pub name: String,
+    /// The node that writes it; `None` where nobody does, or nobody has said so for longer than a lease.
+    pub node: Option<String>,
+}
+
 /// Why a mirror was not read or replayed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -140,6 +160,24 @@ impl Mirrored {
     /// [`MirrorError::Database`]
     pub fn end(&mut self) -> Result<Cursor, MirrorError> {
         Ok(self.horizon()?)
+    }
+
+    /// Who writes it, and how long ago it was written to.
+    ///
+    /// # Errors
+    /// [`MirrorError::Database`]
+    pub fn state(&mut self) -> Result<MirrorState, MirrorError> {
+        let (newest, writers) = (self.store.newest(), self.store.writers());
+        let newest = self.ask(|database| database.pairs(newest))?;
+        let newest =
+            newest.first().map(|pair| Duration::from_millis(u64::try_from(pair.number).unwrap_or_default()));
+        let writer = |pair: &Pair| {
+            let (name, node) = pair.text.split_once('/')?;
+            let node = (pair.number > 0).then(|| node.to_owned());
+            Some(MirrorWriter { name: name.to_owned(), node })
+        };
+        let writers = self.ask(|database| database.pairs(writers))?;
+        Ok(MirrorState { newest, writers: writers.iter().filter_map(writer).collect() })
     }
 
     /// Follows a selection, from its cursor on and with what comes.

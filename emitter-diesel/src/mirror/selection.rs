@@ -3,8 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use emitter_core::Operation;
 use emitter_core::event::Timestamp;
+use emitter_core::{EventId, Operation};
 use uuid::Uuid;
 
 /// Which events of a mirror are meant: those of which all holds that is said here. Default: all of them.
@@ -25,6 +25,8 @@ pub struct Selection {
     pub key: Option<String>,
     /// Of this operation.
     pub operation: Option<Operation>,
+    /// The event with this id.
+    pub event_id: Option<EventId>,
     /// Of this trace.
     pub trace_id: Option<Uuid>,
     /// Behind this place. Default: from the beginning.

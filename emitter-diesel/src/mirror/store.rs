@@ -293,6 +293,32 @@ impl Store {
         }
     }
 
+    /// Who writes, as `name/node`, and for how many milliseconds nobody else does.
+    pub(super) fn writers(&self) -> String {
+        let (writers, now) = (self.names.table("mirrors"), self.dialect.now());
+        let text = match self.dialect {
+            Dialect::Postgres | Dialect::Sqlite => "name || '/' || COALESCE(node, '')",
+            Dialect::MySql => "CONCAT(name, '/', COALESCE(node, ''))",
+        };
+        format!(
+            "SELECT {text} AS text, CASE WHEN owner IS NULL THEN 0 ELSE until - {now} END AS number FROM {writers} \
+             ORDER BY name"
+        )
+    }
+
+    /// How many milliseconds ago the last row was written.
+    pub(super) fn newest(&self) -> String {
+        let (mirror, now) = (self.names.table("events_mirror"), self.dialect.now());
+        let created = match self.dialect {
+            Dialect::Postgres => "(extract(epoch FROM created_at) * 1000)::bigint",
+            Dialect::Sqlite => "CAST(round((julianday(created_at) - 2440587.5) * 86400000) AS INTEGER)",
+            Dialect::MySql => "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', created_at) DIV 1000",
+        };
+        format!(
+            "SELECT 'newest' AS text, {now} - {created} AS number FROM {mirror} ORDER BY created_at DESC LIMIT 1"
+        )
+    }
+
     /// The next rows of a selection, oldest first.
     pub(super) fn read(&self, selection: &Selection, after: Cursor, horizon: Cursor, most: usize) -> String {
         // By the column, and not by the text that is made of it.
@@ -344,7 +370,8 @@ impl Store {
 
     fn condition(&self, selection: &Selection, after: Cursor, horizon: Cursor) -> String {
         let dialect = self.dialect;
-        let Selection { since, until, topic_prefix, kind, model, key, operation, trace_id, .. } = selection;
+        let Selection { since, until, topic_prefix, kind, model, key, operation, event_id, trace_id, .. } =
+            selection;
         let mut all = match dialect {
             // A cursor of another server's life knows nothing of the transactions of this one.
             Dialect::Postgres if after.xid > horizon.xid => {
@@ -376,6 +403,7 @@ impl Store {
         all.extend(model.as_ref().map(|model| is("model", &model.to_ascii_lowercase())));
         all.extend(key.as_ref().map(|key| is("record_id", key)));
         all.extend(operation.map(|operation| is("operation", operation.as_str())));
+        all.extend(event_id.map(|event_id| format!("event_id = '{event_id}'")));
         all.extend(trace_id.map(|trace_id| format!("trace_id = '{trace_id}'")));
         all.join(" AND ")
     }

@@ -4,9 +4,11 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use diesel::result::QueryResult;
+use emitter_core::EventId;
+use emitter_core::event::Timestamp;
 
 use super::store::{self, Store};
-use crate::tables::{Database, Tables};
+use crate::tables::{Database, GivenUpRow, Pair, Tables};
 
 /// The hand on an outbox, from wherever its database can be reached: of a command, a test, a job. It needs no
 /// running emitter, and blocks.
@@ -68,6 +70,87 @@ pub struct OutboxState {
     pub paused: bool,
 }
 
+/// A lane of an outbox, and whose it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LaneState {
+    /// Its number.
+    pub lane: u32,
+    /// The node whose relay owns it; `None` where nobody does, or nobody has said so for longer than a lease.
+    pub node: Option<String>,
+    /// How often it has changed hands.
+    pub epoch: u64,
+    /// Nothing of it is published until somebody resumes.
+    pub paused: bool,
+    /// For how long it is that node's, unless it says again that it is there.
+    pub lease: Option<Duration>,
+}
+
+/// A relay that is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RelayState {
+    /// Its node.
+    pub node: String,
+    /// Whether it takes lanes; one that ends does not.
+    pub takes_lanes: bool,
+    /// For how long it counts as there, unless it says so again.
+    pub lease: Duration,
+}
+
+/// What there is of an event in an outbox and its history.
+#[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct OutboxRow {
+    /// Its number.
+    pub id: i64,
+    /// `PENDING`, `WAITING`, `PROCESSING`, `FAILED`, `UNREADABLE`, `ORPHANED`, or `COMPLETED` in the history.
+    pub status: String,
+    /// Its model.
+    pub model: String,
+    /// The key of its row.
+    pub key: Option<String>,
+    /// The topic on which it goes.
+    pub topic: String,
+    /// How often it was published in vain.
+    pub retries: u32,
+    /// With what it failed last.
+    pub last_error: Option<String>,
+    /// When it was written down, by the database's clock.
+    pub written_at: Option<Timestamp>,
+    /// When it came into the history: everything is done.
+    pub done_at: Option<Timestamp>,
+}
+
+impl fmt::Debug for OutboxRow {
+    /// Leaves the key out, which is the user's.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { id, status, model, .. } = self;
+        f.debug_struct("OutboxRow")
+            .field("id", id)
+            .field("status", status)
+            .field("model", model)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How far a node that remembers it ([`CatchUp`](crate::catch_up::CatchUp)) is in a stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Behind {
+    /// The node.
+    pub node: String,
+    /// The outbox of which the stream is.
+    pub outbox: String,
+    /// The lane.
+    pub lane: u32,
+    /// The model.
+    pub model: String,
+    /// How many numbers are settled that the node has not noted, which it does every second; `None` where the stream is of
+    /// an outbox in another database.
+    pub numbers: Option<u64>,
+}
+
 impl Control {
     /// Connects to the outbox in these tables.
     ///
@@ -121,8 +204,88 @@ impl Control {
     /// # Errors
     /// The database's.
     pub fn state(&mut self) -> QueryResult<OutboxState> {
-        let mut state = OutboxState::default();
-        for pair in self.database.pairs(self.store.statuses())? {
+        OutboxState::read(&mut *self.database, &self.store)
+    }
+
+    /// All lanes, by number: which node's they are, and which of them rest.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn lanes(&mut self) -> QueryResult<Vec<LaneState>> {
+        let pairs = self.database.pairs(self.store.each_lane())?;
+        Ok(pairs.iter().filter_map(lane).collect())
+    }
+
+    /// What is to be said against the settings and the clock of the database, each with what to do about it.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn doubts(&mut self) -> QueryResult<Vec<String>> {
+        let settings = self.database.pairs(self.store.settings())?;
+        let settings = settings.iter().map(|pair| (&*pair.text, pair.number));
+        let mut doubts = store::doubts(settings, Timestamp::now().as_millis());
+        if let Some(journal) = self.store.journal() {
+            let modes = self.database.pairs(journal.to_owned())?;
+            doubts.extend(modes.iter().filter(|mode| mode.number != 0).map(|mode| {
+                format!(
+                    "its journal_mode is `{}`, so that readers and writers hold each other up: run `PRAGMA journal_mode = WAL` \
+                     once, it stays",
+                    mode.text
+                )
+            }));
+        }
+        Ok(doubts)
+    }
+
+    /// What there is of an event: nothing where it was not durable, or has been cleared away. The history is read through.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn find(&mut self, event: EventId) -> QueryResult<Vec<OutboxRow>> {
+        let rows = self.database.given_up(self.store.find(event))?;
+        let times = self.database.pairs(self.store.times(event))?;
+        let time = |id: i64, column: &str| {
+            let pair = times.iter().find(|pair| pair.text == format!("{id}/{column}"))?;
+            Some(Timestamp::from_millis(pair.number))
+        };
+        let row = |row: GivenUpRow| OutboxRow {
+            written_at: time(row.id, "created_at"),
+            done_at: time(row.id, "processed_at"),
+            id: row.id,
+            status: row.status,
+            model: row.model,
+            key: row.record_id,
+            topic: row.topic,
+            retries: u32::try_from(row.retries).unwrap_or_default(),
+            last_error: row.last_error,
+        };
+        Ok(rows.into_iter().map(row).collect())
+    }
+
+    /// How far nodes are that remember it in this database, by node.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn behind(&mut self) -> QueryResult<Vec<Behind>> {
+        let pairs = self.database.pairs(self.store.behind())?;
+        Ok(pairs.iter().filter_map(behind).collect())
+    }
+
+    /// The relays that are there, by node.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn relays(&mut self) -> QueryResult<Vec<RelayState>> {
+        let pairs = self.database.pairs(self.store.each_relay())?;
+        Ok(pairs.iter().filter_map(relay).collect())
+    }
+}
+
+impl OutboxState {
+    /// As the tables have it.
+    pub(super) fn read(database: &mut dyn Database, store: &Store) -> QueryResult<Self> {
+        let mut state = Self::default();
+        for pair in database.pairs(store.statuses())? {
             let number = u64::try_from(pair.number).unwrap_or_default();
             let few = u32::try_from(number).unwrap_or(u32::MAX);
             match &*pair.text {
@@ -138,9 +301,32 @@ impl Control {
                 _ => {}
             }
         }
-        let oldest = self.database.pairs(self.store.oldest_pending())?;
+        let oldest = database.pairs(store.oldest_pending())?;
         let ages = oldest.iter().map(|pair| u64::try_from(pair.number).unwrap_or_default());
         state.oldest = ages.max().map(Duration::from_millis);
         Ok(state)
     }
+}
+
+fn lane(pair: &Pair) -> Option<LaneState> {
+    let mut parts = pair.text.splitn(4, '/');
+    let (lane, epoch) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+    let paused = parts.next()? != "0";
+    let lease = u64::try_from(pair.number).ok().filter(|left| *left > 0).map(Duration::from_millis);
+    let node = parts.next().filter(|_| lease.is_some()).map(str::to_owned);
+    Some(LaneState { lane, node, epoch, paused, lease })
+}
+
+fn behind(pair: &Pair) -> Option<Behind> {
+    let mut parts = pair.text.splitn(4, '/');
+    let outbox = parts.next()?.to_owned();
+    let lane = parts.next()?.parse().ok()?;
+    let (model, node) = (parts.next()?.to_owned(), parts.next()?.to_owned());
+    Some(Behind { node, outbox, lane, model, numbers: u64::try_from(pair.number).ok() })
+}
+
+fn relay(pair: &Pair) -> Option<RelayState> {
+    let (takes_lanes, node) = pair.text.split_once('/')?;
+    let lease = Duration::from_millis(u64::try_from(pair.number).unwrap_or_default());
+    Some(RelayState { node: node.to_owned(), takes_lanes: takes_lanes != "0", lease })
 }

@@ -2,12 +2,18 @@
 
 use std::collections::HashSet;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use emitter_core::EventId;
 use emitter_core::gaps::wire::Ask;
+use emitter_core::metrics::{Report, table};
 use emitter_core::record::Progress;
 use emitter_core::transport::PublishError;
+
+use super::OutboxState;
+
+/// How often it is looked how an outbox stands, where somebody is told.
+pub(crate) const LOOK: Duration = Duration::from_secs(5);
 
 /// What waits for the thread of an outbox.
 #[derive(Debug, Default)]
@@ -18,6 +24,17 @@ pub(crate) struct Mailbox {
     in_hand: Mutex<HashSet<EventId>>,
     /// Why the thread waits for its database, if it does.
     trouble: Mutex<Option<String>>,
+    /// How the outbox stood at the last look, where somebody is told.
+    standing: Mutex<Option<Standing>>,
+}
+
+/// How an outbox stood.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Standing {
+    pub(crate) at: Instant,
+    pub(crate) state: OutboxState,
+    /// How many lanes this node has.
+    pub(crate) lanes: usize,
 }
 
 /// Says that listeners are done with an event, or, dropped before that, that they will never be in this life.
@@ -126,6 +143,38 @@ impl Mailbox {
     pub(crate) fn trouble(&self) -> Option<String> {
         let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
         trouble.as_ref().map(|error| format!("outbox: it waits for its database: {error}"))
+    }
+
+    /// Says how the outbox stands.
+    pub(crate) fn stands(&self, standing: Standing) {
+        *self.standing.lock().unwrap_or_else(PoisonError::into_inner) = Some(standing);
+    }
+
+    /// As it is told to who exports metrics.
+    pub(crate) fn report(&self, report: &mut Report) {
+        let Some(Standing { at, state, lanes }) =
+            *self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+        else {
+            return;
+        };
+        for (status, rows) in [
+            ("pending", state.pending),
+            ("waiting", state.waiting),
+            ("processing", state.processing),
+            ("failed", state.failed),
+            ("unreadable", state.unreadable),
+            ("orphaned", state.orphaned),
+        ] {
+            report.gauge(&table::OUTBOX_ROWS, &[status], rows);
+        }
+        // While nobody can look, what waited grows older.
+        let unseen = Some(at.elapsed()).filter(|unseen| *unseen > 4 * LOOK).unwrap_or_default();
+        let oldest = state.oldest.map_or(Duration::ZERO, |oldest| oldest + unseen);
+        report.seconds(&table::OUTBOX_OLDEST_SECONDS, &[], oldest);
+        report.gauge(&table::OUTBOX_LANES, &["owned"], state.owned.into());
+        report.gauge(&table::OUTBOX_LANES, &["free"], state.lanes.saturating_sub(state.owned).into());
+        report.gauge(&table::OUTBOX_LANES_HERE, &[], lanes as u64);
+        report.gauge(&table::OUTBOX_PAUSED, &[], state.paused.into());
     }
 
     fn hand(&self) -> MutexGuard<'_, HashSet<EventId>> {

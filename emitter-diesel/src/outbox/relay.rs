@@ -12,10 +12,10 @@ use emitter_core::transport::{Properties, PublishError};
 use emitter_core::{Emitter, EventId, WeakEmitter};
 use tracing::{error, info, warn};
 
-use super::mailbox::{Mail, Mailbox, Sending};
+use super::mailbox::{self, Mail, Mailbox, Sending, Standing};
 use super::store::{self, Due, Next, Reading, Settled, Store, Unsettled};
 use super::writing::handler;
-use super::{Attached, BACKOFF, Opened, Queueing};
+use super::{Attached, BACKOFF, Opened, OutboxState, Queueing};
 use crate::tables::{Database, Queued, Tables};
 
 mod answers;
@@ -95,6 +95,8 @@ pub(super) struct Relay {
     next_all_heads: Instant,
     /// Somebody wants to know it of all streams.
     all_heads: bool,
+    /// When it is looked how the outbox stands.
+    next_look: Instant,
 }
 
 /// A lane that the relay owns.
@@ -210,6 +212,7 @@ impl Relay {
             next_heads: now,
             next_all_heads: now,
             all_heads: false,
+            next_look: now,
         })
     }
 
@@ -256,6 +259,16 @@ impl Relay {
         self.database = None;
         self.next_connection = Instant::now() + delay;
         delay
+    }
+
+    /// Looks how the outbox stands. Rows are counted for that: the more there are, the more seldom.
+    fn look(&mut self) -> QueryResult<()> {
+        let begun = Instant::now();
+        let store = self.store.clone();
+        let state = OutboxState::read(self.database()?, &store)?;
+        self.mailbox.stands(Standing { at: begun, state, lanes: self.lanes.len() });
+        self.next_look = Instant::now() + mailbox::LOOK.max(50 * begun.elapsed());
+        Ok(())
     }
 
     fn leave(&mut self) {
@@ -399,6 +412,9 @@ impl Relay {
         self.note(ending)?;
         if self.relays && now >= self.next_clearing {
             self.clear()?;
+        }
+        if emitter.reports() && now >= self.next_look {
+            self.look()?;
         }
         if self.inherits && !ending {
             self.hand_on(emitter)?;

@@ -62,6 +62,12 @@ pub trait Database: std::any::Any + Send {
     /// The database's.
     fn ledger(&mut self, sql: String) -> QueryResult<Vec<LedgerRow>>;
 
+    /// Reads requests.
+    ///
+    /// # Errors
+    /// The database's.
+    fn requests(&mut self, sql: String) -> QueryResult<Vec<RequestRow>>;
+
     /// Reads a pair of a text and a number.
     ///
     /// # Errors
@@ -225,6 +231,47 @@ pub struct LedgerRow {
     pub(crate) updated: i64,
 }
 
+/// What a service is asked to do.
+#[derive(Debug, Clone, PartialEq, Eq, QueryableByName)]
+pub struct RequestRow {
+    #[diesel(sql_type = BigInt)]
+    pub(crate) id: i64,
+    #[diesel(sql_type = Text)]
+    pub(crate) service: String,
+    #[diesel(sql_type = Text)]
+    pub(crate) action: String,
+    #[diesel(sql_type = Text)]
+    pub(crate) work: String,
+    #[diesel(sql_type = Nullable<Text>)]
+    pub(crate) asked_by: Option<String>,
+    #[diesel(sql_type = Text)]
+    pub(crate) status: String,
+    #[diesel(sql_type = Nullable<Text>)]
+    pub(crate) node: Option<String>,
+    #[diesel(sql_type = Integer)]
+    pub(crate) claims: i32,
+    #[diesel(sql_type = Nullable<BigInt>)]
+    pub(crate) total: Option<i64>,
+    #[diesel(sql_type = BigInt)]
+    pub(crate) handled: i64,
+    #[diesel(sql_type = BigInt)]
+    pub(crate) failed: i64,
+    #[diesel(sql_type = BigInt)]
+    pub(crate) skipped: i64,
+    #[diesel(sql_type = BigInt)]
+    pub(crate) unheard: i64,
+    #[diesel(sql_type = Nullable<Text>)]
+    pub(crate) place: Option<String>,
+    #[diesel(sql_type = Nullable<Text>)]
+    pub(crate) last_error: Option<String>,
+    #[diesel(sql_type = BigInt)]
+    pub(crate) created: i64,
+    #[diesel(sql_type = Nullable<BigInt>)]
+    pub(crate) finished: Option<i64>,
+    #[diesel(sql_type = BigInt)]
+    pub(crate) claimed: i64,
+}
+
 /// A text and a number.
 #[derive(Debug, Clone, PartialEq, Eq, QueryableByName)]
 pub struct Pair {
@@ -311,6 +358,10 @@ macro_rules! databases {
             }
 
             fn ledger(&mut self, sql: String) -> QueryResult<Vec<LedgerRow>> {
+                diesel::RunQueryDsl::load(diesel::sql_query(sql), self)
+            }
+
+            fn requests(&mut self, sql: String) -> QueryResult<Vec<RequestRow>> {
                 diesel::RunQueryDsl::load(diesel::sql_query(sql), self)
             }
 

@@ -44,6 +44,33 @@ pub(crate) struct Found {
     pub(crate) outbox_id: String,
 }
 
+/// Whether there are tables of any version, asked so that a database which cannot tell says so.
+pub(crate) fn are_there(database: &mut dyn Database, names: &Names) -> QueryResult<bool> {
+    let schema = names.table("schema").to_string();
+    let sql = match (database.dialect(), schema.split_once('.')) {
+        (Dialect::Postgres, _) => {
+            format!("SELECT 'tables' AS text, COUNT(to_regclass('{schema}')) AS number")
+        }
+        (Dialect::Sqlite, None) => {
+            format!("SELECT 'tables' AS text, COUNT(*) AS number FROM sqlite_master WHERE name = '{schema}'")
+        }
+        (Dialect::Sqlite, Some((within, table))) => format!(
+            "SELECT 'tables' AS text, COUNT(*) AS number FROM {within}.sqlite_master WHERE name = '{table}'"
+        ),
+        (Dialect::MySql, place) => {
+            let (within, table) = match place {
+                Some((within, table)) => (format!("'{within}'"), table),
+                None => ("DATABASE()".to_owned(), &*schema),
+            };
+            format!(
+                "SELECT 'tables' AS text, COUNT(*) AS number FROM information_schema.tables \
+                 WHERE table_schema = {within} AND table_name = '{table}'"
+            )
+        }
+    };
+    Ok(database.pairs(sql)?.first().is_some_and(|pair| pair.number > 0))
+}
+
 /// Looks at the tables.
 pub(crate) fn found(database: &mut dyn Database, names: &Names) -> QueryResult<Found> {
     let (dialect, schema) = (database.dialect(), names.table("schema"));
@@ -346,6 +373,7 @@ fn first(dialect: Dialect, names: &Names, lanes: u32) -> Vec<String> {
     parts.extend(inbox(dialect, names));
     parts.extend(ledger(dialect, names));
     parts.extend(dead_letters(dialect, names));
+    parts.extend(requests(dialect, names));
     parts.extend(replicas(dialect, names));
     parts.extend(mirror(dialect, names));
     let every: Vec<String> = (0..lanes).map(|lane| format!("({lane})")).collect();
@@ -532,6 +560,43 @@ fn dead_letters(dialect: Dialect, names: &Names) -> Vec<Part> {
         Part::index(names, "dlq_created", &letters, "(created_at)"),
         Part::index(names, "dlq_owner", &letters, "(owner)"),
         Part::index(names, "dlq_bytes", &letters, "(bytes)"),
+    ]
+}
+
+/// What services are asked to do by those who have no listeners, and how far that is.
+fn requests(dialect: Dialect, names: &Names) -> Vec<Part> {
+    let Types { serial, name, whose, text, time, options, .. } = Types::of(dialect);
+    let requests = names.table("requests");
+    vec![
+        Part::table(
+            &requests,
+            format!(
+                "id {serial}, \
+             ticket {name} NOT NULL, \
+             service {name} NOT NULL, \
+             action {name} NOT NULL, \
+             work {text} NOT NULL, \
+             asked_by {name}, \
+             created_at {time} NOT NULL, \
+             status {name} NOT NULL DEFAULT 'ASKED', \
+             owner {name}, \
+             node {whose}, \
+             until BIGINT NOT NULL DEFAULT 0, \
+             claims INTEGER NOT NULL DEFAULT 0, \
+             total BIGINT, \
+             handled BIGINT NOT NULL DEFAULT 0, \
+             failed BIGINT NOT NULL DEFAULT 0, \
+             skipped BIGINT NOT NULL DEFAULT 0, \
+             unheard BIGINT NOT NULL DEFAULT 0, \
+             place {name}, \
+             last_error {text}, \
+             finished_at {time}"
+            ),
+            options,
+        ),
+        Part::unique(names, "requests_ticket", &requests, "(ticket)"),
+        Part::index(names, "requests_service", &requests, "(service, status)"),
+        Part::index(names, "requests_finished", &requests, "(finished_at)"),
     ]
 }
 

@@ -2,13 +2,14 @@
 
 use std::any::TypeId;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use emitter_core::metrics::table;
 use emitter_core::model::{EventBody, Model};
 use emitter_core::{Emitter, Event, ListenerOptions, Operation, Subscription};
 
 use super::hub::{Hub, May};
-use super::{Stream, StreamConfig};
+use super::{Stream, StreamConfig, StreamStats};
 
 /// Why a stream did not start.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -120,12 +121,26 @@ impl<V: Send + Sync + 'static> StreamBuilder<V> {
             }
         }
         let hub = Arc::new(Hub::new(self.config));
+        report_also(emitter, &hub);
         let mut heard = Subscriptions(Vec::new());
         for begin in self.begin {
             heard.0.push(begin(emitter, &hub)?);
         }
         Ok(Stream { hub, heard: Arc::new(heard) })
     }
+}
+
+/// Has the node tell what a stream does, also what it did when it is there no more.
+fn report_also<V: Send + Sync + 'static>(emitter: &Emitter, hub: &Arc<Hub<V>>) {
+    let (hub, last) = (Arc::downgrade(hub), Mutex::new(StreamStats::default()));
+    emitter.report_also(move |report| {
+        let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+        *last = hub.upgrade().map_or(StreamStats { visitors: 0, ..*last }, |hub| hub.stats());
+        report.gauge(&table::STREAM_VISITORS, &[], last.visitors as u64);
+        report.counter(&table::STREAM_TOLD, &[], last.told);
+        report.counter(&table::STREAM_DROPPED, &[], last.dropped);
+        report.counter(&table::STREAM_RELOADS, &[], last.reloads);
+    });
 }
 
 /// What a listener hears with. It is dropped with the listener, after the last event: when the emitter is shut down, or

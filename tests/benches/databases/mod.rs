@@ -10,7 +10,7 @@ use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::result::ConnectionResult;
 use emitter_diesel::tables::{
-    Database, Dialect, GivenUpRow, Lane, LedgerRow, LetterRow, Pair, Queued, Seen, Tables,
+    Database, Dialect, GivenUpRow, Lane, LedgerRow, LetterRow, Pair, Queued, RequestRow, Seen, Tables,
 };
 use emitter_tests::servers::Postgres;
 use tempfile::TempDir;
@@ -186,6 +186,10 @@ impl<C: Database> Database for Timed<C> {
 
     fn given_up(&mut self, sql: String) -> QueryResult<Vec<GivenUpRow>> {
         self.timed("given_up", Vec::len, |conn| conn.given_up(sql))
+    }
+
+    fn requests(&mut self, sql: String) -> QueryResult<Vec<RequestRow>> {
+        self.timed("requests", Vec::len, |conn| conn.requests(sql))
     }
 
     fn ledger(&mut self, sql: String) -> QueryResult<Vec<LedgerRow>> {

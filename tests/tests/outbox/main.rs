@@ -30,6 +30,8 @@ mod migrations;
 mod plans;
 #[macro_use]
 mod ledger;
+#[macro_use]
+mod metrics;
 mod queued;
 mod refusals;
 
@@ -165,6 +167,9 @@ given_up!(mariadb_given_up: emitter_tests::servers::MariaDb);
 suite!(sqlite: databases::Sqlite);
 suite!(postgres: emitter_tests::servers::Postgres);
 suite!(mariadb: emitter_tests::servers::MariaDb);
+metrics!(sqlite_metrics: databases::Sqlite, two minutes ago is "strftime('%Y-%m-%d %H:%M:%f', created_at, '-2 minutes')");
+metrics!(postgres_metrics: emitter_tests::servers::Postgres, two minutes ago is "created_at - interval '2 minutes'");
+metrics!(mariadb_metrics: emitter_tests::servers::MariaDb, two minutes ago is "created_at - INTERVAL 2 MINUTE");
 ledger!(sqlite_ledger: databases::Sqlite);
 ledger!(postgres_ledger: emitter_tests::servers::Postgres);
 ledger!(mariadb_ledger: emitter_tests::servers::MariaDb);

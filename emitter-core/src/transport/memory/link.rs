@@ -108,6 +108,7 @@ impl Link {
         let mut status = self.lock();
         status.connected = false;
         status.last_error = Some(reason.to_owned());
+        *status.lost.entry("broken").or_default() += 1;
     }
 
     fn lock(&self) -> MutexGuard<'_, LinkStatus> {

@@ -88,6 +88,20 @@ pub(super) enum Lost {
     Finished,
 }
 
+impl Lost {
+    /// In a word, for who counts them.
+    fn cause(&self) -> &'static str {
+        match self {
+            Self::Broken(_) => "broken",
+            Self::Unreachable(_) => "unreachable",
+            Self::Silent(_) => "silent",
+            Self::Unanswered(_) => "unanswered",
+            Self::Untaken(_) => "untaken",
+            Self::Confused | Self::Panicked | Self::Renewed | Self::Finished => "other",
+        }
+    }
+}
+
 impl From<Confused> for Lost {
     fn from(Confused: Confused) -> Self {
         Self::Confused
@@ -153,6 +167,7 @@ impl Link {
         status.connected = false;
         if !matches!(lost, Lost::Finished | Lost::Renewed) {
             status.last_error = Some(lost.to_string());
+            *status.lost.entry(lost.cause()).or_default() += 1;
         }
     }
 

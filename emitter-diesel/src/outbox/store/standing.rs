@@ -1,5 +1,7 @@
 //! How an outbox stands, an operator's hand on it, and whether its database can be relied on.
 
+use emitter_core::EventId;
+
 use super::{PENDING, Store, WAITING};
 use crate::tables::Dialect;
 
@@ -21,6 +23,33 @@ impl Store {
         )
     }
 
+    /// Every lane, as `lane/epoch/paused/node`, and for how many milliseconds its lease still lasts.
+    pub(crate) fn each_lane(&self) -> String {
+        let (lanes, now) = (self.names.table("lanes"), self.dialect.now());
+        let text = match self.dialect {
+            Dialect::Postgres | Dialect::Sqlite => {
+                "lane || '/' || epoch || '/' || paused || '/' || COALESCE(node, '')"
+            }
+            Dialect::MySql => "CONCAT(lane, '/', epoch, '/', paused, '/', COALESCE(node, ''))",
+        };
+        format!(
+            "SELECT {text} AS text, CASE WHEN owner IS NULL THEN 0 ELSE until - {now} END AS number FROM {lanes} \
+             ORDER BY lane"
+        )
+    }
+
+    /// Every relay that is there, as `takes lanes/node`, and for how many milliseconds it has said so.
+    pub(crate) fn each_relay(&self) -> String {
+        let (relays, now) = (self.names.table("relays"), self.dialect.now());
+        let text = match self.dialect {
+            Dialect::Postgres | Dialect::Sqlite => "lanes || '/' || node",
+            Dialect::MySql => "CONCAT(lanes, '/', node)",
+        };
+        format!(
+            "SELECT {text} AS text, until - {now} AS number FROM {relays} WHERE until > {now} ORDER BY node, relay"
+        )
+    }
+
     /// How many milliseconds ago the first row was written of those that are to be published.
     pub(crate) fn oldest_pending(&self) -> String {
         let (outbox, now) = (self.names.table("outbox"), self.dialect.now());
@@ -36,6 +65,69 @@ impl Store {
             )
         });
         parts.join(" UNION ALL ")
+    }
+
+    /// What there is of an event, in the outbox and in the history, which is read through.
+    pub(crate) fn find(&self, event: EventId) -> String {
+        let text = match self.dialect {
+            Dialect::Postgres => "CAST(event_id AS TEXT) AS event_id",
+            Dialect::Sqlite | Dialect::MySql => "event_id",
+        };
+        let rows = ["outbox", "history"].map(|table| {
+            format!(
+                "SELECT id, status, {text}, model, record_id, topic, retries, last_error FROM {} WHERE event_id = '{event}'",
+                self.names.table(table)
+            )
+        });
+        rows.join(" UNION ALL ")
+    }
+
+    /// When it was written down and when it was done, each with the number of its row.
+    pub(crate) fn times(&self, event: EventId) -> String {
+        let parts = [("outbox", "created_at"), ("history", "created_at"), ("history", "processed_at")];
+        let parts = parts.map(|(table, column)| {
+            let id = match self.dialect {
+                Dialect::Postgres | Dialect::Sqlite => format!("id || '/{column}'"),
+                Dialect::MySql => format!("CONCAT(id, '/{column}')"),
+            };
+            format!(
+                "SELECT {id} AS text, {} AS number FROM {} WHERE event_id = '{event}' AND {column} IS NOT NULL",
+                self.millis_of(column),
+                self.names.table(table)
+            )
+        });
+        parts.join(" UNION ALL ")
+    }
+
+    /// How far nodes that remember it are in streams, as `outbox/lane/model/node`: how many numbers they are behind what
+    /// this outbox has settled last, -1 where the stream is of another one.
+    pub(crate) fn behind(&self) -> String {
+        let (positions, schema) = (self.names.table("positions"), self.names.table("schema"));
+        let streams = self.names.table("streams");
+        let text = match self.dialect {
+            Dialect::Postgres | Dialect::Sqlite => {
+                "p.outbox || '/' || p.lane || '/' || p.model || '/' || p.node"
+            }
+            Dialect::MySql => "CONCAT(p.outbox, '/', p.lane, '/', p.model, '/', p.node)",
+        };
+        format!(
+            "SELECT {text} AS text, CASE WHEN o.outbox_id IS NULL THEN -1 \
+             WHEN COALESCE(s.sequence, 0) > p.sequence THEN s.sequence - p.sequence ELSE 0 END AS number \
+             FROM {positions} p LEFT JOIN {schema} o ON o.outbox_id = p.outbox AND o.version = 1 \
+             LEFT JOIN {streams} s ON o.outbox_id IS NOT NULL AND s.lane = p.lane AND s.model = p.model \
+             ORDER BY p.node, p.outbox, p.model, p.lane"
+        )
+    }
+
+    /// A column's time in milliseconds since 1970.
+    fn millis_of(&self, column: &str) -> String {
+        match self.dialect {
+            Dialect::Postgres => format!("(extract(epoch FROM {column}) * 1000)::bigint"),
+            Dialect::Sqlite => {
+                format!("CAST(round((julianday({column}) - 2440587.5) * 86400000) AS INTEGER)")
+            }
+            Dialect::MySql => format!("TIMESTAMPDIFF(MICROSECOND, '1970-01-01', {column}) DIV 1000"),
+        }
     }
 
     /// Settings by which the database might forget what it has committed, each with 1 where it might; and its
@@ -54,6 +146,15 @@ impl Store {
             }
         };
         settings.to_owned() + &self.clock()
+    }
+}
+
+impl Store {
+    /// The mode of SQLite's journal, with 1 where readers and writers hold each other up.
+    pub(crate) fn journal(&self) -> Option<&'static str> {
+        (self.dialect == Dialect::Sqlite).then_some(
+            "SELECT journal_mode AS text, journal_mode NOT IN ('wal', 'memory') AS number FROM pragma_journal_mode",
+        )
     }
 }
 

@@ -1,0 +1,343 @@
+//! What a node tells to who exports metrics: the table, the files made for it, and exact counts.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::env;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use emitter_core::listener::ListenerOptions;
+use emitter_core::metrics::table::{self, Metric, MetricKind};
+use emitter_core::metrics::{Metrics, Prometheus};
+use emitter_core::transport::memory::{MemoryBroker, Published};
+use emitter_core::{Builder, Emits, Emitter, Event};
+use emitter_tests::alerts::{alerts, each_metric, firing, parsed, scrape};
+use emitter_tests::eventually::eventually;
+use serde::{Deserialize, Serialize};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Emits)]
+#[emits(model = "reading", create, delete)]
+struct Reading {
+    id: i64,
+}
+
+fn reading(id: i64) -> ReadingCreated {
+    ReadingCreated::new(Reading { id })
+}
+
+fn builder(broker: &MemoryBroker, node: &str) -> Builder {
+    let builder = Emitter::builder().service("lab").node(node).select_listeners(|_| false);
+    builder.transport(broker.connect(&format!("lab.{node}")))
+}
+
+// The table and the files ---------------------------------------------------------------------------
+
+fn file(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name(name)
+}
+
+const INTRODUCTION: &str = "\
+# Metrics
+
+Everything that a node tells, in the order in which `emitter_core::metrics::table` has it, from which this page is rendered by
+`cargo xtask bless`. Nothing of it is told without `.with(Metrics::default())` or `.with(prometheus.clone())` on the builder; how
+that is done is in the documentation of `emitter_core::metrics`.
+
+Times are in seconds. The values of all labels are compiled in: names of models, operations and listeners, outcomes, reasons.
+Counters begin with the node. Of an outbox each node tells the same, so take the `max` and not the `sum`.
+
+[ops/alerts.yml](../ops/alerts.yml) has the alerts, [ops/dashboard.json](../ops/dashboard.json) a dashboard for Grafana; both are
+checked against this table by `tests/tests/metrics.rs`.
+
+| metric | type | labels | what it says | alert |
+|---|---|---|---|---|
+";
+
+fn rendered() -> String {
+    let mut page = INTRODUCTION.to_owned();
+    for Metric { name, kind, labels, help, alert, .. } in table::ALL {
+        let labels: Vec<String> = labels.iter().map(|label| format!("`{label}`")).collect();
+        let (kind, labels) = (kind.as_str(), labels.join(", "));
+        let _ = writeln!(page, "| `{name}` | {kind} | {labels} | {help} | {} |", alert.unwrap_or_default());
+    }
+    page
+}
+
+#[test]
+fn the_page_of_metrics_is_what_the_table_has() {
+    let page = file("docs/METRICS.md");
+    // The word by which rendered pages are accepted.
+    if env::var("TRYBUILD").is_ok_and(|value| value == "overwrite") {
+        fs::write(&page, rendered()).unwrap();
+    }
+    assert!(
+        fs::read_to_string(&page).unwrap_or_default() == rendered(),
+        "docs/METRICS.md is not what the table has: `TRYBUILD=overwrite cargo test -p emitter-tests --test metrics`"
+    );
+}
+
+#[test]
+fn names_are_those_that_prometheus_asks_for() {
+    let names: BTreeSet<&str> = table::ALL.iter().map(|metric| metric.name).collect();
+    assert_eq!(names.len(), table::ALL.len(), "a name is used twice");
+    for Metric { name, kind, unit, labels, help, .. } in table::ALL.iter().copied() {
+        let is_plain = |text: &str| text.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+        assert!(is_plain(name) && name.starts_with("emitter_"), "{name}");
+        assert!(labels.iter().all(|label| is_plain(label)), "{name}");
+        assert_eq!(name.ends_with("_total"), kind == MetricKind::Counter, "{name}");
+        assert_eq!(name.ends_with("_seconds"), unit == metrics::Unit::Seconds, "{name}");
+        assert!(help.ends_with('.') && !help.contains(['\n', '|']), "{name}: {help}");
+    }
+}
+
+/// The metric of a series, whose labels are these.
+fn metric(series: &str, labels: &[String]) -> &'static Metric {
+    let of_histogram = |metric: &&Metric| {
+        let parts = ["_bucket", "_sum", "_count"];
+        metric.kind == MetricKind::Histogram
+            && parts.iter().any(|part| series.strip_suffix(part) == Some(metric.name))
+    };
+    let is_it = |metric: &&Metric| metric.name == series && metric.kind != MetricKind::Histogram;
+    let found = table::ALL.iter().find(|metric| is_it(metric) || of_histogram(metric));
+    let metric = found.unwrap_or_else(|| panic!("there is no metric {series}"));
+    for label in labels {
+        // What Prometheus adds itself.
+        let is_known = ["job", "instance"].contains(&&**label) || metric.labels.contains(&&**label);
+        let is_bound = label == "le" && metric.kind == MetricKind::Histogram;
+        assert!(is_known || is_bound, "{series} has no label {label}");
+    }
+    metric
+}
+
+#[test]
+fn alerts_ask_for_metrics_that_exist() {
+    let alerts = alerts();
+    assert_eq!(alerts.len(), 6);
+    let mut used = BTreeMap::new();
+    for alert in &alerts {
+        assert!(alert.annotations.contains_key("summary") && alert.annotations.contains_key("description"));
+        each_metric(&parsed(&alert.expr), &[], &mut |series, labels| {
+            used.insert(metric(series, labels).name, alert.alert.clone());
+        });
+    }
+    let said = table::ALL.iter().filter_map(|metric| Some((metric.name, metric.alert?.to_owned())));
+    assert_eq!(used, said.collect(), "each metric names the alert that uses it");
+}
+
+#[test]
+fn the_dashboard_asks_for_metrics_that_exist() {
+    let text = fs::read_to_string(file("ops/dashboard.json")).unwrap();
+    let dashboard: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let mut shown = BTreeSet::new();
+    let panels = dashboard["panels"].as_array().unwrap();
+    for target in panels.iter().flat_map(|panel| panel["targets"].as_array().unwrap()) {
+        let expr = target["expr"].as_str().unwrap().replace("$__rate_interval", "5m");
+        each_metric(&parsed(&expr), &[], &mut |series, labels| {
+            shown.insert(metric(series, labels).name);
+        });
+        let legend = target["legendFormat"].as_str().unwrap();
+        let parts = legend.split("{{").skip(1).map(|part| part.split_once("}}").unwrap().0.to_owned());
+        let labels: Vec<String> = parts.collect();
+        each_metric(&parsed(&expr), &[], &mut |series, _| {
+            metric(series, &labels);
+        });
+    }
+    let ids: BTreeSet<u64> = panels.iter().map(|panel| panel["id"].as_u64().unwrap()).collect();
+    assert_eq!(ids.len(), panels.len());
+    let alerting = table::ALL.iter().filter(|metric| metric.alert.is_some());
+    let hidden: Vec<&str> = alerting.map(|metric| metric.name).filter(|name| !shown.contains(name)).collect();
+    assert!(hidden.is_empty(), "an alert of these shows nothing on the dashboard: {hidden:?}");
+}
+
+// What is told --------------------------------------------------------------------------------------
+
+/// What a scrape says of a series, by its name and the values of its labels in the order of the table; nothing is zero.
+#[track_caller]
+fn told(text: &str, metric: &Metric, values: &[&str]) -> f64 {
+    let labels = metric.labels.iter().zip(values).filter(|(_, value)| !value.is_empty());
+    let labels = labels.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    let suffix = if metric.kind == MetricKind::Histogram { "_count" } else { "" };
+    let key = (format!("{}{suffix}", metric.name), labels);
+    *scrape(text).get(&key).unwrap_or_else(|| panic!("{key:?} is not in\n{text}"))
+}
+
+/// Listeners of another node, each of which fails in its own way.
+async fn bench(broker: &MemoryBroker, prometheus: &Prometheus) -> Emitter {
+    let emitter = builder(broker, "bench").with(prometheus.clone()).start().await.unwrap();
+    let has_failed = Arc::new(AtomicBool::new(false));
+    let _stays = emitter.on::<ReadingEvent>().allow_remote().name("steady").run(|_| async {});
+    let options = ListenerOptions { attempts: Some(2), ..ListenerOptions::default() };
+    let _stays = emitter
+        .on::<ReadingCreated>()
+        .remote_only()
+        .name("moody")
+        .options(options)
+        .filter(|event| event.row.id != 3)
+        .run(move |event: Event<ReadingCreated>| {
+            let fails = event.row.id == 2 && !has_failed.swap(true, Ordering::Relaxed);
+            async move {
+                // It has to wait, so that it becomes a task.
+                tokio::task::yield_now().await;
+                match event.row.id {
+                    1 => Err("never".to_owned()),
+                    _ if fails => Err("once".to_owned()),
+                    _ => Ok(()),
+                }
+            }
+        });
+    emitter.connected(10 * SECOND).await.unwrap();
+    emitter
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scrape_after_a_script_has_exactly_its_counts() {
+    let broker = MemoryBroker::new();
+    let (writing, hearing) = (Prometheus::new(), Prometheus::new());
+    let bench = bench(&broker, &hearing).await;
+    let shelf = builder(&broker, "shelf").with(writing.clone()).start().await.unwrap();
+    let _stays = shelf.on::<ReadingDeleted>().name("own").run(|_| async {});
+    shelf.connected(10 * SECOND).await.unwrap();
+
+    for id in 0..10 {
+        shelf.publish(reading(id));
+    }
+    for id in 0..4 {
+        shelf.publish(ReadingDeleted::new(Reading { id }));
+    }
+    let is_first = |message: &Published| message.topic == "prisma/events/reading/create";
+    eventually(|| bench.stats().handled >= 14 + 8 && bench.stats().given_up == 1).await;
+    let first = broker.published().into_iter().find(is_first).unwrap();
+    broker.publish(&first.topic, first.payload);
+    broker.publish(&first.topic, "rubbish");
+    eventually(|| bench.stats().bad_messages == 1 && shelf.stats().published == 14).await;
+    eventually(|| shelf.stats().handled == 4).await;
+
+    let text = writing.text();
+    let check = |metric, values: &[&str], expected: u32| {
+        assert_eq!(told(&text, metric, values), f64::from(expected), "{} {values:?}\n{text}", metric.name);
+    };
+    check(&table::EMITTED, &["reading", "create", "remote"], 10);
+    check(&table::EMITTED, &["reading", "delete", "remote"], 4);
+    check(&table::EMITTED, &["reading", "delete", "local"], 4);
+    check(&table::PUBLISHED, &["confirmed"], 14);
+    check(&table::PUBLISHED, &["failed"], 0);
+    check(&table::PUBLISH_SECONDS, &[], 14);
+    check(&table::HANDLED, &["reading", "own", "ok"], 4);
+    check(&table::HANDLE_SECONDS, &["reading", "own"], 4);
+    check(&table::CONNECTIONS, &["publisher"], 1);
+
+    let text = hearing.text();
+    let check = |metric, values: &[&str], expected: u32| {
+        assert_eq!(told(&text, metric, values), f64::from(expected), "{} {values:?}\n{text}", metric.name);
+    };
+    check(&table::MESSAGES, &[], 16);
+    check(&table::RECEIVED, &["reading", "create"], 10);
+    check(&table::RECEIVED, &["reading", "delete"], 4);
+    check(&table::REJECTED, &["bad"], 1);
+    check(&table::DUPLICATES, &[], 1);
+    check(&table::HANDLED, &["reading", "steady", "ok"], 14);
+    check(&table::HANDLED, &["reading", "moody", "ok"], 8);
+    check(&table::FILTERED, &["reading", "moody"], 1);
+    check(&table::GIVEN_UP, &["reading", "moody"], 1);
+    check(&table::HANDLED, &["reading", "moody", "failed"], 3);
+    check(&table::HANDLE_SECONDS, &["reading", "moody"], 11);
+    check(&table::COMMIT_TO_EFFECT_SECONDS, &["reading", "moody"], 8);
+    check(&table::RETRIES, &["reading", "moody"], 2);
+    check(&table::DEAD_LETTERS, &["reading", "unhandled"], 1);
+    check(&table::DEAD_LETTERS, &["", "undecodable"], 1);
+    check(&table::CONNECTIONS, &["subscriber"], 1);
+
+    // Nothing is told twice, and everything that is told is in the table, with its labels.
+    assert_eq!(told(&hearing.text(), &table::RECEIVED, &["reading", "create"]), 10.0);
+    for ((series, labels), _) in scrape(&hearing.text()) {
+        metric(&series, &labels.into_keys().collect::<Vec<_>>());
+    }
+    assert!(shelf.shutdown(10 * SECOND).await.is_clean() && bench.shutdown(10 * SECOND).await.is_clean());
+}
+
+#[tokio::test]
+async fn two_nodes_of_one_exporter_are_counted_together() {
+    let (broker, prometheus) = (MemoryBroker::new(), Prometheus::new());
+    let mut nodes = Vec::new();
+    for name in ["a", "b"] {
+        let emitter = builder(&broker, name).with(prometheus.clone()).start().await.unwrap();
+        for id in 0..3 {
+            emitter.publish(reading(id));
+        }
+        nodes.push(emitter);
+    }
+    assert_eq!(told(&prometheus.text(), &table::EMITTED, &["reading", "create", "remote"]), 6.0);
+    assert_eq!(told(&prometheus.text(), &table::EMITTED, &["reading", "create", "remote"]), 6.0);
+    for node in nodes {
+        let _ = node.shutdown(SECOND).await;
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_told_where_nobody_asked() {
+    let emitter = Emitter::builder().start().await.unwrap();
+    assert!(!emitter.reports());
+    emitter.report_also(|_| panic!("nobody asked"));
+    emitter.report();
+    let quiet = Emitter::builder().with(Metrics::default()).start().await.unwrap();
+    assert!(quiet.reports());
+    quiet.report();
+    let _ = (emitter.shutdown(SECOND).await, quiet.shutdown(SECOND).await);
+}
+
+// Alerts --------------------------------------------------------------------------------------------
+
+#[tokio::test(flavor = "multi_thread")]
+async fn alerts_fire_for_their_faults_and_for_no_others() {
+    let (broker, prometheus) = (MemoryBroker::new(), Prometheus::new());
+    let bench = bench(&broker, &prometheus).await;
+    let shelf = builder(&broker, "shelf").start().await.unwrap();
+    shelf.connected(10 * SECOND).await.unwrap();
+    let fired = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
+
+    let well = prometheus.text();
+    for id in 4..10 {
+        shelf.publish(reading(id));
+    }
+    eventually(|| bench.stats().handled == 12).await;
+    let still_well = prometheus.text();
+    assert_eq!(firing(&well, &still_well), fired(&[]));
+
+    shelf.publish(reading(1));
+    eventually(|| bench.stats().dead_letters == 1).await;
+    let given_up = prometheus.text();
+    assert_eq!(firing(&still_well, &given_up), fired(&["EmitterDeadLetters", "EmitterListenerFailing"]));
+
+    broker.disconnect("lab.bench");
+    eventually(|| !bench.transport_status().unwrap().subscriber.connected).await;
+    let away = prometheus.text();
+    assert_eq!(firing(&given_up, &away), fired(&["EmitterDisconnected"]));
+    assert_eq!(told(&away, &table::RECONNECTS, &["subscriber", "broken"]), 1.0);
+    broker.reconnect("lab.bench");
+    bench.connected(10 * SECOND).await.unwrap();
+    assert_eq!(firing(&given_up, &prometheus.text()), fired(&[]));
+
+    let _ = (shelf.shutdown(10 * SECOND).await, bench.shutdown(10 * SECOND).await);
+}
+
+#[tokio::test]
+async fn what_a_full_queue_refuses_is_lost_and_told() {
+    let prometheus = Prometheus::new();
+    let broker = MemoryBroker::new();
+    broker.pause();
+    let transport = broker.connect("lab.full").with_queue(4);
+    let builder = Emitter::builder().service("lab").node("full").select_listeners(|_| false);
+    let emitter = builder.transport(transport).with(prometheus.clone()).start().await.unwrap();
+    let well = prometheus.text();
+    for id in 0..20 {
+        emitter.publish(reading(id));
+    }
+    eventually(|| emitter.stats().publish_refused > 0).await;
+    assert!(firing(&well, &prometheus.text()).contains("EmitterEventsLost"));
+    let _ = emitter.shutdown(Duration::ZERO).await;
+}
