@@ -76,6 +76,7 @@ pub mod record;
 pub mod registry;
 pub mod retry;
 pub mod signature;
+mod spans;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod topic;

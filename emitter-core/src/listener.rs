@@ -318,7 +318,7 @@ impl Handler {
             Some(Call::new(async move {
                 // Dropped at its time-out, the set takes back a call that no thread has begun.
                 let mut thread = JoinSet::new();
-                let cause = Cause::of(event.meta());
+                let cause = Cause::present(event.meta());
                 thread.spawn_blocking(move || cause.within(|| function(event, attempt).into_result()));
                 match thread.join_next().await.unwrap_or_else(|| Ok(Ok(()))) {
                     Ok(result) => result.map_err(Unhandled::Failed),
