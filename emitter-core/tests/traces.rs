@@ -76,7 +76,7 @@ async fn check(payload: &str, properties: Properties, expected: Option<(&str, Op
     };
     for (node, heard) in nodes.iter().zip(heard) {
         node.drain().await;
-        assert_eq!(*heard.lock().unwrap(), [expected.clone()], "{payload}");
+        assert_eq!(&*heard.lock().unwrap(), std::slice::from_ref(&expected), "{payload}");
     }
 }
 

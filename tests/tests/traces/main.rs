@@ -3,3 +3,4 @@
 mod collector;
 mod foreign;
 mod journey;
+mod places;
