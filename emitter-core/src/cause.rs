@@ -6,14 +6,19 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
+use tracing::Span;
+
 use crate::emit::Notes;
 use crate::event::{EventId, Meta};
+use crate::spans;
 
 /// The event that a listener works on.
 #[derive(Debug, Clone)]
 pub(crate) struct Cause {
     id: EventId,
     notes: Option<Arc<Notes>>,
+    /// Of the call.
+    span: Span,
 }
 
 thread_local! {
@@ -21,18 +26,29 @@ thread_local! {
 }
 
 impl Cause {
-    pub(crate) fn of(meta: &Meta) -> Self {
-        Self { id: meta.id, notes: meta.notes.clone() }
+    pub(crate) fn of(meta: &Meta, span: &Span) -> Self {
+        Self { id: meta.id, notes: meta.notes.clone(), span: span.clone() }
     }
 
-    pub(crate) fn new(id: EventId, notes: Option<Arc<Notes>>) -> Self {
-        Self { id, notes }
+    /// What this thread works on: this event, if it is a listener's call that asks.
+    pub(crate) fn present(meta: &Meta) -> Self {
+        let present = PRESENT.with_borrow(Option::clone).filter(|present| present.id == meta.id);
+        present.unwrap_or_else(|| Self::of(meta, &Span::none()))
+    }
+
+    pub(crate) fn id(&self) -> EventId {
+        self.id
+    }
+
+    pub(crate) fn notes(&self) -> Option<&Notes> {
+        self.notes.as_deref()
     }
 
     /// Does something as part of a listener's call.
     pub(crate) fn within<R>(self, act: impl FnOnce() -> R) -> R {
+        let span = self.span.clone();
         let _restored = Restored(PRESENT.replace(Some(self)));
-        act()
+        span.in_scope(act)
     }
 
     /// What an event carries that was caused by this one, besides what its writer says: the cause, one
@@ -42,8 +58,9 @@ impl Cause {
         notes.cause = Some(self.id);
         notes.hops = mine.map_or(0, |mine| mine.hops).saturating_add(1);
         if notes.trace.is_none() {
-            notes.trace = mine.and_then(|mine| mine.trace);
-            notes.trace_state = mine.and_then(|mine| mine.trace_state.clone());
+            let onwards = spans::onwards(&self.span, mine);
+            (notes.trace, notes.trace_state) =
+                onwards.map_or((None, None), |traced| (Some(traced.trace), traced.state));
         }
     }
 }

@@ -7,14 +7,14 @@ use std::sync::Arc;
 use once_cell::sync::OnceCell;
 
 use crate::cause::Cause;
-use crate::emit::Notes;
 use crate::emitter::{Emitter, WeakEmitter};
 use crate::event::{Again, Event, EventId, Origin, Source, Timestamp};
 use crate::model::EventBody;
 use crate::trace::Trace;
 
 /// What surrounds one call of a listener: which event, from where, the how-many-eth attempt, and
-/// the emitter that calls. A listener takes it as a parameter.
+/// the emitter that calls. A listener takes it as a parameter. The call's span, where somebody traces it, ends with the
+/// last copy.
 ///
 /// ```
 /// # use emitter_core::{Context, Emits, Event, listener};
@@ -29,11 +29,11 @@ use crate::trace::Trace;
 /// ```
 #[derive(Clone)]
 pub struct Context {
-    id: EventId,
+    /// The event, and the call of the listener.
+    cause: Cause,
     source: Source,
     origin: Option<Arc<Origin>>,
     time: Timestamp,
-    notes: Option<Arc<Notes>>,
     attempt: u32,
     again: Option<Again>,
     home: Home,
@@ -43,7 +43,7 @@ impl Context {
     /// The event's id: the same at each attempt, and on every node.
     #[must_use]
     pub fn id(&self) -> EventId {
-        self.id
+        self.cause.id()
     }
 
     /// Whether this node wrote, or another one.
@@ -67,31 +67,31 @@ impl Context {
     /// The trace to which the event belongs, if its writer said so.
     #[must_use]
     pub fn trace(&self) -> Option<Trace> {
-        self.notes.as_ref()?.trace
+        self.cause.notes()?.trace()
     }
 
     /// What vendors of tracing hand on beside the trace.
     #[must_use]
     pub fn trace_state(&self) -> Option<&str> {
-        self.notes.as_ref()?.trace_state.as_deref()
+        self.cause.notes()?.trace_state()
     }
 
-    pub(crate) fn cause(&self) -> Cause {
-        Cause::new(self.id, self.notes.clone())
+    pub(crate) fn cause(&self) -> &Cause {
+        &self.cause
     }
 
     /// Does a part of the call on another thread: what it emits there tells that this event caused it, as
     /// everything does that a listener emits where it is called.
     pub fn within<R>(&self, act: impl FnOnce() -> R) -> R {
-        self.cause().within(act)
+        self.cause.clone().within(act)
     }
 
     /// What tells by what was done already: what the writer gave as the idempotency key of this
     /// doing, else the event's id.
     #[must_use]
     pub fn idempotency_key(&self) -> Cow<'_, str> {
-        let given = self.notes.as_ref().and_then(|notes| notes.idempotency_key.as_deref());
-        given.map_or_else(|| self.id.to_string().into(), Cow::Borrowed)
+        let given = self.cause.notes().and_then(|notes| notes.idempotency_key.as_deref());
+        given.map_or_else(|| self.id().to_string().into(), Cow::Borrowed)
     }
 
     /// The how-many-eth call of this listener for this event, from 1. An event that the broker
@@ -121,7 +121,7 @@ impl Context {
 impl fmt::Debug for Context {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Context")
-            .field("id", &self.id)
+            .field("id", &self.id())
             .field("source", &self.source)
             .field("attempt", &self.attempt)
             .finish_non_exhaustive()
@@ -149,7 +149,7 @@ impl fmt::Debug for Home {
 #[must_use]
 pub fn context<T: EventBody>(event: &Event<T>, attempt: u32, home: &Home) -> Context {
     let meta = event.meta();
-    let (id, source, time) = (meta.id, meta.source, meta.time);
-    let (origin, notes) = (meta.origin.clone(), meta.notes.clone());
-    Context { id, source, origin, time, notes, attempt, again: meta.again, home: home.clone() }
+    let (source, time, again) = (meta.source, meta.time, meta.again);
+    let (origin, cause) = (meta.origin.clone(), Cause::present(meta));
+    Context { cause, source, origin, time, attempt, again, home: home.clone() }
 }

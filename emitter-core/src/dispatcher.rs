@@ -22,6 +22,7 @@ use crate::model_info::AnyEvent;
 use crate::queue::{Linger, Queue};
 use crate::record::Standing;
 use crate::retry::Retry;
+use crate::topic::Topic;
 
 mod account;
 mod attempts;
@@ -31,7 +32,8 @@ pub mod lanes;
 mod trouble;
 
 pub(crate) use account::{Account, Entry, Keeper, Selection};
-use attempts::{Attempts, End, Finished, First, first_poll};
+pub(crate) use attempts::End;
+use attempts::{Attempts, Finished, First, first_poll};
 pub(crate) use calls::{Calls, Timing};
 pub(crate) use job::{Completion, Job};
 use lanes::{Lane, Lanes};
@@ -49,7 +51,12 @@ pub(crate) struct Listener {
     pub(crate) handler: Handler,
     /// Shared with those of its name.
     pub(crate) calls: Arc<Calls>,
+    /// Of its model's events.
+    pub(crate) destinations: Destinations,
 }
+
+/// The topics of a model's events, in the order of [`Operation::ALL`].
+pub(crate) type Destinations = Arc<[Topic; Operation::ALL.len()]>;
 
 /// What reaches a model's task, in order.
 pub(crate) enum Message {
@@ -283,7 +290,7 @@ impl Worker {
         let begun = listener.calls.timing.as_ref().map(|_| Instant::now());
         let first = match earlier.and_then(|earlier| earlier.due) {
             Some(due) => First::Later(limits.soon(due)),
-            None => first_poll(&listener.handler, job.shared_event(), cx),
+            None => first_poll(listener, job, limits.timeout, cx),
         };
         if let (First::Ended(end), Some(begun)) = (&first, begun) {
             listener.calls.took(begun.elapsed(), end, job.event().meta().time);
@@ -356,8 +363,15 @@ enum Called {
 }
 
 impl Listener {
-    pub(crate) fn new(id: u64, info: ListenerInfo, handler: Handler, calls: Arc<Calls>) -> Self {
-        Self { id, gone: AtomicBool::new(false), namesake: AtomicBool::new(false), info, handler, calls }
+    pub(crate) fn new(
+        id: u64,
+        info: ListenerInfo,
+        handler: Handler,
+        calls: Arc<Calls>,
+        destinations: Destinations,
+    ) -> Self {
+        let (gone, namesake) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { id, gone, namesake, info, handler, calls, destinations }
     }
 
     /// Whether its name does not tell it from all other listeners of its model.

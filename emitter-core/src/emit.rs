@@ -12,7 +12,7 @@ use crate::context::Context;
 use crate::event::{EventId, Operation};
 use crate::metadata::Metadata;
 use crate::receipt::Receipt;
-use crate::trace::Trace;
+use crate::trace::{Trace, Traced};
 
 /// Where an event may go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -95,12 +95,30 @@ pub(crate) struct Notes {
     pub(crate) trace: Option<Trace>,
     /// What vendors of tracing hand on beside it.
     pub(crate) trace_state: Option<Box<str>>,
+    /// The span in which the event was made, where that is one of a trace: the event goes on from there.
+    pub(crate) made: Option<Box<Traced>>,
     pub(crate) idempotency_key: Option<Box<str>>,
     pub(crate) metadata: Metadata,
     /// The event whose listener wrote.
     pub(crate) cause: Option<EventId>,
     /// How many events were caused by another, up to this one.
     pub(crate) hops: u8,
+}
+
+impl Notes {
+    /// The place in a trace from which an event goes on.
+    pub(crate) fn trace(&self) -> Option<Trace> {
+        self.made.as_ref().map(|made| made.trace).or(self.trace)
+    }
+
+    pub(crate) fn trace_state(&self) -> Option<&str> {
+        self.made.as_ref().map_or(&self.trace_state, |made| &made.state).as_deref()
+    }
+
+    /// The same without the span, which each event has of its own.
+    pub(crate) fn said(&self) -> Self {
+        Self { made: None, ..self.clone() }
+    }
 }
 
 impl EmitOptions {

@@ -276,7 +276,7 @@ impl Emitter {
         let options = options.into();
         let notes = options.notes.clone();
         let Some(emission) = self.event::<T::Model>(event.into_event(), options) else {
-            return Published::new(EventId::now(), noted(notes).and_then(|notes| notes.trace));
+            return Published::new(EventId::now(), noted(notes).and_then(|notes| notes.trace()));
         };
         let published = Published::new(emission.id(), emission.event.meta().trace());
         self.emit([emission]);
@@ -455,7 +455,7 @@ impl Node {
         })?;
         let id = shared.next_listener.fetch_add(1, Ordering::Relaxed);
         let calls = shared.calls_of(&info);
-        let listener = Arc::new(Listener::new(id, info, handler, calls));
+        let listener = Arc::new(Listener::new(id, info, handler, calls, Arc::clone(&model.destinations)));
         shared.insert_listener(&model, listener)?;
         self.receive();
         Ok((model, id))

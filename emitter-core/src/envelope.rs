@@ -278,15 +278,36 @@ pub(crate) fn content_type(format: Format) -> &'static str {
 
 /// What programs on the way want to know without reading the payload.
 fn beside(event: &Outgoing<'_>, content_type: &'static str) -> Properties {
-    let mut properties = Properties::of_type(content_type).with("eventId", event.id.to_string());
-    if let Some(traceparent) = event.traceparent() {
-        properties = properties.with("traceparent", traceparent);
-    }
-    if let Some(trace_state) = event.trace_state {
-        properties = properties.with("tracestate", trace_state);
-    }
-    properties
+    told_beside(Some(event.id), event.trace, event.trace_state, content_type)
 }
+
+fn told_beside(
+    id: Option<EventId>,
+    trace: Option<Trace>,
+    trace_state: Option<&str>,
+    content_type: &'static str,
+) -> Properties {
+    let told = [
+        ("eventId", id.map(|id| id.to_string())),
+        (TRACEPARENT, trace.map(|trace| trace.to_string())),
+        (TRACESTATE, trace_state.map(str::to_owned)),
+    ];
+    let told = told.into_iter().filter_map(|(name, value)| Some((name, value?)));
+    told.fold(Properties::of_type(content_type), |properties, (name, value)| properties.with(name, value))
+}
+
+/// The same of an event that is written already, in a form in which nothing beside it is a part of it.
+pub(crate) fn found_beside(payload: &[u8], format: Format, limits: &WireLimits) -> Properties {
+    let nothing = Properties::default();
+    let incoming = decode(payload, &nothing, Said::Nothing, limits);
+    let (id, trace, state) =
+        incoming.map_or((None, None, None), |found| (found.id, found.trace, found.trace_state));
+    told_beside(id, trace, state.as_deref(), content_type(format))
+}
+
+/// The user properties in which [W3C Trace Context](https://w3c.github.io/trace-context-mqtt/) travels.
+const TRACEPARENT: &str = "traceparent";
+const TRACESTATE: &str = "tracestate";
 
 /// An event as it came, checked as far as that is possible without its model.
 #[derive(Debug)]
@@ -357,11 +378,32 @@ pub struct IncomingRow<'a> {
     pub after: Option<&'a RawValue>,
 }
 
-/// Decodes what came from the wire, of any origin and in any form. `said` is what its topic tells.
+/// Decodes what came from the wire, of any origin and in any form. `said` is what its topic tells. A trace that travels
+/// beside the event counts where the event itself tells of no other.
 ///
 /// # Errors
 /// [`DecodeError`] for everything that is not a whole event.
 pub fn decode<'a>(
+    payload: &'a [u8],
+    properties: &'a Properties,
+    said: Said<'_>,
+    limits: &WireLimits,
+) -> Result<Incoming<'a>, DecodeError> {
+    let mut incoming = decode_form(payload, properties, said, limits)?;
+    if let Some(beside) = properties.get(TRACEPARENT).and_then(|trace| trace.parse::<Trace>().ok())
+        // Of the tracker form, which names a trace and no span.
+        && incoming.trace.is_none_or(|trace| trace.trace_id() == beside.trace_id())
+    {
+        incoming.trace = Some(beside);
+        if incoming.trace_state.is_none() {
+            let state = properties.get(TRACESTATE).filter(|state| Trace::is_state(state));
+            incoming.trace_state = state.map(Cow::Borrowed);
+        }
+    }
+    Ok(incoming)
+}
+
+fn decode_form<'a>(
     payload: &'a [u8],
     properties: &'a Properties,
     said: Said<'_>,

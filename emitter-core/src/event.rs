@@ -191,13 +191,13 @@ impl Meta {
     /// The trace to which it belongs, if its writer said so.
     #[must_use]
     pub fn trace(&self) -> Option<Trace> {
-        self.notes.as_ref()?.trace
+        self.notes.as_ref()?.trace()
     }
 
     /// What vendors of tracing hand on beside the trace.
     #[must_use]
     pub fn trace_state(&self) -> Option<&str> {
-        self.notes.as_ref()?.trace_state.as_deref()
+        self.notes.as_ref()?.trace_state()
     }
 
     /// The event whose listener wrote this one, if one did.

@@ -77,6 +77,7 @@ pub mod registry;
 pub mod retry;
 pub mod schema;
 pub mod signature;
+mod spans;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod topic;

@@ -328,9 +328,11 @@ impl Handler {
         let function = Arc::new(function);
         Self::of::<T>(Arc::new(move |event, attempt| {
             let (event, function) = (typed::<T>(event)?, Arc::clone(&function));
-            let cause = Cause::of(event.meta());
-            let call = move || function(event, attempt).into_result().map_err(Unhandled::Failed);
-            Some(Call::new(on_a_thread(move || cause.within(call))))
+            Some(Call::new(async move {
+                let cause = Cause::present(event.meta());
+                let call = move || function(event, attempt).into_result().map_err(Unhandled::Failed);
+                on_a_thread(move || cause.within(call)).await
+            }))
         }))
     }
 
@@ -343,8 +345,11 @@ impl Handler {
     {
         let function = Arc::new(function);
         Self::from_preparing::<T, _, _>(move |event, attempt, ready| {
-            let (cause, function) = (Cause::of(event.meta()), Arc::clone(&function));
-            on_a_thread(move || cause.within(|| function(event, attempt, ready)))
+            let function = Arc::clone(&function);
+            async move {
+                let cause = Cause::present(event.meta());
+                on_a_thread(move || cause.within(|| function(event, attempt, ready))).await
+            }
         })
     }
 

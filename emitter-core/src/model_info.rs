@@ -324,7 +324,7 @@ fn opened<'m>(
     let Incoming { operation, origin, sequence, trace, metadata, cause, hops, .. } = incoming;
     let trace_state = incoming.trace_state.map(Box::from);
     let idempotency_key = incoming.idempotency_key.map(Box::from);
-    let notes = Notes { trace, trace_state, idempotency_key, metadata, cause, hops };
+    let notes = Notes { trace, trace_state, made: None, idempotency_key, metadata, cause, hops };
     let notes = (notes != Notes::default()).then(|| Arc::new(notes));
     let number = incoming.stream.and_then(|stream| Number::of_stream(&stream, sequence?)).map(Arc::new);
     // Who knows no versions sends what is in the database now.

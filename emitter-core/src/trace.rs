@@ -69,6 +69,13 @@ impl Trace {
     }
 }
 
+/// A place in a trace, and what vendors of tracing hand on beside it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Traced {
+    pub(crate) trace: Trace,
+    pub(crate) state: Option<Box<str>>,
+}
+
 impl fmt::Display for Trace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "00-{:032x}-{:016x}-{:02x}", self.trace_id, self.span_id, self.flags)

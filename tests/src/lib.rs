@@ -12,3 +12,10 @@ pub mod raw_publisher;
 pub mod servers;
 pub mod typescript;
 pub mod worker;
+
+/// Compiles the code of a document, for which no library has what it needs.
+#[cfg(all(doctest, feature = "servers"))]
+mod documents {
+    #[doc = include_str!("../../docs/TRACING.md")]
+    struct Tracing;
+}

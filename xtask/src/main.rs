@@ -73,6 +73,11 @@ fn test(mode: Mode) -> Result<(), Failure> {
     steps.run("docs", docs)?;
 
     steps.tests("tests", tests(mode))?;
+    // With all features, OpenTelemetry is always there.
+    steps.tests(
+        "traces without OpenTelemetry",
+        cargo("test -p emitter-core --no-default-features --features macros,testing --test traces"),
+    )?;
     steps.tests("doctests", cargo("test --doc --workspace --all-features"))?;
 
     steps.run("quickstart", cargo("run -p quickstart"))?;

@@ -11,16 +11,18 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::time::{Instant, sleep, sleep_until};
+use tracing::Span;
 
 use super::account::Entry;
 use super::lanes::Lane;
 use super::trouble::Trouble;
 use super::{DispatchLimits, Job, Listener};
 use crate::cause::Cause;
-use crate::listener::{Call, Handler, Unhandled};
+use crate::listener::{Call, Unhandled};
 use crate::model_info::AnyEvent;
 use crate::record::Standing;
 use crate::retry::Backoff;
+use crate::spans;
 
 /// A listener's calls for one event, until one ends well or the event is given up.
 pub(super) struct Attempts {
@@ -122,16 +124,21 @@ impl Attempts {
     fn call(&self, attempt: u32) -> First {
         let event = self.job.shared_event();
         let call = || self.listener.handler.call(event, attempt);
-        match catch_unwind(AssertUnwindSafe(|| Cause::of(event.meta()).within(call))) {
-            Ok(Some(call)) => First::Waits(call),
+        let span = spans::process(&self.listener, &self.job, attempt);
+        match catch_unwind(AssertUnwindSafe(|| Cause::of(event.meta(), &span).within(call))) {
+            Ok(Some(call)) => First::Waits(call, span),
             Ok(None) => First::Ended(End::Handled),
-            Err(_) => First::Ended(End::Panicked),
+            Err(_) => First::Ended(ended(&span, End::Panicked, self.limits.timeout)),
         }
     }
 
     async fn end_of(&self, first: First) -> End {
+        let limit = self.limits.timeout;
         match first {
-            First::Waits(call) => rest_of(call, self.job.shared_event(), self.limits.timeout).await,
+            First::Waits(call, span) => {
+                let end = rest_of(call, &span, self.job.shared_event(), limit).await;
+                ended(&span, end, limit)
+            }
             First::Ended(end) => end,
             First::NotForIt | First::Later(_) => End::Handled,
         }
@@ -139,7 +146,7 @@ impl Attempts {
 }
 
 /// How a call ended.
-pub(super) enum End {
+pub(crate) enum End {
     Handled,
     Failed(String),
     Panicked,
@@ -157,7 +164,7 @@ impl End {
     }
 
     /// Why it did not end well, where it had so much time.
-    pub(super) fn reason(&self, limit: Duration) -> Cow<'_, str> {
+    pub(crate) fn reason(&self, limit: Duration) -> Cow<'_, str> {
         match self {
             Self::Failed(reason) | Self::Unready(reason) | Self::Interrupted(reason) => reason.into(),
             Self::Panicked => "it panicked".into(),
@@ -218,29 +225,42 @@ pub(super) enum First {
     /// The event is not of the listener's type.
     NotForIt,
     Ended(End),
-    Waits(Call),
+    /// And the span of it.
+    Waits(Call, Span),
     /// There was none: it failed before, and is called again then.
     Later(Instant),
 }
 
 /// Makes a call and polls it once. Whatever of the listener panics, its `Drop` included, ends here.
-pub(super) fn first_poll(handler: &Handler, event: &Arc<dyn AnyEvent>, cx: &mut Context<'_>) -> First {
+pub(super) fn first_poll(listener: &Listener, job: &Job, limit: Duration, cx: &mut Context<'_>) -> First {
+    let event = job.shared_event();
     let poll = || {
-        let Some(mut call) = handler.call(event, 1) else { return First::NotForIt };
-        match call.running.as_mut().poll(cx) {
-            Poll::Ready(result) => First::Ended(result.into()),
-            Poll::Pending => First::Waits(call),
-        }
+        let mut call = listener.handler.call(event, 1)?;
+        Some(match call.running.as_mut().poll(cx) {
+            Poll::Ready(result) => Ok(result),
+            Poll::Pending => Err(call),
+        })
     };
-    let polled = catch_unwind(AssertUnwindSafe(|| Cause::of(event.meta()).within(poll)));
-    polled.unwrap_or(First::Ended(End::Panicked))
+    let span = spans::process(listener, job, 1);
+    match catch_unwind(AssertUnwindSafe(|| Cause::of(event.meta(), &span).within(poll))) {
+        Ok(None) => First::NotForIt,
+        Ok(Some(Ok(result))) => First::Ended(ended(&span, result.into(), limit)),
+        Ok(Some(Err(call))) => First::Waits(call, span),
+        Err(_) => First::Ended(ended(&span, End::Panicked, limit)),
+    }
+}
+
+/// Notes in a call's span how it ended.
+fn ended(span: &Span, end: End, limit: Duration) -> End {
+    spans::processed(span, &end, limit);
+    end
 }
 
 /// The rest of a call, within its time-out from when it has what it needs, and with the same care.
-async fn rest_of(mut call: Call, event: &Arc<dyn AnyEvent>, timeout: Duration) -> End {
+async fn rest_of(mut call: Call, span: &Span, event: &Arc<dyn AnyEvent>, timeout: Duration) -> End {
     let poll = |running: &mut BoxFuture<'static, Result<(), Unhandled>>, cx: &mut Context<'_>| {
         let poll = || running.as_mut().poll(cx);
-        let polled = catch_unwind(AssertUnwindSafe(|| Cause::of(event.meta()).within(poll)));
+        let polled = catch_unwind(AssertUnwindSafe(|| Cause::of(event.meta(), span).within(poll)));
         polled.map_or(Poll::Ready(End::Panicked), |polled| polled.map(End::from))
     };
     let mut end = None;

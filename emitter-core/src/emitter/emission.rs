@@ -16,6 +16,7 @@ use crate::masked::HashKey;
 use crate::model::{Model, ModelEvent};
 use crate::model_info::{AnyEvent, keys};
 use crate::receipt::{Receipt, Ticket};
+use crate::spans;
 use crate::trace::Trace;
 
 /// An event that has been born and waits for its transaction to commit.
@@ -97,7 +98,8 @@ impl<M: Model> Route<M> {
     #[must_use]
     pub fn event_at(self, time: Timestamp, event: M::Event) -> Emission {
         let body = event.body();
-        let meta = Meta {
+        let named = self.notes.as_ref().is_some_and(|notes| notes.trace.is_some());
+        let mut meta = Meta {
             again: None,
             id: EventId::at(time),
             operation: body.operation(),
@@ -109,6 +111,10 @@ impl<M: Model> Route<M> {
             keys: keys(&body),
             notes: noted(self.notes),
         };
+        let topic = &self.state.destinations[meta.operation.index()];
+        if let Some(made) = spans::create(self.state.info, &meta, topic, named) {
+            Arc::make_mut(meta.notes.get_or_insert_default()).made = Some(Box::new(made));
+        }
         let ticket = self.receipt.map(|receipt| Box::new(receipt.ticket(meta.id, meta.operation)));
         let event = Arc::new(Stored::<M> { meta, event });
         let Self { state: model, scope, allowed, qos, persistence, .. } = self;
@@ -191,6 +197,8 @@ impl Emission {
     /// What decides who hears it, and what is told beside it.
     pub(super) fn way(&self) -> impl Eq + Hash {
         let receipt = self.ticket.as_ref().map(|ticket| ticket.receipt().address());
-        (self.scope, self.allowed, self.qos, self.persistence, &self.event.meta().notes, receipt)
+        let notes =
+            self.event.meta().notes.as_deref().map(Notes::said).filter(|said| *said != Notes::default());
+        (self.scope, self.allowed, self.qos, self.persistence, notes, receipt)
     }
 }

@@ -10,7 +10,7 @@ use once_cell::sync::OnceCell;
 
 use super::{Shared, StartError};
 use crate::dispatcher::lanes::AlreadyHashed;
-use crate::dispatcher::{Listener, Message};
+use crate::dispatcher::{Destinations, Listener, Message};
 use crate::event::{Operation, Origin, Source};
 use crate::listener::ListenerInfo;
 use crate::masked::HashKey;
@@ -32,6 +32,8 @@ pub(super) struct Models {
 pub(super) struct ModelState {
     pub(super) info: &'static ModelInfo,
     pub(super) topic: ModelTopic,
+    /// Where its events go.
+    pub(super) destinations: Destinations,
     /// Of this node; its events carry it.
     pub(super) origin: Arc<Origin>,
     /// The application's, for models that hash columns.
@@ -82,9 +84,11 @@ impl Shared {
         if let Some(other) = models.by_type.values().find(|other| self.topics.clash(&other.topic, &topic)) {
             return Err(StartError::SameTopic(info.name, other.info.name));
         }
+        let destinations = Operation::ALL.map(|operation| self.topics.topic(&topic, operation)).into();
         let model = Arc::new(ModelState {
             info,
             topic,
+            destinations,
             origin: Arc::clone(&self.origin),
             hash_key: self.hash_key.clone(),
             queue: Arc::new(Queue::new(self.limits.queue)),

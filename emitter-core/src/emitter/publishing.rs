@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use metrics::Histogram;
 use tokio::time::{Instant, Sleep, sleep_until};
-use tracing::warn;
+use tracing::{Span, warn};
 
 use super::Shared;
 use super::burying::{DeadLetters, Held};
@@ -32,6 +32,7 @@ use crate::model_info::{AnyEvent, ModelInfo};
 use crate::queue::Linger;
 use crate::record::{Number, Parcel};
 use crate::signature::{self, Signatures};
+use crate::spans;
 use crate::topic::Topic;
 use crate::transport::{Confirmation, Confirmed, Message, Properties, PublishError};
 
@@ -286,6 +287,7 @@ impl Publishing {
         let payload = Bytes::from(payload);
         // Shared, not copied: it is there if a dead letter has to be made of it.
         let of_event = self.shared.format == Format::CloudEventsBinary;
+        let span = spans::send(id, &topic, qos, payload.len(), &properties);
         let sent = Sent {
             id,
             topic: topic.clone(),
@@ -296,6 +298,7 @@ impl Publishing {
             place,
             handed: self.outcomes.clock(),
             told,
+            span,
         };
         let message = Message { topic, payload, qos, expires, properties, retain: false };
         let outcomes = Arc::clone(&self.outcomes);
@@ -315,7 +318,8 @@ impl Publishing {
         let mut tickets = Vec::with_capacity(events.len());
         let (payload, parts) = batch::join(events.into_iter().map(|event| {
             let mut payload = event.encoded.payload;
-            tickets.push((event.id, event.topic, event.expires, event.place, event.told));
+            let span = spans::send(event.id, &topic, qos, payload.len(), &event.encoded.properties);
+            tickets.push((event.id, event.topic, event.expires, event.place, event.told, span));
             if let Some(signatures) = &self.shared.signatures {
                 signatures.sign(topic.as_str(), &NOTHING, &mut payload);
             }
@@ -323,7 +327,7 @@ impl Publishing {
         }));
         let handed = self.outcomes.clock();
         let sent = tickets.into_iter().zip(parts);
-        let sent = sent.map(|((id, topic, expires, place, told), payload)| Sent {
+        let sent = sent.map(|((id, topic, expires, place, told, span), payload)| Sent {
             id,
             topic,
             payload,
@@ -333,6 +337,7 @@ impl Publishing {
             place,
             handed,
             told,
+            span,
         });
         let sent: Vec<Sent> = sent.collect();
         let properties = Properties::of_type(batch::content_type(self.shared.format));
@@ -362,7 +367,7 @@ impl Publishing {
                 Some(_) => signature::unsigned(&payload),
                 None => payload.to_vec(),
             };
-            let properties = Properties::of_type(envelope::content_type(self.shared.format));
+            let properties = envelope::found_beside(&payload, self.shared.format, &self.shared.wire);
             let encoded = Encoded { payload, properties };
             self.go(Going::One(Ready { id, topic, batch: None, qos, expires, encoded, place, told }));
         }
@@ -468,7 +473,8 @@ impl Outcomes {
     }
 
     fn told(&self, settled: Result<Confirmed, PublishError>, sent: Sent) {
-        let Sent { id, topic, payload, properties, expires, place, told, handed, .. } = sent;
+        let Sent { id, topic, payload, properties, expires, place, told, handed, span, .. } = sent;
+        spans::sent(&span, &settled);
         let error = match settled {
             Ok(Confirmed { had_subscribers }) => {
                 if let Some(place) = place {
@@ -579,4 +585,6 @@ struct Sent {
     /// When it was handed to the transport, where that is measured.
     handed: Option<Instant>,
     told: Told,
+    /// Until the broker has confirmed it.
+    span: Span,
 }

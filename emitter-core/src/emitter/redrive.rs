@@ -15,9 +15,9 @@ use crate::emit::QoS;
 use crate::envelope;
 use crate::event::{Again, Origin, Source};
 use crate::model_info::AnyEvent;
-use crate::properties::Properties;
 use crate::record::Standing;
 use crate::signature;
+use crate::spans;
 use crate::topic::{BATCH, Said, Topic, TopicError};
 use crate::transport::{Message as Outgoing, PublishError};
 
@@ -153,14 +153,19 @@ impl Emitter {
             return Err(PublishError::TooLarge { size, limit }.into());
         }
         let properties = match letter.properties.is_empty() {
-            true => Properties::of_type(envelope::content_type(shared.format)),
+            true => envelope::found_beside(&payload, shared.format, &shared.wire),
             false => letter.properties.clone(),
         };
         let (qos, payload) = (QoS::AtLeastOnce, Bytes::from(payload));
+        let span = spans::send(letter.event.unwrap_or(letter.id), &topic, qos, payload.len(), &properties);
         let message = Outgoing { topic, payload, qos, expires: None, properties, retain: false };
-        let confirmation = transport.publish(message)?;
+        let accepted = transport.publish(message);
+        spans::sent(&span, &accepted);
+        let confirmation = accepted?;
         let outcome = async move {
-            confirmation.await?;
+            let confirmed = confirmation.await;
+            spans::sent(&span, &confirmed);
+            confirmed?;
             shared.counters.published.add_one();
             Ok(())
         };
