@@ -71,4 +71,6 @@
 //!
 //! A whole application is the example `live-page`; what is promised is in `docs/GUARANTEES.md`.
 
+#[cfg(feature = "dashboard")]
+pub mod dashboard;
 pub mod stream;
