@@ -34,7 +34,7 @@ pub(super) fn page(
 pub(super) fn problem(guest: &Guest, title: &str, why: &str) -> Markup {
     let content = html! {
         p { (why) }
-        p { a href={ (guest.base) "/" } { "To the overview" } }
+        p { a href=(home(guest)) { "To the overview" } }
     };
     document(guest, "-", title, false, &content)
 }
@@ -56,10 +56,10 @@ fn document(guest: &Guest, place: &str, title: &str, refreshes: bool, content: &
             body data-base=(base) {
                 a .skip href="#content" { "To the content" }
                 header .top {
-                    a .brand href={ (base) "/" } { "emitter" }
+                    a .brand href=(home(guest)) { "emitter" }
                     nav aria-label="Screens" {
                         @for (key, at, name) in SCREENS {
-                            a href={ (base) (if at.is_empty() { "/" } else { at }) } data-key=(key)
+                            a href={ (if at.is_empty() { home(guest) } else { base }) (at) } data-key=(key)
                                 aria-current=[(at == place).then_some("page")] { (name) kbd { (key) } }
                         }
                     }
@@ -75,6 +75,11 @@ fn document(guest: &Guest, place: &str, title: &str, refreshes: bool, content: &
             }
         }
     }
+}
+
+/// The first page: a router that is nested has it without a slash at the end.
+fn home(guest: &Guest) -> &str {
+    if guest.base.is_empty() { "/" } else { &guest.base }
 }
 
 /// What a form of ours sends beside what it asks.
@@ -164,6 +169,7 @@ pub(super) fn amount(amount: f64) -> String {
 pub(super) fn age(age: Duration) -> String {
     let seconds = age.as_secs();
     match seconds {
+        0 if age.is_zero() => "0 s".to_owned(),
         0 if age.as_millis() < 10 => format!("{:.1} ms", age.as_secs_f64() * 1000.0),
         0 => format!("{} ms", age.as_millis()),
         1..60 => format!("{:.1} s", age.as_secs_f64()),

@@ -62,19 +62,21 @@ fn standing(health: &Health) -> Markup {
 }
 
 fn tiles(samples: &[Sample]) -> Markup {
-    let slots = history::KEPT;
+    // What has only begun fills a part of it, and not none.
+    let slots = samples.len().clamp(30, history::KEPT);
     let per_second = |number: fn(&emitter_core::metrics::Stats) -> u64| history::rates(samples, number);
     let now = |pick: fn(&Sample) -> Option<f64>| samples.iter().map(pick).collect::<Vec<_>>();
     let seconds = |seconds: f64| frame::age(Duration::try_from_secs_f64(seconds).unwrap_or_default());
     let rate = |rate: f64| format!("{}/s", frame::amount(rate));
     let whole = |number: f64| frame::amount(number);
     type Write = fn(f64) -> String;
-    let tiles: [(&str, Vec<Option<f64>>, Write); 9] = [
+    let tiles: [(&str, Vec<Option<f64>>, Write); 10] = [
         ("Emitted", per_second(|stats| stats.emitted_local.max(stats.emitted_remote)), rate),
         ("Published", per_second(|stats| stats.published), rate),
         ("Received", per_second(|stats| stats.received), rate),
         ("Handled", per_second(|stats| stats.handled), rate),
         ("Failed calls", per_second(|stats| stats.failed + stats.panicked + stats.timed_out), rate),
+        ("Duplicates", per_second(|stats| stats.duplicates), rate),
         ("Backlog", now(|sample| sample.tables.map(|held| held.backlog as f64)), whole),
         ("Lag of the outbox", now(|sample| sample.tables.map(|held| held.oldest)), seconds),
         ("Dead letters", now(|sample| sample.tables.map(|held| held.letters as f64)), whole),
