@@ -18,6 +18,7 @@ async function refresh() {
     const fresh = new DOMParser().parseFromString(await answer.text(), "text/html").getElementById("content");
     if (!fresh || isBusy()) return;
     const places = [...content.querySelectorAll(".table")].map((table) => table.scrollLeft);
+    if (!("refresh" in fresh.dataset)) clearInterval(again);
     content.replaceChildren(...fresh.childNodes);
     content.querySelectorAll(".table").forEach((table, at) => (table.scrollLeft = places[at] ?? 0));
     content.classList.remove("stale");
@@ -26,7 +27,7 @@ async function refresh() {
   }
 }
 
-if ("refresh" in content.dataset) setInterval(refresh, EVERY);
+const again = "refresh" in content.dataset ? setInterval(refresh, EVERY) : null;
 
 // Keys: 1 to 7 lead to the screens, / to the search.
 
@@ -51,6 +52,7 @@ const live = document.getElementById("live");
 function cell(row, text, name) {
   const made = row.insertCell();
   made.textContent = text;
+  made.title = text;
   if (name) made.className = name;
   return made;
 }

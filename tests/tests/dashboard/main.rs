@@ -151,7 +151,7 @@ async fn an_operator_finds_and_mends_what_is_wrong() {
         event.as_str().unwrap().replace("window.hacked=1</script>", "window.hacked=1</script> (edited)");
     browser.write("textarea", &edited).await;
     browser.click("form.edit [type=submit]").await;
-    browser.until("document.querySelector('textarea').value.includes('(edited)')").await;
+    browser.until("document.activeElement === document.body && document.querySelector('textarea').value.includes('(edited)')").await;
 
     // Of this listener: what a redrive would touch, and the redrive.
     browser.press("5").await;

@@ -75,7 +75,8 @@ pub(crate) async fn draw(
             Err(why) => (frame::nothing(why)),
         }
     };
-    frame::page(&guest, "/event", &format!("Event {id}"), false, &content).into_response()
+    let refreshes = told.is_ok_and(|told| told.is_under_way());
+    frame::page(&guest, "/event", &format!("Event {id}"), refreshes, &content).into_response()
 }
 
 impl Told {
@@ -102,6 +103,14 @@ impl Told {
         let of_letter = kept.and_then(|letter| String::from_utf8(letter.payload?).ok());
         told.text = told.seen.as_ref().map(|seen| seen.payload.clone()).or(of_letter);
         Ok(told)
+    }
+
+    /// Whether there is soon more to tell.
+    fn is_under_way(&self) -> bool {
+        let is_done =
+            |row: &OutboxRow| matches!(&*row.status, "COMPLETED" | "FAILED" | "UNREADABLE" | "ORPHANED");
+        let is_called_again = |entry: &LedgerEntry| entry.status == LedgerStatus::Retrying;
+        self.is_empty() || !self.rows.iter().all(is_done) || self.ledger.iter().any(is_called_again)
     }
 
     fn is_empty(&self) -> bool {

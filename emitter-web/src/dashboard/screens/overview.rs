@@ -1,5 +1,6 @@
 //! Whether everything works, on one screen.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use axum::extract::State;
 use axum::response::Html;
 use emitter_core::{Health, HealthStatus};
 use emitter_diesel::dead_letters::{self, Facet};
-use emitter_diesel::outbox::{OutboxState, RelayState};
+use emitter_diesel::outbox::{Behind, OutboxState, RelayState};
 use maud::{Markup, html};
 
 use crate::dashboard::access::Guest;
@@ -20,6 +21,7 @@ use crate::dashboard::{Shared, chart, frame};
 struct Told {
     outbox: OutboxState,
     relays: Vec<RelayState>,
+    behind: Vec<Behind>,
     reasons: Vec<(String, u64)>,
 }
 
@@ -27,9 +29,10 @@ pub(crate) async fn draw(State(shared): State<Arc<Shared>>, guest: Guest) -> Htm
     let told = shared.desk.ask(|drawer| {
         let control = drawer.control()?;
         let (outbox, relays) = (control.state().map_err(said)?, control.relays().map_err(said)?);
+        let behind = control.behind().map_err(said)?;
         let all = dead_letters::Selection::default();
         let reasons = drawer.letters()?.count_by(&all, Facet::Reason).map_err(said)?;
-        Ok(Told { outbox, relays, reasons })
+        Ok(Told { outbox, relays, behind, reasons })
     });
     let told = told.await;
     let health = shared.emitter.health();
@@ -131,11 +134,20 @@ fn letters(guest: &Guest, told: &Told) -> Markup {
 
 fn nodes(guest: &Guest, told: &Told, shared: &Shared) -> Markup {
     let origin = shared.emitter.origin();
+    // Those that remember here how far they are, and by how much they are behind.
+    let mut listening = BTreeMap::<&str, u64>::new();
+    for Behind { node, numbers, .. } in &told.behind {
+        *listening.entry(node).or_default() += numbers.unwrap_or_default();
+    }
     let content = html! {
         dl {
             dt { (origin.service) "/" (origin.node) } dd { (frame::pill("good", "this one")) }
             @for relay in told.relays.iter().filter(|relay| !is(origin, &relay.node)) {
-                dt { (relay.node) } dd { (frame::pill(if relay.takes_lanes { "good" } else { "warn" }, if relay.takes_lanes { "relays" } else { "ends" })) }
+                @let (kind, word) = if relay.takes_lanes { ("good", "relays") } else { ("warn", "ends") };
+                dt { (relay.node) } dd { (frame::pill(kind, word)) }
+            }
+            @for (node, behind) in listening.iter().filter(|(node, _)| !is(origin, node)) {
+                dt { (node) } dd { (frame::number(*behind)) " behind" }
             }
         }
         p .more { a href={ (guest.base) "/nodes" } { "Connections and positions" } }
