@@ -27,6 +27,16 @@
 //! }
 //! ```
 //!
+//! Without `start(who)` there is nothing to mount:
+//!
+//! ```compile_fail,E0599
+//! # use emitter_core::Emitter;
+//! # use emitter_web::dashboard::Dashboard;
+//! # fn mounted(emitter: &Emitter) -> axum::Router {
+//! Dashboard::builder(emitter).router()
+//! # }
+//! ```
+//!
 //! **Who may.** The function given to [`start`](DashboardBuilder::start), without which there is no dashboard, is asked at every
 //! request, also for the style sheet and the stream, and answers who it is: a [`Visitor`], who looks, and may act if it
 //! says so. Put it behind the login of your application, and behind TLS: it shows the data of your users, as listeners see
@@ -69,7 +79,7 @@ use self::desk::{Desk, said};
 use self::history::{Held, History, Sample};
 use self::journal::Journal;
 use self::work::Work;
-use crate::stream::{Stream, StreamBuilder, StreamError};
+use crate::stream::{Stream, StreamBuilder, StreamConfig, StreamError};
 
 mod access;
 mod actions;
@@ -143,6 +153,14 @@ impl DashboardBuilder {
         R: Future<Output = Option<Visitor>> + Send + 'static,
     {
         let Self { emitter, tables, config, live, models } = self;
+        // Pages of the same origins may read it; some hundred people look at the most.
+        let live = live.config(StreamConfig {
+            max_visitors: 500,
+            keep_events: 1_000,
+            keep_bytes: 4 * 1024 * 1024,
+            origins: config.origins.clone(),
+            ..StreamConfig::default()
+        });
         let live = live.start(&emitter)?;
         let desk = Desk::new(tables, &emitter.origin().service, config.patience);
         let every = config.sample_every.max(Duration::from_millis(100));

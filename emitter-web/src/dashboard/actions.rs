@@ -28,7 +28,11 @@ async fn act(
     shared.journal.end(number, outcome.clone());
     match outcome {
         Ok(_) => to(guest, back),
-        Err(why) => failed(guest, StatusCode::SERVICE_UNAVAILABLE, &why),
+        Err(why) => {
+            let why =
+                format!("{why}. If it was only late, it may be done in a moment: look before you repeat it.");
+            failed(guest, StatusCode::SERVICE_UNAVAILABLE, &why)
+        }
     }
 }
 

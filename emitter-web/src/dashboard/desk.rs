@@ -1,5 +1,6 @@
 //! Questions to the database: on threads that may block, few at a time, and waited for no longer than a person waits.
 
+use std::error::Error;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -124,6 +125,6 @@ fn open<T, E: ToString>(
 }
 
 /// An error in words.
-pub(super) fn said(error: impl ToString) -> Trouble {
-    error.to_string()
+pub(super) fn said(error: impl Into<Box<dyn Error>>) -> Trouble {
+    error.into().to_string()
 }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use axum::extract::{FromRequestParts, Query};
 use axum::http::request::Parts;
-use axum::response::{IntoResponse as _, Response};
+use axum::response::{IntoResponse, Response};
 
 /// Names and values, in their order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -28,7 +28,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Pairs {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Response> {
         let query = Query::from_request_parts(parts, state).await;
-        query.map(|Query(pairs)| Self(pairs)).map_err(|rejection| rejection.into_response())
+        query.map(|Query(pairs)| Self(pairs)).map_err(IntoResponse::into_response)
     }
 }
 

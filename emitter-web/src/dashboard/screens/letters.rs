@@ -28,7 +28,14 @@ const HOURS: [(&str, &str); 4] =
 struct Told {
     letters: Vec<KeptLetter>,
     count: u64,
-    groups: Vec<(&'static str, &'static str, Vec<(String, u64)>)>,
+    groups: Vec<Group>,
+}
+
+/// How many there are of each.
+struct Group {
+    name: &'static str,
+    title: &'static str,
+    counts: Vec<(String, u64)>,
 }
 
 const FACETS: [(Facet, &str, &str); 5] = [
@@ -44,7 +51,10 @@ async fn ask(shared: &Shared, chosen: &Chosen, after: Option<i64>) -> Result<Tol
     let told = shared.desk.ask(move |drawer| {
         let book = drawer.letters()?;
         let page = Page { after, limit: PAGE, newest_first: true };
-        let group = |(facet, name, title)| Ok((name, title, book.count_by(&selection, facet).map_err(said)?));
+        let group = |(facet, name, title)| {
+            let counts = book.count_by(&selection, facet).map_err(said)?;
+            Ok(Group { name, title, counts })
+        };
         Ok(Told {
             letters: book.list(&selection, page).map_err(said)?,
             count: book.count(&selection).map_err(said)?,
@@ -89,7 +99,7 @@ pub(crate) async fn plan(State(shared): State<Arc<Shared>>, guest: Guest, pairs:
     };
     let content: Markup = match ask(&shared, &chosen, None).await {
         Ok(told) => html! {
-            p .count { "Of " strong { (chosen.words()) } ": " strong #planned { (frame::number(told.count)) } " as of now. What comes later is not touched." }
+            p .count { "Of " (chosen.words()) ": " strong #planned { (frame::number(told.count)) } " as of now. What comes later is not touched." }
             (groups(&guest, &chosen, &told))
             @if guest.visitor.may_act && told.count > 0 { (forms(&guest, &chosen, told.count)) }
             @else if told.count > 0 { (frame::nothing("You may look, and not act.")) }
@@ -153,11 +163,11 @@ fn groups(guest: &Guest, chosen: &Chosen, told: &Told) -> Markup {
     html! {
         @if told.count > 0 {
             div .groups {
-                @for (name, title, group) in &told.groups {
+                @for Group { name, title, counts } in &told.groups {
                     div {
                         h3 { (title) }
                         ul {
-                            @for (value, letters) in group.iter().take(GROUPS) {
+                            @for (value, letters) in counts.iter().take(GROUPS) {
                                 li {
                                     @if value.is_empty() { span { "none" } }
                                     @else { a href={ (guest.base) "/letters" (chosen.with(name, value)) } title=(value) { (value) } }
@@ -165,7 +175,7 @@ fn groups(guest: &Guest, chosen: &Chosen, told: &Told) -> Markup {
                                     span .number { (frame::number(*letters)) }
                                 }
                             }
-                            @if group.len() > GROUPS { li .note { "and " (group.len() - GROUPS) " more" } }
+                            @if counts.len() > GROUPS { li .note { "and " (counts.len() - GROUPS) " more" } }
                         }
                     }
                 }
