@@ -69,6 +69,10 @@
 //! }
 //! ```
 //!
+//! With the feature `dashboard` there is a dashboard for who runs it, too: see the module of that name.
+//!
 //! A whole application is the example `live-page`; what is promised is in `docs/GUARANTEES.md`.
 
+#[cfg(feature = "dashboard")]
+pub mod dashboard;
 pub mod stream;

@@ -68,7 +68,7 @@ use selection::Selection;
 mod builder;
 mod cursor;
 mod hub;
-mod origin;
+pub(crate) mod origin;
 mod request;
 mod ring;
 mod selection;
@@ -228,6 +228,12 @@ impl<V: Send + Sync + 'static> Stream<V> {
     #[must_use]
     pub fn cursor(&self) -> String {
         self.hub.here().to_string()
+    }
+
+    /// So many events before where it is now, or as many as it has.
+    #[cfg(feature = "dashboard")]
+    pub(crate) fn cursor_before(&self, events: u64) -> String {
+        self.hub.before(events).to_string()
     }
 
     /// Sends all visitors away, who come again elsewhere or later, and lets nobody in. Waits until they have gone, at most

@@ -588,6 +588,21 @@ const TASKS: &[(&str, usize, &str)] = &[
     ),
     ("emitter-diesel/src/companion.rs", 1, "a companion's thread, whose end `shutdown` awaits"),
     (
+        "emitter-web/src/dashboard.rs",
+        1,
+        "the samples, which end with the dashboard or the node; nothing waits for them, and they keep nothing alive",
+    ),
+    (
+        "emitter-web/src/dashboard/desk.rs",
+        1,
+        "a question to the database, awaited where it is asked, and no longer than anybody waits for a page",
+    ),
+    (
+        "emitter-web/src/dashboard/work.rs",
+        1,
+        "a redrive, which ends with the emitter; `Dashboard::close` awaits all",
+    ),
+    (
         "emitter-web/src/stream/server_sent.rs",
         1,
         "a visit, which ends with its answer; `Stream::close` awaits all",

@@ -19,6 +19,8 @@ const SERVERS: &[Server] = &[
     Server { program: "rabbitmq-server", package: "rabbitmq-server" },
     // For aedes, and for the npm package with which ours talks. One that is there is good, wherever it came from, and has its npm: Debian's would not go with it.
     Server { program: "node", package: "nodejs npm" },
+    // In which the dashboard is tried.
+    Server { program: "chromium", package: "chromium" },
     Server { program: "postgres", package: "postgresql" },
     Server { program: "mariadbd", package: "mariadb-server" },
     // Says where the library is; Diesel links with it.

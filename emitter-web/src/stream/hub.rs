@@ -142,6 +142,12 @@ impl<V> Hub<V> {
         self.cursor(self.ring().end())
     }
 
+    /// So many events before that, or as many as there are.
+    #[cfg(feature = "dashboard")]
+    pub(super) fn before(&self, events: u64) -> Cursor {
+        self.cursor(self.ring().before(events))
+    }
+
     fn cursor(&self, place: Place) -> Cursor {
         Cursor { life: self.life, place }
     }

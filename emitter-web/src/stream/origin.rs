@@ -13,7 +13,7 @@ use axum::http::{HeaderMap, HeaderValue};
 
 /// What becomes of a request by its origin.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Page {
+pub(crate) enum Page {
     /// It is of this application, or of no page.
     Own,
     /// It is of another application that may read.
@@ -23,7 +23,7 @@ pub(super) enum Page {
 
 /// Asks a request from where it comes. `host` is whom it asks, and `friends` are origins, such as
 /// `https://app.example.com`.
-pub(super) fn page(headers: &HeaderMap, host: Option<&str>, friends: &[String]) -> Page {
+pub(crate) fn page(headers: &HeaderMap, host: Option<&str>, friends: &[String]) -> Page {
     let Some(origin) = headers.get(ORIGIN) else {
         // Browsers say no origin for what a page cannot read, such as an image, and it would take up a place all the
         // same; newer ones say so.
@@ -42,7 +42,7 @@ pub(super) fn page(headers: &HeaderMap, host: Option<&str>, friends: &[String]) 
 }
 
 /// Whom a request asks: with HTTP/2 its address says so.
-pub(super) fn host(parts: &Parts) -> Option<String> {
+pub(crate) fn host(parts: &Parts) -> Option<String> {
     let said = parts.headers.get(HOST).and_then(|host| host.to_str().ok());
     said.or_else(|| parts.uri.authority().map(Authority::as_str)).map(str::to_owned)
 }

@@ -45,6 +45,12 @@ impl<T> Ring<T> {
         self.first.saturating_add(self.items.len() as u64)
     }
 
+    /// So many items before the end, or where the first one is.
+    #[cfg(feature = "dashboard")]
+    pub(super) fn before(&self, items: u64) -> Place {
+        self.end().saturating_sub(items).max(self.first)
+    }
+
     /// Whether nothing is forgotten from a place on, at which somebody can be.
     pub(super) fn has(&self, place: Place) -> bool {
         (self.first..=self.end()).contains(&place)

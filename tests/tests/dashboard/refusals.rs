@@ -1,0 +1,218 @@
+//! Who may not, does not.
+
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use crate::stage::Stage;
+
+/// Everything that can be asked for.
+const PAGES: [&str; 16] = [
+    "",
+    "/live",
+    "/event",
+    "/event/0193ac5e-0000-7000-8000-000000000000",
+    "/outbox",
+    "/letters",
+    "/letters/plan",
+    "/letter/1",
+    "/nodes",
+    "/listeners",
+    "/file/dashboard.css",
+    "/file/dashboard.js",
+    "/stream/events",
+    "/stream/ws/events",
+    "/stream/events/client.js",
+    "/nowhere",
+];
+
+const ACTIONS: [&str; 7] = [
+    "/outbox/pause",
+    "/outbox/resume",
+    "/outbox/retry",
+    "/letters/redrive",
+    "/letters/stop",
+    "/letters/discard",
+    "/letter/1/edit",
+];
+
+const TOKEN: &str = "00112233445566778899aabbccddeeff";
+
+/// Asks, and returns the head of the answer and some of what comes behind it.
+async fn ask(stage: &Stage, method: &str, path: &str, headers: &[&str], body: &str) -> String {
+    let mut socket = TcpStream::connect(stage.address).await.unwrap();
+    let headers: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
+    let form = "content-type: application/x-www-form-urlencoded";
+    let request = format!(
+        "{method} /ops{path} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n{form}\r\ncontent-length: {}\r\n{headers}\r\n{body}",
+        stage.address,
+        body.len()
+    );
+    socket.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = vec![0; 64 * 1024];
+    let mut length = 0;
+    // A stream does not end.
+    while !answer[..length].windows(4).any(|bytes| bytes == b"\r\n\r\n") {
+        let read = socket.read(&mut answer[length..]).await.unwrap();
+        assert!(read > 0, "{method} {path}: no answer");
+        length += read;
+    }
+    String::from_utf8_lossy(&answer[..length]).into_owned()
+}
+
+#[track_caller]
+fn is(answer: &str, status: u16, of: &str) {
+    assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{of}: {answer}");
+    assert!(answer.contains("content-security-policy: default-src 'none';"), "{of}: {answer}");
+    assert!(answer.contains("x-frame-options: DENY"), "{of}: {answer}");
+    assert!(answer.contains("cache-control: no-store"), "{of}: {answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_is_shown_anything() {
+    let stage = Stage::set().await;
+    for headers in [&[][..], &["cookie: user=stranger"], &["cookie: operator"]] {
+        for path in PAGES {
+            is(&ask(&stage, "GET", path, headers, "").await, 401, path);
+        }
+        for path in ACTIONS {
+            is(&ask(&stage, "POST", path, headers, "").await, 401, path);
+        }
+    }
+    stage.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_of_others_are_refused() {
+    let stage = Stage::set().await;
+    let operator = format!("cookie: user=operator; emitter_dashboard={TOKEN}");
+    let body = format!("token={TOKEN}&rate=1");
+    let null = "origin: null";
+    let evil = "origin: https://evil.example";
+    // What browsers say of a request that a page of another site makes, where they say no origin.
+    let (site, mode, dest) =
+        ("sec-fetch-site: cross-site", "sec-fetch-mode: no-cors", "sec-fetch-dest: script");
+    for headers in [&[&*operator, evil][..], &[&operator, null], &[&operator, site, mode, dest]] {
+        for path in PAGES {
+            is(&ask(&stage, "GET", path, headers, "").await, 403, path);
+        }
+        for path in ACTIONS {
+            is(&ask(&stage, "POST", path, headers, &body).await, 403, path);
+        }
+    }
+    // Nor may they show it in a frame, or send a form by a link.
+    let (navigates, frame) = ("sec-fetch-mode: navigate", "sec-fetch-dest: iframe");
+    is(&ask(&stage, "GET", "", &[&operator, site, navigates, frame], "").await, 403, "a frame");
+    let whole = "sec-fetch-dest: document";
+    is(
+        &ask(&stage, "POST", "/outbox/pause", &[&operator, site, navigates, whole], &body).await,
+        403,
+        "a form",
+    );
+    // Who follows a link is welcome.
+    is(&ask(&stage, "GET", "", &[&operator, site, navigates, whole], "").await, 200, "a link");
+    stage.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_action_needs_the_right_and_the_token() {
+    let stage = Stage::set().await;
+    let own = format!("origin: http://{}", stage.address);
+    let cookies = |user: &str, token: &str| format!("cookie: user={user}; emitter_dashboard={token}");
+    let body = |token: &str| format!("token={token}&rate=1&number=1&confirm=discard+0&payload=%7B%7D");
+    for path in ACTIONS {
+        let other = "ffeeddccbbaa99887766554433221100";
+        for (cookie, token) in [
+            (cookies("operator", TOKEN), other),
+            (cookies("operator", TOKEN), ""),
+            (cookies("operator", ""), ""),
+            ("cookie: user=operator".to_owned(), TOKEN),
+            // A reader may not, whatever it knows.
+            (cookies("reader", TOKEN), TOKEN),
+        ] {
+            is(&ask(&stage, "POST", path, &[&own, &cookie], &body(token)).await, 403, path);
+        }
+        is(&ask(&stage, "POST", path, &[&own, &cookies("operator", TOKEN)], "").await, 403, path);
+        // Other methods do nothing.
+        let answer = ask(&stage, "PUT", path, &[&own, &cookies("operator", TOKEN)], &body(TOKEN)).await;
+        is(&answer, 405, path);
+        let answer = ask(&stage, "GET", path, &[&cookies("operator", TOKEN)], "").await;
+        is(&answer, 405, path);
+    }
+    // Nothing was done by all that: a reader is shown what stands.
+    let outbox = page(&stage, "/outbox", "reader").await;
+    assert!(outbox.contains("publishing") && !outbox.contains("<form"), "{outbox}");
+    let letters = page(&stage, "/letters", "reader").await;
+    assert!(letters.contains("Nothing, on this node and since its start."), "{letters}");
+    // With both it is done.
+    let answer =
+        ask(&stage, "POST", "/outbox/pause", &[&own, &cookies("operator", TOKEN)], &body(TOKEN)).await;
+    is(&answer, 303, "pause");
+    assert!(page(&stage, "/outbox", "reader").await.contains("paused: nothing is published"));
+    stage.end().await;
+}
+
+async fn page(stage: &Stage, path: &str, user: &str) -> String {
+    let mut socket = TcpStream::connect(stage.address).await.unwrap();
+    let request = format!(
+        "GET /ops{path} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\ncookie: user={user}\r\n\r\n",
+        stage.address
+    );
+    socket.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+/// What is logged.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn what_is_done_is_told_to_the_audit() {
+    let log = Log::default();
+    let written = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter("emitter_web::audit=info")
+        .with_writer(move || written.clone());
+    let _guard = tracing::subscriber::set_default(subscriber.with_ansi(false).finish());
+    let stage = Stage::set().await;
+    let own = format!("origin: http://{}", stage.address);
+    let cookie = format!("cookie: user=operator; emitter_dashboard={TOKEN}");
+    for (path, body) in [
+        ("/outbox/pause", ""),
+        ("/letters/discard", "&confirm=discard+0&listener=notify%0Aadmin"),
+        ("/letter/77/edit", "&payload=%7B%7D"),
+    ] {
+        ask(&stage, "POST", path, &[&own, &cookie], &format!("token={TOKEN}{body}")).await;
+    }
+    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let lines: Vec<&str> = log.lines().collect();
+    assert_eq!(lines.len(), 6, "{log}");
+    for (line, what) in [
+        (0, "action=\"pause the outbox\""),
+        (1, "outcome=\"paused\""),
+        // A line's end in it makes no second line.
+        (2, "action=\"discard dead letters of listener notify\\nadmin\""),
+        (3, "outcome=\"0 discarded\""),
+        (4, "action=\"edit the dead letter 77\""),
+        (5, "error=\"there is no dead letter 77\""),
+    ] {
+        assert!(lines[line].contains(what), "{what}: {}", lines[line]);
+        assert!(line % 2 == 1 || lines[line].contains("visitor=\"operator <script>"), "{}", lines[line]);
+    }
+    stage.end().await;
+}
