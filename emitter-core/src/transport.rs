@@ -211,6 +211,10 @@ pub struct TransportStatus {
     pub subscriber: LinkStatus,
     /// Messages accepted and not yet confirmed.
     pub unconfirmed: usize,
+    /// How long ago the oldest of them was accepted; `None` without any, and where that is not known.
+    pub oldest: Option<Duration>,
+    /// How many of them are on the wire, and how many may be at a time.
+    pub window: Option<Window>,
     /// Filters of which the broker has confirmed that what they match comes: by themselves, or by a wider one.
     pub subscriptions: usize,
     /// Filters that were taken back, and of which the broker has not confirmed that yet.
@@ -231,6 +235,16 @@ pub struct Canary {
     pub round_trip: Option<Duration>,
     /// How many in a row were sent and did not come back before the next one.
     pub missed: u32,
+}
+
+/// How many messages may be on the wire at a time, unconfirmed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Window {
+    /// As the settings have it, less where the broker says so.
+    pub size: usize,
+    /// How many are.
+    pub used: usize,
 }
 
 /// How one connection stands.
