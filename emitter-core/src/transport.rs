@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 pub use crate::ack::Ack;
 pub use crate::emit::QoS;
+use crate::event::Timestamp;
 pub use crate::properties::Properties;
 use crate::topic::{Topic, TopicFilter};
 
@@ -233,6 +234,8 @@ pub struct TransportStatus {
 pub struct Canary {
     /// How long the last one that came back was under way; `None` before the first.
     pub round_trip: Option<Duration>,
+    /// When that one came back.
+    pub came: Option<Timestamp>,
     /// How many in a row were sent and did not come back before the next one.
     pub missed: u32,
 }
@@ -257,6 +260,8 @@ pub struct LinkStatus {
     pub connections: u64,
     /// The last error, without credentials.
     pub last_error: Option<String>,
+    /// It was tried as often as the settings say (`max_retries`), and is made no more.
+    pub given_up: bool,
     /// How often it was lost, or not made, and why: each of a few words. Not that it was ended on purpose.
     pub lost: std::collections::BTreeMap<&'static str, u64>,
 }

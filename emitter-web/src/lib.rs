@@ -69,6 +69,9 @@
 //! }
 //! ```
 //!
+//! [`health`] has the routes by which Kubernetes and monitoring see whether the node works.
+//!
 //! A whole application is the example `live-page`; what is promised is in `docs/GUARANTEES.md`.
 
+pub mod health;
 pub mod stream;

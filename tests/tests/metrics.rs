@@ -479,7 +479,10 @@ async fn full_queues_and_circles_are_told_exactly() {
 #[tokio::test(flavor = "multi_thread")]
 async fn strangers_make_no_series() {
     let (broker, prometheus) = (MemoryBroker::new(), Prometheus::new());
-    let desk = desk(&broker, &prometheus).await;
+    // As many letters as there may be by default.
+    let desk = builder(&broker, "desk").with(prometheus.clone()).start().await.unwrap();
+    let _stays = desk.on::<ReadingEvent>().allow_remote().name("steady").run(|_| async {});
+    desk.connected(10 * SECOND).await.unwrap();
     let series = || scrape(&prometheus.text()).into_keys().collect::<BTreeSet<_>>();
     let tell = |name: usize| {
         let event = format!(

@@ -84,8 +84,7 @@ impl Emitter {
             tell_transport(&status, report);
             report.gauge(&table::PUBLISHING, &[], shared.to_publish.unfinished() as u64);
         }
-        let groups: Vec<LinkStatus> =
-            shared.groups().values().map(|group| group.status().subscriber).collect();
+        let groups = self.group_links();
         if !groups.is_empty() {
             tell_links("group", &groups, report);
         }
