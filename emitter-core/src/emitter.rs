@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use once_cell::sync::OnceCell;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 use tracing::{error, warn};
 
@@ -58,7 +58,7 @@ use burying::DeadLetters;
 pub use bus::{Bus, Passing, Sighting};
 use catching_up::CatchingUp;
 pub use emission::{Emission, Published, Route};
-pub use health::{Health, HealthStatus};
+pub use health::{Backlog, Health, HealthStatus, Unpublished};
 use intake::Intake;
 use models::{ModelState, Models};
 use on::On;
@@ -159,6 +159,7 @@ struct Shared {
     tap: Option<Tap>,
     /// Asked how the parts stand that the builder was given.
     troubles: Vec<Troubles>,
+    backlogs: Vec<AskBacklog>,
     next_listener: AtomicU64,
     states: States,
     /// Where the tasks run. Listeners may be added from threads that know no runtime.
@@ -168,6 +169,9 @@ struct Shared {
 /// Tells what is wrong with a part.
 type Troubles = Box<dyn Fn() -> Vec<String> + Send + Sync>;
 
+/// Tells what a part has still to publish.
+type AskBacklog = Box<dyn Fn() -> Option<Unpublished> + Send + Sync>;
+
 /// Is shown what is emitted, and where it may go.
 pub(crate) type Tap = Box<dyn Fn(&Arc<dyn AnyEvent>, Scope) + Send + Sync>;
 
@@ -175,6 +179,8 @@ pub(crate) type Tap = Box<dyn Fn(&Arc<dyn AnyEvent>, Scope) + Send + Sync>;
 struct Tasks {
     /// One worker for each model that has or had listeners.
     workers: JoinSet<()>,
+    /// The same, to see whether they are there.
+    at_work: Vec<AbortHandle>,
     publishing: Option<tokio::task::JoinHandle<()>>,
     burying: Option<tokio::task::JoinHandle<()>>,
     /// What ends each of the companions.
@@ -185,6 +191,14 @@ struct Tasks {
     receiving: bool,
     /// Present from the first call of `shutdown` on: its outcome.
     ending: Option<Ending>,
+}
+
+impl Tasks {
+    /// Whether none has ended by itself.
+    fn all_run(&self) -> bool {
+        let mut others = self.intakes.values().chain(&self.publishing).chain(&self.burying);
+        others.all(|task| !task.is_finished()) && self.at_work.iter().all(|worker| !worker.is_finished())
+    }
 }
 
 impl Emitter {
@@ -450,7 +464,8 @@ impl Node {
                 }
             });
             let worker = Worker::new(queue, shared.limits, counters, bury);
-            tasks.workers.spawn_on(worker.run(), &shared.runtime);
+            let at_work = tasks.workers.spawn_on(worker.run(), &shared.runtime);
+            tasks.at_work.push(at_work);
             Ok(())
         })?;
         let id = shared.next_listener.fetch_add(1, Ordering::Relaxed);

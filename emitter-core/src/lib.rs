@@ -91,9 +91,9 @@ pub use crate::batch::Batches;
 pub use crate::context::Context;
 pub use crate::emit::{EmitConfig, EmitOptions, Persistence, QoS, Scope};
 pub use crate::emitter::{
-    BeginCompanion, Builder, Bus, Emission, Emitter, EndCompanion, Extension, Health, HealthStatus,
+    Backlog, BeginCompanion, Builder, Bus, Emission, Emitter, EndCompanion, Extension, Health, HealthStatus,
     NotConnected, Passing, Published, QueueKeeper, QueueStatus, Queued, RedriveError, ReplayError, Route,
-    ShutdownReport, Sighting, StartError, Subscription, WeakEmitter,
+    ShutdownReport, Sighting, StartError, Subscription, Unpublished, WeakEmitter,
 };
 pub use crate::event::{Again, Event, EventId, Operation, Origin, Source};
 pub use crate::key::Key;

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 pub use crate::ack::Ack;
 pub use crate::emit::QoS;
+use crate::event::Timestamp;
 pub use crate::properties::Properties;
 use crate::topic::{Topic, TopicFilter};
 
@@ -211,6 +212,10 @@ pub struct TransportStatus {
     pub subscriber: LinkStatus,
     /// Messages accepted and not yet confirmed.
     pub unconfirmed: usize,
+    /// How long ago the oldest of them was accepted; `None` without any, and where that is not known.
+    pub oldest: Option<Duration>,
+    /// How many of them are on the wire, and how many may be at a time.
+    pub window: Option<Window>,
     /// Filters of which the broker has confirmed that what they match comes: by themselves, or by a wider one.
     pub subscriptions: usize,
     /// Filters that were taken back, and of which the broker has not confirmed that yet.
@@ -229,8 +234,20 @@ pub struct TransportStatus {
 pub struct Canary {
     /// How long the last one that came back was under way; `None` before the first.
     pub round_trip: Option<Duration>,
+    /// When that one came back.
+    pub came: Option<Timestamp>,
     /// How many in a row were sent and did not come back before the next one.
     pub missed: u32,
+}
+
+/// How many messages may be on the wire at a time, unconfirmed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Window {
+    /// As the settings have it, less where the broker says so.
+    pub size: usize,
+    /// How many are.
+    pub used: usize,
 }
 
 /// How one connection stands.
@@ -243,6 +260,8 @@ pub struct LinkStatus {
     pub connections: u64,
     /// The last error, without credentials.
     pub last_error: Option<String>,
+    /// It was tried as often as the settings say (`max_retries`), and is made no more.
+    pub given_up: bool,
     /// How often it was lost, or not made, and why: each of a few words. Not that it was ended on purpose.
     pub lost: std::collections::BTreeMap<&'static str, u64>,
 }

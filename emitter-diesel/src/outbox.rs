@@ -204,7 +204,7 @@ impl Extension for Outbox {
         let builder = if self.relay.is_none() { builder.relayed_elsewhere() } else { builder };
         let keeps = self.relay.map(|relay| relay.keep);
         let attached = Attached { keeps, ..Attached::default() };
-        let (mailbox, asked) = (Arc::clone(attached.mailbox()), Arc::clone(attached.mailbox()));
+        let [mailbox, asked, counted] = [(); 3].map(|()| Arc::clone(attached.mailbox()));
         #[cfg(feature = "postgres")]
         let builder = {
             let poll = self.relay.unwrap_or_default().poll;
@@ -227,6 +227,7 @@ impl Extension for Outbox {
         builder
             .state(attached)
             .troubles(move || asked.trouble().into_iter().collect())
+            .backlog(move || counted.backlog())
             .companion("outbox", begin)
     }
 }

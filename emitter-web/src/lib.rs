@@ -71,8 +71,11 @@
 //!
 //! With the feature `dashboard` there is a dashboard for who runs it, too: see the module of that name.
 //!
+//! [`health`] has the routes by which Kubernetes and monitoring see whether the node works.
+//!
 //! A whole application is the example `live-page`; what is promised is in `docs/GUARANTEES.md`.
 
 #[cfg(feature = "dashboard")]
 pub mod dashboard;
+pub mod health;
 pub mod stream;

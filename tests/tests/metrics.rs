@@ -7,8 +7,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use emitter_core::dead_letter::DeadLetterLimits;
+use emitter_core::gaps::RingLimits;
 use emitter_core::listener::ListenerOptions;
 use emitter_core::metrics::table::{self, Metric, MetricKind};
 use emitter_core::metrics::{Metrics, Prometheus};
@@ -16,6 +18,7 @@ use emitter_core::transport::memory::{MemoryBroker, Published};
 use emitter_core::{Builder, Emits, Emitter, Event};
 use emitter_tests::alerts::{alerts, each_metric, firing, parsed, scrape};
 use emitter_tests::eventually::eventually;
+use emitter_web::stream::{Anybody, Stream, StreamConfig};
 use serde::{Deserialize, Serialize};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -24,6 +27,18 @@ const SECOND: Duration = Duration::from_secs(1);
 #[emits(model = "reading", create, delete)]
 struct Reading {
     id: i64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Emits)]
+#[emits(event)]
+struct Tick {
+    id: i64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Emits)]
+#[emits(event)]
+struct Note {
+    text: String,
 }
 
 fn reading(id: i64) -> ReadingCreated {
@@ -258,6 +273,298 @@ async fn a_scrape_after_a_script_has_exactly_its_counts() {
         metric(&series, &labels.into_keys().collect::<Vec<_>>());
     }
     assert!(shelf.shutdown(10 * SECOND).await.is_clean() && bench.shutdown(10 * SECOND).await.is_clean());
+}
+
+/// A listener of another node that hears everything, and says so.
+async fn desk(broker: &MemoryBroker, prometheus: &Prometheus) -> Emitter {
+    // Two letters, and no more in all its life.
+    let letters = DeadLetterLimits { per_second: 0, burst: 2, ..DeadLetterLimits::default() };
+    let builder = builder(broker, "desk").dead_letters(letters).with(prometheus.clone());
+    let emitter = builder.start().await.unwrap();
+    let _stays = emitter.on::<ReadingEvent>().allow_remote().name("steady").run(|_| async {});
+    emitter.connected(10 * SECOND).await.unwrap();
+    emitter
+}
+
+/// What `told` says at last, for some of it is counted a moment after it happened.
+async fn in_the_end(prometheus: &Prometheus, expected: &[(Metric, &[&str], u32)]) {
+    let differs = || {
+        let text = prometheus.text();
+        let wrong = |(metric, values, expected): &&(Metric, &[&str], u32)| {
+            (told(&text, metric, values) - f64::from(*expected)).abs() > f64::EPSILON
+        };
+        let wrong = expected.iter().filter(wrong);
+        wrong
+            .map(|(metric, values, expected)| format!("{}{values:?} is not {expected}", metric.name))
+            .collect()
+    };
+    let begun = Instant::now();
+    loop {
+        let wrong: Vec<String> = differs();
+        if wrong.is_empty() {
+            return;
+        }
+        assert!(begun.elapsed() < 20 * SECOND, "{wrong:?}\n{}", prometheus.text());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_seldom_happens_is_told_exactly_too() {
+    let (broker, prometheus) = (MemoryBroker::new(), Prometheus::new());
+    let desk = desk(&broker, &prometheus).await;
+    let last = |topic: &str| {
+        let message = broker.published().into_iter().rfind(|message| message.topic == topic);
+        message.expect("it was published")
+    };
+
+    // Its own comes back, and one of a node that took its name.
+    desk.publish(reading(1));
+    eventually(|| desk.stats().echoes == 1).await;
+    let same = Emitter::builder().service("lab").node("desk").select_listeners(|_| false);
+    let twin = same.transport(broker.connect("lab.twin")).start().await.unwrap();
+    // An id is as old as its millisecond.
+    tokio::time::sleep(Duration::from_millis(2)).await;
+    twin.publish(reading(2));
+    eventually(|| desk.stats().namesakes == 1).await;
+    assert!(twin.shutdown(10 * SECOND).await.is_clean());
+
+    // The broker forgets what it had for a node that is away.
+    let shelf = builder(&broker, "shelf").start().await.unwrap();
+    let forgetful = RingLimits { events: 1, ..RingLimits::default() };
+    let cellar = builder(&broker, "cellar").ring(forgetful).start().await.unwrap();
+    for node in [&shelf, &cellar] {
+        node.connected(10 * SECOND).await.unwrap();
+        node.publish(reading(3));
+    }
+    eventually(|| desk.stats().handled == 4).await;
+    broker.disconnect("lab.desk");
+    eventually(|| !desk.transport_status().unwrap().subscriber.connected).await;
+    for (node, ids) in [(&shelf, 10..13), (&cellar, 20..25)] {
+        for id in ids.clone() {
+            node.publish(reading(id));
+        }
+        // And the one before.
+        eventually(|| node.stats().published == 1 + ids.clone().count() as u64).await;
+    }
+    broker.forget("lab.desk");
+    broker.reconnect("lab.desk");
+    desk.connected(10 * SECOND).await.unwrap();
+    for node in [&shelf, &cellar] {
+        node.publish(reading(4));
+    }
+    // What the cellar keeps is the one that told of the gap.
+    eventually(|| desk.stats().recovered >= 3 && desk.stats().lost >= 5).await;
+
+    // What came is handed out again, and what nobody hears any more is not.
+    let kept = last("prisma/events/reading/create");
+    for _ in 0..3 {
+        desk.replay(&kept.payload).unwrap();
+    }
+    let ticks = desk.on::<Tick>().allow_remote().name("ticks").run(|_| async {});
+    desk.connected(10 * SECOND).await.unwrap();
+    shelf.publish(Tick { id: 1 });
+    eventually(|| desk.stats().handled == 4 + 3 + 2 + 3 + 1).await;
+    ticks.unsubscribe();
+    eventually(|| !broker.subscriptions("lab.desk").iter().any(|filter| filter.contains("tick"))).await;
+    let published = shelf.stats().published;
+    shelf.publish(Tick { id: 2 });
+    eventually(|| shelf.stats().published == published + 1).await;
+    let tick = last("prisma/events/tick");
+    // As a session has it that remembers.
+    assert!(broker.send("lab.desk", &tick.topic, tick.payload));
+
+    for _ in 0..5 {
+        broker.publish("prisma/events/reading/create", "rubbish");
+    }
+    in_the_end(
+        &prometheus,
+        &[
+            (table::ECHOES, &[], 1),
+            (table::NAMESAKES, &[], 1),
+            (table::GAPS, &[], 2),
+            (table::MISSED, &["recovered"], 3),
+            (table::MISSED, &["lost"], 5),
+            (table::REPLAYS, &[], 3),
+            (table::UNHEARD, &[], 1),
+            (table::REJECTED, &["bad"], 5),
+            (table::DEAD_LETTERS, &["", "undecodable"], 2),
+            (table::DEAD_LETTERS_LOST, &[], 3),
+            (table::LISTENING, &["reading"], 0),
+            (table::DEGRADED, &[], 1),
+        ],
+    )
+    .await;
+
+    // Nobody can be reached. A node without a ring has nothing to say but its events.
+    let waiting = Prometheus::new();
+    let press = builder(&broker, "press").ring(RingLimits { events: 0, ..RingLimits::default() });
+    let press = press.with(waiting.clone()).start().await.unwrap();
+    press.connected(10 * SECOND).await.unwrap();
+    broker.pause();
+    eventually(|| !press.transport_status().unwrap().publisher.connected).await;
+    for id in 0..7 {
+        press.publish(reading(id));
+    }
+    let away: [(Metric, &[&str], u32); 3] =
+        [(table::UNCONFIRMED, &[], 7), (table::PUBLISHING, &[], 0), (table::DEGRADED, &[], 1)];
+    in_the_end(&waiting, &away).await;
+    let away: [(Metric, &[&str], u32); 3] = [
+        (table::CONNECTIONS, &["publisher"], 0),
+        (table::CONNECTIONS, &["subscriber"], 0),
+        (table::DEGRADED, &[], 3),
+    ];
+    in_the_end(&prometheus, &away).await;
+    broker.resume();
+    let well: [(Metric, &[&str], u32); 2] = [(table::UNCONFIRMED, &[], 0), (table::DEGRADED, &[], 0)];
+    in_the_end(&waiting, &well).await;
+    // Readings, and what nodes say to each other of events that are missing: questions, answers and heads.
+    let well: [(Metric, &[&str], u32); 4] = [
+        (table::CONNECTIONS, &["publisher"], 1),
+        (table::CONNECTIONS, &["subscriber"], 1),
+        (table::SUBSCRIPTIONS, &["confirmed"], 4),
+        (table::SUBSCRIPTIONS, &["refused"], 0),
+    ];
+    in_the_end(&prometheus, &well).await;
+    for node in [desk, shelf, cellar, press] {
+        let _ = node.shutdown(10 * SECOND).await;
+    }
+}
+
+#[tokio::test]
+async fn full_queues_and_circles_are_told_exactly() {
+    let prometheus = Prometheus::new();
+    let builder = Emitter::builder().select_listeners(|_| false).listener_queue(2).max_hops(2);
+    let emitter = builder.with(prometheus.clone()).start().await.unwrap();
+    let open = Arc::new(tokio::sync::Semaphore::new(0));
+    let gate = Arc::clone(&open);
+    let _stays = emitter.on::<ReadingDeleted>().name("slow").run(move |_| {
+        let gate = Arc::clone(&gate);
+        async move { gate.acquire().await.map(drop).map_err(|error| error.to_string()) }
+    });
+    // One after the other, so that the last have to find those before.
+    for waiting in [1, 2, 3, 3, 3, 3] {
+        emitter.publish(ReadingDeleted::new(Reading { id: 1 }));
+        in_the_end(&prometheus, &[(table::LISTENING, &["reading"], waiting)]).await;
+    }
+    open.add_permits(10);
+    in_the_end(
+        &prometheus,
+        &[
+            (table::LISTENING, &["reading"], 0),
+            (table::HANDLED, &["reading", "slow", "ok"], 3),
+            (table::OVERFLOWED, &["reading", "slow"], 0),
+            (table::OVERFLOWED, &["reading", "*"], 3),
+        ],
+    )
+    .await;
+
+    let again = emitter.downgrade();
+    let _stays = emitter.on::<Tick>().name("circle").run(move |event: Event<Tick>| {
+        if let Some(emitter) = again.upgrade() {
+            emitter.publish(Tick { id: event.id + 1 });
+        }
+        async {}
+    });
+    emitter.publish(Tick { id: 0 });
+    let ended: [(Metric, &[&str], u32); 3] = [
+        (table::LOOPS, &[], 1),
+        (table::HANDLED, &["tick", "circle", "ok"], 3),
+        (table::EMITTED, &["tick", "create", "local"], 3),
+    ];
+    in_the_end(&prometheus, &ended).await;
+    assert!(emitter.shutdown(10 * SECOND).await.is_clean());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_make_no_series() {
+    let (broker, prometheus) = (MemoryBroker::new(), Prometheus::new());
+    // As many letters as there may be by default.
+    let desk = builder(&broker, "desk").with(prometheus.clone()).start().await.unwrap();
+    let _stays = desk.on::<ReadingEvent>().allow_remote().name("steady").run(|_| async {});
+    desk.connected(10 * SECOND).await.unwrap();
+    let series = || scrape(&prometheus.text()).into_keys().collect::<BTreeSet<_>>();
+    let tell = |name: usize| {
+        let event = format!(
+            r#"{{"model":"m{name}","operation":"o{name}","args":{{}},"result":{{"id":{name}}},"eventId":"e{name}"}}"#
+        );
+        for topic in [format!("prisma/events/m{name}/create"), format!("prisma/events/reading/o{name}")] {
+            assert!(broker.send("lab.desk", &topic, event.clone()));
+        }
+    };
+    tell(0);
+    let refused = || desk.stats().bad_messages + desk.stats().unheard;
+    eventually(|| refused() == 2).await;
+    let before = series();
+    (1..500).for_each(tell);
+    eventually(|| refused() == 1_000).await;
+    assert_eq!(series(), before);
+    assert!(desk.shutdown(10 * SECOND).await.is_clean());
+}
+
+#[tokio::test]
+async fn what_pages_are_told_is_told_exactly() {
+    let prometheus = Prometheus::new();
+    let emitter =
+        Emitter::builder().select_listeners(|_| false).with(prometheus.clone()).start().await.unwrap();
+    let config = StreamConfig { patience: Duration::from_millis(200), ..StreamConfig::default() };
+    let stream = Stream::<Anybody>::builder().events_for_all::<ReadingEvent>().events_for_all::<Note>();
+    let stream = stream.config(config).start(&emitter).unwrap();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let router = stream.router::<()>();
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    let visit = async |path: &str| {
+        let mut page = tokio::net::TcpStream::connect(address).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n");
+        tokio::io::AsyncWriteExt::write_all(&mut page, request.as_bytes()).await.unwrap();
+        page
+    };
+    let (one, other) = (visit("/events").await, visit("/events?model=note").await);
+    in_the_end(&prometheus, &[(table::STREAM_VISITORS, &[], 2)]).await;
+    for id in 0..5 {
+        emitter.publish(reading(id));
+    }
+    // Of a life that is over.
+    let stale = visit("/events?model=note&cursor=0123456789abcdef-1").await;
+    let told: [(Metric, &[&str], u32); 4] = [
+        (table::STREAM_VISITORS, &[], 3),
+        (table::STREAM_TOLD, &[], 5),
+        (table::STREAM_DROPPED, &[], 0),
+        (table::STREAM_RELOADS, &[], 1),
+    ];
+    in_the_end(&prometheus, &told).await;
+    drop((one, stale));
+    in_the_end(&prometheus, &[(table::STREAM_VISITORS, &[], 1)]).await;
+    // One that takes nothing any more.
+    let begun = Instant::now();
+    while stream.stats().dropped == 0 {
+        assert!(begun.elapsed() < 20 * SECOND);
+        emitter.publish(Note { text: "x".repeat(64_000) });
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    in_the_end(&prometheus, &[(table::STREAM_DROPPED, &[], 1), (table::STREAM_VISITORS, &[], 0)]).await;
+    drop(other);
+    // What was counted stays, though there is nobody who counts it any more.
+    assert!(emitter.shutdown(10 * SECOND).await.is_clean());
+    in_the_end(&prometheus, &[(table::STREAM_DROPPED, &[], 1), (table::STREAM_RELOADS, &[], 1)]).await;
+}
+
+#[test]
+fn each_metric_is_expected_by_some_test() {
+    let tests = [
+        "tests/tests/metrics.rs",
+        "tests/tests/presence.rs",
+        "tests/tests/outbox/metrics.rs",
+        "tests/tests/mirror/suite.rs",
+    ];
+    let tests: String = tests.map(|test| fs::read_to_string(file(test)).unwrap()).concat();
+    let table = fs::read_to_string(file("emitter-core/src/metrics/table.rs")).unwrap();
+    for Metric { name, .. } in table::ALL {
+        let line = table.lines().find(|line| line.contains(&format!("\"{name}\""))).unwrap();
+        let constant = line.trim().split(':').next().unwrap();
+        assert!(tests.contains(&format!("table::{constant},")), "no test says how much {name} is");
+    }
 }
 
 #[tokio::test]

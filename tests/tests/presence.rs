@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use emitter_core::metrics::Prometheus;
+use emitter_core::metrics::table::{self, Metric};
 use emitter_core::retry::Backoff;
 use emitter_core::topic::{ModelTopic, Topics};
 use emitter_core::transport::mqtt::{ClientId, MqttConfig, MqttTransport, MqttVersion, Overflow};
 use emitter_core::transport::{Delivery, Transport};
 use emitter_core::{Builder, Emits, Emitter, Event, HealthStatus};
-use emitter_tests::alerts::firing;
+use emitter_tests::alerts::{firing, scrape};
 use emitter_tests::eventually::eventually;
 use emitter_tests::servers::Mosquitto;
 use serde::{Deserialize, Serialize};
@@ -110,8 +111,9 @@ async fn a_node_that_is_not_to_be_seen_says_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_canary_tells_how_long_a_message_takes() {
-    let broker = Mosquitto::start();
-    let node = start("a", config(&broker)).await;
+    let (broker, prometheus) = (Mosquitto::start(), Prometheus::new());
+    let builder = builder("a", config(&broker).window(30).expect("valid")).with(prometheus.clone());
+    let node = builder.start().await.expect("it starts");
     hear(&node);
     eventually(|| node.health().round_trip.is_some()).await;
     let health = node.health();
@@ -119,6 +121,16 @@ async fn a_canary_tells_how_long_a_message_takes() {
     let status = node.transport_status().expect("there is one");
     assert_eq!(status.subscriptions, 1, "its own is not counted");
     assert_eq!(node.stats().received, 0, "it goes no further than the transport");
+    let text = prometheus.text();
+    let told = |metric: Metric, state: Option<&str>| {
+        let labels = state.map(|state| ("state".to_owned(), state.to_owned()));
+        scrape(&text)[&(metric.name.to_owned(), labels.into_iter().collect())]
+    };
+    let round_trip = told(table::CANARY_SECONDS, None);
+    assert!((0.000_01..10.0).contains(&round_trip), "{round_trip}");
+    assert_eq!(told(table::CANARY_MISSED, None), 0.0);
+    // Mosquitto takes 20 at a time.
+    assert_eq!((told(table::WINDOW, Some("used")), told(table::WINDOW, Some("free"))), (0.0, 20.0));
     assert!(node.shutdown(Duration::from_secs(5)).await.is_clean());
     assert_eq!(node.health().status, HealthStatus::Unhealthy);
 }

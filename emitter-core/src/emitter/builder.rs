@@ -15,8 +15,9 @@ use uuid::Uuid;
 
 use super::burying::{DeadLetters, Graveyard, Keeper};
 use super::catching_up::CatchingUp;
+use super::health::Unpublished;
 use super::publishing::Publishing;
-use super::{Emitter, Node, Shared, Tap, Tasks, Troubles, WeakEmitter};
+use super::{AskBacklog, Emitter, Node, Shared, Tap, Tasks, Troubles, WeakEmitter};
 use crate::batch::{self, Batches};
 use crate::dead_letter::{DeadLetter, DeadLetterLimits};
 use crate::dedup::DedupConfig;
@@ -73,6 +74,7 @@ pub struct Builder {
     reporting: Option<Reporting>,
     companions: Vec<(&'static str, BeginCompanion)>,
     troubles: Vec<Troubles>,
+    backlogs: Vec<AskBacklog>,
     relayed_elsewhere: bool,
     required: Vec<String>,
     select: Box<dyn Fn(&ListenerInfo) -> bool + Send>,
@@ -209,6 +211,7 @@ impl Default for Builder {
             reporting: None,
             companions: Vec::new(),
             troubles: Vec::new(),
+            backlogs: Vec::new(),
             relayed_elsewhere: false,
             required: Vec::new(),
             select: Box::new(|_| true),
@@ -367,6 +370,13 @@ impl Builder {
     /// answer at once.
     pub fn troubles(mut self, ask: impl Fn() -> Vec<String> + Send + Sync + 'static) -> Self {
         self.troubles.push(Box::new(ask));
+        self
+    }
+
+    /// Has [`Emitter::health`] ask such a part what it has still to publish; `None` while that is not known. It is to answer at
+    /// once.
+    pub fn backlog(mut self, ask: impl Fn() -> Option<Unpublished> + Send + Sync + 'static) -> Self {
+        self.backlogs.push(Box::new(ask));
         self
     }
 
@@ -567,6 +577,7 @@ impl Builder {
             transient: self.node.is_none(),
             tap: self.tap,
             troubles: self.troubles,
+            backlogs: self.backlogs,
             next_listener: AtomicU64::new(1),
             states: self.states,
             relayed_elsewhere: self.relayed_elsewhere,

@@ -10,7 +10,7 @@ use crate::dead_letter::Reason;
 use crate::dispatcher::{Calls, Timing};
 use crate::listener::ListenerInfo;
 use crate::metrics::{Counter, Report, Stats, table};
-use crate::transport::{LinkStatus, TransportStatus};
+use crate::transport::{LinkStatus, TransportStatus, Window};
 
 /// What is counted of calls, by model and listener.
 pub(super) type AllCalls = BTreeMap<(&'static str, Cow<'static, str>), Arc<Calls>>;
@@ -84,8 +84,7 @@ impl Emitter {
             tell_transport(&status, report);
             report.gauge(&table::PUBLISHING, &[], shared.to_publish.unfinished() as u64);
         }
-        let groups: Vec<LinkStatus> =
-            shared.groups().values().map(|group| group.status().subscriber).collect();
+        let groups = self.group_links();
         if !groups.is_empty() {
             tell_links("group", &groups, report);
         }
@@ -181,6 +180,10 @@ fn tell_transport(status: &TransportStatus, report: &mut Report) {
         tell_links("subscriber", std::slice::from_ref(&status.subscriber), report);
     }
     report.gauge(&table::UNCONFIRMED, &[], status.unconfirmed as u64);
+    if let Some(Window { size, used }) = status.window {
+        report.gauge(&table::WINDOW, &["used"], used as u64);
+        report.gauge(&table::WINDOW, &["free"], size.saturating_sub(used) as u64);
+    }
     report.gauge(&table::SUBSCRIPTIONS, &["confirmed"], status.subscriptions as u64);
     report.gauge(&table::SUBSCRIPTIONS, &["refused"], status.refused_subscriptions.len() as u64);
     if let Some(canary) = status.canary {

@@ -133,6 +133,8 @@ metrics! {
     PUBLISHING: Gauge "emitter_publishing_events" Count [];
     /// Messages that the transport has, and the broker has not confirmed.
     UNCONFIRMED: Gauge "emitter_unconfirmed_messages" Count [];
+    /// How many messages may be on the wire at a time, by what the settings and the broker allow: `used`, or `free`.
+    WINDOW: Gauge "emitter_window_messages" Count ["state"];
     /// Events that wait for listeners, or that these work on.
     LISTENING: Gauge "emitter_listening_events" Count ["model"];
     /// Events of `.queued()` that wait in memory to be written down.

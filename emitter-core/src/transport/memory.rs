@@ -285,6 +285,8 @@ impl Transport for MemoryTransport {
             publisher: self.publisher.as_ref().map(|publisher| publisher.link().status()).unwrap_or_default(),
             subscriber: self.subscriber.link().status(),
             unconfirmed: self.publisher.as_ref().map_or(0, |publisher| publisher.unconfirmed()),
+            oldest: None,
+            window: None,
             subscriptions: self.subscriber.confirmed(),
             unsubscribing: self.subscriber.unsubscribing(),
             refused_subscriptions: Vec::new(),

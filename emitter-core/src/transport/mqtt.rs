@@ -197,6 +197,8 @@ impl Transport for MqttTransport {
             publisher: self.publisher.as_ref().map(|publisher| publisher.link().status()).unwrap_or_default(),
             subscriber: self.subscriber.link().status(),
             unconfirmed: self.publisher.as_ref().map_or(0, |publisher| publisher.unconfirmed()),
+            oldest: self.publisher.as_ref().and_then(|publisher| publisher.oldest()),
+            window: self.publisher.as_ref().map(|publisher| publisher.window()),
             subscriptions: self.subscriber.confirmed(),
             unsubscribing: self.subscriber.unsubscribing(),
             refused_subscriptions: self.subscriber.refused(),

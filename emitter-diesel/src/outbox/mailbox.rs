@@ -4,16 +4,22 @@ use std::collections::HashSet;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use emitter_core::EventId;
 use emitter_core::gaps::wire::Ask;
 use emitter_core::metrics::{Report, table};
 use emitter_core::record::Progress;
 use emitter_core::transport::PublishError;
+use emitter_core::{EventId, Unpublished};
 
 use super::OutboxState;
 
 /// How often it is looked how an outbox stands, where somebody is told.
 pub(crate) const LOOK: Duration = Duration::from_secs(5);
+
+/// After this long there should have been another look.
+const SOON: Duration = Duration::from_secs(20);
+
+/// For so long somebody is told who asked.
+const INTEREST: Duration = Duration::from_secs(60);
 
 /// What waits for the thread of an outbox.
 #[derive(Debug, Default)]
@@ -26,6 +32,8 @@ pub(crate) struct Mailbox {
     trouble: Mutex<Option<String>>,
     /// How the outbox stood at the last look, where somebody is told.
     standing: Mutex<Option<Standing>>,
+    /// When a node's health was asked for last.
+    asked: Mutex<Option<Instant>>,
 }
 
 /// How an outbox stood.
@@ -35,6 +43,14 @@ pub(crate) struct Standing {
     pub(crate) state: OutboxState,
     /// How many lanes this node has.
     pub(crate) lanes: usize,
+}
+
+impl Standing {
+    /// How long the oldest row has waited. While nobody can look, what waited grows older.
+    fn oldest(&self) -> Duration {
+        let unseen = Some(self.at.elapsed()).filter(|unseen| *unseen > SOON).unwrap_or_default();
+        self.state.oldest.map_or(Duration::ZERO, |oldest| oldest + unseen)
+    }
 }
 
 /// Says that listeners are done with an event, or, dropped before that, that they will never be in this life.
@@ -150,13 +166,30 @@ impl Mailbox {
         *self.standing.lock().unwrap_or_else(PoisonError::into_inner) = Some(standing);
     }
 
+    fn standing(&self) -> Option<Standing> {
+        *self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// As a node's health has it.
+    pub(crate) fn backlog(&self) -> Option<Unpublished> {
+        let was_wanted = self.is_wanted();
+        *self.asked.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        // What was seen when somebody asked an hour ago says nothing.
+        let standing = self.standing().filter(|standing| was_wanted || standing.at.elapsed() <= SOON)?;
+        let events = standing.state.pending + standing.state.waiting;
+        Some(Unpublished { events, oldest: standing.oldest() })
+    }
+
+    /// Whether somebody asks for a node's health.
+    pub(crate) fn is_wanted(&self) -> bool {
+        let asked = *self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        asked.is_some_and(|asked| asked.elapsed() < INTEREST)
+    }
+
     /// As it is told to who exports metrics.
     pub(crate) fn report(&self, report: &mut Report) {
-        let Some(Standing { at, state, lanes }) =
-            *self.standing.lock().unwrap_or_else(PoisonError::into_inner)
-        else {
-            return;
-        };
+        let Some(standing) = self.standing() else { return };
+        let Standing { state, lanes, .. } = standing;
         for (status, rows) in [
             ("pending", state.pending),
             ("waiting", state.waiting),
@@ -167,10 +200,7 @@ impl Mailbox {
         ] {
             report.gauge(&table::OUTBOX_ROWS, &[status], rows);
         }
-        // While nobody can look, what waited grows older.
-        let unseen = Some(at.elapsed()).filter(|unseen| *unseen > 4 * LOOK).unwrap_or_default();
-        let oldest = state.oldest.map_or(Duration::ZERO, |oldest| oldest + unseen);
-        report.seconds(&table::OUTBOX_OLDEST_SECONDS, &[], oldest);
+        report.seconds(&table::OUTBOX_OLDEST_SECONDS, &[], standing.oldest());
         report.gauge(&table::OUTBOX_LANES, &["owned"], state.owned.into());
         report.gauge(&table::OUTBOX_LANES, &["free"], state.lanes.saturating_sub(state.owned).into());
         report.gauge(&table::OUTBOX_LANES_HERE, &[], lanes as u64);

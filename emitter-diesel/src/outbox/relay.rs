@@ -413,7 +413,7 @@ impl Relay {
         if self.relays && now >= self.next_clearing {
             self.clear()?;
         }
-        if emitter.reports() && now >= self.next_look {
+        if now >= self.next_look && (emitter.reports() || self.mailbox.is_wanted()) {
             self.look()?;
         }
         if self.inherits && !ending {

@@ -10,6 +10,8 @@ macro_rules! suite {
             use diesel::connection::SimpleConnection;
             use emitter_core::envelope::Format;
             use emitter_core::event::Timestamp;
+            use emitter_core::metrics::Prometheus;
+            use emitter_core::metrics::table::{self, Metric};
             use emitter_core::transport::{Message, Transport};
             use emitter_core::topic::Topic;
             use emitter_core::{Again, Batches, Event, Operation, Signatures, SigningKey, Source, StartError, Trace};
@@ -18,6 +20,7 @@ macro_rules! suite {
                 Cursor, Listeners, Mirror, MirrorConfig, MirrorError, ReplayOptions,
             };
             use emitter_diesel::tables::Tables;
+            use emitter_tests::alerts::scrape;
             use emitter_tests::eventually::eventually;
             use emitter_tests::frail::{Breaker, Moment};
 
@@ -192,7 +195,8 @@ macro_rules! suite {
                 let broker = MemoryBroker::new();
                 let key = || Signatures::new(SigningKey::hmac_sha256("k", &[7; 32]).unwrap());
                 let audit = builder(&broker, "audit", "a").signatures(key()).with(Mirror::new(server.tables()));
-                let audit = audit.start().await.unwrap();
+                let prometheus = Prometheus::new();
+                let audit = audit.with(prometheus.clone()).start().await.unwrap();
                 writes(&audit).await;
                 let unsigned = builder(&broker, "shop", "a").batches(Batches::default()).start().await.unwrap();
                 (0..10).for_each(|id| assert!(!unsigned.publish(order(id)).id.as_uuid().is_nil()));
@@ -202,6 +206,14 @@ macro_rules! suite {
                 assert!(shop.shutdown(10 * SECOND).await.is_clean());
                 recorded(&audit, 1).await;
                 eventually(|| mirror::stats(&audit).unwrap().refused == 10).await;
+                let scrape = scrape(&prometheus.text());
+                let told = |metric: Metric, outcome: Option<&str>| {
+                    let labels = outcome.map(|outcome| ("outcome".to_owned(), outcome.to_owned()));
+                    scrape[&(metric.name.to_owned(), labels.into_iter().collect())]
+                };
+                let outcomes = ["recorded", "duplicate", "failed", "refused"];
+                assert_eq!(outcomes.map(|outcome| told(table::MIRRORED, Some(outcome))), [1.0, 0.0, 0.0, 10.0]);
+                assert_eq!(told(table::MIRROR_WRITES, None), 1.0);
                 assert!(audit.shutdown(10 * SECOND).await.is_clean());
                 let mut mirrored = Mirrored::open(&server.tables()).unwrap();
                 let events = all(&mut mirrored);

@@ -10,6 +10,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::driver::Side;
 use super::publisher::Publisher;
 use super::subscriber::Subscriber;
+use crate::event::Timestamp;
 use crate::topic::{Topic, TopicFilter};
 use crate::transport::{Canary, Message, QoS};
 
@@ -43,6 +44,7 @@ impl Canaries {
         let number = std::str::from_utf8(payload).ok().and_then(|text| text.parse::<u64>().ok());
         if let Some((_, sent)) = state.awaited.take_if(|(awaited, _)| Some(*awaited) == number) {
             state.told.round_trip = Some(sent.elapsed());
+            state.told.came = Some(Timestamp::now());
             state.told.missed = 0;
         }
     }

@@ -197,6 +197,7 @@ pub(super) async fn keep_connected<S: Side>(side: Arc<S>) {
         if link.config.max_retries.is_some_and(|most| outage.failures > most) {
             let (broker, failures) = (link.config.address(), outage.failures);
             tracing::error!(link = link.name, %broker, error = %end.lost, failures, "no more attempts to connect");
+            link.lock_status().given_up = true;
             link.close();
             link.finish();
             return side.gave_up();

@@ -94,6 +94,15 @@ impl<T> InFlight<T> {
         self.handed.len() - self.nobodys + colliding + self.written.len() + self.received.len()
     }
 
+    /// The one of them that was accepted first.
+    pub(super) fn oldest(&self) -> Option<&T> {
+        let colliding = self.colliding.iter().map(|(_, entry)| entry);
+        let handed = self.handed.iter().flatten().chain(colliding);
+        let on_the_wire = handed.chain(self.written.values()).chain(self.received.values());
+        let all = on_the_wire.chain(self.waiting.front());
+        all.min_by_key(|entry| entry.number).map(|entry| &entry.item)
+    }
+
     /// Whether a message of so many bytes would be taken in.
     pub(super) fn has_room(&self, bytes: usize) -> bool {
         self.len() < self.bounds.messages && self.bytes.saturating_add(bytes) <= self.bounds.bytes

@@ -12,7 +12,7 @@ use super::driver::{Link, Lost, Side};
 use super::in_flight::{Bounds, InFlight};
 use super::protocol::{Client, Role, Signal, Verdict, Welcome};
 use crate::retry::Backoff;
-use crate::transport::{Confirmation, Confirmed, Message, PublishError, QoS, Settler};
+use crate::transport::{Confirmation, Confirmed, Message, PublishError, QoS, Settler, Window};
 
 /// Accepts messages and sees each one settled.
 pub(super) struct Publisher {
@@ -30,6 +30,8 @@ struct State {
     accepting: bool,
     /// The largest topic and payload that this side and the broker take.
     largest: usize,
+    /// How many messages may be on the wire, as the broker said last.
+    window: usize,
     /// QoS 2 messages whose PUBREC said that nobody was subscribed.
     unheard: HashSet<u16>,
     /// Slots of rumqttc's window that it lost, and how many it may lose. See [`State::leaked`].
@@ -74,6 +76,7 @@ const RIGHT_AFTER: Duration = Duration::from_secs(1);
 struct Publishing {
     message: Message,
     settler: Settler,
+    accepted: Instant,
     /// How often the broker refused it for now.
     refusals: u32,
 }
@@ -102,6 +105,7 @@ impl Publisher {
             client: None,
             accepting: true,
             largest: config.largest_message(),
+            window: config.window.into(),
             unheard: HashSet::new(),
             leaks: 0,
             bearable_leaks: 0,
@@ -127,7 +131,8 @@ impl Publisher {
             return Err(PublishError::TooLarge { size, limit });
         }
         let (settler, confirmation) = Confirmation::new();
-        self.locked(|state| state.accept(Publishing { message, settler, refusals: 0 }, size))?;
+        let publishing = Publishing { message, settler, accepted: Instant::now(), refusals: 0 };
+        self.locked(|state| state.accept(publishing, size))?;
         Ok(confirmation)
     }
 
@@ -168,6 +173,17 @@ impl Publisher {
 
     pub(super) fn unconfirmed(&self) -> usize {
         self.lock().in_flight.len()
+    }
+
+    /// How long ago the oldest of those that are not settled was accepted.
+    pub(super) fn oldest(&self) -> Option<Duration> {
+        let state = self.lock();
+        state.in_flight.oldest().map(|publishing| publishing.accepted.elapsed())
+    }
+
+    pub(super) fn window(&self) -> Window {
+        let state = self.lock();
+        Window { size: state.window, used: state.in_flight.on_the_wire() }
     }
 
     pub(super) fn stop_accepting(&self) {
@@ -260,6 +276,8 @@ impl Side for Publisher {
         let announcement = self.announcement(true);
         self.locked(|state| {
             state.largest = brokers.map_or(ours, |brokers| brokers.min(ours));
+            let window = self.link.config.window;
+            state.window = welcome.receive_maximum.map_or(window, |brokers| brokers.min(window)).into();
             state.leaks = 0;
             state.bearable_leaks = welcome.receive_maximum.map_or(ids, |brokers| brokers.min(ids)) / 2;
             state.progress = Instant::now();
