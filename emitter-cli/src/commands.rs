@@ -5,15 +5,19 @@ use clap::Subcommand;
 use crate::connection::Place;
 use crate::report::{Failure, Out, Verdict};
 
+mod bench;
 mod completions;
 mod dlq;
 mod doctor;
+mod generate;
 mod given_up;
 mod lag;
+mod listeners;
 mod migrate;
 mod outbox;
 mod replay;
 mod requests;
+mod schema;
 mod tail;
 mod why;
 
@@ -51,14 +55,34 @@ pub(crate) enum Command {
     /// The broker: whether it is there, and lets a message to oneself through, also a large one; that goes over
     /// `{prefix}/_canary/…`, where nodes try the same. Exit code 1: works, but see there; 2: does not work.
     Doctor(doctor::Doctor),
+    /// Shows which nodes there are, and which listeners each has, as they say on the bus
+    ///
+    /// Below `{prefix}/_nodes`, where the broker keeps it. A node without `announce` says nothing.
+    Listeners(listeners::Listeners),
+    /// Measures how many messages a second the broker takes and delivers, and how long they take
+    ///
+    /// To itself, over `{prefix}/_canary/…`, where nodes may publish and hear. On a broker that is at work it takes from that.
+    Bench(bench::Bench),
+    /// Describes the events of a program for other languages: AsyncAPI, JSON Schema, TypeScript
+    ///
+    /// Of the program's manifest, which is a file beside it. A test of the program writes that with EMITTER_MANIFEST=write:
+    /// `Manifest::of_crates(&["shop"]).assert("emitter.json")`. Or the program prints it: `println!("{}", Manifest::linked())`. Topics begin
+    /// as `--prefix` says.
+    Schema(schema::Schema),
+    /// Writes models with `Emits` for the tables of a Diesel schema, to begin with
+    ///
+    /// To stdout. Columns whose names say that they are secret are left out of events. What is to be looked after is told on stderr,
+    /// with exit code 1: a type of SQL of which nobody knows which one of Rust it is, and what was left out. The models need the crates
+    /// of their types (`chrono`, `uuid`, `bigdecimal`, `serde_json`), and Diesel the features of the same names (`numeric` for `bigdecimal`).
+    Generate(generate::Generate),
     /// Prints completions for a shell
     Completions(completions::Completions),
 }
 
 impl Command {
     pub(crate) fn run(self, place: &mut Place, out: Out) -> Result<Verdict, Failure> {
-        // A shell asks whatever the profiles are like.
-        if !matches!(self, Self::Completions(_)) {
+        // These ask whatever the profiles are like.
+        if !matches!(self, Self::Completions(_) | Self::Generate(_)) {
             place.complete()?;
         }
         match self {
@@ -71,6 +95,10 @@ impl Command {
             Self::Why(why) => why.run(place, out),
             Self::Tail(tail) => tail.run(place, out),
             Self::Doctor(doctor) => doctor.run(place, out),
+            Self::Listeners(listeners) => listeners.run(place, out),
+            Self::Bench(bench) => bench.run(place, out),
+            Self::Generate(generate) => generate.run(out),
+            Self::Schema(schema) => schema.run(place, out),
             Self::Completions(completions) => completions.run(out),
         }
     }

@@ -47,6 +47,10 @@ fn help_is_read_before_it_changes() {
         &["why"],
         &["tail"],
         &["doctor"],
+        &["listeners"],
+        &["bench"],
+        &["schema"],
+        &["generate"],
     ];
     let mut all = String::new();
     for command in commands {
@@ -56,6 +60,41 @@ fn help_is_read_before_it_changes() {
         all += &format!("$ emitter {} --help\n{}\n\n", command.join(" "), own.trim_end());
     }
     insta::assert_snapshot!(all);
+}
+
+/// What is in the documents is held by the framework's own tests.
+#[test]
+fn documents_are_made_of_a_manifest() {
+    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/order-desk/emitter.json");
+    let document = |arguments: &[&str]| out(&[&["schema", "--from", manifest][..], arguments].concat());
+    let typescript = document(&["typescript", "--prefix", "shop/events"]);
+    assert!(typescript.contains("export interface OrderRow {"), "{typescript}");
+    assert!(typescript.contains("OrderCreated: \"shop/events/order/create\""), "{typescript}");
+    let wrapped: serde_json::Value =
+        serde_json::from_str(&document(&["typescript", "--prefix", "shop/events", "--json"])).unwrap();
+    assert_eq!(wrapped, serde_json::json!({ "typescript": typescript }));
+    for (form, member) in [("asyncapi", "channels"), ("jsonschema", "$defs")] {
+        let plain = document(&[form, "--title", "Shop", "--of-version", "3.0.0"]);
+        let json = document(&[form, "--title", "Shop", "--of-version", "3.0.0", "--json"]);
+        assert!(plain.lines().count() > 10 && json.lines().count() == 1);
+        let [plain, json] =
+            [plain, json].map(|text| serde_json::from_str::<serde_json::Value>(&text).unwrap());
+        assert!(plain == json && plain[member].is_object(), "{plain}");
+        assert!(plain.to_string().contains("Shop"), "{plain}");
+    }
+    let layout = document(&["asyncapi", "--layout", "tracker/{model}/{past_tense}"]);
+    assert!(layout.contains("\"tracker/order/created\""), "{layout}");
+    let refused = |arguments: &[&str], word: &str| {
+        let output = emitter(&[&["schema"][..], arguments].concat());
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains(word), "{output:?}");
+    };
+    refused(&["typescript", "--from", "/nowhere/emitter.json"], "EMITTER_MANIFEST=write");
+    refused(
+        &["typescript", "--from", concat!(env!("CARGO_MANIFEST_DIR"), "/reports.schema.json")],
+        "is no manifest",
+    );
+    refused(&["asyncapi", "--from", manifest, "--prefix", "a/#"], "#");
 }
 
 #[test]

@@ -29,6 +29,8 @@ use crate::signature::Signatures;
 use crate::topic::Topics;
 use crate::transport::{Transport, TransportStatus};
 
+#[cfg(feature = "mqtt")]
+mod announced;
 mod builder;
 mod burying;
 mod bus;
@@ -52,6 +54,8 @@ mod reporting;
 mod shutdown;
 mod telling;
 
+#[cfg(feature = "mqtt")]
+use announced::Announced;
 use builder::check_name;
 pub use builder::{BeginCompanion, Builder, EndCompanion, Extension, StartError};
 use burying::DeadLetters;
@@ -137,6 +141,8 @@ struct Shared {
     qos: HashMap<String, QoS>,
     models: RwLock<Models>,
     transport: Option<Arc<dyn Transport>>,
+    #[cfg(feature = "mqtt")]
+    announced: Option<Announced>,
     /// The connections of groups, by their names.
     groups: Mutex<BTreeMap<Arc<str>, Arc<dyn Transport>>>,
     to_publish: Queue<Outbound>,
@@ -312,6 +318,14 @@ impl Emitter {
     #[must_use = "nothing listens until `.run(…)`"]
     pub fn on<T: EventBody>(&self) -> On<'_, T> {
         On::new(self)
+    }
+
+    /// Says on the bus which listeners there are now.
+    fn announce(&self) {
+        #[cfg(feature = "mqtt")]
+        if let Some(announced) = &self.node.shared.announced {
+            announced.tell_now(|| self.listeners());
+        }
     }
 
     /// The listeners that are registered now.

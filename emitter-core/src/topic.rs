@@ -177,6 +177,12 @@ impl TopicFilter {
         Self(Arc::clone(&topic.0))
     }
 
+    /// The topic on which mosquitto and others keep their version, `$SYS/broker/version`: the only one of the broker's own.
+    #[must_use]
+    pub fn broker_version() -> Self {
+        Self("$SYS/broker/version".into())
+    }
+
     /// Whether it matches every topic that the other one matches.
     #[must_use]
     pub fn covers(&self, other: &Self) -> bool {

@@ -99,6 +99,48 @@ async fn nodes_can_be_seen() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_node_tells_its_listeners_and_when_they_change() {
+    let broker = Mosquitto::start();
+    let observer = observer(&broker, "observer");
+    eventually(|| observer.status().subscriptions == 1).await;
+    let node = start("a", config(&broker)).await;
+    assert_eq!(next(&observer).await.1["listeners"], serde_json::json!([]));
+    let first = node.on::<UserCreated>().remote_only().name("first");
+    let first = first.run(|_: Event<UserCreated>| std::future::ready(()));
+    let _ = node
+        .on::<UserCreated>()
+        .name("second")
+        .group("till")
+        .run(|_: Event<UserCreated>| std::future::ready(()));
+    let named = |name: &str, hears: &str| serde_json::json!({ "name": name, "model": "user", "operation": "create", "hears": hears });
+    let mut second = named("second", "everything");
+    second["group"] = "till".into();
+    // Both at once.
+    assert_eq!(next(&observer).await.1["listeners"], serde_json::json!([named("first", "remote"), second]));
+    first.unsubscribe();
+    assert_eq!(next(&observer).await.1["listeners"], serde_json::json!([second]));
+    // Of very many some are told, and how many there are beside.
+    for number in 0..1_000 {
+        let name = format!("{number:04}{}", "x".repeat(60));
+        let _ = node.on::<UserCreated>().name(name).run(|_: Event<UserCreated>| std::future::ready(()));
+    }
+    let many = loop {
+        let (_, said) = next(&observer).await;
+        let told = said["listeners"].as_array().unwrap().len() as u64;
+        assert!(said.to_string().len() < 20_000, "{told}");
+        if told + said["more"].as_u64().unwrap_or(0) == 1_001 {
+            break said;
+        }
+    };
+    assert!(many["more"].as_u64() > Some(500), "{many}");
+    // And who comes back says it at once.
+    assert!(node.shutdown(Duration::from_secs(5)).await.is_clean());
+    let (_, gone) = next(&observer).await;
+    assert_eq!((&gone["status"], gone.get("listeners")), (&"offline".into(), None));
+    let _ = observer.close(Duration::from_secs(1)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_is_not_to_be_seen_says_nothing() {
     let broker = Mosquitto::start();
     let observer = observer(&broker, "observer");

@@ -181,6 +181,7 @@ impl Doctor {
     async fn ask(&self, config: MqttConfig, topic: &Topic, report: &mut Report) -> Result<(), Failure> {
         let name = format!("emitter-doctor-{}", EventId::now());
         let name = ClientId::new(&name).map_err(|error| error.to_string())?;
+        let asked = config.clone();
         let broker = MqttTransport::start(config, name);
         broker.subscribe(TopicFilter::of(topic));
         if self.connects(&broker, report).await {
@@ -198,6 +199,42 @@ impl Doctor {
         }
         // What is on its way is of no worth.
         let _ = broker.close(Duration::from_millis(500)).await;
+        if !report.checks.iter().any(is_of_broker) {
+            self.version(asked, report).await?;
+        }
+        Ok(())
+    }
+
+    /// What the broker says of itself: MQTT has no word for it, but most keep one on a topic of theirs. As a client of its own, for some
+    /// end the connection of who asks.
+    async fn version(&self, config: MqttConfig, report: &mut Report) -> Result<(), Failure> {
+        let name = format!("emitter-doctor-{}", EventId::now());
+        let name = ClientId::new(&name).map_err(|error| error.to_string())?;
+        let broker = MqttTransport::start(config, name);
+        broker.subscribe(TopicFilter::broker_version());
+        let told = timeout(self.patience.min(VERSION_PATIENCE), broker.next()).await;
+        let told = told.ok().flatten().map(|delivery| {
+            let told = String::from_utf8_lossy(&delivery.payload).chars().take(100).collect::<String>();
+            delivery.ack.done();
+            told
+        });
+        let _ = broker.close(Duration::from_millis(100)).await;
+        match told {
+            None => report.tell(
+                BROKER,
+                "version",
+                State::Skipped,
+                "the broker does not tell it on $SYS/broker/version",
+            ),
+            Some(told) if overruns(&told) => {
+                let found = format!(
+                    "{told}: before 2.0.13 it does not keep to the window of unacknowledged deliveries while messages wait for a client, and a node \
+                     that comes back again and again is sent more duplicates each time (docs/PROOF.md): use a newer one"
+                );
+                report.tell(BROKER, "version", State::Warning, found);
+            }
+            Some(told) => report.tell(BROKER, "version", State::Ok, told),
+        }
         Ok(())
     }
 
@@ -272,6 +309,19 @@ impl Doctor {
     }
 }
 
+/// How long a broker may take to tell its version: it is there at once, or never.
+const VERSION_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Whether this broker, as it calls itself, does not keep to the window of unacknowledged deliveries.
+fn overruns(told: &str) -> bool {
+    let Some(version) = told.trim().strip_prefix("mosquitto version ") else { return false };
+    let mut parts = version.split('.').map(|part| part.parse::<u32>());
+    match (parts.next(), parts.next(), parts.next()) {
+        (Some(Ok(major)), Some(Ok(minor)), Some(Ok(patch))) => (major, minor, patch) < (2, 0, 13),
+        _ => false,
+    }
+}
+
 fn is_of_broker(check: &Check) -> bool {
     check.area == BROKER && check.state == State::Error
 }
@@ -290,4 +340,24 @@ async fn comes(broker: &MqttTransport, bytes: usize) -> bool {
 
 fn since(begun: Instant) -> String {
     report::age(report::millis(begun.elapsed()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broker_that_overruns_is_known_by_its_version() {
+        for (told, is_old) in [
+            ("mosquitto version 2.0.11", true),
+            ("mosquitto version 1.6.12", true),
+            ("mosquitto version 2.0.13", false),
+            ("mosquitto version 2.1.0", false),
+            ("mosquitto version 2.0.18-rc1", false),
+            ("RabbitMQ 3.10.8", false),
+            ("", false),
+        ] {
+            assert_eq!(overruns(told), is_old, "{told}");
+        }
+    }
 }

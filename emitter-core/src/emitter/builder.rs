@@ -13,6 +13,8 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 use uuid::Uuid;
 
+#[cfg(feature = "mqtt")]
+use super::announced::Announced;
 use super::burying::{DeadLetters, Graveyard, Keeper};
 use super::catching_up::CatchingUp;
 use super::health::Unpublished;
@@ -25,8 +27,6 @@ use crate::dispatcher::DispatchLimits;
 use crate::emit::{EmitConfig, QoS};
 use crate::envelope::{Format, NoKind, WireLimits};
 use crate::event::Origin;
-#[cfg(feature = "mqtt")]
-use crate::event::Timestamp;
 use crate::gaps::RingLimits;
 use crate::listener::{Handler, ListenerInfo, MissingState, States};
 use crate::masked::HashKey;
@@ -38,7 +38,7 @@ use crate::signature::Signatures;
 use crate::topic::{Layout, ModelTopic, TopicError, TopicPrefix, Topics};
 use crate::transport::Transport;
 #[cfg(feature = "mqtt")]
-use crate::transport::mqtt::{ClientId, MqttConfig, MqttConfigError, MqttTransport, Presence};
+use crate::transport::mqtt::{ClientId, MqttConfig, MqttConfigError, MqttTransport};
 
 /// Something that [`with`](Builder::with) adds to an emitter: an outbox, an inbox, a mirror.
 #[diagnostic::on_unimplemented(
@@ -520,6 +520,8 @@ impl Builder {
         check_models(&topics)?;
         let handlers = self.handlers()?;
         let home = self.states.home();
+        #[cfg(feature = "mqtt")]
+        let mut announced = None;
         let transport: Option<Arc<dyn Transport>> = match self.link {
             Link::None => None,
             Link::Given(transport) => Some(Arc::from(transport)),
@@ -529,7 +531,9 @@ impl Builder {
                 let client_id = ClientId::new(&format!("{}.{node}", self.service))?;
                 let mut config = config?;
                 config.prepare()?;
-                config.set_presence(presence(&topics, &self.service, &node, incarnation));
+                let said = Announced::new(&self.service, &node, incarnation);
+                config.set_presence(said.presence(&topics));
+                announced = Some(said);
                 Some(Arc::new(MqttTransport::start(*config, client_id)))
             }
         };
@@ -565,6 +569,8 @@ impl Builder {
             qos: self.qos.into_iter().collect(),
             models: RwLock::default(),
             transport,
+            #[cfg(feature = "mqtt")]
+            announced,
             groups: Mutex::default(),
             to_publish: Queue::new(self.publish_queue),
             unwritten: OnceCell::new(),
@@ -594,6 +600,7 @@ impl Builder {
             node.add_listener(info, handler)?;
         }
         let emitter = Emitter { node };
+        emitter.announce();
         for (name, begin) in self.companions {
             match begin(emitter.downgrade()).await {
                 Ok(end) => emitter.node.tasks().companions.push(end),
@@ -777,30 +784,6 @@ fn check_models(topics: &Topics) -> Result<(), StartError> {
         }
     }
     Ok(())
-}
-
-/// What a node says of itself, and where.
-#[cfg(feature = "mqtt")]
-fn presence(topics: &Topics, service: &str, node: &str, incarnation: Uuid) -> Presence {
-    #[derive(serde::Serialize)]
-    struct Node<'a> {
-        service: &'a str,
-        node: &'a str,
-        incarnation: Uuid,
-        status: &'a str,
-        since: Option<Timestamp>,
-    }
-    let said = |status, since| {
-        let node = Node { service, node, incarnation, status, since };
-        bytes::Bytes::from(serde_json::to_vec(&node).unwrap_or_default())
-    };
-    let client = format!("{service}.{node}");
-    Presence {
-        topic: topics.own(&["_nodes", &client]),
-        online: said("online", Some(Timestamp::now())),
-        offline: said("offline", None),
-        canary: topics.own(&["_canary", &client]),
-    }
 }
 
 /// What runs where, for the log of a start.

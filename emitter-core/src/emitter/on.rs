@@ -147,7 +147,10 @@ impl<'e, T: EventBody> On<'e, T> {
         };
         let node = Arc::downgrade(&self.emitter.node);
         match self.emitter.node.add_listener(info, handler) {
-            Ok((model, id)) => Subscription { node, model: Some(model), id },
+            Ok((model, id)) => {
+                self.emitter.announce();
+                Subscription { node, model: Some(model), id }
+            }
             Err(refusal) => {
                 error!("a listener was not added: {refusal}");
                 Subscription { node, model: None, id: 0 }
@@ -173,6 +176,7 @@ impl Subscription {
     pub fn unsubscribe(self) {
         if let (Some(node), Some(model)) = (self.node.upgrade(), &self.model) {
             node.shared.remove_listener(model, self.id);
+            Emitter { node }.announce();
         }
     }
 

@@ -44,8 +44,8 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use self::canary::{Canaries, keep_singing};
-pub(crate) use self::config::Presence;
 pub use self::config::{ClientId, MqttConfig, MqttConfigError, MqttVersion, Overflow};
+pub(crate) use self::config::{Presence, Said};
 use self::driver::{Side, keep_connected};
 use self::publisher::Publisher;
 use self::subscriber::{Reach, Subscriber};
@@ -114,6 +114,7 @@ impl MqttTransport {
             tasks.spawn(keep_singing(Arc::clone(canaries), publisher, subscriber, every));
         }
         tasks.spawn(keep_connected(Arc::clone(&publisher)));
+        tasks.spawn(Arc::clone(&publisher).keep_announcing());
         tasks.spawn(keep_connected(Arc::clone(&subscriber)));
         let tasks = tokio::sync::Mutex::new(tasks);
         Self { config, client_id, publisher: Some(publisher), subscriber, canaries, tasks }

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::Notify;
 
 use super::address::{Scheme, credentials, host, invalid_url, parse_url, port, query};
 use super::settings;
@@ -122,11 +124,47 @@ pub(crate) struct Presence {
     /// Where.
     pub(crate) topic: Topic,
     /// What it says as long as it is there.
-    pub(crate) online: Bytes,
+    pub(crate) said: Arc<Said>,
     /// What the broker says when it is gone.
     pub(crate) offline: Bytes,
     /// Where it tries whether its messages arrive.
     pub(crate) canary: Topic,
+}
+
+/// What a node says of itself, which may change.
+#[derive(Debug, Default)]
+pub(crate) struct Said {
+    /// With whether it is news.
+    text: Mutex<(Bytes, bool)>,
+    changed: Notify,
+}
+
+impl Said {
+    /// It says this from now on.
+    pub(crate) fn set(&self, text: Bytes) {
+        let mut said = self.text.lock().unwrap_or_else(PoisonError::into_inner);
+        if said.0 != text {
+            *said = (text, true);
+            self.changed.notify_one();
+        }
+    }
+
+    /// What it says now, which is no news from here on.
+    pub(super) fn text(&self) -> Bytes {
+        let mut said = self.text.lock().unwrap_or_else(PoisonError::into_inner);
+        said.1 = false;
+        said.0.clone()
+    }
+
+    /// Whether nobody was told what it says now.
+    pub(super) fn is_news(&self) -> bool {
+        self.text.lock().unwrap_or_else(PoisonError::into_inner).1
+    }
+
+    /// Returns when it says something else.
+    pub(super) async fn changed(&self) {
+        self.changed.notified().await;
+    }
 }
 
 /// A user name and its password.
@@ -357,8 +395,8 @@ impl MqttConfig {
         self.receive_maximum = self.receive_maximum.max(window);
     }
 
-    /// Whether the node says on `{prefix}/_nodes/{service}.{node}` that it is there, in a retained message
-    /// that the broker replaces by its last will when it goes without a word. Default: yes.
+    /// Whether the node says on `{prefix}/_nodes/{service}.{node}` that it is there and which listeners it has (16 KiB of them at
+    /// most), in a retained message that the broker replaces by its last will when it goes without a word. Default: yes.
     #[must_use]
     pub fn announce(mut self, announce: bool) -> Self {
         self.announce = announce;

@@ -70,6 +70,9 @@ const SILENCE: Duration = Duration::from_secs(3_600);
 /// How often those that have expired are looked for.
 const BETWEEN_SWEEPS: Duration = Duration::from_millis(250);
 
+/// How long what a node says of itself may change before it is said.
+const GATHERING: Duration = Duration::from_millis(200);
+
 /// A connection that ends later ends for something else.
 const RIGHT_AFTER: Duration = Duration::from_secs(1);
 
@@ -161,9 +164,30 @@ impl Publisher {
     fn announcement(&self, online: bool) -> Option<Message> {
         let config = &self.link.config;
         let presence = config.presence.as_ref().filter(|_| config.announce)?;
-        let payload = if online { &presence.online } else { &presence.offline };
-        let message = Message::new(presence.topic.clone(), payload.clone());
+        let payload = if online { presence.said.text() } else { presence.offline.clone() };
+        let message = Message::new(presence.topic.clone(), payload);
         Some(Message { qos: QoS::AtMostOnce, retain: true, ..message })
+    }
+
+    /// Says again what the node says of itself, whenever that changes, until it is closed.
+    pub(super) async fn keep_announcing(self: Arc<Self>) {
+        let Some(presence) = &self.link.config.presence else { return };
+        loop {
+            tokio::select! {
+                () = self.link.closing() => return,
+                () = presence.said.changed() => {}
+            }
+            // Listeners come one after the other.
+            tokio::select! {
+                () = self.link.closing() => return,
+                () = tokio::time::sleep(GATHERING) => {}
+            }
+            // Where it was connected meanwhile, that was said already; where it is not, it is as soon as it is.
+            if presence.said.is_news() {
+                let announcement = self.announcement(true);
+                self.locked(|state| state.send_own(announcement.as_ref()));
+            }
+        }
     }
 
     /// Whether the broker could not bear that the node announces itself.

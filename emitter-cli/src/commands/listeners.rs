@@ -1,0 +1,175 @@
+//! Which nodes there are, and what they listen to, as they say on the bus.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use clap::Args;
+use emitter_diesel::EventId;
+use emitter_diesel::topic::{Layout, ModelTopic, TopicPrefix, Topics};
+use emitter_diesel::transport::mqtt::{ClientId, MqttTransport};
+use emitter_diesel::transport::{Delivery, Transport};
+use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::connection::Place;
+use crate::report::{self, Failure, Out, Plain, Verdict};
+
+/// Whose.
+#[derive(Args)]
+pub(crate) struct Listeners {
+    /// Of the nodes of this service
+    #[arg(long)]
+    service: Option<String>,
+
+    /// Listeners of this model
+    #[arg(long)]
+    model: Option<String>,
+
+    /// Those of nodes that are gone, too
+    #[arg(long)]
+    gone: bool,
+
+    /// How long the broker may take
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = humantime::parse_duration)]
+    patience: Duration,
+}
+
+#[derive(Serialize)]
+struct Report {
+    nodes: Vec<Node>,
+    findings: Vec<String>,
+}
+
+/// A node, as it says itself; once it is gone, as it had its broker say.
+#[derive(Serialize, Deserialize)]
+struct Node {
+    service: String,
+    node: String,
+    incarnation: String,
+    status: String,
+    since: Option<String>,
+    /// `None` of a node that is gone, or does not say.
+    #[serde(default)]
+    listeners: Option<Vec<Listener>>,
+    /// How many there are beside those.
+    #[serde(default)]
+    more: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Listener {
+    name: String,
+    model: String,
+    /// All where it is none.
+    #[serde(default)]
+    operation: Option<String>,
+    hears: String,
+    #[serde(default)]
+    group: Option<String>,
+}
+
+/// The longest announcement that is read, and how many are.
+const MOST_BYTES: usize = 64 * 1024;
+const MOST_NODES: usize = 10_000;
+
+/// What the broker has kept comes at once.
+const QUIET: Duration = Duration::from_millis(700);
+
+impl Listeners {
+    pub(super) fn run(&self, place: &Place, out: Out) -> Result<Verdict, Failure> {
+        let config = place.mqtt()?;
+        let prefix = place.prefix().map(TopicPrefix::new).transpose().map_err(|error| error.to_string())?;
+        let topics = Topics::new(prefix.unwrap_or_default(), Layout::default());
+        let nodes = ModelTopic::new("_nodes").map_err(|error| error.to_string())?;
+        let filter = topics.model_filter(&nodes);
+        let name = format!("emitter-listeners-{}", EventId::now());
+        let name = ClientId::new(&name).map_err(|error| error.to_string())?;
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = runtime.map_err(|error| format!("no runtime: {error}"))?;
+        let heard = runtime.block_on(async {
+            let broker = MqttTransport::start(config, name);
+            broker.subscribe(filter);
+            let heard = self.hear(&broker).await;
+            let _ = broker.close(Duration::from_millis(200)).await;
+            heard
+        })?;
+        let report = self.report(heard);
+        out.print(&report)?;
+        Ok(Verdict::of(&report.findings))
+    }
+
+    async fn hear(&self, broker: &MqttTransport) -> Result<BTreeMap<(String, String), Node>, Failure> {
+        let begun = Instant::now();
+        while broker.status().subscriptions == 0 {
+            let status = broker.status();
+            let refused = status.refused_subscriptions.first();
+            let refused = refused.map(|(filter, reason)| format!("it refuses {filter}: {reason}"));
+            let late = (begun.elapsed() > self.patience).then(|| "it does not answer in time".to_owned());
+            if let Some(why) = refused.or(status.subscriber.last_error).or(late) {
+                return Err(Failure::said(format!("the broker: {why}; `emitter doctor` says more")));
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+        let mut nodes = BTreeMap::new();
+        while begun.elapsed() < self.patience && nodes.len() < MOST_NODES {
+            let Ok(Some(Delivery { payload, ack, .. })) = timeout(QUIET, broker.next()).await else { break };
+            // Whoever may publish there may say anything.
+            let node = (payload.len() <= MOST_BYTES).then(|| serde_json::from_slice::<Node>(&payload));
+            ack.done();
+            if let Some(Ok(node)) = node {
+                nodes.insert((node.service.clone(), node.node.clone()), node);
+            }
+        }
+        Ok(nodes)
+    }
+
+    fn report(&self, heard: BTreeMap<(String, String), Node>) -> Report {
+        let is_meant = |node: &Node| {
+            let of_service = self.service.as_ref().is_none_or(|service| *service == node.service);
+            of_service && (self.gone || node.status == "online")
+        };
+        let mut nodes: Vec<Node> = heard.into_values().filter(is_meant).collect();
+        if let Some(model) = &self.model {
+            for listeners in nodes.iter_mut().filter_map(|node| node.listeners.as_mut()) {
+                listeners.retain(|listener| listener.model.eq_ignore_ascii_case(model));
+            }
+        }
+        let is_heard = |node: &Node| node.listeners.as_ref().is_some_and(|listeners| !listeners.is_empty());
+        let mut findings = Vec::new();
+        if nodes.is_empty() {
+            findings.push(
+                "no node says that it is there: does one run, with `announce`, and below this `--prefix`?"
+                    .to_owned(),
+            );
+        } else if let Some(model) = self.model.as_ref().filter(|_| !nodes.iter().any(is_heard)) {
+            findings.push(format!("none of these nodes listens to {model}"));
+        }
+        Report { nodes, findings }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for Node { service, node, status, since, listeners, more, .. } in &self.nodes {
+            let since = since.as_ref().map_or(String::new(), |since| format!(", since {}", Plain(since)));
+            writeln!(f, "{}/{}  {}{since}", Plain(service), Plain(node), Plain(status))?;
+            for Listener { name, model, operation, hears, group } in listeners.iter().flatten() {
+                let operation = Plain(operation.as_deref().unwrap_or("everything"));
+                let group =
+                    group.as_ref().map_or(String::new(), |group| format!(", in the group {}", Plain(group)));
+                writeln!(
+                    f,
+                    "  {}  {operation} of {}, hears {}{group}",
+                    Plain(name),
+                    Plain(model),
+                    Plain(hears)
+                )?;
+            }
+            if *more > 0 {
+                writeln!(f, "  and {more} more")?;
+            }
+        }
+        report::list(f, &self.findings)
+    }
+}
