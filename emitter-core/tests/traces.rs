@@ -5,10 +5,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use emitter_core::dead_letter::{DeadLetter, Reason};
 use emitter_core::testing::TestEmitter;
 use emitter_core::transport::Properties;
 use emitter_core::transport::memory::MemoryBroker;
-use emitter_core::{Context, EmitOptions, Emits, Event, ListenerOptions, Trace, listener};
+use emitter_core::{Context, EmitOptions, Emits, Event, EventId, ListenerOptions, Trace, listener};
 use serde::{Deserialize, Serialize};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
@@ -203,6 +204,26 @@ async fn tracing_is_told_of_each_span_with_its_attributes() {
     assert_eq!((&*of("process")["error.type"], &*of("process")["otel.status_code"]), ("failed", "ERROR"));
     assert_eq!(of("create")["emitter.kind"], "order_created");
     assert_eq!(spans.len(), 3, "{spans:#?}");
+}
+
+#[tokio::test]
+async fn what_was_not_published_and_is_redriven_tells_its_trace_beside_it_again() {
+    let broker = MemoryBroker::new();
+    let (nodes, heard) = two_nodes(&broker).await;
+    let payload = message(&format!(
+        r#","eventId":"0193f4e1-8a3b-7c50-9d2e-5b1f0a6c4d3e","traceparent":"{PARENT}","tracestate":"a=b""#
+    ));
+    let origin = nodes[1].origin().clone();
+    let letter = DeadLetter::kept(EventId::now(), Reason::Unpublished, TOPIC, payload, origin);
+    nodes[1].redrive(&letter).await.unwrap();
+    for (node, heard) in nodes.iter().zip(heard) {
+        node.drain().await;
+        assert_eq!(*heard.lock().unwrap(), [(Some(PARENT.parse().unwrap()), Some("a=b".to_owned()))]);
+    }
+    let published = broker.published();
+    let sent = published.iter().find(|message| message.topic == TOPIC).unwrap();
+    let beside = ["eventId", "traceparent", "tracestate"].map(|name| sent.properties.get(name));
+    assert_eq!(beside, [Some("0193f4e1-8a3b-7c50-9d2e-5b1f0a6c4d3e"), Some(PARENT), Some("a=b")]);
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize, Emits)]
