@@ -27,6 +27,8 @@ async function refresh() {
   }
 }
 
+document.querySelector("nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
+
 const again = "refresh" in content.dataset ? setInterval(refresh, EVERY) : null;
 
 // Keys: 1 to 7 lead to the screens, / to the search.

@@ -159,7 +159,7 @@ impl Browser {
     /// Clicks what a selector finds, where somebody would: in its middle.
     pub(crate) async fn click(&mut self, selector: &str) {
         let find = format!("document.querySelector({})", json!(selector));
-        self.until(&find).await;
+        self.until(&format!("document.readyState === 'complete' && {find}")).await;
         let place = format!(
             "(() => {{ const it = {find}; it.scrollIntoView({{ block: 'center' }}); const at = it.getClientRects()[0];
                 return [at.x + at.width / 2, at.y + at.height / 2] }})()"
@@ -180,7 +180,9 @@ impl Browser {
         self.call("Input.insertText", json!({ "text": text })).await;
     }
 
+    /// Presses a key, when the page's script is there to hear it.
     pub(crate) async fn press(&mut self, key: &str) {
+        self.until("document.readyState === 'complete'").await;
         for kind in ["keyDown", "keyUp"] {
             self.call(
                 "Input.dispatchKeyEvent",

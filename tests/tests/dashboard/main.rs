@@ -139,13 +139,13 @@ async fn an_operator_finds_and_mends_what_is_wrong() {
         assert!(!text.contains(secret), "{secret} is on the page:\n{text}");
     }
     shows_hostile(browser, 3).await;
-    pictures(browser, "event").await;
+    pictures(browser, "one-event").await;
 
     // One dead letter, edited.
     browser.click("a[href*='/letter/']").await;
     browser.until(&heading("Dead letter")).await;
     shows_hostile(browser, 2).await;
-    pictures(browser, "letter").await;
+    pictures(browser, "one-letter").await;
     let event = browser.eval("document.querySelector('textarea').value").await;
     let edited =
         event.as_str().unwrap().replace("window.hacked=1</script>", "window.hacked=1</script> (edited)");

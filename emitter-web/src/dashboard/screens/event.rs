@@ -48,7 +48,11 @@ pub(crate) async fn find(guest: Guest, pairs: Pairs) -> Response {
             ),
         };
     }
-    frame::page(&guest, "/event", "Event", false, &search(&guest)).into_response()
+    let content = html! {
+        (search(&guest))
+        (frame::nothing("What travelled, what it changed, and what each listener did with it. Ids are in logs, live, and in lists here."))
+    };
+    frame::page(&guest, "/event", "Event", false, &content).into_response()
 }
 
 fn search(guest: &Guest) -> Markup {
