@@ -28,6 +28,13 @@ struct Order {
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Emits)]
+#[emits(update)]
+struct Stock {
+    id: i64,
+    left: i64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Emits)]
 #[emits(event, expires = "100ms")]
 struct Tick {
     id: i64,
@@ -279,6 +286,35 @@ async fn a_dead_node_answers_nobody_and_what_it_had_is_counted_as_lost() {
     tokio::time::sleep(2 * SECOND).await;
     assert_eq!(words(&broker, "_replay/ask").len(), asked, "it is not asked for again");
     end([hearer]).await;
+}
+
+/// Whenever waiting ends: after some seconds, or as soon as too much waits.
+#[tokio::test]
+async fn what_waited_in_vain_is_heard_before_what_comes_then() {
+    for (pause, most) in [(10, 450), (0, 300)] {
+        let broker = MemoryBroker::new();
+        let (hearer, _) = hearer(&broker, |builder| builder).await;
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let ear = Arc::clone(&heard);
+        let _ = hearer.on::<StockUpdated>().allow_remote().run(move |event: Event<StockUpdated>| {
+            ear.lock().unwrap().push(event.after.left);
+            std::future::ready(())
+        });
+        hearer.connected(10 * SECOND).await.unwrap();
+        // Nobody answers.
+        let off = RingLimits { events: 0, ..RingLimits::default() };
+        let (writer, _) = writer(&broker, |builder| builder.ring(off), |sent| sent == 1).await;
+        for left in 0..most {
+            writer.publish(StockUpdated::new(None, Stock { id: 1, left }, None));
+            if pause > 0 {
+                tokio::time::sleep(Duration::from_millis(pause)).await;
+            }
+        }
+        eventually(|| heard.lock().unwrap().len() as i64 == most - 1).await;
+        let all: Vec<i64> = (0..most).filter(|left| *left != 1).collect();
+        assert_eq!(*heard.lock().unwrap(), all);
+        end([writer, hearer]).await;
+    }
 }
 
 #[tokio::test]
