@@ -212,9 +212,10 @@ impl<H> Gaps<H> {
         }
     }
 
-    /// A later owner counts in the stream at the key.
+    /// A later owner counts in the stream at the key. A life has none, whatever anybody says: what waits for one is not
+    /// acknowledged, and nobody else has it.
     fn begin(&mut self, epoch: u64, base: u64) {
-        let Some(track) = self.tracks.get_mut(&*self.key) else { return };
+        let Some(track) = self.tracks.get_mut(&*self.key).filter(|track| !track.of_life) else { return };
         for gone in track.begin(epoch, base).into_values() {
             self.bytes = self.bytes.saturating_sub(gone.bytes);
         }

@@ -470,6 +470,33 @@ async fn questions_of_strangers_are_bounded() {
     end([writer, hearer]).await;
 }
 
+/// Where nobody signs, strangers may say that somebody else counts what a node publishes.
+#[tokio::test]
+async fn a_forged_head_makes_nobody_deaf() {
+    let broker = MemoryBroker::new();
+    let (hearer, ear) = hearer(&broker, |builder| builder).await;
+    let off = RingLimits { events: 0, ..RingLimits::default() };
+    let (writer, _) = writer(&broker, |builder| builder.ring(off), |sent| sent == 1).await;
+    write(&writer, 0..10);
+    eventually(|| broker.unacknowledged("hearer") == 8).await;
+    let life = format!("~{}", writer.origin().incarnation.simple());
+    let stream = serde_json::json!({ "outbox": life, "lane": 0, "model": "order" });
+    for (epoch, last) in [(1, 0), (1, 9), (i64::MAX, i64::MAX)] {
+        let head =
+            serde_json::json!({ "heads": [{ "stream": stream, "epoch": epoch, "base": 0, "last": last }] });
+        broker.publish("prisma/events/_replay/heads", head.to_string());
+        let answer = serde_json::json!({
+            "stream": stream, "epoch": epoch, "base": 0, "after": 1, "covered": 1, "last": last.max(1), "lost": 0, "events": [],
+        });
+        broker.publish("prisma/events/_replay/to/shop.hearer", answer.to_string());
+    }
+    eventually(|| hearer.stats().bad_messages == 6).await;
+    eventually(|| ear.heard().len() == 9).await;
+    assert_eq!(ear.heard(), [0, 2, 3, 4, 5, 6, 7, 8, 9]);
+    eventually(|| broker.unacknowledged("hearer") == 0).await;
+    end([writer, hearer]).await;
+}
+
 #[tokio::test]
 async fn who_signs_is_asked_and_answers_by_signed_words_alone() {
     let broker = MemoryBroker::new();

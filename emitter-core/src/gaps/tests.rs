@@ -345,6 +345,18 @@ fn what_a_life_published_is_asked_for_and_heard_in_its_turn() {
     assert_eq!(receiver.gaps.positions(), [], "nobody answers for it in the next life");
 }
 
+/// Nor may anybody's word drop what is not acknowledged.
+#[test]
+fn a_life_has_no_later_owner() {
+    let mut receiver = receiver_of_a_life([1, 3, 4]);
+    receiver.gaps.head(&Head { stream: life_of(1), epoch: 1, base: 0, last: 0 });
+    assert_eq!(receiver.ask(110 * MILLI, (1, 0), 4, 4, 100), 1);
+    assert_eq!((receiver.gaps.messages, receiver.gaps.bytes), (2, 2));
+    assert_eq!(receiver.ask(710 * MILLI, (0, 0), 4, 4, 100), 1);
+    assert_eq!((&*receiver.heard, receiver.gaps.behind()), (&[1, 2, 3, 4][..], 0));
+    assert_eq!((receiver.gaps.messages, receiver.gaps.bytes), (0, 0));
+}
+
 #[test]
 fn a_long_gap_of_a_life_is_filled_without_a_pause_between_answers() {
     let mut receiver = receiver_of_a_life([1, 100]);
