@@ -212,9 +212,10 @@ impl<H> Gaps<H> {
         }
     }
 
-    /// A later owner counts in the stream at the key.
+    /// A later owner counts in the stream at the key. A life has none, whatever anybody says: what waits for one is not
+    /// acknowledged, and nobody else has it.
     fn begin(&mut self, epoch: u64, base: u64) {
-        let Some(track) = self.tracks.get_mut(&*self.key) else { return };
+        let Some(track) = self.tracks.get_mut(&*self.key).filter(|track| !track.of_life) else { return };
         for gone in track.begin(epoch, base).into_values() {
             self.bytes = self.bytes.saturating_sub(gone.bytes);
         }
@@ -273,7 +274,9 @@ impl<H> Gaps<H> {
         if waits && track.is_mute && !track.impatient {
             track.lose_patience();
         }
-        if waits && !track.impatient {
+        // What waited goes on before it, whenever that is.
+        let follows = track.held.first_key_value().is_some_and(|(first, _)| *first < sequence);
+        if waits && (follows || !track.impatient) {
             if track.held.is_empty() {
                 // It is known now that something is missing, and not only late.
                 track.calm();
@@ -372,7 +375,7 @@ impl<H> Gaps<H> {
 
     /// Keeps what waits, and returns the same if that waited already; so many `messages` are not acknowledged for it. If
     /// too much does: of an outbox the oldest is dropped, and asked for, as what is missing is; of a life nothing
-    /// waits any longer.
+    /// waits any longer. To be followed by what [may go on](Self::impatient).
     pub(crate) fn hold(
         &mut self,
         number: &Number,
@@ -402,7 +405,7 @@ impl<H> Gaps<H> {
                 track.lose_patience();
             }
         } else {
-            while is_too_much(track.held.len(), self.bytes) {
+            while !track.impatient && is_too_much(track.held.len(), self.bytes) {
                 let Some((_, first)) = track.held.pop_first() else { break };
                 self.bytes = self.bytes.saturating_sub(first.bytes);
             }

@@ -28,6 +28,13 @@ struct Order {
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Emits)]
+#[emits(update)]
+struct Stock {
+    id: i64,
+    left: i64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Emits)]
 #[emits(event, expires = "100ms")]
 struct Tick {
     id: i64,
@@ -281,6 +288,35 @@ async fn a_dead_node_answers_nobody_and_what_it_had_is_counted_as_lost() {
     end([hearer]).await;
 }
 
+/// Whenever waiting ends: after some seconds, or as soon as too much waits.
+#[tokio::test]
+async fn what_waited_in_vain_is_heard_before_what_comes_then() {
+    for (pause, most) in [(10, 450), (0, 300)] {
+        let broker = MemoryBroker::new();
+        let (hearer, _) = hearer(&broker, |builder| builder).await;
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let ear = Arc::clone(&heard);
+        let _ = hearer.on::<StockUpdated>().allow_remote().run(move |event: Event<StockUpdated>| {
+            ear.lock().unwrap().push(event.after.left);
+            std::future::ready(())
+        });
+        hearer.connected(10 * SECOND).await.unwrap();
+        // Nobody answers.
+        let off = RingLimits { events: 0, ..RingLimits::default() };
+        let (writer, _) = writer(&broker, |builder| builder.ring(off), |sent| sent == 1).await;
+        for left in 0..most {
+            writer.publish(StockUpdated::new(None, Stock { id: 1, left }, None));
+            if pause > 0 {
+                tokio::time::sleep(Duration::from_millis(pause)).await;
+            }
+        }
+        eventually(|| heard.lock().unwrap().len() as i64 == most - 1).await;
+        let all: Vec<i64> = (0..most).filter(|left| *left != 1).collect();
+        assert_eq!(*heard.lock().unwrap(), all);
+        end([writer, hearer]).await;
+    }
+}
+
 #[tokio::test]
 async fn what_waits_is_not_acknowledged_and_comes_again_to_the_next_life() {
     let broker = MemoryBroker::new();
@@ -431,6 +467,33 @@ async fn questions_of_strangers_are_bounded() {
         let to = answers.iter().filter(|answer| answer.topic.ends_with(&format!("stranger{who}"))).count();
         assert!(to <= 50 * seconds, "{to}");
     }
+    end([writer, hearer]).await;
+}
+
+/// Where nobody signs, strangers may say that somebody else counts what a node publishes.
+#[tokio::test]
+async fn a_forged_head_makes_nobody_deaf() {
+    let broker = MemoryBroker::new();
+    let (hearer, ear) = hearer(&broker, |builder| builder).await;
+    let off = RingLimits { events: 0, ..RingLimits::default() };
+    let (writer, _) = writer(&broker, |builder| builder.ring(off), |sent| sent == 1).await;
+    write(&writer, 0..10);
+    eventually(|| broker.unacknowledged("hearer") == 8).await;
+    let life = format!("~{}", writer.origin().incarnation.simple());
+    let stream = serde_json::json!({ "outbox": life, "lane": 0, "model": "order" });
+    for (epoch, last) in [(1, 0), (1, 9), (i64::MAX, i64::MAX)] {
+        let head =
+            serde_json::json!({ "heads": [{ "stream": stream, "epoch": epoch, "base": 0, "last": last }] });
+        broker.publish("prisma/events/_replay/heads", head.to_string());
+        let answer = serde_json::json!({
+            "stream": stream, "epoch": epoch, "base": 0, "after": 1, "covered": 1, "last": last.max(1), "lost": 0, "events": [],
+        });
+        broker.publish("prisma/events/_replay/to/shop.hearer", answer.to_string());
+    }
+    eventually(|| hearer.stats().bad_messages == 6).await;
+    eventually(|| ear.heard().len() == 9).await;
+    assert_eq!(ear.heard(), [0, 2, 3, 4, 5, 6, 7, 8, 9]);
+    eventually(|| broker.unacknowledged("hearer") == 0).await;
     end([writer, hearer]).await;
 }
 

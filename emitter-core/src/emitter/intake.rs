@@ -191,7 +191,7 @@ impl Intake {
             Ok(None) => ack.done(),
             Err(rejection) => return self.reject(&rejection, original, ack),
         }
-        self.shared.ask();
+        self.ask().await;
     }
 
     /// Whether listeners of this node hear the model of a stream from other nodes.
@@ -229,15 +229,21 @@ impl Intake {
         self.release(&stream).await;
     }
 
-    /// Asks again where nobody answered, and lets go what has waited for too long.
+    /// Asks again where nobody answered, and says how far this node is.
     async fn catch_up(&mut self) {
         self.shared.ask_for_heads(&*self.transport);
         self.shared.tell_own_heads();
+        self.ask().await;
+    }
+
+    /// Asks for what is missing, where it is time, and lets go what has waited for too long: patience ends with a question,
+    /// and what comes next must not go first.
+    async fn ask(&mut self) {
+        self.shared.ask();
         let late = {
             let gaps = self.shared.catching_up.gaps();
             if gaps.behind() == 0 { Vec::new() } else { gaps.impatient() }
         };
-        self.shared.ask();
         for stream in late {
             self.release(&stream).await;
         }
@@ -351,7 +357,10 @@ impl Intake {
         let arrival = number.as_ref().map(|number| self.arrived(number, name));
         if let (Some(number), Some(Arrival::Waits)) = (&number, arrival) {
             drop(incoming);
-            return self.hold(number, name, original, ack);
+            self.hold(number, name, original, ack);
+            // What goes on then may need it.
+            drop(place);
+            return self.ask().await;
         }
         let ack = match number.as_ref().filter(|number| !number.is_of_life()) {
             Some(number) => self.shared.catching_up.noted(number.clone(), name, ack),
@@ -396,7 +405,7 @@ impl Intake {
         catching_up.gaps().arrived(number, model)
     }
 
-    /// Keeps an event until those before it came, and asks for them.
+    /// Keeps an event until those before it came.
     fn hold(&mut self, number: &Number, model: &str, original: Original, ack: Ack) {
         let bytes = original.payload.len() + original.topic.len() + original.properties.bytes();
         let (ack, messages) = if number.is_of_life() {
@@ -412,7 +421,6 @@ impl Intake {
         if let Some(twin) = twin {
             twin.ack.done();
         }
-        self.shared.ask();
     }
 
     /// What becomes of an event that was read, or could not be; whether it is new here.

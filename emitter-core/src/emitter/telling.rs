@@ -161,8 +161,10 @@ impl Words {
             return false;
         }
         let answers = self.answers.entry(to.to_owned()).or_default();
-        *answers += 1;
-        *answers <= MOST_TO_ONE
+        // What is refused takes nothing of what others may have.
+        let may = *answers < MOST_TO_ONE;
+        *answers += u32::from(may);
+        may
     }
 }
 
@@ -212,5 +214,22 @@ impl Shared {
         if telling.is_on() {
             self.tell_heads(&telling.heads(Instant::now()));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_asks_in_a_flood_takes_no_answers_of_others() {
+        let now = Instant::now();
+        let mut words =
+            Words { heads: Vec::new(), told: now, wanted: false, answers: HashMap::new(), second: now };
+        let mut flood = |to: &str| (0..1_000).filter(|_| words.may_answer(to, now)).count();
+        assert_eq!([flood("one"), flood("two"), flood("three")], [50, 50, 0]);
+        // Names that are made up fill nothing.
+        assert!(words.answers.len() <= 3);
+        assert!(words.may_answer("one", now + Duration::from_secs(1)), "a second later");
     }
 }

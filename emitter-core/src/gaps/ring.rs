@@ -4,7 +4,7 @@
 //! of which nothing came (the queue was full, the broker refused it, its time was over) stands for nothing, and
 //! whoever asks for it is told so. `E` is an event.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 /// How many of its buffered events a node keeps for nodes that miss some, after the broker has confirmed them.
 ///
@@ -53,10 +53,10 @@ pub(crate) struct Ring<E> {
 struct Published<E> {
     /// Its name in lower case.
     name: Box<str>,
-    /// Of each number up to here it is known what became of it.
-    settled: u64,
-    /// Whether it is of those after it.
-    open: VecDeque<bool>,
+    /// The last number that was given.
+    last: u64,
+    /// Those of which it is not known yet what became of them. What waits for the broker is bounded, and so are they.
+    open: BTreeSet<u64>,
     /// By number.
     kept: VecDeque<Kept<E>>,
     /// Up to here nothing is kept any more.
@@ -68,6 +68,13 @@ struct Kept<E> {
     sequence: u64,
     bytes: usize,
     event: E,
+}
+
+impl<E> Published<E> {
+    /// Of each number up to here it is known what became of it.
+    fn settled(&self) -> u64 {
+        self.open.first().map_or(self.last, |first| first - 1)
+    }
 }
 
 /// What the ring knows of a model's events after some number.
@@ -95,28 +102,23 @@ impl<E> Ring<E> {
     /// Begins to count a model's events; what it returns is the model's from then on.
     pub(crate) fn add_model(&mut self, name: &str) -> usize {
         let name = name.to_ascii_lowercase().into();
-        self.models.push(Published {
-            name,
-            settled: 0,
-            open: VecDeque::new(),
-            kept: VecDeque::new(),
-            gone: 0,
-        });
+        self.models.push(Published { name, last: 0, open: BTreeSet::new(), kept: VecDeque::new(), gone: 0 });
         self.models.len() - 1
     }
 
     /// Gives the model's next number.
     pub(crate) fn give(&mut self, model: usize) -> Place {
         let Some(published) = self.models.get_mut(model) else { return Place { model, sequence: 0 } };
-        published.open.push_back(true);
-        Place { model, sequence: published.settled + published.open.len() as u64 }
+        published.last += 1;
+        published.open.insert(published.last);
+        Place { model, sequence: published.last }
     }
 
     /// Takes back the number that was given last: nothing is published under it, so that nobody misses it.
     pub(crate) fn take_back(&mut self, place: Place) {
         let Some(published) = self.models.get_mut(place.model) else { return };
-        if published.settled + published.open.len() as u64 == place.sequence {
-            published.open.pop_back();
+        if published.last == place.sequence && published.open.remove(&place.sequence) {
+            published.last -= 1;
         }
     }
 
@@ -149,22 +151,14 @@ impl<E> Ring<E> {
     /// Nothing came of the event of this number.
     pub(crate) fn settle(&mut self, place: Place) {
         let Some(published) = self.models.get_mut(place.model) else { return };
-        let after = place.sequence.checked_sub(published.settled + 1);
-        let open = after.and_then(|after| published.open.get_mut(usize::try_from(after).ok()?));
-        if let Some(open) = open {
-            *open = false;
-        }
-        while published.open.front() == Some(&false) {
-            published.open.pop_front();
-            published.settled += 1;
-        }
+        published.open.remove(&place.sequence);
     }
 
     /// What there is of a model's events after this number, in order: up to the last one before which nothing is
     /// on its way any more. `None` of a model of which nothing was published.
     pub(crate) fn after(&self, model: &str, after: u64) -> Option<(Known, impl Iterator<Item = (u64, &E)>)> {
         let published = self.models.iter().find(|published| published.name.eq_ignore_ascii_case(model))?;
-        let (settled, gone) = (published.settled, published.gone);
+        let (settled, gone) = (published.settled(), published.gone);
         let from = published.kept.partition_point(|kept| kept.sequence <= after);
         let kept = published.kept.range(from..).take_while(move |kept| kept.sequence <= settled);
         Some((Known { after, settled, gone }, kept.map(|kept| (kept.sequence, &kept.event))))
@@ -172,7 +166,7 @@ impl<E> Ring<E> {
 
     /// How far it is in each model.
     pub(crate) fn heads(&self) -> impl Iterator<Item = (&str, u64)> {
-        self.models.iter().map(|published| (&*published.name, published.settled))
+        self.models.iter().map(|published| (&*published.name, published.settled()))
     }
 }
 
@@ -231,6 +225,22 @@ mod tests {
         let place = ring.give(order);
         ring.keep(place, 101, place.sequence);
         assert_eq!((told(&ring, "user", 1), ring.bytes), ((vec![], 3, 2), 0));
+    }
+
+    /// While a broker is away for long, what its queue refuses comes to nothing at once, behind what waits in it.
+    #[test]
+    fn what_comes_to_nothing_takes_no_room() {
+        let mut ring = Ring::new(RingLimits::default());
+        let user = ring.add_model("user");
+        let first = ring.give(user);
+        for _ in 0..100_000 {
+            let place = ring.give(user);
+            ring.settle(place);
+        }
+        assert_eq!(ring.models[0].open.len(), 1);
+        assert_eq!(told(&ring, "user", 0), (vec![], 0, 0));
+        ring.keep(first, 1, 1);
+        assert_eq!(told(&ring, "user", 0), (vec![1], 100_001, 0));
     }
 
     #[test]

@@ -167,6 +167,11 @@ impl<'a> StreamForm<'a> {
     }
 }
 
+/// Whether somebody who counts so may count in a stream: a life has no owners.
+fn may_count(stream: &Stream, epoch: u64, base: u64) -> bool {
+    !stream.is_of_life() || (epoch, base) == (0, 0)
+}
+
 /// Databases count no further.
 fn counted(numbers: &[u64]) -> bool {
     numbers.iter().all(|number| i64::try_from(*number).is_ok())
@@ -249,7 +254,7 @@ pub(crate) fn read_heads(payload: &[u8]) -> Result<Vec<Head>, DecodeError> {
     let form: HeadsForm<'_> = serde_json::from_str(text).map_err(|_| malformed("list of heads"))?;
     let heads = form.heads.iter().map(|head| {
         let good = head.base <= head.last && counted(&[head.epoch, head.last]);
-        let stream = head.stream.read().filter(|_| good)?;
+        let stream = head.stream.read().filter(|stream| good && may_count(stream, head.epoch, head.base))?;
         Some(Head { stream, epoch: head.epoch, base: head.base, last: head.last })
     });
     heads.collect::<Option<_>>().ok_or_else(|| malformed("list of heads"))
@@ -295,7 +300,8 @@ impl Answer {
         let good = form.after <= form.covered
             && form.covered <= form.last
             && counted(&[form.epoch, form.base, form.last]);
-        let stream = form.stream.read().filter(|_| good).ok_or_else(|| malformed("answer"))?;
+        let stream = form.stream.read().filter(|stream| good && may_count(stream, form.epoch, form.base));
+        let stream = stream.ok_or_else(|| malformed("answer"))?;
         let events = form.events.into_iter().map(|event| {
             let within = event.sequence > form.after && event.sequence <= form.covered;
             let user = event.properties.into_iter().map(|(name, value)| (name.into(), value));
@@ -379,6 +385,7 @@ mod tests {
         ) {
             let events: Vec<ToldEvent> = (after + 1..).zip(&texts).map(|(sequence, text)| event(sequence, text)).collect();
             let covered = after + texts.len() as u64;
+            let (epoch, base) = if stream.is_of_life() { (0, 0) } else { (epoch, base) };
             let answer = Answer { stream, epoch, base, after, covered, last: covered + more, lost, events };
             prop_assert_eq!(Answer::read(&answer.to_json().into(), &LIMITS).unwrap(), answer);
         }
@@ -388,7 +395,10 @@ mod tests {
             all in prop::collection::vec((any_stream(), 0..u64::MAX / 2, 0..u64::MAX / 2, 0..u64::MAX / 2), 0..20)
         ) {
             let all: Vec<Head> = all.into_iter()
-                .map(|(stream, epoch, a, b)| Head { stream, epoch, base: a.min(b), last: a.max(b) }).collect();
+                .map(|(stream, epoch, a, b)| match stream.is_of_life() {
+                    true => Head { stream, epoch: 0, base: 0, last: b },
+                    false => Head { stream, epoch, base: a.min(b), last: a.max(b) },
+                }).collect();
             let read: Vec<Head> = heads(&all).flat_map(|message| read_heads(&message).unwrap()).collect();
             prop_assert_eq!(read, all);
         }
@@ -417,6 +427,27 @@ mod tests {
             prop_assume!(!(field == "model" && value == "\"a/b\"" || field == "events" && value == "[]"));
             let read = Answer::read(&serde_json::to_vec(&json).unwrap().into(), &LIMITS);
             prop_assert!(matches!(read, Err(DecodeError::Malformed(_))), "{read:?}");
+        }
+    }
+
+    #[test]
+    fn nobody_counts_on_for_a_life() {
+        let stream = || Stream { outbox: super::super::life(Uuid::nil()), lane: 0, model: "user".into() };
+        for (epoch, base, is_good) in [(0, 0, true), (1, 0, false), (0, 1, false), (1, 1, false)] {
+            let all = [Head { stream: stream(), epoch, base, last: 3 }];
+            let read = heads(&all).map(|message| read_heads(&message).is_ok());
+            assert_eq!(read.collect::<Vec<_>>(), [is_good], "{epoch} {base}");
+            let answer = Answer {
+                stream: stream(),
+                epoch,
+                base,
+                after: 1,
+                covered: 2,
+                last: 3,
+                lost: 0,
+                events: vec![],
+            };
+            assert_eq!(Answer::read(&answer.to_json().into(), &LIMITS).is_ok(), is_good, "{epoch} {base}");
         }
     }
 
