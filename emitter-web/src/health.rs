@@ -19,14 +19,14 @@
 //!
 //! **A broker or a database that is away makes a node degraded, and not unready.** Local listeners go on, what is to go to other
 //! nodes waits in memory or in the outbox, and requests that need the database fail by themselves. The broker is the same for all
-//! nodes: if each of them were unready without it, Kubernetes would send requests to none, and of a delay had become an outage. So it is
+//! nodes: if each of them were unready without it, Kubernetes would send requests to none, and a delay would be an outage. So it is
 //! for alerts (`ops/alerts.yml`) to say that a node is degraded, and for `/health` to say why. A rollout that is to wait for the
 //! broker waits for [`connected`](Emitter::connected) before it serves.
 //!
-//! **Both are asked of the node as it is**, and answered at once: nothing is sent, and no database is asked, however often somebody asks.
+//! **All are answered at once**, from what the node knows: nothing is sent, and no database is asked, however often somebody asks.
 //!
 //! Reasons name hosts, topics and what databases say, but no credentials: serve `/readyz` and `/health` on a port that the cluster alone
-//! reaches, or leave it to your own authorisation. They have no other parameters, and know no visitors.
+//! reaches, or behind your own authorisation.
 
 use axum::Router;
 use axum::http::StatusCode;
