@@ -315,7 +315,7 @@ const VERSION_PATIENCE: Duration = Duration::from_secs(2);
 /// Whether this broker, as it calls itself, does not keep to the window of unacknowledged deliveries.
 fn overruns(told: &str) -> bool {
     let Some(version) = told.trim().strip_prefix("mosquitto version ") else { return false };
-    let mut parts = version.split('.').map(|part| part.parse::<u32>());
+    let mut parts = version.split('.').map(str::parse::<u32>);
     match (parts.next(), parts.next(), parts.next()) {
         (Some(Ok(major)), Some(Ok(minor)), Some(Ok(patch))) => (major, minor, patch) < (2, 0, 13),
         _ => false,

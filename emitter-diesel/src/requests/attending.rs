@@ -297,8 +297,7 @@ impl Job {
 
     fn redrive(&self, letters: dead_letters::Selection, per_second: u32, standing: &Standing) -> End {
         // It is before this moment, and not at it.
-        let until =
-            letters.until.map_or(i64::MAX, |until| until.as_millis()).min(self.asked.saturating_add(1));
+        let until = letters.until.map_or(i64::MAX, Timestamp::as_millis).min(self.asked.saturating_add(1));
         let service = letters.service.clone().unwrap_or_else(|| self.emitter.origin().service.to_string());
         let letters = dead_letters::Selection {
             until: Some(Timestamp::from_millis(until)),
@@ -337,7 +336,7 @@ impl Job {
         };
         let replayed = || -> Result<End, MirrorError> {
             let mut mirrored = Mirrored::open(&self.tables)?;
-            let until = events.until.map_or(i64::MAX, |until| until.as_millis()).min(self.asked);
+            let until = events.until.map_or(i64::MAX, Timestamp::as_millis).min(self.asked);
             let all = mirror::Selection { until: Some(Timestamp::from_millis(until)), ..events };
             let before = match self.before.total {
                 Some(_) => self.before,

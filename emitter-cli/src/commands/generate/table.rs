@@ -6,7 +6,6 @@ use syn::punctuated::Punctuated;
 use syn::{Attribute, Ident, Item, Token, Type, braced, parenthesized};
 
 /// A table.
-
 pub(super) struct Table {
     /// As a module of Rust's, without the database's schema.
     pub(super) name: String,
@@ -15,7 +14,6 @@ pub(super) struct Table {
 }
 
 /// A column, as it is called in Rust.
-
 pub(super) struct Column {
     pub(super) name: String,
     pub(super) ty: Type,
