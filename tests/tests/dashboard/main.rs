@@ -11,6 +11,7 @@ use stage::{HOSTILE, LoginFailed, Stage};
 mod browser;
 mod refusals;
 mod stage;
+mod troubles;
 
 /// Each screen: the key that leads there, the name on its link, its place.
 const SCREENS: [(&str, &str, &str); 7] = [
