@@ -11,6 +11,7 @@ use stage::{HOSTILE, LoginFailed, Stage};
 mod browser;
 mod refusals;
 mod stage;
+mod troubles;
 
 /// Each screen: the key that leads there, the name on its link, its place.
 const SCREENS: [(&str, &str, &str); 7] = [
@@ -126,7 +127,10 @@ async fn an_operator_finds_and_mends_what_is_wrong() {
     // One event: what it changed, whom it failed at, what else happened to its row.
     browser.click("#live tbody tr:first-child a").await;
     browser.until(&heading("Event 0")).await;
-    browser.until("document.body.innerText.includes('dead letter')").await;
+    // The page asks for itself again until all of it is known.
+    for known in ["dead letter", "COMPLETED", "parcel.create"] {
+        browser.until(&format!("document.body.innerText.includes('{known}')")).await;
+    }
     let change =
         browser.eval("document.querySelector('tr.changed').innerText.replace(/\\s+/g, ' ').trim()").await;
     assert_eq!(change, "status changed NEW SENT");

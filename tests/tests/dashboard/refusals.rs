@@ -1,6 +1,7 @@
 //! Who may not, does not.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -155,10 +156,14 @@ async fn an_action_needs_the_right_and_the_token() {
 }
 
 async fn page(stage: &Stage, path: &str, user: &str) -> String {
-    let mut socket = TcpStream::connect(stage.address).await.unwrap();
+    get(stage.address, path, user).await
+}
+
+/// A page, as it is shown to somebody.
+pub(crate) async fn get(address: SocketAddr, path: &str, user: &str) -> String {
+    let mut socket = TcpStream::connect(address).await.unwrap();
     let request = format!(
-        "GET /ops{path} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\ncookie: user={user}\r\n\r\n",
-        stage.address
+        "GET /ops{path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\ncookie: user={user}\r\n\r\n"
     );
     socket.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
