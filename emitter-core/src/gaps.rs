@@ -212,7 +212,7 @@ impl<H> Gaps<H> {
         }
     }
 
-    /// A later owner counts in the stream at the key. A life has none, whatever anybody says: what waits for one is not
+    /// Another owner counts in the stream at the key. A life has none, whatever anybody says: what waits for one is not
     /// acknowledged, and nobody else has it.
     fn begin(&mut self, epoch: u64, base: u64) {
         let Some(track) = self.tracks.get_mut(&*self.key).filter(|track| !track.of_life) else { return };
@@ -268,6 +268,8 @@ impl<H> Gaps<H> {
         let counts = track.counts(epoch, sequence);
         if counts {
             track.known = track.known.max(sequence);
+        } else {
+            track.heard_of_former(base);
         }
         // One that does not count waits, too: behind what is missing there may be earlier ones of its key.
         let waits = track.since.is_some() || sequence > track.seen.saturating_add(1);
@@ -291,6 +293,9 @@ impl<H> Gaps<H> {
         track.goes(sequence);
         let arrival = if track.held.is_empty() { Arrival::Goes } else { Arrival::GoesFirst };
         if waits {
+            if !counts && track.is_silent() {
+                track.doubt();
+            }
             self.fall_behind();
             return arrival;
         }
@@ -429,9 +434,13 @@ impl<H> Gaps<H> {
             track.open.insert((sequence, epoch));
         }
         track.goes(sequence);
-        if is_next && track.counts(epoch, sequence) {
+        let counts = track.counts(epoch, sequence);
+        if is_next && counts {
             track.seen = track.seen.max(sequence);
             track.moved = true;
+        } else if !is_next && !counts && track.is_silent() {
+            // It would be the last to ask for anything.
+            track.doubt();
         }
         if !track.is_behind() {
             track.calm();
@@ -494,6 +503,10 @@ impl<H> Gaps<H> {
         (track.used, track.is_mute) = (self.clock, false);
         if *epoch == track.epoch {
             track.known = track.known.max(*last);
+            track.heard_of_owner();
+        } else {
+            track.heard_of_former(*base);
+            track.doubt();
         }
         if track.is_behind() {
             self.fall_behind();
@@ -533,11 +546,15 @@ impl<H> Gaps<H> {
         tracks.filter(|track| track.impatient && !track.of_life).count()
     }
 
-    /// Whether an answer is one to what is missing: it begins where that does.
+    /// Whether an answer is one to what is missing: it begins where that does. A later owner is followed; one who counts from
+    /// before, as of a database that went back, when the present one has said nothing for half a minute.
     pub(crate) fn wants(&mut self, stream: &Stream, told: &Told) -> bool {
         write_key(&mut self.key, &stream.outbox, stream.lane, &stream.model);
-        if self.tracks.get(&*self.key).is_some_and(|track| track.asked.is_some() && told.epoch > track.epoch)
-        {
+        let follows = |track: &Track<H>| {
+            let is_asked = track.asked.is_some();
+            is_asked && (told.epoch > track.epoch || told.epoch < track.epoch && track.is_silent())
+        };
+        if self.tracks.get(&*self.key).is_some_and(follows) {
             self.begin(told.epoch, told.base);
             // It may begin behind what its owner counted anew; then it is asked for once more.
             self.fall_behind();
@@ -553,6 +570,7 @@ impl<H> Gaps<H> {
         write_key(&mut self.key, &stream.outbox, stream.lane, &stream.model);
         let Some(track) = self.tracks.get_mut(&*self.key) else { return };
         track.is_mute = false;
+        track.heard_of_owner();
         if track.since.take().is_some() {
             track.seen = told.after;
         }

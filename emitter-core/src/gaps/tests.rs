@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use proptest::prelude::*;
 
 use super::track::LONGEST;
@@ -173,6 +175,122 @@ fn owners_that_count_from_before_are_heard_after_a_while() {
     }
     receiver.release();
     assert_eq!(receiver.heard, [1, 3]);
+}
+
+impl Receiver {
+    /// Half a minute and more, in which what is asked is answered so.
+    fn wait(&mut self, now: &mut Duration, owner: (u64, u64), last: u64) {
+        for _ in 0..600 {
+            *now += 100 * MILLI;
+            self.ask(*now, owner, last, last, 1_000);
+            self.go_on();
+        }
+    }
+
+    fn has_heard(&self, sequences: impl IntoIterator<Item = u64>) -> bool {
+        sequences.into_iter().all(|sequence| self.heard.contains(&sequence))
+    }
+}
+
+fn receiver_at(epoch: u64, sequence: u64) -> Receiver {
+    let mut receiver = Receiver::default();
+    receiver.gaps.resume([Position { stream: stream(), epoch, sequence }], Since::Now);
+    receiver
+}
+
+/// As of a database that was restored, or a stand-by that had not got the last owners.
+#[test]
+fn an_outbox_that_went_back_is_followed_when_nobody_else_has_spoken_for_half_a_minute() {
+    let (mut receiver, mut now) = (receiver_at(9, 100), Duration::ZERO);
+    // Its fifth owner began at 60, and some of what he and the one before counted was lost.
+    for this in [number(4, 40, 58), number(5, 60, 62), number(5, 60, 102)] {
+        receiver.take(&this);
+    }
+    receiver.wait(&mut now, (5, 60), 103);
+    assert!(receiver.has_heard(41..=103), "{:?}", receiver.heard);
+    assert_eq!((receiver.gaps.behind(), receiver.gaps.silent()), (0, 0));
+    assert_eq!(receiver.gaps.positions()[0].epoch, 5, "the next life begins there");
+    // From then on gaps are mended as they are found.
+    receiver.take(&number(5, 60, 105));
+    assert!(!receiver.heard.contains(&105));
+    assert_eq!(receiver.ask(now + MILLI, (5, 60), 105, 105, 1_000), 1);
+    assert_eq!(receiver.heard[receiver.heard.len() - 2..], [104, 105]);
+    // So it is where nothing comes but word of how far it is.
+    let (mut receiver, mut now) = (receiver_at(9, 100), Duration::ZERO);
+    receiver.gaps.head(&Head { stream: stream(), epoch: 5, base: 60, last: 70 });
+    receiver.wait(&mut now, (5, 60), 70);
+    assert!(receiver.has_heard(61..=70), "{:?}", receiver.heard);
+    assert_eq!(receiver.gaps.behind(), 0);
+}
+
+/// More than may wait: what was dropped was acknowledged.
+#[test]
+fn what_an_outbox_that_went_back_sends_in_a_torrent_is_not_lost() {
+    let (mut receiver, mut now) = (receiver_at(9, 100), Duration::ZERO);
+    let last = 102 + MOST_HELD as u64 * 2;
+    (102..=last).for_each(|sequence| receiver.take(&number(5, 60, sequence)));
+    receiver.wait(&mut now, (5, 60), last);
+    assert!(receiver.has_heard(61..=last));
+    assert_eq!(receiver.gaps.behind(), 0);
+}
+
+/// A forged word is one of an owner that nobody follows.
+#[test]
+fn an_owner_that_is_none_is_given_up_for_the_one_that_answers() {
+    let (mut receiver, mut now) = (receiver_at(9, 100), Duration::ZERO);
+    receiver.take(&number(9, 90, 101));
+    receiver.take(&number(9, 90, 103));
+    receiver.gaps.head(&Head { stream: stream(), epoch: i64::MAX as u64, base: 0, last: 0 });
+    receiver.gaps.head(&Head { stream: stream(), epoch: 9, base: 90, last: 103 });
+    receiver.wait(&mut now, (9, 90), 103);
+    assert!(receiver.has_heard(91..=103), "{:?}", receiver.heard);
+    assert_eq!((receiver.gaps.behind(), receiver.gaps.positions()[0].epoch), (0, 9));
+}
+
+/// While an owner speaks, though he has nothing new to say, no former one is followed, and neither is who says to be one.
+#[test]
+fn a_stream_whose_owner_speaks_does_not_go_back() {
+    for answers in [false, true] {
+        let (mut receiver, mut now) = (receiver_at(9, 100), Duration::ZERO);
+        for second in 0..300 {
+            now += 1_000 * MILLI;
+            // What came late, from a former owner and from nowhere.
+            if second % 30 == 0 {
+                receiver.take(&number(8, 80, 120));
+                receiver.gaps.head(&Head { stream: stream(), epoch: 3, base: 0, last: 200 });
+            }
+            for (asked, after) in receiver.gaps.due(now) {
+                let After::Sequence(after) = after else { panic!("{after:?}") };
+                if answers {
+                    let told = Told { epoch: 9, base: 90, after, covered: 100, last: 100 };
+                    if receiver.gaps.wants(&asked, &told) {
+                        receiver.gaps.answered(&asked, &told);
+                        receiver.release();
+                    }
+                }
+                let old = Told { epoch: 8, base: 0, after, covered: after.max(130), last: after.max(130) };
+                assert!(!receiver.gaps.wants(&asked, &old), "{second}");
+            }
+            receiver.go_on();
+            if second % 10 == 0 {
+                receiver.gaps.head(&Head { stream: stream(), epoch: 9, base: 90, last: 100 });
+            }
+        }
+        assert_eq!(receiver.gaps.positions(), [Position { stream: stream(), epoch: 9, sequence: 100 }]);
+    }
+}
+
+/// An owner that slept answers late, while the present one says nothing for long.
+#[test]
+fn what_a_former_owner_says_too_late_loses_nothing() {
+    let (mut receiver, mut now) = (receiver_at(9, 100), Duration::ZERO);
+    receiver.take(&number(9, 90, 102));
+    receiver.wait(&mut now, (8, 80), 95);
+    assert_eq!(receiver.gaps.positions()[0].epoch, 8);
+    receiver.take(&number(9, 90, 104));
+    receiver.wait(&mut now, (9, 90), 105);
+    assert!(receiver.has_heard(101..=105), "{:?}", receiver.heard);
+    assert_eq!((receiver.gaps.behind(), receiver.gaps.positions()[0].epoch), (0, 9));
 }
 
 #[test]
@@ -561,6 +679,73 @@ proptest! {
             }
         }
         prop_assert_eq!(first, (1..=last).collect::<Vec<_>>());
+    }
+
+    /// A database goes back, to a time of which some receivers had heard more; owners change, and a broker loses what it will. What
+    /// is written from then on is heard.
+    #[test]
+    fn what_is_written_after_a_database_went_back_is_heard(
+        before in 1..100_u64, kept in 0..100_u64,
+        after in prop::collection::vec((any::<bool>(), 0..20_u8, 0..4_000_u32), 1..150), most in 1..300_u64
+    ) {
+        let (mut receiver, mut now) = (receiver_at(9, 0), Duration::ZERO);
+        (1..=before).for_each(|sequence| receiver.take(&number(9, 0, sequence)));
+        let mut last = kept.min(before);
+        let (mut epoch, mut base) = (3, last);
+        // What is written in its place is another event.
+        let mut written = BTreeMap::new();
+        let mut heard: Vec<u64> = Vec::new();
+        let tell = |receiver: &mut Receiver, heard: &mut Vec<u64>, written: &BTreeMap<u64, u64>, now, (epoch, base, last)| {
+            for (asked, after) in receiver.gaps.due(now) {
+                let After::Sequence(after) = after else { panic!("{after:?}") };
+                let covered = (after + most).min(last).max(after);
+                let told = Told { epoch, base, after, covered, last: covered.max(last) };
+                if receiver.gaps.wants(&asked, &told) {
+                    for sequence in after + 1..=covered {
+                        let held = receiver.gaps.take_held(&asked, sequence);
+                        heard.extend(held.or(written.get(&sequence).copied()));
+                    }
+                    receiver.gaps.answered(&asked, &told);
+                    receiver.release();
+                }
+            }
+            receiver.go_on();
+            heard.append(&mut receiver.heard);
+        };
+        receiver.heard.clear();
+        // Of an owner of whom nothing comes it is not known that he was there.
+        receiver.gaps.head(&Head { stream: stream(), epoch, base, last });
+        for (lost, fate, pause) in after {
+            if fate == 0 && epoch < 8 {
+                (epoch, base) = (epoch + 1, last);
+                receiver.gaps.head(&Head { stream: stream(), epoch, base, last });
+            }
+            last += 1;
+            let id = 1_000 + last;
+            written.insert(last, id);
+            if !lost {
+                let this = number(epoch, base, last);
+                match receiver.gaps.arrived(&this, MODEL) {
+                    Arrival::Waits => { let _ = receiver.gaps.hold(&this, MODEL, 1, 0, id); }
+                    Arrival::Goes | Arrival::GoesFirst => receiver.heard.push(id),
+                }
+                receiver.release();
+                receiver.go_on();
+            }
+            now += MILLI * pause;
+            tell(&mut receiver, &mut heard, &written, now, (epoch, base, last));
+        }
+        // Outboxes say now and then how far they are.
+        for second in 0..200 + 2_000 / most {
+            if second % 10 == 0 {
+                receiver.gaps.head(&Head { stream: stream(), epoch, base, last });
+            }
+            now += MILLI * 1_000;
+            tell(&mut receiver, &mut heard, &written, now, (epoch, base, last));
+        }
+        let missing: Vec<u64> = written.values().filter(|id| !heard.contains(id)).copied().collect();
+        prop_assert!(missing.is_empty(), "{:?}", missing);
+        prop_assert_eq!((receiver.gaps.behind(), receiver.gaps.positions()[0].epoch), (0, epoch));
     }
 
     /// Whatever a broker loses or sends twice, and whenever owners change: in the end everything was heard, and

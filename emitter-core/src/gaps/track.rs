@@ -29,12 +29,19 @@ pub(super) struct Track<H> {
     pub(super) asked: Option<Duration>,
     /// How often in a row that was in vain.
     tries: u32,
+    /// How often in a row since its owner was heard of.
+    unheard: u32,
     /// It has waited for too long: what comes goes on.
     pub(super) impatient: bool,
     /// The greatest number that went on so, and how many before it did not.
     gone: (u64, u64),
     /// The life was given up once, and said nothing since: nothing waits for it any more.
     pub(super) is_mute: bool,
+    /// Where the first of those began who count from before the owner, of whom something came since he was heard of: he came
+    /// after them, or their database went back.
+    former: Option<u64>,
+    /// It may be so that it went back: somebody has to tell.
+    is_doubted: bool,
     /// What listeners work on, with the owner that counted it.
     pub(super) open: BTreeSet<(u64, u64)>,
 }
@@ -81,26 +88,53 @@ impl<H> Track<H> {
             moved: false,
             asked: None,
             tries: 0,
+            unheard: 0,
             impatient: false,
             gone: (0, 0),
             is_mute: false,
+            former: None,
+            is_doubted: false,
             open: BTreeSet::new(),
         }
     }
 
-    /// A later owner counts: what is settled of its predecessors' is known, the rest it counts and publishes
-    /// anew, so that it need not be held.
+    /// Another owner counts: what is settled of its predecessors' is known, the rest it counts and publishes
+    /// anew, so that it need not be held. Of one that counts from before the last one that is not so: its database went back,
+    /// what waits nobody may have any more, and it was not looked at what came of the owners since then.
     pub(super) fn begin(&mut self, epoch: u64, base: u64) -> BTreeMap<u64, Held<H>> {
+        let goes_back = epoch < self.epoch;
+        let former = self.former.filter(|_| goes_back).unwrap_or(base);
         (self.epoch, self.base) = (epoch, base);
-        self.seen = self.seen.min(base);
+        self.seen = self.seen.min(base).min(former);
         self.known = base;
+        self.heard_of_owner();
         self.calm();
-        self.held.split_off(&(base.saturating_add(1)))
+        if goes_back { BTreeMap::new() } else { self.held.split_off(&(base.saturating_add(1))) }
+    }
+
+    /// The owner has said something: it is he who counts.
+    pub(super) fn heard_of_owner(&mut self) {
+        (self.unheard, self.former, self.is_doubted) = (0, None, false);
+    }
+
+    /// Something came of one who counts from before the owner, and began there.
+    pub(super) fn heard_of_former(&mut self, base: u64) {
+        self.former = Some(self.former.map_or(base, |former| former.min(base)));
+    }
+
+    /// Somebody has to tell who counts.
+    pub(super) fn doubt(&mut self) {
+        self.is_doubted = !self.of_life;
+    }
+
+    /// Whether nobody answered for half a minute who counts as the owner does: whoever answers then is followed.
+    pub(super) fn is_silent(&self) -> bool {
+        !self.of_life && self.unheard >= PATIENCE
     }
 
     /// What was missing came, or is another: it has not been asked for in vain.
     pub(super) fn calm(&mut self) {
-        (self.asked, self.tries, self.impatient) = (None, 0, false);
+        (self.asked, self.tries, self.unheard, self.impatient) = (None, 0, 0, false);
     }
 
     /// What comes from now on waits for nothing.
@@ -126,7 +160,7 @@ impl<H> Track<H> {
         let is_quiet = self.held.is_empty() && self.since.is_none();
         let moved = std::mem::take(&mut self.moved);
         if is_quiet && (moved || self.asked.is_none()) {
-            (self.asked, self.tries) = (Some(now), 0);
+            (self.asked, self.tries, self.unheard) = (Some(now), 0, 0);
             return false;
         }
         let first = if is_quiet { QUIET } else { FIRST };
@@ -135,7 +169,7 @@ impl<H> Track<H> {
             return false;
         }
         if self.asked.replace(now).is_some() {
-            self.tries = self.tries.saturating_add(1);
+            (self.tries, self.unheard) = (self.tries.saturating_add(1), self.unheard.saturating_add(1));
         }
         let patience = if self.of_life { PATIENCE_WITH_LIVES } else { PATIENCE };
         if self.tries >= patience && !self.impatient {
@@ -171,7 +205,8 @@ impl<H> Track<H> {
     pub(super) fn is_behind(&self) -> bool {
         // What a life has on its way it does not tell, and what does not count shows in no number.
         let untold = |(sequence, held): (&u64, &Held<H>)| self.of_life || !self.counts(held.epoch, *sequence);
-        self.known > self.seen || self.since.is_some() || self.held.first_key_value().is_some_and(untold)
+        let waits = self.since.is_some() || self.held.first_key_value().is_some_and(untold);
+        self.known > self.seen || self.is_doubted || waits
     }
 
     /// Whether a number stands for what it stands for with the present owner. What an earlier one had on its way, and did
