@@ -35,6 +35,13 @@ struct Stock {
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Emits)]
+#[emits(event)]
+struct Page {
+    id: i64,
+    text: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Emits)]
 #[emits(event, expires = "100ms")]
 struct Tick {
     id: i64,
@@ -44,6 +51,8 @@ struct Tick {
 struct Leaky {
     inner: MemoryTransport,
     loses: Box<dyn Fn(usize) -> bool + Send + Sync>,
+    /// How large a message may be.
+    largest: usize,
     /// How many events, or batches, went out, and which of them were lost.
     sent: AtomicUsize,
     lost: Arc<AtomicUsize>,
@@ -51,6 +60,10 @@ struct Leaky {
 
 impl Transport for Leaky {
     fn publish(&self, message: Message) -> Result<Confirmation, PublishError> {
+        let (size, limit) = (message.payload.len(), self.largest);
+        if size > limit {
+            return Err(PublishError::TooLarge { size, limit });
+        }
         let is_event = !message.topic.as_str().contains("/_");
         if is_event && (self.loses)(self.sent.fetch_add(1, Ordering::Relaxed)) {
             self.lost.fetch_add(1, Ordering::Relaxed);
@@ -92,9 +105,19 @@ async fn writer(
     configure: impl FnOnce(Builder) -> Builder,
     loses: impl Fn(usize) -> bool + Send + Sync + 'static,
 ) -> (Emitter, Arc<AtomicUsize>) {
+    narrow_writer(broker, usize::MAX, configure, loses).await
+}
+
+/// The same with a way on which messages may be no larger.
+async fn narrow_writer(
+    broker: &MemoryBroker,
+    largest: usize,
+    configure: impl FnOnce(Builder) -> Builder,
+    loses: impl Fn(usize) -> bool + Send + Sync + 'static,
+) -> (Emitter, Arc<AtomicUsize>) {
     let lost = Arc::new(AtomicUsize::new(0));
-    let inner = broker.connect("writer");
-    let leaky = Leaky { inner, loses: Box::new(loses), sent: AtomicUsize::new(0), lost: Arc::clone(&lost) };
+    let (inner, loses) = (broker.connect("writer"), Box::new(loses));
+    let leaky = Leaky { inner, loses, largest, sent: AtomicUsize::new(0), lost: Arc::clone(&lost) };
     (configure(builder("writer")).transport(leaky).start().await.unwrap(), lost)
 }
 
@@ -375,6 +398,80 @@ async fn what_has_expired_is_not_told() {
     assert_eq!(*heard.lock().unwrap(), [0, 2]);
     let Stats { gaps, recovered, lost, .. } = hearer.stats();
     assert_eq!((gaps, recovered, lost), (1, 0, 0));
+    end([writer, hearer]).await;
+}
+
+/// The ids of the pages that a node hears.
+fn pages(hearer: &Emitter) -> Arc<Mutex<Vec<i64>>> {
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let ear = Arc::clone(&heard);
+    let _ = hearer.on::<Page>().allow_remote().run(move |event: Event<Page>| {
+        ear.lock().unwrap().push(event.id);
+        std::future::ready(())
+    });
+    heard
+}
+
+fn page(id: i64, bytes: usize) -> Page {
+    Page { id, text: "x".repeat(bytes) }
+}
+
+/// As with a limit that was raised at one end first.
+#[tokio::test]
+async fn what_is_too_large_to_be_read_hinders_nothing_behind_it() {
+    let broker = MemoryBroker::new();
+    let (hearer, _) = hearer(&broker, |builder| builder).await;
+    let heard = pages(&hearer);
+    hearer.connected(10 * SECOND).await.unwrap();
+    let (writer, _) = writer(&broker, |builder| builder.max_payload(2_000_000), |sent| sent == 3).await;
+    for (id, bytes) in [(0, 1), (1, 900_000), (2, 1), (3, 1), (4, 1)] {
+        writer.publish(page(id, bytes));
+    }
+    eventually(|| *heard.lock().unwrap() == [0, 2, 3, 4]).await;
+    // Once as it came, and once as it was told.
+    let Stats { lost, recovered, bad_messages, .. } = hearer.stats();
+    assert_eq!((lost, recovered, bad_messages, hearer.dead_letters().len()), (0, 1, 2, 2));
+    assert_eq!(words(&broker, "_replay/to").len(), words(&broker, "_replay/ask").len());
+    end([writer, hearer]).await;
+}
+
+#[tokio::test]
+async fn what_does_not_fit_into_an_answer_is_told_as_lost() {
+    let broker = MemoryBroker::new();
+    let (hearer, _) = hearer(&broker, |builder| builder).await;
+    let heard = pages(&hearer);
+    hearer.connected(10 * SECOND).await.unwrap();
+    let loses = |sent| matches!(sent, 2..7);
+    let (writer, _) = narrow_writer(&broker, 20_000, |builder| builder, loses).await;
+    for (id, bytes) in [(0, 0), (1, 100)] {
+        writer.publish(page(id, bytes));
+    }
+    eventually(|| heard.lock().unwrap().len() == 2).await;
+    let sizes: Vec<usize> = words(&broker, "page").iter().map(|event| event.payload.len()).collect();
+    let (beside, each) = (sizes[0], (sizes[1] - sizes[0]) / 100);
+    // The first one just fits, and what is around it in an answer does not. Those behind it do not fit together.
+    for (id, bytes) in [(2, 20_000 - beside - 10), (3, 9_000), (4, 9_000), (5, 9_000), (6, 9_000)] {
+        writer.publish(page(id, bytes / each));
+    }
+    eventually(|| writer.stats().published == 7).await;
+    writer.publish(page(7, 1));
+    eventually(|| *heard.lock().unwrap() == [0, 1, 3, 4, 5, 6, 7]).await;
+    assert_eq!((hearer.stats().lost, hearer.stats().recovered), (1, 4));
+    end([writer, hearer]).await;
+}
+
+#[tokio::test]
+async fn words_that_cannot_be_read_are_no_dead_letters() {
+    let broker = MemoryBroker::new();
+    let (hearer, ear) = hearer(&broker, |builder| builder).await;
+    let (writer, _) = writer(&broker, |builder| builder, |_| false).await;
+    write(&writer, 0..1);
+    eventually(|| ear.heard() == [0]).await;
+    for topic in ["heads", "to/shop.hearer"] {
+        broker.publish(&format!("prisma/events/_replay/{topic}"), "{}");
+    }
+    eventually(|| hearer.stats().bad_messages == 2).await;
+    assert_eq!((hearer.dead_letters().len(), broker.unacknowledged("hearer")), (0, 0));
     end([writer, hearer]).await;
 }
 

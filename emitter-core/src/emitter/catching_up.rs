@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use once_cell::sync::OnceCell;
-use tracing::error;
+use tracing::{error, warn};
 
 use super::telling::Telling;
 use super::{Emitter, Shared};
@@ -20,7 +20,7 @@ use crate::metrics::OnceInAWhile;
 use crate::properties::Properties;
 use crate::record::Number;
 use crate::topic::{Topic, TopicFilter, Topics};
-use crate::transport::{Confirmation, Message, Transport};
+use crate::transport::{Confirmation, Message, PublishError, Transport};
 
 /// What this node knows of what others publish, and of what it does itself.
 pub(super) struct CatchingUp {
@@ -272,7 +272,22 @@ impl Shared {
         if Topic::parse(topic.as_str()).is_err() {
             return;
         }
-        if let Some(confirmation) = self.say(&topic, answer.to_json()) {
+        let mut said = self.say(&topic, answer.to_json());
+        let mut shorter = answer.shorter();
+        while let (Err(PublishError::TooLarge { .. }), Some(answer)) = (&said, &shorter) {
+            if answer.events.is_empty() {
+                let (model, sequence) = (&*answer.stream.model, answer.covered);
+                self.catching_up.losses.log(|more| {
+                    warn!(
+                        to,
+                        model, sequence, more, "an event does not fit into an answer: it is told as lost"
+                    );
+                });
+            }
+            said = self.say(&topic, answer.to_json());
+            shorter = answer.shorter();
+        }
+        if let Ok(confirmation) = said {
             let under_way = Arc::clone(&self.catching_up.under_way);
             under_way.fetch_add(1, Ordering::Relaxed);
             confirmation.then(move |_| {
@@ -282,8 +297,8 @@ impl Shared {
     }
 
     /// Publishes what is said about events, and not worth much later.
-    fn say(&self, topic: &Topic, mut payload: Vec<u8>) -> Option<Confirmation> {
-        let transport = self.transport.as_ref()?;
+    fn say(&self, topic: &Topic, mut payload: Vec<u8>) -> Result<Confirmation, PublishError> {
+        let transport = self.transport.as_ref().ok_or(PublishError::Closed)?;
         let properties = Properties::of_type("application/json");
         if let Some(signatures) = &self.signatures {
             signatures.sign(topic.as_str(), &properties, &mut payload);
@@ -298,7 +313,7 @@ impl Shared {
             properties,
             retain: false,
         };
-        transport.publish(message).ok()
+        transport.publish(message)
     }
 }
 

@@ -167,7 +167,6 @@ impl Intake {
     async fn take_word(&mut self, about: About, delivery: Delivery) {
         let Delivery { topic, payload, properties, ack } = delivery;
         let original = Original { topic, payload, properties };
-        let limits = self.limits;
         let checked = self.check_word(&original);
         let taken = checked.and_then(|()| match about {
             About::Ask => {
@@ -184,12 +183,16 @@ impl Intake {
                 heard.for_each(|head| gaps.head(head));
                 Ok(None)
             }
-            About::Answer => Ok(Some(Answer::read(&original.payload, &limits)?)),
+            About::Answer => Ok(Some(Answer::read(&original.payload)?)),
         });
         match taken {
             Ok(Some(answer)) => self.take_answer(answer, ack).await,
             Ok(None) => ack.done(),
-            Err(rejection) => return self.reject(&rejection, original, ack),
+            // Whoever wants an answer asks again: nobody misses a letter of it.
+            Err(rejection) => {
+                self.refuse(&rejection, &original.topic);
+                return ack.done();
+            }
         }
         self.ask().await;
     }
@@ -589,17 +592,23 @@ impl Intake {
         self.in_progress.insert(identity, Arc::downgrade(completion));
     }
 
+    /// Counts a message that is of no use.
+    fn refuse(&self, rejection: &Rejection, topic: &str) {
+        let counters = &self.shared.counters;
+        counters.bad_messages.add_one();
+        if matches!(rejection, Rejection::Unauthentic(_)) {
+            counters.unauthentic.add_one();
+        }
+        // It may be of 64 kB.
+        let topic: String = topic.chars().take(200).collect();
+        self.bad.log(|more| warn!(topic, more, "a message was dropped: {rejection}"));
+    }
+
     /// Counts a message that is no event, and acknowledges it once it is a dead letter: it would not
     /// get better by coming again.
     fn reject(&mut self, rejection: &Rejection, original: Original, ack: Ack) {
+        self.refuse(rejection, &original.topic);
         let shared = &self.shared;
-        shared.counters.bad_messages.add_one();
-        if matches!(rejection, Rejection::Unauthentic(_)) {
-            shared.counters.unauthentic.add_one();
-        }
-        // It may be of 64 kB.
-        let topic: String = original.topic.chars().take(200).collect();
-        self.bad.log(|more| warn!(topic, more, "a message was dropped: {rejection}"));
         if !rejection.matters() {
             return ack.done();
         }

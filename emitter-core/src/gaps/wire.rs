@@ -29,8 +29,9 @@ pub const MOST_BYTES: usize = 64 * 1024;
 /// The last moment of the year 9999, which every database knows.
 const LAST_MILLIS: i64 = 253_402_300_799_999;
 
-/// What an answer has beside its events' own bytes, at most.
-const BESIDE: usize = 16 * 1024 + 512 * MOST_EVENTS;
+/// What an answer may be: as large as the transport lets it be, for its events are looked at one by one, and one that is too much
+/// here must not keep back those behind it. What is nested in them is not looked into.
+const ANSWERS: WireLimits = WireLimits { max_bytes: usize::MAX, max_depth: usize::MAX };
 
 /// What a question or a list of heads may be: one of [`MOST_STREAMS`] is smaller.
 const WORDS: WireLimits = WireLimits { max_bytes: 512 * 1024, max_depth: 4 };
@@ -289,13 +290,18 @@ impl Answer {
         })
     }
 
-    pub(crate) fn read(payload: &Bytes, limits: &WireLimits) -> Result<Self, DecodeError> {
-        // Its events are as large and as deep as they may be by themselves.
-        let whole = WireLimits {
-            max_bytes: limits.max_bytes.saturating_add(BESIDE),
-            max_depth: limits.max_depth.saturating_add(3),
-        };
-        let text = envelope::text(payload, &whole)?;
+    /// The same with fewer events, where a message of all of them would be too large: half of them, or none and that the one is
+    /// lost. `None` where there are none.
+    pub(crate) fn shorter(&self) -> Option<Self> {
+        let all = &self.events;
+        let covered = all.get((all.len() / 2).saturating_sub(1))?.sequence;
+        let events = all.get(..all.len() / 2)?.to_vec();
+        let lost = self.lost.saturating_add(u64::from(events.is_empty()));
+        Some(Self { stream: self.stream.clone(), covered, lost, events, ..*self })
+    }
+
+    pub(crate) fn read(payload: &Bytes) -> Result<Self, DecodeError> {
+        let text = envelope::text(payload, &ANSWERS)?;
         let form: AnswerForm<'_> = serde_json::from_str(text).map_err(|_| malformed("answer"))?;
         let good = form.after <= form.covered
             && form.covered <= form.last
@@ -338,8 +344,6 @@ mod tests {
     use super::*;
     use crate::emit::QoS;
     use crate::event::EventId;
-
-    const LIMITS: WireLimits = WireLimits { max_bytes: 10_000, max_depth: 5 };
 
     fn any_stream() -> impl Strategy<Value = Stream> {
         let outbox = ("[a-z0-9]{1,32}", any::<u32>()).prop_map(|(name, lane)| (name.into(), lane));
@@ -387,7 +391,7 @@ mod tests {
             let covered = after + texts.len() as u64;
             let (epoch, base) = if stream.is_of_life() { (0, 0) } else { (epoch, base) };
             let answer = Answer { stream, epoch, base, after, covered, last: covered + more, lost, events };
-            prop_assert_eq!(Answer::read(&answer.to_json().into(), &LIMITS).unwrap(), answer);
+            prop_assert_eq!(Answer::read(&answer.to_json().into()).unwrap(), answer);
         }
 
         #[test]
@@ -407,7 +411,7 @@ mod tests {
         fn any_bytes_are_a_word_or_none(payload in prop::collection::vec(any::<u8>(), 0..300)) {
             let _ = Ask::read(&payload);
             let _ = read_heads(&payload);
-            let _ = Answer::read(&payload.into(), &LIMITS);
+            let _ = Answer::read(&payload.into());
         }
 
         /// Whatever stands where something else should.
@@ -425,7 +429,7 @@ mod tests {
             whole[field] = serde_json::from_str(value).unwrap();
             // A model may have any name; an answer may have no events.
             prop_assume!(!(field == "model" && value == "\"a/b\"" || field == "events" && value == "[]"));
-            let read = Answer::read(&serde_json::to_vec(&json).unwrap().into(), &LIMITS);
+            let read = Answer::read(&serde_json::to_vec(&json).unwrap().into());
             prop_assert!(matches!(read, Err(DecodeError::Malformed(_))), "{read:?}");
         }
     }
@@ -447,8 +451,44 @@ mod tests {
                 lost: 0,
                 events: vec![],
             };
-            assert_eq!(Answer::read(&answer.to_json().into(), &LIMITS).is_ok(), is_good, "{epoch} {base}");
+            assert_eq!(Answer::read(&answer.to_json().into()).is_ok(), is_good, "{epoch} {base}");
         }
+    }
+
+    /// Each event is looked at by itself: one that is too large, or too deep, hinders no other.
+    #[test]
+    fn an_answer_is_read_whatever_its_events_are() {
+        let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+        let large = serde_json::to_string(&"x".repeat(1_000_000)).unwrap();
+        for text in [deep, large] {
+            let json = format!(
+                r#"{{"stream":{{"outbox":"a","lane":1,"model":"user"}},"epoch":1,"base":0,"after":1,"covered":2,
+                    "last":3,"lost":0,"events":[{{"sequence":2,"topic":"a","payload":{text}}}],"more":{text}}}"#
+            );
+            let answer = Answer::read(&Bytes::from(json)).unwrap();
+            assert_eq!((answer.events.len(), answer.events[0].payload.len()), (1, text.len()));
+        }
+    }
+
+    #[test]
+    fn a_shorter_answer_tells_less_or_that_it_cannot() {
+        let stream = Stream { outbox: "a".into(), lane: 1, model: "user".into() };
+        let events = [3, 5, 8].map(|sequence| event(sequence, "x"));
+        let answer = Answer {
+            stream,
+            epoch: 1,
+            base: 0,
+            after: 1,
+            covered: 9,
+            last: 9,
+            lost: 1,
+            events: events.to_vec(),
+        };
+        let one = answer.shorter().unwrap();
+        assert_eq!((one.covered, one.lost, &*one.events), (3, 1, &events[..1]));
+        let none = one.shorter().unwrap();
+        assert_eq!((none.covered, none.lost, none.last, none.events.len()), (3, 2, 9, 0));
+        assert_eq!(none.shorter(), None);
     }
 
     #[test]
@@ -458,7 +498,7 @@ mod tests {
             let events = events.iter().map(|sequence| event(*sequence, "x")).collect();
             let answer =
                 Answer { stream: stream(), epoch: 1, base: 0, after, covered, last, lost: 0, events };
-            Answer::read(&answer.to_json().into(), &LIMITS)
+            Answer::read(&answer.to_json().into())
         };
         assert!(answer(1, 4, 4, &[2, 4]).is_ok());
         for (after, covered, last, events) in [
