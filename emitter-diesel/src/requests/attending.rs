@@ -51,14 +51,17 @@ pub(super) struct Attending {
 #[derive(Debug)]
 struct Standing {
     is_stopped: AtomicBool,
+    /// Until when nobody else has it. A process that slept sees by it that somebody may.
+    safe_until: Mutex<Instant>,
     progress: Mutex<(Progress, Option<Cursor>)>,
     redrive: Arc<Course>,
 }
 
 impl Standing {
-    fn of(progress: Progress) -> Self {
+    fn of(progress: Progress, safe_until: Instant) -> Self {
         Self {
             is_stopped: AtomicBool::new(false),
+            safe_until: Mutex::new(safe_until),
             progress: Mutex::new((progress, None)),
             redrive: Arc::default(),
         }
@@ -70,7 +73,12 @@ impl Standing {
     }
 
     fn is_stopped(&self) -> bool {
-        self.is_stopped.load(Ordering::SeqCst)
+        let safe_until = *self.safe_until.lock().unwrap_or_else(PoisonError::into_inner);
+        self.is_stopped.load(Ordering::SeqCst) || Instant::now() > safe_until
+    }
+
+    fn is_safe_until(&self, moment: Instant) {
+        *self.safe_until.lock().unwrap_or_else(PoisonError::into_inner) = moment;
     }
 
     fn tell(&self, progress: Progress, cursor: Option<Cursor>) {
@@ -176,7 +184,7 @@ impl Attending {
         ended: &Receiver<()>,
     ) -> QueryResult<()> {
         let job = Job::of(self, emitter, row);
-        let standing = Standing::of(job.before);
+        let standing = Standing::of(job.before, begun + self.lease * 3 / 4);
         let end = std::thread::scope(|scope| {
             let (done, is_done) = mpsc::channel::<()>();
             let standing = &standing;
@@ -230,7 +238,10 @@ impl Attending {
             let renewal =
                 self.ask(|database, store| database.change(store.renew(claim, &progress, cursor, lease)));
             match renewal {
-                Ok(1..) => renewed = now,
+                Ok(1..) => {
+                    renewed = now;
+                    standing.is_safe_until(now + lease * 3 / 4);
+                }
                 Ok(_) => standing.stop(),
                 Err(error) => {
                     if renewed.elapsed() > lease * 3 / 4 {

@@ -116,6 +116,7 @@ async fn a_node_that_slept_through_its_lease_goes_on_with_nothing() {
     let handled = handled(&database);
     assert_eq!(handled.len(), 300);
     let twice: i64 = handled.iter().map(|times| times.times - 1).sum();
-    // The step that it was in, and one that it may have begun before it knew.
-    assert!(twice <= 150, "{twice}");
+    // The step that it was in, and one that it had not noted.
+    println!("{twice} of 300 came twice");
+    assert!(twice <= 100, "{twice}");
 }
