@@ -1,5 +1,5 @@
 //! What is counted. Read with [`Emitter::stats`](crate::Emitter::stats), or told to whatever exporter the application has, through
-//! the facade [`metrics`](::metrics), where the builder is given [`Metrics`].
+//! the facade [`metrics`], where the builder is given [`Metrics`].
 //!
 //! [`table`] has all of it: names, labels, and the alert that is for it.
 
