@@ -83,6 +83,8 @@ impl MariaDb {
         command.arg("--no-defaults");
         command.arg(format!("--datadir={}", folder.join("data").display()));
         command.arg(format!("--socket={}", folder.join("socket").display()));
+        // Else all servers have their temporary tables in one folder.
+        command.arg(format!("--tmpdir={}", folder.display()));
         command.arg(format!("--port={}", self.port.number()));
         command.args(["--bind-address=127.0.0.1", "--skip-name-resolve", "--user=root"]);
         command.args(["--innodb-flush-log-at-trx-commit=2", "--innodb-buffer-pool-size=16M"]);
