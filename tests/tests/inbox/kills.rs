@@ -87,13 +87,6 @@ impl Stage {
         }
     }
 
-    /// One that consumers keep up with which live for a quarter of a second. A life that
-    /// has fallen behind is told that it is subscribed behind all that waits, for mosquitto before 2.0.13 sends more with each
-    /// acknowledgement than the window has room for.
-    fn slower_writer(&self) -> Task {
-        Task { pause: Some(5_000), ..self.writer() }
-    }
-
     fn consumer(&self, node: &str) -> Task {
         Task { node: node.to_owned(), listener: Some(self.listener.to_owned()), ..self.writer() }
     }
@@ -128,7 +121,7 @@ async fn a_consumer_is_killed(listener: &'static str) {
     let stage = Stage::set(listener).await;
     // Once, so that the broker knows of it; and something is left for each life.
     Stage::start(&stage.consumer("a")).kill();
-    let writer = Stage::start(&stage.slower_writer());
+    let writer = Stage::start(&stage.writer());
     for _ in 0..rounds() {
         let consumer = Stage::start(&stage.consumer("a"));
         tokio::time::sleep(Duration::from_millis(fastrand::u64(10..500))).await;
@@ -191,7 +184,7 @@ async fn an_asynchronous_consumer_is_killed_in_the_middle_of_its_effects() {
 async fn of_two_nodes_with_one_inbox_each_is_killed_in_turn() {
     let stage = Stage::set("bill").await;
     let mut consumers: Vec<Worker> = ["a", "b"].map(|node| Stage::start(&stage.consumer(node))).into();
-    let writer = Stage::start(&stage.slower_writer());
+    let writer = Stage::start(&stage.writer());
     for round in 0..rounds() {
         tokio::time::sleep(Duration::from_millis(fastrand::u64(10..500))).await;
         consumers.remove(0).kill();
