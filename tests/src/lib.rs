@@ -15,7 +15,7 @@ pub mod worker;
 
 /// Compiles the code of a document, for which no library has what it needs.
 #[cfg(all(doctest, feature = "servers"))]
-mod documents {
+mod compiled {
     #[doc = include_str!("../../docs/TRACING.md")]
     struct Tracing;
 }
