@@ -2,7 +2,7 @@
 //!
 //! They have the names and attributes of OpenTelemetry's
 //! [conventions for messaging](https://opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/). Of an event's
-//! rows and key they tell nothing. Where no subscriber wants them, each is one load and one comparison.
+//! rows and key they tell nothing. Where no subscriber wants them, they are disabled: nothing of them is formatted.
 //!
 //! What links them to each other, here and on other nodes, is the feature `otel`; without it, an event carries the trace
 //! that its writer named, or that of the event whose listener wrote.
