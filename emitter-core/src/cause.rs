@@ -6,19 +6,16 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use tracing::Span;
-
 use crate::emit::Notes;
 use crate::event::{EventId, Meta};
-use crate::spans;
+use crate::spans::{self, CallSpan};
 
 /// The event that a listener works on.
 #[derive(Debug, Clone)]
 pub(crate) struct Cause {
     id: EventId,
     notes: Option<Arc<Notes>>,
-    /// Of the call.
-    span: Span,
+    span: CallSpan,
 }
 
 thread_local! {
@@ -26,14 +23,14 @@ thread_local! {
 }
 
 impl Cause {
-    pub(crate) fn of(meta: &Meta, span: &Span) -> Self {
+    pub(crate) fn of(meta: &Meta, span: &CallSpan) -> Self {
         Self { id: meta.id, notes: meta.notes.clone(), span: span.clone() }
     }
 
     /// What this thread works on: this event, if it is a listener's call that asks.
     pub(crate) fn present(meta: &Meta) -> Self {
         let present = PRESENT.with_borrow(Option::clone).filter(|present| present.id == meta.id);
-        present.unwrap_or_else(|| Self::of(meta, &Span::none()))
+        present.unwrap_or_else(|| Self::of(meta, &None))
     }
 
     pub(crate) fn id(&self) -> EventId {
@@ -48,7 +45,10 @@ impl Cause {
     pub(crate) fn within<R>(self, act: impl FnOnce() -> R) -> R {
         let span = self.span.clone();
         let _restored = Restored(PRESENT.replace(Some(self)));
-        span.in_scope(act)
+        match span {
+            Some(span) => span.in_scope(act),
+            None => act(),
+        }
     }
 
     /// What an event carries that was caused by this one, besides what its writer says: the cause, one

@@ -7,6 +7,7 @@
 //! What links them to each other, here and on other nodes, is the feature `otel`; without it, an event carries the trace
 //! that its writer named, or that of the event whose listener wrote.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::field::{Empty, display};
@@ -118,8 +119,11 @@ pub(crate) fn sent<T>(span: &Span, outcome: &Result<T, PublishError>) {
     failed(span, what, &error.to_string());
 }
 
+/// The span of a listener's call. `None`, the common case, where no subscriber wants it: each poll of the call carries it.
+pub(crate) type CallSpan = Option<Arc<Span>>;
+
 /// A listener is called, the how-many-eth time for an event.
-pub(crate) fn process(listener: &Listener, job: &Job, attempt: u32) -> Span {
+pub(crate) fn process(listener: &Listener, job: &Job, attempt: u32) -> CallSpan {
     let (event, topic) = (job.event(), || topic(listener, job));
     let meta = event.meta();
     let span = info_span!(
@@ -145,17 +149,16 @@ pub(crate) fn process(listener: &Listener, job: &Job, attempt: u32) -> Span {
         emitter.kind = plain::kind(event.model(), meta.operation),
         emitter.trace_id = %Trace::id_of(meta.trace(), meta.id),
     );
-    if !span.is_disabled() {
-        continues(&span, meta.trace(), meta.trace_state());
+    if span.is_disabled() {
+        return None;
     }
-    span
+    continues(&span, meta.trace(), meta.trace_state());
+    Some(Arc::new(span))
 }
 
 /// How a listener's call ended, which had so much time.
-pub(crate) fn processed(span: &Span, end: &End, limit: Duration) {
-    if span.is_disabled() {
-        return;
-    }
+pub(crate) fn processed(span: &CallSpan, end: &End, limit: Duration) {
+    let Some(span) = span else { return };
     let what = match end {
         End::Handled => return,
         End::Failed(_) => "failed",
@@ -168,8 +171,8 @@ pub(crate) fn processed(span: &Span, end: &End, limit: Duration) {
 }
 
 /// What an event carries that is made within a call: the place of its span, or the trace of the event it is called for.
-pub(crate) fn onwards(span: &Span, of: Option<&Notes>) -> Option<Traced> {
-    links::place(span).or_else(|| {
+pub(crate) fn onwards(span: &CallSpan, of: Option<&Notes>) -> Option<Traced> {
+    span.as_deref().and_then(links::place).or_else(|| {
         let notes = of?;
         Some(Traced { trace: notes.trace()?, state: notes.trace_state().map(Box::from) })
     })

@@ -11,7 +11,6 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::time::{Instant, sleep, sleep_until};
-use tracing::Span;
 
 use super::account::Entry;
 use super::lanes::Lane;
@@ -22,7 +21,7 @@ use crate::listener::{Call, Unhandled};
 use crate::model_info::AnyEvent;
 use crate::record::Standing;
 use crate::retry::Backoff;
-use crate::spans;
+use crate::spans::{self, CallSpan};
 
 /// A listener's calls for one event, until one ends well or the event is given up.
 pub(super) struct Attempts {
@@ -226,7 +225,7 @@ pub(super) enum First {
     NotForIt,
     Ended(End),
     /// And the span of it.
-    Waits(Call, Span),
+    Waits(Call, CallSpan),
     /// There was none: it failed before, and is called again then.
     Later(Instant),
 }
@@ -251,13 +250,13 @@ pub(super) fn first_poll(listener: &Listener, job: &Job, limit: Duration, cx: &m
 }
 
 /// Notes in a call's span how it ended.
-fn ended(span: &Span, end: End, limit: Duration) -> End {
+fn ended(span: &CallSpan, end: End, limit: Duration) -> End {
     spans::processed(span, &end, limit);
     end
 }
 
 /// The rest of a call, within its time-out from when it has what it needs, and with the same care.
-async fn rest_of(mut call: Call, span: &Span, event: &Arc<dyn AnyEvent>, timeout: Duration) -> End {
+async fn rest_of(mut call: Call, span: &CallSpan, event: &Arc<dyn AnyEvent>, timeout: Duration) -> End {
     let poll = |running: &mut BoxFuture<'static, Result<(), Unhandled>>, cx: &mut Context<'_>| {
         let poll = || running.as_mut().poll(cx);
         let polled = catch_unwind(AssertUnwindSafe(|| Cause::of(event.meta(), span).within(poll)));
