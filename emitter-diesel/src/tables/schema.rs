@@ -314,8 +314,9 @@ fn first(dialect: Dialect, names: &Names, lanes: u32) -> Vec<String> {
             format!("id {serial}, {columns}, handler {whose}, next_attempt BIGINT NOT NULL DEFAULT 0"),
             options,
         ),
+        // No other index begins with the status, or PostgreSQL takes that one where it was told that the table is nearly empty, and
+        // reads all dead rows for each claim: after ten minutes at 2,000 events a second these took five times as long.
         Part::index(names, "outbox_lane", &outbox, "(status, lane, id)"),
-        Part::index(names, "outbox_created", &outbox, "(status, created_at)"),
         Part::index(names, "outbox_record", &outbox, format!("(model, record_id{prefix})")),
         Part::index(names, "outbox_event", &outbox, "(event_id)"),
         Part::index(names, "outbox_handler", &outbox, format!("(handler){present}")),

@@ -50,9 +50,10 @@ impl Store {
         )
     }
 
-    /// How many milliseconds ago the first row was written of those that are to be published.
+    /// How many milliseconds ago the first row was written of those that are to be published; of each lane.
     pub(crate) fn oldest_pending(&self) -> String {
-        let (outbox, now) = (self.names.table("outbox"), self.dialect.now());
+        let (outbox, lanes, now) =
+            (self.names.table("outbox"), self.names.table("lanes"), self.dialect.now());
         let written = match self.dialect {
             Dialect::Postgres => "(extract(epoch FROM created_at) * 1000)::bigint",
             Dialect::Sqlite => "CAST((julianday(created_at) - 2440587.5) * 86400000 AS INTEGER)",
@@ -60,8 +61,9 @@ impl Store {
         };
         let parts = [PENDING, WAITING].map(|status| {
             format!(
-                "SELECT '{status}' AS text, number FROM (SELECT {now} - {written} AS number FROM {outbox} \
-                 WHERE status = '{status}' ORDER BY created_at LIMIT 1) AS o_{status}"
+                "SELECT '{status}' AS text, {now} - {written} AS number FROM {outbox} WHERE id IN (SELECT \
+                 (SELECT f.id FROM {outbox} f WHERE f.status = '{status}' AND f.lane = l.lane ORDER BY f.id LIMIT 1) \
+                 FROM {lanes} l)"
             )
         });
         parts.join(" UNION ALL ")
