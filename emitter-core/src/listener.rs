@@ -254,7 +254,12 @@ impl Ready {
 }
 
 /// Makes a call on a thread that may block. Dropped before one has begun with it, it is taken back.
-async fn on_a_thread(call: impl FnOnce() -> Result<(), Unhandled> + Send + 'static) -> Result<(), Unhandled> {
+///
+/// # Errors
+/// The call's; and that the runtime is shutting down, which then makes none.
+pub async fn on_a_thread(
+    call: impl FnOnce() -> Result<(), Unhandled> + Send + 'static,
+) -> Result<(), Unhandled> {
     let mut thread = JoinSet::new();
     thread.spawn_blocking(call);
     match thread.join_next().await.unwrap_or(Ok(Ok(()))) {

@@ -611,11 +611,6 @@ const TASKS: &[(&str, usize, &str)] = &[
         1,
         "a visit, which ends with its answer; `Stream::close` awaits all",
     ),
-    (
-        "emitter-diesel/src/inbox/claiming.rs",
-        1,
-        "a plain listener's call, awaited by the call that the dispatcher keeps",
-    ),
 ];
 
 /// For the memory transport, which only tests use.

@@ -1,7 +1,6 @@
 //! The dead letters of a database, for whoever looks after them.
 
-use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use diesel::result::QueryResult;
 use emitter_core::dead_letter::DeadLetter;
@@ -9,18 +8,15 @@ use emitter_core::dead_letter::DeadLetter;
 use super::store::{MOST_BYTES, Store};
 use super::{Facet, KeptLetter, Page, Selection};
 use crate::clearing::PORTION;
-use crate::tables::{Database, Tables};
+use crate::tables::{Database, Session, Tables};
 
 /// The dead letters of a database: listed, counted, shown, edited and discarded by whoever looks after them, and
 /// [redriven](Self::redrive) by a running emitter.
 ///
 /// All but the redrive blocks, and needs no emitter. A book has one connection, which it makes when it needs it; its clones
 /// share it.
-#[derive(Clone)]
-pub struct DeadLetterBook {
-    tables: Tables,
-    database: Arc<Mutex<Option<Box<dyn Database>>>>,
-}
+#[derive(Debug, Clone)]
+pub struct DeadLetterBook(Arc<Session>);
 
 /// Why a book could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -52,39 +48,25 @@ impl DeadLetterBook {
     /// # Errors
     /// [`BookError::Tables`]
     pub fn open(tables: &Tables) -> Result<Self, BookError> {
-        let (database, _) = tables.open().map_err(BookError::Tables)?;
-        let book = Self::unopened(tables);
-        *book.database.lock().unwrap_or_else(PoisonError::into_inner) = Some(database);
-        Ok(book)
+        let session = Session::open(tables).map_err(BookError::Tables)?;
+        Ok(Self(Arc::new(session)))
     }
 
     /// The same before it is known whether the tables are there.
     pub(crate) fn unopened(tables: &Tables) -> Self {
-        Self { tables: tables.clone(), database: Arc::default() }
+        Self(Arc::new(Session::unopened(tables)))
     }
 
     /// One with a connection of its own.
     pub(super) fn another(&self) -> Self {
-        Self::unopened(&self.tables)
+        Self::unopened(self.0.tables())
     }
 
-    /// Asks the database; where it does not answer on a connection that was there before, once more on a new one.
     pub(super) fn ask<R>(&self, ask: impl Fn(&mut dyn Database, &Store) -> QueryResult<R>) -> QueryResult<R> {
-        let ask = |database: &mut dyn Database| {
-            let store = Store { dialect: database.dialect(), names: self.tables.all_names().clone() };
+        self.0.ask(|database, names| {
+            let store = Store { dialect: database.dialect(), names: names.clone() };
             ask(database, &store)
-        };
-        let mut kept = self.database.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(mut database) = kept.take()
-            && let Ok(answer) = ask(&mut *database)
-        {
-            *kept = Some(database);
-            return Ok(answer);
-        }
-        let mut database = self.tables.connected()?;
-        let answer = ask(&mut *database)?;
-        *kept = Some(database);
-        Ok(answer)
+        })
     }
 
     /// Letters, without their payloads.
@@ -170,10 +152,4 @@ impl DeadLetterBook {
 
 fn unsigned(number: i64) -> u64 {
     u64::try_from(number).unwrap_or_default()
-}
-
-impl fmt::Debug for DeadLetterBook {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DeadLetterBook").field("tables", &self.tables).finish_non_exhaustive()
-    }
 }

@@ -9,14 +9,13 @@ use diesel::connection::Connection;
 use diesel::result::{Error, QueryResult};
 #[cfg(feature = "_async")]
 use diesel_async::TransactionManager;
-use emitter_core::__private::{Home, context};
+use emitter_core::__private::{Home, context, on_a_thread};
 use emitter_core::listener::{Handler, MissingState, Outcome, Ready, States, Unhandled};
 use emitter_core::model::EventBody;
 use emitter_core::{Context, Emitter, Event, State};
 #[cfg(feature = "_async")]
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use tokio::task::JoinSet;
 
 use super::connection::{InAsyncFn, InPlainFn, InboxConnection};
 use super::marks::Claim;
@@ -186,18 +185,12 @@ where
             let too_late = Arc::new(AtomicBool::new(false));
             let _given_up = GivenUp(Arc::clone(&too_late));
             let waits = claims.waits(&call);
-            // Dropped at its time-out, the set takes back a call that no thread has begun.
-            let mut thread = JoinSet::new();
-            thread.spawn_blocking(move || {
+            let ended = on_a_thread(move || {
                 let act =
                     || claims.call_plain(&call, ready, &too_late, |tx| function(event, call.clone(), tx));
                 call.within(act)
             });
-            match thread.join_next().await {
-                Some(Ok(result)) => waits.unless_over(result),
-                Some(Err(stopped)) if stopped.is_panic() => resume_unwind(stopped.into_panic()),
-                Some(Err(_)) | None => Err(Unhandled::Failed("the runtime is shutting down".to_owned())),
-            }
+            waits.unless_over(ended.await)
         }
     }))
 }

@@ -1,13 +1,12 @@
 //! Rows that an outbox has given up, for whoever looks after them.
 
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
 
 use diesel::result::QueryResult;
 use emitter_core::EventId;
 
 use super::store::{FAILED, ORPHANED, PENDING, PROCESSING, Store, UNREADABLE};
-use crate::tables::{Database, Dialect, GivenUpRow, Tables, list};
+use crate::tables::{Database, Dialect, GivenUpRow, Session, Tables, list};
 
 /// The events that an outbox has given up: listed, counted, put back to work and discarded, without a running emitter.
 /// It blocks.
@@ -27,10 +26,10 @@ use crate::tables::{Database, Dialect, GivenUpRow, Tables, list};
 /// # Ok(())
 /// # }
 /// ```
+#[derive(Debug)]
 pub struct GivenUp {
-    tables: Tables,
+    session: Session,
     service: String,
-    database: Mutex<Option<Box<dyn Database>>>,
 }
 
 /// How an event was given up.
@@ -111,8 +110,7 @@ impl GivenUp {
     /// # Errors
     /// What is wrong with the tables and what to do about it, in words.
     pub fn open(tables: &Tables, service: impl Into<String>) -> Result<Self, String> {
-        let (database, _) = tables.open()?;
-        Ok(Self { tables: tables.clone(), service: service.into(), database: Mutex::new(Some(database)) })
+        Ok(Self { session: Session::open(tables)?, service: service.into() })
     }
 
     /// The first ones after this [number](GivenUpEvent::id), oldest first, at most 1,000.
@@ -173,20 +171,12 @@ impl GivenUp {
         deleted.map(|deleted| deleted as u64)
     }
 
+    /// Once: what was done may not be counted a second time.
     fn ask<R>(&self, ask: impl FnOnce(&mut dyn Database, &Store) -> QueryResult<R>) -> QueryResult<R> {
-        let mut kept = self.database.lock().unwrap_or_else(PoisonError::into_inner);
-        // After an error the next one asks on a new connection.
-        let mut database = kept.take().map_or_else(|| self.tables.connected(), Ok)?;
-        let store = Store { dialect: database.dialect(), names: self.tables.all_names().clone() };
-        let answer = ask(&mut *database, &store)?;
-        *kept = Some(database);
-        Ok(answer)
-    }
-}
-
-impl fmt::Debug for GivenUp {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("GivenUp").field("tables", &self.tables).finish_non_exhaustive()
+        self.session.once(|database, names| {
+            let store = Store { dialect: database.dialect(), names: names.clone() };
+            ask(database, &store)
+        })
     }
 }
 

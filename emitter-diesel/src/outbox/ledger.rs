@@ -1,14 +1,11 @@
 //! How far listeners are with durable events of their own service, for whoever looks after them.
 
-use std::fmt;
-use std::sync::{Mutex, PoisonError};
-
 use diesel::result::QueryResult;
 use emitter_core::EventId;
 use emitter_core::event::Timestamp;
 
 use super::store::{FAILED, HANDLED, RETRYING, Store};
-use crate::tables::{Database, Dialect, LedgerRow, Tables};
+use crate::tables::{Dialect, LedgerRow, Session, Tables};
 
 /// How far listeners are with durable and queued events of their own service: which of them failed, how often, why, and
 /// when they are called again. It is read without a running emitter, and blocks.
@@ -34,10 +31,8 @@ use crate::tables::{Database, Dialect, LedgerRow, Tables};
 /// # Ok(())
 /// # }
 /// ```
-pub struct Ledger {
-    tables: Tables,
-    database: Mutex<Option<Box<dyn Database>>>,
-}
+#[derive(Debug)]
+pub struct Ledger(Session);
 
 /// How a listener stands with an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -102,8 +97,7 @@ impl Ledger {
     /// # Errors
     /// What is wrong with the tables and what to do about it, in words.
     pub fn open(tables: &Tables) -> Result<Self, String> {
-        let (database, _) = tables.open()?;
-        Ok(Self { tables: tables.clone(), database: Mutex::new(Some(database)) })
+        Session::open(tables).map(Self)
     }
 
     /// How far the listeners of one event are, at most 1,000.
@@ -127,20 +121,12 @@ impl Ledger {
         self.read(|store| store.ledger(&store.entries(selection, after), limit.clamp(1, MOST)))
     }
 
-    fn read(&self, sql: impl FnOnce(&Store) -> String) -> QueryResult<Vec<LedgerEntry>> {
-        let mut kept = self.database.lock().unwrap_or_else(PoisonError::into_inner);
-        // After an error the next one asks on a new connection.
-        let mut database = kept.take().map_or_else(|| self.tables.connected(), Ok)?;
-        let store = Store { dialect: database.dialect(), names: self.tables.all_names().clone() };
-        let rows = database.ledger(sql(&store))?;
-        *kept = Some(database);
+    fn read(&self, sql: impl Fn(&Store) -> String) -> QueryResult<Vec<LedgerEntry>> {
+        let rows = self.0.ask(|database, names| {
+            let store = Store { dialect: database.dialect(), names: names.clone() };
+            database.ledger(sql(&store))
+        })?;
         Ok(rows.into_iter().filter_map(entry).collect())
-    }
-}
-
-impl fmt::Debug for Ledger {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Ledger").field("tables", &self.tables).finish_non_exhaustive()
     }
 }
 

@@ -1,20 +1,15 @@
 //! Requests, for whoever asks.
 
-use std::fmt;
-use std::sync::{Mutex, PoisonError};
-
 use diesel::result::QueryResult;
 use emitter_core::EventId;
 
 use super::store::Store;
 use super::{Request, Work};
-use crate::tables::{Database, Tables};
+use crate::tables::{Database, Session, Tables};
 
 /// What nodes were asked to do, and how far they are. It blocks, and needs no emitter; it has one connection.
-pub struct Requests {
-    tables: Tables,
-    database: Mutex<Option<Box<dyn Database>>>,
-}
+#[derive(Debug)]
+pub struct Requests(Session);
 
 /// Why a request was not made, or cannot be looked at.
 #[derive(Debug, thiserror::Error)]
@@ -46,8 +41,7 @@ impl Requests {
     /// # Errors
     /// [`RequestError::Tables`]
     pub fn open(tables: &Tables) -> Result<Self, RequestError> {
-        let (database, _) = tables.open().map_err(RequestError::Tables)?;
-        Ok(Self { tables: tables.clone(), database: Mutex::new(Some(database)) })
+        Session::open(tables).map(Self).map_err(RequestError::Tables)
     }
 
     /// Asks the nodes of a service to do something, and returns the request's number. Nothing is done where none of them has
@@ -105,28 +99,10 @@ impl Requests {
         Ok(changed > 0)
     }
 
-    /// Asks the database; where it does not answer on a connection that was there before, once more on a new one.
     fn query<R>(&self, ask: impl Fn(&mut dyn Database, &Store) -> QueryResult<R>) -> QueryResult<R> {
-        let ask = |database: &mut dyn Database| {
-            let store = Store { dialect: database.dialect(), names: self.tables.all_names().clone() };
+        self.0.ask(|database, names| {
+            let store = Store { dialect: database.dialect(), names: names.clone() };
             ask(database, &store)
-        };
-        let mut kept = self.database.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(mut database) = kept.take()
-            && let Ok(answer) = ask(&mut *database)
-        {
-            *kept = Some(database);
-            return Ok(answer);
-        }
-        let mut database = self.tables.connected()?;
-        let answer = ask(&mut *database)?;
-        *kept = Some(database);
-        Ok(answer)
-    }
-}
-
-impl fmt::Debug for Requests {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Requests").field("tables", &self.tables).finish_non_exhaustive()
+        })
     }
 }
