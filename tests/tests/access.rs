@@ -1,4 +1,5 @@
-//! The access control of docs/mosquitto.acl, at a mosquitto that knows its users by their passwords.
+//! The settings of ops/mosquitto.conf and the access control of docs/mosquitto.acl, at a mosquitto that knows its users by their
+//! passwords.
 
 use std::path::Path;
 use std::process::Command;
@@ -13,6 +14,8 @@ use emitter_tests::servers::Mosquitto;
 use serde::{Deserialize, Serialize};
 
 const LIST: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/mosquitto.acl");
+
+const SETTINGS: &str = include_str!("../../ops/mosquitto.conf");
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Emits)]
 #[emits(model = "user", create)]
@@ -38,9 +41,18 @@ fn password(file: &Path, user: &str) {
 }
 
 async fn start(broker: &Mosquitto, service: &str) -> Emitter {
+    start_with(broker, service, |config| config).await
+}
+
+async fn start_with(
+    broker: &Mosquitto,
+    service: &str,
+    set: impl FnOnce(MqttConfig) -> MqttConfig,
+) -> Emitter {
     let config = MqttConfig::new(&broker.url())
         .and_then(|config| config.credentials(service, "secret"))
         .and_then(|config| config.canary(Some(Duration::from_millis(200))))
+        .map(set)
         .expect("valid");
     let builder = Emitter::builder().service(service).node("a").select_listeners(|_| false);
     builder.mqtt(config).start().await.expect("it starts")
@@ -67,14 +79,21 @@ async fn each_service_may_do_what_is_its_own() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let passwords = folder.path().join("passwords");
     std::fs::write(&passwords, "").expect("the file");
-    for user in ["shop", "audit"] {
+    for user in ["shop", "audit", "operator"] {
         password(&passwords, user);
     }
-    let broker = Mosquitto::builder()
-        .max_queued_messages(1_000)
-        .line(format!("password_file {}", passwords.display()))
-        .line(format!("acl_file {LIST}"))
-        .start();
+    let mut settings = Mosquitto::builder().persistence(true);
+    for line in SETTINGS.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        let (name, _) = line.split_once(' ').expect("a name and a value");
+        settings = match name {
+            // Of this very test.
+            "listener" | "persistence" | "persistence_location" => settings,
+            "password_file" => settings.line(format!("password_file {}", passwords.display())),
+            "acl_file" => settings.line(format!("acl_file {LIST}")),
+            _ => settings.line(line),
+        };
+    }
+    let broker = settings.start();
     let (shop, audit) = (start(&broker, "shop").await, start(&broker, "audit").await);
     let heard = Arc::new(Mutex::new(Vec::new()));
     hear_users(&shop, &heard);
@@ -87,6 +106,11 @@ async fn each_service_may_do_what_is_its_own() {
     // Announcements and canaries are allowed, too.
     healthy(&shop, 1).await;
     healthy(&audit, 2).await;
+    // Who runs it announces nothing.
+    let operator = start_with(&broker, "operator", |config| config.announce(false)).await;
+    let seen = Arc::default();
+    hear_users(&operator, &seen);
+    healthy(&operator, 1).await;
 
     shop.publish(UserCreated::new(User { id: 1 }));
     shop.publish(OrderCreated::new(Order { id: 2 }));
@@ -107,7 +131,8 @@ async fn each_service_may_do_what_is_its_own() {
     shop.publish(UserCreated::new(User { id: 5 }));
     eventually(|| heard.lock().expect("nobody panics").len() == 3).await;
     assert_eq!(heard.lock().expect("nobody panics")[2], "user 5");
-    for emitter in [shop, audit] {
+    eventually(|| seen.lock().expect("nobody panics").len() == 2).await;
+    for emitter in [shop, audit, operator] {
         assert!(emitter.shutdown(Duration::from_secs(5)).await.is_clean());
         assert_eq!(emitter.stats().dead_letters_lost, 0);
     }

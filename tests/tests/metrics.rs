@@ -132,10 +132,13 @@ fn metric(series: &str, labels: &[String]) -> &'static Metric {
 #[test]
 fn alerts_ask_for_metrics_that_exist() {
     let alerts = alerts();
-    assert_eq!(alerts.len(), 6);
+    assert_eq!(alerts.len(), 7);
+    let runbook = fs::read_to_string(file("docs/RUNBOOK.md")).unwrap();
     let mut used = BTreeMap::new();
     for alert in &alerts {
         assert!(alert.annotations.contains_key("summary") && alert.annotations.contains_key("description"));
+        let heading = format!("\n## {}\n", alert.alert);
+        assert!(runbook.contains(&heading), "docs/RUNBOOK.md does not say what to do at {}", alert.alert);
         each_metric(&parsed(&alert.expr), &[], &mut |series, labels| {
             used.insert(metric(series, labels).name, alert.alert.clone());
         });
@@ -244,7 +247,7 @@ async fn a_scrape_after_a_script_has_exactly_its_counts() {
     check(&table::PUBLISH_SECONDS, &[], 14);
     check(&table::HANDLED, &["reading", "own", "ok"], 4);
     check(&table::HANDLE_SECONDS, &["reading", "own"], 4);
-    check(&table::CONNECTIONS, &["publisher"], 1);
+    check(&table::CONNECTIONS, &["publisher", "standing"], 1);
 
     let text = hearing.text();
     let check = |metric, values: &[&str], expected: u32| {
@@ -265,7 +268,7 @@ async fn a_scrape_after_a_script_has_exactly_its_counts() {
     check(&table::RETRIES, &["reading", "moody"], 2);
     check(&table::DEAD_LETTERS, &["reading", "unhandled"], 1);
     check(&table::DEAD_LETTERS, &["", "undecodable"], 1);
-    check(&table::CONNECTIONS, &["subscriber"], 1);
+    check(&table::CONNECTIONS, &["subscriber", "standing"], 1);
 
     // Nothing is told twice, and everything that is told is in the table, with its labels.
     assert_eq!(told(&hearing.text(), &table::RECEIVED, &["reading", "create"]), 10.0);
@@ -410,8 +413,8 @@ async fn what_seldom_happens_is_told_exactly_too() {
         [(table::UNCONFIRMED, &[], 7), (table::PUBLISHING, &[], 0), (table::DEGRADED, &[], 1)];
     in_the_end(&waiting, &away).await;
     let away: [(Metric, &[&str], u32); 3] = [
-        (table::CONNECTIONS, &["publisher"], 0),
-        (table::CONNECTIONS, &["subscriber"], 0),
+        (table::CONNECTIONS, &["publisher", "lost"], 1),
+        (table::CONNECTIONS, &["subscriber", "lost"], 1),
         (table::DEGRADED, &[], 3),
     ];
     in_the_end(&prometheus, &away).await;
@@ -420,8 +423,8 @@ async fn what_seldom_happens_is_told_exactly_too() {
     in_the_end(&waiting, &well).await;
     // Readings, and what nodes say to each other of events that are missing: questions, answers and heads.
     let well: [(Metric, &[&str], u32); 4] = [
-        (table::CONNECTIONS, &["publisher"], 1),
-        (table::CONNECTIONS, &["subscriber"], 1),
+        (table::CONNECTIONS, &["publisher", "standing"], 1),
+        (table::CONNECTIONS, &["subscriber", "standing"], 1),
         (table::SUBSCRIPTIONS, &["confirmed"], 4),
         (table::SUBSCRIPTIONS, &["refused"], 0),
     ];
@@ -630,6 +633,22 @@ async fn alerts_fire_for_their_faults_and_for_no_others() {
     assert_eq!(firing(&given_up, &prometheus.text()), fired(&[]));
 
     let _ = (shelf.shutdown(10 * SECOND).await, bench.shutdown(10 * SECOND).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_several_groups_one_that_lost_its_connection_alarms() {
+    let (broker, prometheus) = (MemoryBroker::new(), Prometheus::new());
+    let node = builder(&broker, "groups").with(prometheus.clone()).start().await.unwrap();
+    let _stay =
+        ["one", "two"].map(|group| node.on::<ReadingCreated>().group(group).run(|_| std::future::ready(())));
+    node.connected(10 * SECOND).await.unwrap();
+    let groups = |state| told(&prometheus.text(), &table::CONNECTIONS, &["group", state]);
+    eventually(|| groups("standing") == 2.0).await;
+    let well = prometheus.text();
+    broker.disconnect("lab.groups:two");
+    eventually(|| groups("lost") == 1.0).await;
+    assert_eq!(firing(&well, &prometheus.text()), ["EmitterDisconnected".to_owned()].into());
+    let _ = node.shutdown(10 * SECOND).await;
 }
 
 #[tokio::test]

@@ -516,7 +516,7 @@ impl Outcomes {
             _ => 1,
         };
         let failure = Failure::Publish(error);
-        // Who relays has it still, and makes the dead letter when it gives up.
+        // Who relays has it still, and keeps it where it gives up.
         let is_relay = told.is_relay();
         self.failed(&failure, told);
         if !is_relay && failure.matters() && self.dead_letters.may() {

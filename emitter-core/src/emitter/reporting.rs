@@ -197,7 +197,8 @@ fn tell_transport(status: &TransportStatus, report: &mut Report) {
 /// Connections of one kind.
 fn tell_links(link: &str, all: &[LinkStatus], report: &mut Report) {
     let standing = all.iter().filter(|status| status.connected).count();
-    report.gauge(&table::CONNECTIONS, &[link], standing as u64);
+    report.gauge(&table::CONNECTIONS, &[link, "standing"], standing as u64);
+    report.gauge(&table::CONNECTIONS, &[link, "lost"], (all.len() - standing) as u64);
     let mut lost = BTreeMap::<&str, u64>::new();
     for (cause, times) in all.iter().flat_map(|status| &status.lost) {
         *lost.entry(cause).or_default() += times;

@@ -119,8 +119,8 @@ metrics! {
     DEAD_LETTERS_LOST: Counter "emitter_dead_letters_lost_total" Count [] => "EmitterEventsLost";
     /// Reasons why the node is not healthy, as `health()` has them.
     DEGRADED: Gauge "emitter_degraded_reasons" Count [];
-    /// Connections that stand, by what they are for: `publisher`, `subscriber`, `group`. Without a transport there is none of these.
-    CONNECTIONS: Gauge "emitter_connections" Count ["link"] => "EmitterDisconnected";
+    /// Connections, by what they are for (`publisher`, `subscriber`, `group`): those that are `standing` and those that are `lost`. Without a transport there is none of these.
+    CONNECTIONS: Gauge "emitter_connections" Count ["link", "state"] => "EmitterDisconnected";
     /// Connections that were lost and are made again, by why: `broken` (refused, or ended by the broker or the network), `unreachable`, `silent`, `unanswered`, `untaken`, `other`.
     RECONNECTS: Counter "emitter_reconnects_total" Count ["link", "cause"];
     /// Subscriptions: `confirmed` by the broker, or `refused`.
@@ -142,7 +142,7 @@ metrics! {
     /// How long the oldest of them has waited.
     QUEUED_OLDEST_SECONDS: Gauge "emitter_queued_oldest_seconds" Seconds [];
     /// Rows of the outbox, by status: `pending`, `waiting`, `processing`, `failed`, `unreadable`, `orphaned`. Each node tells of the same table.
-    OUTBOX_ROWS: Gauge "emitter_outbox_rows" Count ["status"];
+    OUTBOX_ROWS: Gauge "emitter_outbox_rows" Count ["status"] => "EmitterOutboxGivenUp";
     /// How long ago the oldest row was written that is still to be published, by the database's clock: the outbox's lag.
     OUTBOX_OLDEST_SECONDS: Gauge "emitter_outbox_oldest_seconds" Seconds [] => "EmitterOutboxBehind";
     /// Lanes of the outbox: `owned` by a relay, or `free`.

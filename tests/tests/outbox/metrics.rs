@@ -6,7 +6,7 @@ macro_rules! metrics {
             use diesel::connection::SimpleConnection;
             use emitter_core::metrics::Prometheus;
             use emitter_core::metrics::table::{self, Metric, MetricKind};
-            use emitter_diesel::outbox::{Control, QueueConfig};
+            use emitter_diesel::outbox::{Control, GivenUp, GivenUpSelection, QueueConfig};
             use emitter_diesel::tables::LANES;
             use emitter_diesel::{Bind, Emit};
             use emitter_tests::alerts::{firing, scrape};
@@ -59,6 +59,38 @@ macro_rules! metrics {
                 let text = prometheus.text();
                 assert_eq!(told(&text, table::QUEUED_EVENTS, &[]), Some(0.0));
                 assert_eq!(told(&text, table::QUEUED_OLDEST_SECONDS, &[]), Some(0.0));
+                assert!(writer.shutdown(10 * SECOND).await.is_clean());
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn what_an_outbox_gives_up_is_told_and_alarms_until_it_is_put_back() {
+                let server = tokio::task::block_in_place(<$server>::with_tables);
+                let (broker, prometheus) = (MemoryBroker::new(), Prometheus::new());
+                let builder = builder(&broker, "a").with(server.outbox()).with(prometheus.clone());
+                let writer = builder.start().await.unwrap();
+                let well = prometheus.text();
+                let alarms = || firing(&well, &prometheus.text()).contains("EmitterOutboxGivenUp");
+                let mut db = server.connect();
+                tokio::task::block_in_place(|| {
+                    let control = &mut Control::open(&server.tables()).unwrap();
+                    control.pause().unwrap();
+                    let order = Order { id: 1, step: 0 };
+                    let insert = diesel::insert_into(orders::table).values(&order);
+                    let _: Order =
+                        insert.emit().durable().get_result(&mut writer.bind(&mut db).unwrap()).unwrap();
+                    db.batch_execute("UPDATE emitter_outbox SET topic = ''").unwrap();
+                    control.resume().unwrap();
+                });
+                eventually(alarms).await;
+                assert_eq!(told(&prometheus.text(), table::OUTBOX_ROWS, &["unreadable"]), Some(1.0));
+
+                tokio::task::block_in_place(|| {
+                    db.batch_execute("UPDATE emitter_outbox SET topic = 'prisma/events/order/create'")
+                        .unwrap();
+                    let given_up = GivenUp::open(&server.tables(), "shop").unwrap();
+                    assert_eq!(given_up.redrive(&GivenUpSelection::default()).unwrap(), 1);
+                });
+                eventually(|| !alarms()).await;
                 assert!(writer.shutdown(10 * SECOND).await.is_clean());
             }
 
