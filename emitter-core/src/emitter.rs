@@ -57,7 +57,7 @@ mod telling;
 #[cfg(feature = "mqtt")]
 use announced::Announced;
 use builder::check_name;
-pub use builder::{BeginCompanion, Builder, EndCompanion, Extension, StartError};
+pub use builder::{BeginCompanion, Builder, Companion, Extension, Pulse, StartError};
 use burying::DeadLetters;
 pub use bus::{Bus, Passing, Sighting};
 use catching_up::CatchingUp;
@@ -189,8 +189,7 @@ struct Tasks {
     at_work: Vec<AbortHandle>,
     publishing: Option<tokio::task::JoinHandle<()>>,
     burying: Option<tokio::task::JoinHandle<()>>,
-    /// What ends each of the companions.
-    companions: Vec<EndCompanion>,
+    companions: Vec<(&'static str, Companion)>,
     /// By group; `None` is what comes for every node.
     intakes: HashMap<Option<Arc<str>>, tokio::task::JoinHandle<()>>,
     /// All listeners of the start are there: what waits at the broker may come.
@@ -203,7 +202,14 @@ impl Tasks {
     /// Whether none has ended by itself.
     fn all_run(&self) -> bool {
         let mut others = self.intakes.values().chain(&self.publishing).chain(&self.burying);
-        others.all(|task| !task.is_finished()) && self.at_work.iter().all(|worker| !worker.is_finished())
+        others.all(|task| !task.is_finished())
+            && self.at_work.iter().all(|worker| !worker.is_finished())
+            && self.pulses().all(|(_, pulse)| pulse != Pulse::Ended)
+    }
+
+    /// How each of the companions is that says so.
+    fn pulses(&self) -> impl Iterator<Item = (&'static str, Pulse)> {
+        self.companions.iter().filter_map(|(name, companion)| Some((*name, companion.pulse.as_ref()?())))
     }
 }
 

@@ -91,9 +91,9 @@ pub use crate::batch::Batches;
 pub use crate::context::Context;
 pub use crate::emit::{EmitConfig, EmitOptions, Persistence, QoS, Scope};
 pub use crate::emitter::{
-    Backlog, BeginCompanion, Builder, Bus, Emission, Emitter, EndCompanion, Extension, Health, HealthStatus,
-    NotConnected, Passing, Published, QueueKeeper, QueueStatus, Queued, RedriveError, ReplayError, Route,
-    ShutdownReport, Sighting, StartError, Subscription, Unpublished, WeakEmitter,
+    Backlog, BeginCompanion, Builder, Bus, Companion, Emission, Emitter, Extension, Health, HealthStatus,
+    NotConnected, Passing, Published, Pulse, QueueKeeper, QueueStatus, Queued, RedriveError, ReplayError,
+    Route, ShutdownReport, Sighting, StartError, Subscription, Unpublished, WeakEmitter,
 };
 pub use crate::event::{Again, Event, EventId, Operation, Origin, Source};
 pub use crate::key::Key;
@@ -117,7 +117,8 @@ pub mod __private {
     pub use crate::envelope::DecodeError;
     pub use crate::filter::{can_change, can_enter, can_leave, can_set, check, is, is_null};
     pub use crate::listener::{
-        Handler, Hears, ListenerOptions, MissingState, States, listens_to, other_model, same_model, wanted,
+        Handler, Hears, ListenerOptions, MissingState, States, listens_to, on_a_thread, other_model,
+        same_model, wanted,
     };
     pub use crate::masked::hash;
     pub use crate::model::{itself, read_row, upcast};

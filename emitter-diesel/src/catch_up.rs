@@ -20,6 +20,7 @@
 //! ```
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::Duration;
 
@@ -29,7 +30,7 @@ use emitter_core::gaps::{Position, Stream};
 use emitter_core::{Builder, Extension, WeakEmitter};
 use tracing::warn;
 
-use crate::companion;
+use crate::companion::{self, Activity};
 use crate::tables::{Database, Dialect, Names, Pair, Tables};
 
 /// How a node remembers how far it heard.
@@ -69,7 +70,9 @@ impl Extension for CatchUp {
         let (end, has_ended) = mpsc::channel();
         let opened = tables.clone();
         let open = move |emitter: &WeakEmitter| open(&opened, since, emitter);
-        let run = move |memory: Memory, emitter| memory.keep(&tables, &emitter, &has_ended);
+        let run = move |memory: Memory, emitter, activity: &Arc<Activity>| {
+            memory.keep(&tables, &emitter, &has_ended, activity);
+        };
         // Dropped, it ends the thread.
         let begin = companion::thread("emitter-catch-up", open, run, move || drop::<mpsc::Sender<()>>(end));
         builder.companion("catch_up", begin)
@@ -155,11 +158,11 @@ fn write(dialect: Dialect, names: &Names, node: &str, positions: &[Position]) ->
 
 impl Memory {
     /// Notes how far the node is until it ends, and then once more.
-    fn keep(mut self, tables: &Tables, emitter: &WeakEmitter, has_ended: &Receiver<()>) {
+    fn keep(mut self, tables: &Tables, emitter: &WeakEmitter, has_ended: &Receiver<()>, activity: &Activity) {
         loop {
             let ended = !matches!(has_ended.recv_timeout(EVERY), Err(RecvTimeoutError::Timeout));
             let Some(emitter) = emitter.upgrade() else { return };
-            if let Err(error) = self.note(tables, &emitter.positions()) {
+            if let Err(error) = activity.works(|| self.note(tables, &emitter.positions())) {
                 self.failures += 1;
                 if self.failures.is_power_of_two() {
                     warn!(failures = self.failures, "how far this node heard could not be noted: {error}");

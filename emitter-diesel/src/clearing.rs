@@ -9,7 +9,7 @@ use diesel::result::QueryResult;
 use emitter_core::{BeginCompanion, WeakEmitter};
 use tracing::warn;
 
-use crate::companion;
+use crate::companion::{self, Activity};
 use crate::tables::{Dialect, Found, Tables};
 
 /// How many rows are cleared away at a time.
@@ -44,15 +44,15 @@ impl Clearing {
             let (database, found) = opened.open()?;
             open(emitter, database.dialect(), found)
         };
-        let run = move |sql: String, _| self.run(&tables, &sql, &ended);
+        let run = move |sql: String, _, activity: &Arc<Activity>| self.run(&tables, &sql, &ended, activity);
         // Dropped with its emitter, it ends the thread as well.
         companion::thread(thread, open, run, move || drop::<mpsc::Sender<()>>(end))
     }
 
-    fn run(&self, tables: &Tables, sql: &str, ended: &Receiver<()>) {
+    fn run(&self, tables: &Tables, sql: &str, ended: &Receiver<()>, activity: &Activity) {
         let mut wait = Duration::ZERO;
         while let Err(RecvTimeoutError::Timeout) = ended.recv_timeout(wait) {
-            if let Err(error) = self.clear(tables, sql, ended) {
+            if let Err(error) = self.clear(tables, sql, ended, activity) {
                 warn!("old {} could not be cleared away: {error}", self.rows);
             }
             wait = self.rest;
@@ -60,10 +60,16 @@ impl Clearing {
     }
 
     /// Some at a time, until there are no more.
-    fn clear(&self, tables: &Tables, sql: &str, ended: &Receiver<()>) -> QueryResult<()> {
-        let mut database = tables.connected()?;
+    fn clear(
+        &self,
+        tables: &Tables,
+        sql: &str,
+        ended: &Receiver<()>,
+        activity: &Activity,
+    ) -> QueryResult<()> {
+        let mut database = activity.works(|| tables.connected())?;
         loop {
-            let cleared = database.change(sql.to_owned())?;
+            let cleared = activity.works(|| database.change(sql.to_owned()))?;
             self.cleared.fetch_add(cleared as u64, Ordering::Relaxed);
             if cleared < PORTION || ended.recv_timeout(PAUSE) != Err(RecvTimeoutError::Timeout) {
                 return Ok(());

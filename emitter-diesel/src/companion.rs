@@ -1,6 +1,10 @@
 //! Threads that begin and end with an emitter, for work with a database of the framework's own.
 
-use emitter_core::{BeginCompanion, EndCompanion, WeakEmitter};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use emitter_core::{BeginCompanion, Companion, Pulse, WeakEmitter};
 use futures_util::FutureExt;
 use tokio::sync::oneshot;
 use tracing::error;
@@ -10,21 +14,24 @@ use tracing::error;
 pub(crate) fn thread<T: 'static>(
     name: &'static str,
     open: impl FnOnce(&WeakEmitter) -> Result<T, String> + Send + 'static,
-    run: impl FnOnce(T, WeakEmitter) + Send + 'static,
+    run: impl FnOnce(T, WeakEmitter, &Arc<Activity>) + Send + 'static,
     end: impl FnOnce() + Send + 'static,
 ) -> BeginCompanion {
     Box::new(move |emitter| {
         async move {
             let (ready, is_ready) = oneshot::channel();
             let (ended, has_ended) = oneshot::channel::<()>();
+            let activity = Arc::new(Activity::default());
+            let asked = Arc::clone(&activity);
             let spawned = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
                 // Dropped at the end, however that comes.
-                let (_ended, _watch) = (ended, Watch(name));
+                let _ended = ended;
+                let watch = Watch { name, activity };
                 match open(&emitter) {
                     Ok(opened) => {
                         // Nobody waits for it where the start was cancelled.
                         let _ = ready.send(Ok(()));
-                        run(opened, emitter);
+                        run(opened, emitter, &watch.activity);
                     }
                     Err(problem) => drop(ready.send(Err(problem))),
                 }
@@ -42,19 +49,87 @@ pub(crate) fn thread<T: 'static>(
                 }
                 .boxed()
             };
-            Ok(Box::new(end) as EndCompanion)
+            Ok(Companion::new(end).pulse(move || asked.pulse()))
         }
         .boxed()
     })
 }
 
-/// Says when a thread panics, and not only when somebody waits for its end.
-struct Watch(&'static str);
+/// For how long a database may be silent before that is told.
+const SILENCE: Duration = Duration::from_secs(20);
+
+/// What a thread is at, as far as others are concerned.
+#[derive(Debug, Default)]
+pub(crate) struct Activity {
+    /// Since when it works with its database; `None` while it waits for work.
+    since: Mutex<Option<Instant>>,
+    has_ended: AtomicBool,
+}
+
+impl Activity {
+    fn since(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Works with the database. No statement has a time-out: a database that hangs is found by nothing else.
+    pub(crate) fn works<R>(&self, work: impl FnOnce() -> R) -> R {
+        *self.since() = Some(Instant::now());
+        let done = work();
+        *self.since() = None;
+        done
+    }
+
+    fn pulse(&self) -> Pulse {
+        if self.has_ended.load(Ordering::Acquire) {
+            return Pulse::Ended;
+        }
+        match self.since().map(|since| since.elapsed()) {
+            Some(silent) if silent > SILENCE => {
+                Pulse::Hindered(format!("no answer from its database for {} s", silent.as_secs()))
+            }
+            _ => Pulse::Works,
+        }
+    }
+}
+
+/// Says that a thread has ended, and when it panics, not only to who waits for its end.
+struct Watch {
+    name: &'static str,
+    activity: Arc<Activity>,
+}
 
 impl Drop for Watch {
     fn drop(&mut self) {
+        self.activity.has_ended.store(true, Ordering::Release);
         if std::thread::panicking() {
-            error!("the thread {} panicked: what it did for this node is done no more", self.0);
+            error!("the thread {} panicked: what it did for this node is done no more", self.name);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use emitter_core::{Emitter, HealthStatus};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_node_without_one_of_its_threads_runs_no_more() {
+        let (go, may_go) = std::sync::mpsc::channel::<()>();
+        let run = move |(), _, _: &Arc<Activity>| {
+            may_go.recv().expect("it is told");
+            panic!("on purpose");
+        };
+        let begin = thread("emitter-test", |_| Ok(()), run, || {});
+        let emitter = Emitter::builder().companion("test", begin).start().await.expect("it starts");
+        assert!(emitter.is_running() && emitter.health().reasons.is_empty());
+        go.send(()).expect("it waits");
+        while emitter.is_running() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let health = emitter.health();
+        assert_eq!(health.status, HealthStatus::Unhealthy);
+        assert!(health.reasons.iter().any(|reason| reason.starts_with("test: ")), "{:?}", health.reasons);
+        assert!(emitter.shutdown(Duration::from_secs(5)).await.is_clean());
     }
 }

@@ -48,7 +48,7 @@ use std::time::Duration;
 use emitter_core::dead_letter::{DeadLetter, Reason};
 use emitter_core::event::Timestamp;
 use emitter_core::transport::Properties;
-use emitter_core::{BeginCompanion, Builder, EndCompanion, EventId, Extension, Origin};
+use emitter_core::{BeginCompanion, Builder, Companion, EventId, Extension, Origin};
 use futures_util::FutureExt;
 
 use crate::clearing::{Clearing, PORTION};
@@ -148,8 +148,7 @@ fn ending(keeping: Weak<Keeping>) -> BeginCompanion {
                 keeping.ends();
             }
         };
-        let end: EndCompanion = Box::new(move |_| end.boxed());
-        std::future::ready(Ok(end)).boxed()
+        std::future::ready(Ok(Companion::new(move |_| end.boxed()))).boxed()
     })
 }
 

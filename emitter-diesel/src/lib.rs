@@ -79,8 +79,8 @@
 //! has rows before on PostgreSQL, and on SQLite where it is of one row.
 //!
 //! A transaction tells of every change in it, or, after [`net_changes`](Bound::net_changes), of what
-//! became of each row in the end. A write never waits for its events and never fails because of them;
-//! a [`Receipt`] tells what became of them. A write that is to have none says
+//! became of each row in the end. A write never waits for its events and never fails because of them,
+//! unless they are a part of its transaction (`.durable()`); a [`Receipt`] tells what became of them. A write that is to have none says
 //! [`emit_none`](EmitNone::emit_none), and one that forgot is found by [`bypass::watch`].
 //!
 //! With the features `async-postgres`, `async-sqlite` and `async-mysql` the same goes for the
@@ -187,6 +187,9 @@ pub use crate::update::{Delete, Update, UpdateTarget, delete, update};
 mod documents {
     #[doc = include_str!("../../README.md")]
     struct Readme;
+
+    #[doc = include_str!("../../docs/MODELS.md")]
+    struct Models;
 
     #[doc = include_str!("../../docs/DURABLE.md")]
     struct Durable;

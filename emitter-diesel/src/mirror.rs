@@ -55,7 +55,7 @@ use std::time::Duration;
 use emitter_core::metrics::{Report, table};
 use emitter_core::{Builder, Emitter, Extension, WeakEmitter};
 
-use crate::companion;
+use crate::companion::{self, Activity};
 use crate::tables::Tables;
 
 mod bell;
@@ -265,7 +265,7 @@ impl Extension for Mirror {
             let (database, _) = tables.open()?;
             Ok(Writer::new(config.within_bounds(), tables, database, &alive, tally, bell))
         };
-        let run = |mut writer: Writer, emitter| writer.run(&emitter);
+        let run = |mut writer: Writer, emitter, activity: &Arc<Activity>| writer.run(&emitter, activity);
         let begin = companion::thread("emitter-mirror", open, run, move || end.end());
         builder.state(attached).troubles(move || asked.troubles()).companion("mirror", begin)
     }

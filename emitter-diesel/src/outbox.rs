@@ -83,7 +83,7 @@ use emitter_core::{Builder, Extension, WeakEmitter};
 use once_cell::sync::OnceCell;
 use tracing::error;
 
-use crate::companion;
+use crate::companion::{self, Activity};
 use crate::tables::{Database, Tables};
 
 mod control;
@@ -216,11 +216,11 @@ impl Extension for Outbox {
             let tables = tables.clone();
             move |emitter: &WeakEmitter| open(&tables, queue, emitter)
         };
-        let run = move |(database, opened): (_, Opened), emitter: WeakEmitter| {
+        let run = move |(database, opened): (_, Opened), emitter: WeakEmitter, activity: &Arc<Activity>| {
             let Some(origin) = emitter.upgrade().map(|emitter| emitter.origin().clone()) else { return };
             let queueing = Queueing::new(queue, &opened, &origin);
             if let Some(mut relay) = Relay::new(tables, relay, database, opened, queueing, emitter) {
-                relay.run();
+                relay.run(activity);
             }
         };
         let begin = companion::thread("emitter-outbox", open, run, move || mailbox.end());

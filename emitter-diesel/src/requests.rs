@@ -45,9 +45,9 @@ use emitter_core::event::Timestamp;
 use emitter_core::{BeginCompanion, Builder, Extension, WeakEmitter};
 use tokio::runtime::Handle;
 
-use crate::companion;
+use crate::companion::{self, Activity};
 use crate::mirror::Cursor;
-use crate::tables::{RequestRow, Tables};
+use crate::tables::{RequestRow, Session, Tables};
 
 mod asking;
 mod attending;
@@ -97,11 +97,11 @@ impl Extension for Attendant {
         let begin: BeginCompanion = Box::new(move |emitter| {
             // Listeners' time is the runtime's.
             let runtime = Handle::current();
-            let open = move |_: &WeakEmitter| {
-                let (database, _) = tables.open()?;
-                Ok(Attending::new(tables, database, runtime, lease, trouble))
+            let open =
+                move |_: &WeakEmitter| Ok(Attending::new(Session::open(&tables)?, runtime, lease, trouble));
+            let run = move |mut attending: Attending, emitter, activity: &Arc<Activity>| {
+                attending.run(&emitter, &ended, activity);
             };
-            let run = move |mut attending: Attending, emitter| attending.run(&emitter, &ended);
             // Dropped with its emitter, it ends the thread as well.
             companion::thread("emitter-attendant", open, run, move || drop::<mpsc::Sender<()>>(end))(emitter)
         });

@@ -17,14 +17,16 @@
 //! All of them are made by the same migrations, so that a database has all or none.
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use diesel::result::{ConnectionResult, QueryResult};
+use diesel::result::{ConnectionError, ConnectionResult, QueryResult};
 
 mod database;
 mod dialect;
 mod names;
 mod schema;
+mod session;
 
 pub use self::database::{Database, GivenUpRow, Lane, LedgerRow, LetterRow, Pair, Queued, RequestRow, Seen};
 pub use self::dialect::Dialect;
@@ -32,6 +34,7 @@ pub(crate) use self::dialect::{PROBE, array, list, list_of};
 pub use self::names::{BadName, Names};
 pub(crate) use self::schema::Found;
 pub use self::schema::{LANES, Migration, VERSION};
+pub(crate) use self::session::Session;
 
 /// Makes connections of the framework's own.
 type Connect = Arc<dyn Fn() -> ConnectionResult<Box<dyn Database>> + Send + Sync>;
@@ -120,7 +123,13 @@ impl Tables {
 
     /// A new connection, set up.
     pub(crate) fn connected(&self) -> QueryResult<Box<dyn Database>> {
-        let connected = (self.connect)();
+        // Foreign code: a panic in it is not to end the thread that connects, which would be a node's until its end.
+        let connected = catch_unwind(AssertUnwindSafe(|| (self.connect)()));
+        let connected = connected.unwrap_or_else(|_| {
+            Err(ConnectionError::BadConnection(
+                "the function that was given to `Tables::new` panicked".to_owned(),
+            ))
+        });
         let mut database =
             connected.map_err(|error| diesel::result::Error::QueryBuilderError(error.into()))?;
         let greeting = database.dialect().greeting();

@@ -4,6 +4,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use diesel::connection::SimpleConnection;
@@ -257,5 +258,52 @@ async fn a_database_goes_away_and_comes_back() {
     });
     let again = server.until(|health| is_well(health) && health["backlog"]["in_outbox"] == 0).await;
     assert_eq!(again["backlog"]["oldest_seconds"], 0.0);
+    assert!(node.shutdown(10 * SECOND).await.is_clean());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_hangs_is_told() {
+    let broker = Mosquitto::start();
+    let database = tokio::task::block_in_place(Postgres::start);
+    let url = database.url();
+    let tables = Tables::new(move || PgConnection::establish(&url)).migrate();
+    let node = builder(config(&broker)).with(Outbox::new(tables)).start().await.unwrap();
+    let server = Server::start(&node).await;
+    server.until(|health| is_well(health) && health["backlog"]["in_outbox"] == 0).await;
+    let frozen = tokio::task::block_in_place(|| database.freeze());
+    // It takes 20 s: no statement has a time-out, and so none fails.
+    let silent = server.until(|health| health["status"] == "degraded").await;
+    let error = silent["error"].as_str().unwrap();
+    assert!(error.contains("outbox: no answer from its database for "), "{silent}");
+    // What may have been written since then has waited for so long.
+    server.until(|health| health["backlog"]["oldest_seconds"].as_f64().unwrap() > 20.0).await;
+    drop(frozen);
+    server.until(is_well).await;
+    assert!(node.shutdown(10 * SECOND).await.is_clean());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_panics_when_asked_for_a_connection_is_asked_again() {
+    let broker = Mosquitto::start();
+    let database = tokio::task::block_in_place(Postgres::start);
+    let (panics, url) = (Arc::new(AtomicBool::new(false)), database.url());
+    let asked = Arc::clone(&panics);
+    let tables = Tables::new(move || {
+        assert!(!asked.load(Ordering::SeqCst), "no connection");
+        PgConnection::establish(&url)
+    });
+    let node = builder(config(&broker)).with(Outbox::new(tables.migrate())).start().await.unwrap();
+    let server = Server::start(&node).await;
+    server.until(is_well).await;
+    panics.store(true, Ordering::SeqCst);
+    tokio::task::block_in_place(|| {
+        let mut db = PgConnection::establish(&database.url()).unwrap();
+        let others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()";
+        db.batch_execute(others).unwrap();
+    });
+    let away = server.until(|health| health["status"] == "degraded").await;
+    assert!(away["error"].as_str().unwrap().contains("it waits for its database"), "{away}");
+    panics.store(false, Ordering::SeqCst);
+    server.until(is_well).await;
     assert!(node.shutdown(10 * SECOND).await.is_clean());
 }

@@ -89,10 +89,43 @@ pub struct Builder {
 
 /// Begins something that runs with a node; it must not keep the emitter alive. An error is why it cannot.
 pub type BeginCompanion =
-    Box<dyn FnOnce(WeakEmitter) -> BoxFuture<'static, Result<EndCompanion, String>> + Send>;
+    Box<dyn FnOnce(WeakEmitter) -> BoxFuture<'static, Result<Companion, String>> + Send>;
 
-/// Ends it, until this moment at the latest.
-pub type EndCompanion = Box<dyn FnOnce(Instant) -> BoxFuture<'static, ()> + Send>;
+/// Something that runs with a node, and has begun.
+pub struct Companion {
+    pub(super) end: Box<dyn FnOnce(Instant) -> BoxFuture<'static, ()> + Send>,
+    pub(super) pulse: Option<Box<dyn Fn() -> Pulse + Send + Sync>>,
+}
+
+/// How something is that runs with a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Pulse {
+    /// It works, or waits for work.
+    Works,
+    /// It does not, for this reason; it may again.
+    Hindered(String),
+    /// It has ended by itself: only a new process helps.
+    Ended,
+}
+
+impl Companion {
+    /// `end` ends it, until the moment that it is given at the latest.
+    pub fn new(end: impl FnOnce(Instant) -> BoxFuture<'static, ()> + Send + 'static) -> Self {
+        Self { end: Box::new(end), pulse: None }
+    }
+
+    /// Has [`Emitter::health`] and [`Emitter::is_running`] ask how it is. It is to answer at once.
+    #[must_use]
+    pub fn pulse(self, ask: impl Fn() -> Pulse + Send + Sync + 'static) -> Self {
+        Self { pulse: Some(Box::new(ask)), ..self }
+    }
+}
+
+impl fmt::Debug for Companion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Companion")
+    }
+}
 
 /// The way to other nodes.
 enum Link {
@@ -483,11 +516,19 @@ impl Builder {
     }
 
     /// Reaches other nodes over MQTT as the environment says: see [`MqttConfig::from_env`]. Without
-    /// `EMITTER_MQTT_URL`, events stay on this node.
+    /// `EMITTER_MQTT_URL`, events stay on this node, of which the log warns unless `EMITTER_MQTT_ENABLED` is `false`.
     #[cfg(feature = "mqtt")]
     pub fn mqtt_from_env(self) -> Self {
         match MqttConfig::from_env() {
-            Ok(None) => Self { link: Link::None, ..self },
+            Ok(None) => {
+                if std::env::var("EMITTER_MQTT_ENABLED").as_deref() != Ok("false") {
+                    warn!(
+                        "EMITTER_MQTT_URL is not set: no event leaves this node, and none comes. EMITTER_MQTT_ENABLED=false \
+                         says that this is meant"
+                    );
+                }
+                Self { link: Link::None, ..self }
+            }
             Ok(Some(config)) => self.mqtt(config),
             Err(error) => Self { link: Link::Mqtt(Err(error)), ..self },
         }
@@ -603,7 +644,7 @@ impl Builder {
         emitter.announce();
         for (name, begin) in self.companions {
             match begin(emitter.downgrade()).await {
-                Ok(end) => emitter.node.tasks().companions.push(end),
+                Ok(begun) => emitter.node.tasks().companions.push((name, begun)),
                 Err(problem) => {
                     // Nothing was done yet that could be left undone.
                     let _ = emitter.shutdown(ABORTING).await;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 
 use super::queueing::Unwritten;
-use super::{Emitter, QueueStatus};
+use super::{Emitter, Pulse, QueueStatus};
 use crate::event::Timestamp;
 use crate::transport::{LinkStatus, TransportStatus};
 
@@ -213,6 +213,11 @@ impl Emitter {
         }
         reasons.extend(self.node.shared.unwritten.get().and_then(Unwritten::problem));
         reasons.extend(self.node.shared.troubles.iter().flat_map(|ask| ask()));
+        reasons.extend(self.node.tasks().pulses().filter_map(|(name, pulse)| match pulse {
+            Pulse::Works => None,
+            Pulse::Hindered(why) => Some(format!("{name}: {why}")),
+            Pulse::Ended => Some(format!("{name}: it has ended by itself; the log says why")),
+        }));
         reasons
     }
 

@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout_at};
 use tracing::{info, warn};
 
 use super::queueing::Unwritten;
-use super::{Emitter, EndCompanion, ModelState, Shared};
+use super::{Companion, Emitter, ModelState, Shared};
 use crate::transport::Transport;
 
 /// How long a node without a name of its own takes to leave its groups.
@@ -109,7 +109,7 @@ struct Shutdown {
 }
 
 impl Shutdown {
-    async fn run(mut self, companions: Vec<EndCompanion>) -> ShutdownReport {
+    async fn run(mut self, companions: Vec<(&'static str, Companion)>) -> ShutdownReport {
         if self.shared.transient {
             let left = self.deadline.saturating_duration_since(Instant::now());
             self.shared.leave_groups(left.min(LEAVING)).await;
@@ -117,8 +117,8 @@ impl Shutdown {
         self.stop_intake().await;
         let models = self.shared.all_models();
         self.finish_listeners(&models).await;
-        for end in companions {
-            end(self.deadline).await;
+        for (_, companion) in companions {
+            (companion.end)(self.deadline).await;
         }
         // Nobody writes anything down any more.
         let unwritten = self.shared.unwritten.get().map_or(0, Unwritten::close);

@@ -8,7 +8,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, 
 
 use super::Metrics;
 use super::table::{self, MetricKind};
-use crate::emitter::{Builder, EndCompanion, Extension, WeakEmitter};
+use crate::emitter::{Builder, Companion, Extension, WeakEmitter};
 
 /// A ready exporter (feature `prometheus`): given to the builder of an emitter by [`with`](Builder::with), it has the text that
 /// Prometheus scrapes. It opens no port: serve the text where your application serves the rest, for who may read it knows the
@@ -90,8 +90,7 @@ impl Extension for Prometheus {
                     emitter.report_also(move |_| handle.run_upkeep());
                 }
                 nodes.lock().unwrap_or_else(PoisonError::into_inner).push(emitter);
-                let end: EndCompanion = Box::new(|_| std::future::ready(()).boxed());
-                Ok(end)
+                Ok(Companion::new(|_| std::future::ready(()).boxed()))
             }
             .boxed()
         };

@@ -10,7 +10,7 @@ use futures_util::FutureExt;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::table::{self, Metric, MetricKind};
-use crate::emitter::{Builder, EndCompanion, Extension};
+use crate::emitter::{Builder, Companion, Extension};
 
 /// Has a node tell what it counts through the facade [`metrics`], to whatever exporter the application has: given to the
 /// builder of an emitter by [`with`](Builder::with). Without it nothing is told, and nothing is measured by a clock.
@@ -67,15 +67,14 @@ impl Extension for Metrics {
                         emitter.report();
                     }
                 });
-                let end: EndCompanion = Box::new(move |_| {
+                Ok(Companion::new(move |_| {
                     async move {
                         telling.abort();
                         // It ends as cancelled, which is what was asked for.
                         let _ = telling.await;
                     }
                     .boxed()
-                });
-                Ok(end)
+                }))
             }
             .boxed()
         };

@@ -18,7 +18,7 @@ use tracing::{error, warn};
 use super::Capture;
 use super::captured::{Captured, Rows, unreadable};
 use super::tally::{self, Tally};
-use crate::companion;
+use crate::companion::{self, Activity};
 use crate::outbox::{Attached, Opened, handler};
 use crate::tables::{Database, Pair, Tables};
 
@@ -54,7 +54,9 @@ pub(crate) fn begin(
         }
         Ok(turner)
     };
-    let run = move |mut turner: Turner, emitter: WeakEmitter| turner.run(&emitter, &has_ended);
+    let run = move |mut turner: Turner, emitter: WeakEmitter, activity: &Arc<Activity>| {
+        turner.run(&emitter, &has_ended, activity);
+    };
     // Dropped, it ends the thread.
     let begin = companion::thread("emitter-capture", open, run, move || drop::<mpsc::Sender<()>>(end));
     builder.state(attached).troubles(move || asked.troubles()).companion("capture", begin)
@@ -156,7 +158,7 @@ impl Watched {
 }
 
 impl Turner {
-    fn run(&mut self, emitter: &WeakEmitter, has_ended: &Receiver<()>) {
+    fn run(&mut self, emitter: &WeakEmitter, has_ended: &Receiver<()>, activity: &Activity) {
         let mut wait = Duration::ZERO;
         loop {
             if !matches!(has_ended.recv_timeout(wait), Err(RecvTimeoutError::Timeout)) {
@@ -166,7 +168,7 @@ impl Turner {
             let Some(emitter) = emitter.upgrade() else { return };
             let Some(attached) = emitter.state::<Attached>() else { return };
             wait = match attached.opened() {
-                Some(opened) => self.round(&emitter, &attached, opened),
+                Some(opened) => activity.works(|| self.round(&emitter, &attached, opened)),
                 // The outbox begins after this.
                 None => Duration::from_millis(5),
             };

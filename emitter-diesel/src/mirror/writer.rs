@@ -15,6 +15,7 @@ use super::bell::Bell;
 use super::known::{Answer, Identity, Known};
 use super::store::{Row, SKIPPED, Store};
 use super::{MirrorConfig, Tally};
+use crate::companion::Activity;
 use crate::tables::{Database, Pair, Tables};
 
 /// What a node's mirror works with.
@@ -122,14 +123,14 @@ impl Writer {
         }
     }
 
-    pub(super) fn run(&mut self, emitter: &WeakEmitter) {
+    pub(super) fn run(&mut self, emitter: &WeakEmitter, activity: &Activity) {
         loop {
             // Held nowhere for long: the thread does not keep the node alive.
             if emitter.upgrade().is_none() {
                 return self.leave();
             }
             let ending = self.bell.is_ending();
-            let wait = match self.work(emitter, ending) {
+            let wait = match self.work(emitter, ending, activity) {
                 Ok(wait) => wait,
                 Err(error) => self.broken(&error),
             };
@@ -181,16 +182,21 @@ impl Writer {
     }
 
     /// Everything that is due now; returns for how long nothing is.
-    fn work(&mut self, emitter: &WeakEmitter, ending: bool) -> QueryResult<Option<Duration>> {
+    fn work(
+        &mut self,
+        emitter: &WeakEmitter,
+        ending: bool,
+        activity: &Activity,
+    ) -> QueryResult<Option<Duration>> {
         let now = Instant::now();
         if self.database.is_none() {
             if now < self.next_connection {
                 return Ok(Some(self.next_connection - now));
             }
-            self.connect()?;
+            activity.works(|| self.connect())?;
         }
         if now >= self.next_beat {
-            self.beat(emitter, ending)?;
+            activity.works(|| self.beat(emitter, ending))?;
         }
         if self.writing.is_none() {
             self.works();
@@ -198,11 +204,11 @@ impl Writer {
         }
         if !ending {
             if now >= self.next_clearing {
-                self.clear()?;
+                activity.works(|| self.clear())?;
             }
             self.gather(emitter);
         }
-        self.write()?;
+        activity.works(|| self.write())?;
         self.works();
         Ok(None)
     }

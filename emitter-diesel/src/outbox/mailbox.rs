@@ -15,7 +15,7 @@ use super::OutboxState;
 /// How often it is looked how an outbox stands, where somebody is told.
 pub(crate) const LOOK: Duration = Duration::from_secs(5);
 
-/// After this long there should have been another look.
+/// A look that is so late does not come.
 const SOON: Duration = Duration::from_secs(20);
 
 /// For so long somebody is told who asked.
@@ -40,16 +40,23 @@ pub(crate) struct Mailbox {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Standing {
     pub(crate) at: Instant,
+    /// When there is to be another look, if anybody wants to know.
+    pub(crate) next: Instant,
     pub(crate) state: OutboxState,
     /// How many lanes this node has.
     pub(crate) lanes: usize,
 }
 
 impl Standing {
-    /// How long the oldest row has waited. While nobody can look, what waited grows older.
+    /// How long the oldest row has waited. While nobody can look, it grows older, and where there was none, one may have been
+    /// written since.
     fn oldest(&self) -> Duration {
-        let unseen = Some(self.at.elapsed()).filter(|unseen| *unseen > SOON).unwrap_or_default();
-        self.state.oldest.map_or(Duration::ZERO, |oldest| oldest + unseen)
+        let unseen = if self.is_late() { self.at.elapsed() } else { Duration::ZERO };
+        self.state.oldest.unwrap_or_default() + unseen
+    }
+
+    fn is_late(&self) -> bool {
+        self.next.elapsed() > SOON
     }
 }
 
@@ -175,7 +182,7 @@ impl Mailbox {
         let was_wanted = self.is_wanted();
         *self.asked.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         // What was seen when somebody asked an hour ago says nothing.
-        let standing = self.standing().filter(|standing| was_wanted || standing.at.elapsed() <= SOON)?;
+        let standing = self.standing().filter(|standing| was_wanted || !standing.is_late())?;
         let events = standing.state.pending + standing.state.waiting;
         Some(Unpublished { events, oldest: standing.oldest() })
     }

@@ -16,6 +16,7 @@ use super::mailbox::{self, Mail, Mailbox, Sending, Standing};
 use super::store::{self, Due, Next, Reading, Settled, Store, Unsettled};
 use super::writing::handler;
 use super::{Attached, BACKOFF, Opened, OutboxState, Queueing};
+use crate::companion::Activity;
 use crate::tables::{Database, Queued, Tables};
 
 mod answers;
@@ -216,7 +217,7 @@ impl Relay {
         })
     }
 
-    pub(super) fn run(&mut self) {
+    pub(super) fn run(&mut self, activity: &Activity) {
         let mut wait = Duration::ZERO;
         loop {
             let mail = self.mailbox.take(wait);
@@ -228,7 +229,7 @@ impl Relay {
                 self.next_poll = Instant::now();
             }
             self.take(mail);
-            wait = match self.work(&emitter, ending) {
+            wait = match activity.works(|| self.work(&emitter, ending)) {
                 Ok(wait) if self.database.is_some() => wait.min(self.queueing.wait()).min(self.ledger.wait()),
                 Ok(wait) => wait,
                 Err(error) => self.broken(&error),
@@ -261,13 +262,15 @@ impl Relay {
         delay
     }
 
-    /// Looks how the outbox stands. Rows are counted for that: the more there are, the more seldom.
+    /// Looks how the outbox stands. Rows are counted for that: the more there are, the more seldom, up to once a minute.
     fn look(&mut self) -> QueryResult<()> {
         let begun = Instant::now();
         let store = self.store.clone();
         let state = OutboxState::read(self.database()?, &store)?;
-        self.mailbox.stands(Standing { at: begun, state, lanes: self.lanes.len() });
-        self.next_look = Instant::now() + mailbox::LOOK.max(50 * begun.elapsed());
+        let rest = (50 * begun.elapsed()).clamp(mailbox::LOOK, Duration::from_secs(60));
+        self.next_look = Instant::now() + rest;
+        let lanes = self.lanes.len();
+        self.mailbox.stands(Standing { at: begun, next: self.next_look, state, lanes });
         Ok(())
     }
 

@@ -14,9 +14,10 @@ use tracing::{info, warn};
 
 use super::store::{Claim, End, MOST_CLAIMS, Store};
 use super::{Progress, Work};
+use crate::companion::Activity;
 use crate::dead_letters::{BookError, Course, DeadLetterBook, Redrive};
 use crate::mirror::{Cursor, MirrorError, Mirrored, ReplayOptions};
-use crate::tables::{Database, RequestRow, Tables};
+use crate::tables::{Database, RequestRow, Session, Tables};
 use crate::{dead_letters, mirror};
 
 /// What hinders an attendant now, as a node's health has it.
@@ -39,8 +40,8 @@ const RECONNECT: Backoff = Backoff {
 
 /// A node's attendant at work.
 pub(super) struct Attending {
-    tables: Tables,
-    database: Option<Box<dyn Database>>,
+    session: Session,
+    activity: Arc<Activity>,
     runtime: Handle,
     lease: Duration,
     trouble: Arc<Trouble>,
@@ -98,18 +99,13 @@ impl Standing {
 }
 
 impl Attending {
-    pub(super) fn new(
-        tables: Tables,
-        database: Box<dyn Database>,
-        runtime: Handle,
-        lease: Duration,
-        trouble: Arc<Trouble>,
-    ) -> Self {
-        Self { tables, database: Some(database), runtime, lease, trouble, cleared: None }
+    pub(super) fn new(session: Session, runtime: Handle, lease: Duration, trouble: Arc<Trouble>) -> Self {
+        Self { session, activity: Arc::default(), runtime, lease, trouble, cleared: None }
     }
 
     /// Does what is asked until its emitter ends.
-    pub(super) fn run(&mut self, emitter: &WeakEmitter, ended: &Receiver<()>) {
+    pub(super) fn run(&mut self, emitter: &WeakEmitter, ended: &Receiver<()>, activity: &Arc<Activity>) {
+        self.activity = Arc::clone(activity);
         let (mut wait, mut failures) = (Duration::ZERO, 0);
         while let Err(RecvTimeoutError::Timeout) = ended.recv_timeout(wait) {
             let Some(emitter) = emitter.upgrade() else { return };
@@ -135,16 +131,14 @@ impl Attending {
         *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
     }
 
-    /// After an error the next question goes to a new connection.
-    fn ask<R>(&mut self, ask: impl FnOnce(&mut dyn Database, &Store) -> QueryResult<R>) -> QueryResult<R> {
-        let mut database = match self.database.take() {
-            Some(database) => database,
-            None => self.tables.connected()?,
-        };
-        let store = Store { dialect: database.dialect(), names: self.tables.all_names().clone() };
-        let answer = ask(&mut *database, &store)?;
-        self.database = Some(database);
-        Ok(answer)
+    /// Once: a claim that was made although no answer came is nobody's for a while.
+    fn ask<R>(&self, ask: impl FnOnce(&mut dyn Database, &Store) -> QueryResult<R>) -> QueryResult<R> {
+        self.activity.works(|| {
+            self.session.once(|database, names| {
+                let store = Store { dialect: database.dialect(), names: names.clone() };
+                ask(database, &store)
+            })
+        })
     }
 
     /// Takes a request up and works at it, if there is one.
@@ -286,7 +280,7 @@ impl Job {
             _ => all,
         };
         Self {
-            tables: attending.tables.clone(),
+            tables: attending.session.tables().clone(),
             runtime: attending.runtime.clone(),
             emitter: emitter.clone(),
             work,
