@@ -16,6 +16,9 @@ pub mod worker;
 /// Compiles the code of a document, for which no library has what it needs.
 #[cfg(all(doctest, feature = "servers"))]
 mod compiled {
+    #[doc = include_str!("../../docs/PRODUCTION.md")]
+    struct Production;
+
     #[doc = include_str!("../../docs/TRACING.md")]
     struct Tracing;
 }
