@@ -49,7 +49,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     accounts.publish(LoginFailed { customer: ada.id });
     report(&mut analytics, 7, 3).await?;
 
-    println!("The collector is shut down. The others write on, and are gone before it is back:");
+    println!("\nThe collector is shut down. The others write on, and are gone before it is back:");
     end(&first_life).await?;
     sell(&tills, &mut tills_db, 350)?;
     delete(&ada).emit::<Customer>().get_result(&mut accounts.bind(&mut accounts_db)?)?;
@@ -73,14 +73,14 @@ async fn report(db: &mut SqliteConnection, events: i64, sold: i64) -> Result<(),
         Ok(sums.0 >= events && sums.1 >= sold)
     })
     .await?;
+    println!("    service   model         operation  events");
     for (service, model, operation, count) in &counts {
         let name = |name: &Option<String>| name.clone().unwrap_or_default();
-        println!("    {:<10}{:<14}{:<8}{count}", name(service), name(model), name(operation));
+        println!("    {:<10}{:<14}{:<11}{count}", name(service), name(model), name(operation));
     }
     for (service, orders, cents) in &turnovers {
         println!("    turnover of {service}: {orders} order(s), {}.{:02}", cents / 100, cents % 100);
     }
-    println!();
     if sums == (events, sold) { Ok(()) } else { Err("something was counted twice".into()) }
 }
 
