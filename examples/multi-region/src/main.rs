@@ -66,10 +66,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
         site.outbox()?.resume()?;
     }
     tell(4, &mut heard).await?;
+    agree([&mut us, &mut eu, &mut asia]).await?;
+    println!("They agree on {}.\n", us.users()?.iter().map(show).collect::<String>());
 
-    println!("asia creates a user:");
+    println!("us renames it again, and asia creates another one:");
+    us.write(|conn| rename(conn, "us-1", "Ada King"))?;
     asia.write(|conn| create(conn, "asia-1", "Mei"))?;
-    tell(2, &mut heard).await?;
+    tell(4, &mut heard).await?;
     agree([&mut us, &mut eu, &mut asia]).await?;
 
     println!("In the end all have the same users:");
