@@ -254,6 +254,14 @@ fn a_bench_tells_rates_latencies_and_what_was_lost() {
     let text = cli.run(&["bench", "--messages", "10"]);
     assert!(text.code == 0 && text.out.contains("received   10"), "{text:?}");
 
+    // Nothing else than the quality of service shows by it.
+    let fleeting = Mosquitto::builder().line("max_qos 0").start();
+    let fleeting = Cli::new([("EMITTER_MQTT", fleeting.url())]);
+    for (qos, code) in [("1", 2), ("0", 0)] {
+        let ran = fleeting.run(&["bench", "--messages", "1", "--patience", "1s", "--qos", qos]);
+        assert_eq!(ran.code, code, "{qos}: {ran:?}");
+    }
+
     let forbidding = Mosquitto::builder().forbid("prisma/events/_canary/#").start();
     let refused = Cli::new([("EMITTER_MQTT", forbidding.url())]).run(&["bench"]);
     assert!(refused.code == 2 && refused.err.contains("emitter doctor"), "{refused:?}");
