@@ -122,9 +122,13 @@ fn no_secret_is_told() {
         "mysql://shop:open#sesame@127.0.0.1:1/shop",
         "oracle://shop:sesame@127.0.0.1/shop",
     ] {
-        for arguments in
-            [&["outbox", "status"][..], &["dlq", "count", "--json"], &["migrate", "--help"], &["nothing"]]
-        {
+        for arguments in [
+            &["outbox", "status"][..],
+            &["doctor"],
+            &["dlq", "count", "--json"],
+            &["migrate", "--help"],
+            &["nothing"],
+        ] {
             let output = emitter(&[&["--database", address][..], arguments].concat());
             let said = format!("{output:?}");
             assert!(!said.contains("sesame") && !said.contains("ses%61me"), "{arguments:?}: {said}");

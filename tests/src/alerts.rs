@@ -15,6 +15,11 @@ pub struct Alert {
     pub alert: String,
     /// When it fires.
     pub expr: String,
+    /// For how long that has to be so; at once where it does not say.
+    #[serde(rename = "for", default)]
+    pub lasts: String,
+    /// What is told beside it, as its severity.
+    pub labels: BTreeMap<String, String>,
     /// What is told of it.
     pub annotations: BTreeMap<String, String>,
 }
@@ -77,6 +82,28 @@ pub fn each_metric(expr: &Expr, grouped: &[String], each: &mut dyn FnMut(&str, &
         }
         Expr::Paren(paren) => each_metric(&paren.expr, grouped, each),
         Expr::Call(call) => call.args.args.iter().for_each(|arg| each_metric(arg, grouped, each)),
+        _ => {}
+    }
+}
+
+/// Calls `each` with every metric in an expression, the labels that have to have some value, and each of the values that they may
+/// have.
+pub fn each_value(expr: &Expr, each: &mut dyn FnMut(&str, &str, &str)) {
+    match expr {
+        Expr::VectorSelector(vector) => {
+            let name = vector.name.as_deref().expect("a metric has a name");
+            for matcher in &vector.matchers.matchers {
+                matcher.value.split('|').for_each(|value| each(name, &matcher.name, value));
+            }
+        }
+        Expr::MatrixSelector(matrix) => each_value(&Expr::VectorSelector(matrix.vs.clone()), each),
+        Expr::Aggregate(aggregate) => each_value(&aggregate.expr, each),
+        Expr::Binary(binary) => {
+            each_value(&binary.lhs, each);
+            each_value(&binary.rhs, each);
+        }
+        Expr::Paren(paren) => each_value(&paren.expr, each),
+        Expr::Call(call) => call.args.args.iter().for_each(|arg| each_value(arg, each)),
         _ => {}
     }
 }

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use emitter_core::columns::Columns;
+use emitter_core::dead_letter::Reason;
 use emitter_core::model::{
     Created, CreatedMany, Deleted, DeletedMany, RowChange, Updated, UpdatedMany, Upserted,
 };
@@ -309,6 +310,8 @@ async fn filters_at_run_time() {
     assert_eq!(*heard.lock().unwrap(), [(1, Source::Local), (4, Source::Local)]);
     let stats = emitter.stats();
     assert_eq!((stats.handled, stats.filtered, stats.panicked, stats.given_up), (2, 2, 1, 1));
+    let [letter] = &emitter.dead_letters()[..] else { panic!("{stats:?}") };
+    assert_eq!((letter.reason, letter.attempts, &*letter.error), (Reason::Unhandled, 1, "it panicked"));
 }
 
 /// What changed, with old and new values, each by a method of its own.

@@ -11,11 +11,17 @@ use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use emitter_core::listener::ListenerOptions;
 use emitter_core::retry::Backoff;
+use emitter_core::topic::TopicFilter;
+use emitter_core::transport::memory::{MemoryBroker, MemoryTransport};
 use emitter_core::transport::mqtt::MqttConfig;
+use emitter_core::transport::{
+    Confirmation, Delivery, Message, PublishError, Transport, TransportStatus, Unconfirmed,
+};
 use emitter_diesel::outbox::{Control, Outbox};
 use emitter_diesel::tables::Tables;
 use emitter_diesel::{Bind, Emit, Emits, Emitter, Event};
 use emitter_tests::servers::{Mosquitto, Postgres};
+use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -85,6 +91,18 @@ impl Server {
             let (found, _, text) = self.ask(path).await;
             assert!(found == code && text.contains(body), "{caller}: {path}: {found} {text}");
         }
+    }
+
+    /// Waits until it is for a new process.
+    async fn ends(&self) {
+        let begun = Instant::now();
+        while self.ask("/livez").await.0 == 200 {
+            assert!(begun.elapsed() < 20 * SECOND);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        self.says("/livez", 503, "only a new process helps").await;
+        self.says("/readyz", 503, "only a new process helps").await;
+        assert_eq!(self.health(503).await["status"], "unhealthy");
     }
 
     async fn health(&self, code: u16) -> Value {
@@ -209,14 +227,81 @@ async fn a_node_that_tries_no_more_wants_to_be_restarted() {
     broker.stop();
     let node = builder(config(&broker).max_retries(2).unwrap()).start().await.unwrap();
     let server = Server::start(&node).await;
-    let begun = Instant::now();
-    while server.ask("/livez").await.0 == 200 {
-        assert!(begun.elapsed() < 20 * SECOND);
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    server.says("/livez", 503, "only a new process helps").await;
+    server.ends().await;
     server.says("/readyz", 503, "no connection for publishing: ").await;
     let _ = node.shutdown(SECOND).await;
+}
+
+/// An application's own way to others, which cannot bear one of their messages.
+struct Brittle(MemoryTransport);
+
+const UNBEARABLE: &[u8] = b"unbearable";
+
+impl Transport for Brittle {
+    fn publish(&self, message: Message) -> Result<Confirmation, PublishError> {
+        self.0.publish(message)
+    }
+
+    fn subscribe(&self, filter: TopicFilter) {
+        self.0.subscribe(filter);
+    }
+
+    fn unsubscribe(&self, filter: &TopicFilter) {
+        self.0.unsubscribe(filter);
+    }
+
+    fn next(&self) -> BoxFuture<'_, Option<Delivery>> {
+        Box::pin(async {
+            let delivery = self.0.next().await;
+            assert!(
+                delivery.as_ref().is_none_or(|delivery| delivery.payload != UNBEARABLE),
+                "it is unbearable"
+            );
+            delivery
+        })
+    }
+
+    fn status(&self) -> TransportStatus {
+        self.0.status()
+    }
+
+    fn close(&self, deadline: Duration) -> BoxFuture<'_, Unconfirmed> {
+        self.0.close(deadline)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_of_which_one_task_died_wants_to_be_restarted() {
+    let broker = MemoryBroker::new();
+    let builder = Emitter::builder().service("shop").node("a").select_listeners(|_| false);
+    let node = builder.transport(Brittle(broker.connect("shop.a"))).start().await.unwrap();
+    let _stays =
+        node.on::<OrderCreated>().allow_remote().run(|_: Event<OrderCreated>| std::future::ready(()));
+    node.connected(10 * SECOND).await.unwrap();
+    let server = Server::start(&node).await;
+    server.until(is_well).await;
+    broker.publish("prisma/events/order/create", UNBEARABLE);
+    server.ends().await;
+    // What it can still do, it does, until the new process is there.
+    node.publish(order(1));
+    assert!(node.shutdown(10 * SECOND).await.is_clean());
+}
+
+#[test]
+fn a_node_whose_runtime_has_ended_wants_to_be_restarted() {
+    let runtime =
+        || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let (nodes, servers) = (runtime(), runtime());
+    let node = Emitter::builder().service("shop").node("a").select_listeners(|_| false);
+    let node = nodes.block_on(node.start()).unwrap();
+    let _stays = node.on::<OrderCreated>().run(|_: Event<OrderCreated>| std::future::ready(()));
+    servers.block_on(async {
+        let server = Server::start(&node).await;
+        server.until(is_well).await;
+        server.says("/livez", 200, "ok\n").await;
+        nodes.shutdown_background();
+        server.ends().await;
+    });
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -16,7 +16,7 @@ use emitter_core::metrics::table::{self, Metric, MetricKind};
 use emitter_core::metrics::{Metrics, Prometheus};
 use emitter_core::transport::memory::{MemoryBroker, Published};
 use emitter_core::{Builder, Emits, Emitter, Event};
-use emitter_tests::alerts::{alerts, each_metric, firing, parsed, scrape};
+use emitter_tests::alerts::{alerts, each_metric, each_value, firing, parsed, scrape};
 use emitter_tests::eventually::eventually;
 use emitter_web::stream::{Anybody, Stream, StreamConfig};
 use serde::{Deserialize, Serialize};
@@ -351,6 +351,7 @@ async fn what_seldom_happens_is_told_exactly_too() {
         eventually(|| node.stats().published == 1 + ids.clone().count() as u64).await;
     }
     broker.forget("lab.desk");
+    let (well, lost) = (prometheus.text(), BTreeSet::from(["EmitterEventsLost".to_owned()]));
     broker.reconnect("lab.desk");
     desk.connected(10 * SECOND).await.unwrap();
     for node in [&shelf, &cellar] {
@@ -358,6 +359,8 @@ async fn what_seldom_happens_is_told_exactly_too() {
     }
     // What the cellar keeps is the one that told of the gap.
     eventually(|| desk.stats().recovered >= 3 && desk.stats().lost >= 5).await;
+    let missed = prometheus.text();
+    assert_eq!(firing(&well, &missed), lost);
 
     // What came is handed out again, and what nobody hears any more is not.
     let kept = last("prisma/events/reading/create");
@@ -380,6 +383,9 @@ async fn what_seldom_happens_is_told_exactly_too() {
     for _ in 0..5 {
         broker.publish("prisma/events/reading/create", "rubbish");
     }
+    let too_many = || desk.stats().dead_letters_lost == 3;
+    eventually(too_many).await;
+    assert!(firing(&missed, &prometheus.text()).is_superset(&lost), "letters that were not kept");
     in_the_end(
         &prometheus,
         &[
@@ -446,6 +452,8 @@ async fn full_queues_and_circles_are_told_exactly() {
         async move { gate.acquire().await.map(drop).map_err(|error| error.to_string()) }
     });
     // One after the other, so that the last have to find those before.
+    let lost = BTreeSet::from(["EmitterEventsLost".to_owned()]);
+    let well = prometheus.text();
     for waiting in [1, 2, 3, 3, 3, 3] {
         emitter.publish(ReadingDeleted::new(Reading { id: 1 }));
         in_the_end(&prometheus, &[(table::LISTENING, &["reading"], waiting)]).await;
@@ -461,6 +469,7 @@ async fn full_queues_and_circles_are_told_exactly() {
         ],
     )
     .await;
+    assert_eq!(firing(&well, &prometheus.text()), lost);
 
     let again = emitter.downgrade();
     let _stays = emitter.on::<Tick>().name("circle").run(move |event: Event<Tick>| {
@@ -469,6 +478,7 @@ async fn full_queues_and_circles_are_told_exactly() {
         }
         async {}
     });
+    let well = prometheus.text();
     emitter.publish(Tick { id: 0 });
     let ended: [(Metric, &[&str], u32); 3] = [
         (table::LOOPS, &[], 1),
@@ -476,6 +486,7 @@ async fn full_queues_and_circles_are_told_exactly() {
         (table::EMITTED, &["tick", "create", "local"], 3),
     ];
     in_the_end(&prometheus, &ended).await;
+    assert_eq!(firing(&well, &prometheus.text()), lost);
     assert!(emitter.shutdown(10 * SECOND).await.is_clean());
 }
 
@@ -601,6 +612,135 @@ async fn nothing_is_told_where_nobody_asked() {
 }
 
 // Alerts --------------------------------------------------------------------------------------------
+
+/// What nodes tell at the edge of an alert: as it may be, and as it may not. Of what grows, everything was 0 before.
+struct Edge {
+    alert: &'static str,
+    /// For how long.
+    lasts: &'static str,
+    /// Within which span of time, of what grows.
+    span: Option<&'static str>,
+    severity: &'static str,
+    well: &'static [&'static str],
+    /// Each of these by itself.
+    ill: &'static [&'static [&'static str]],
+}
+
+const EDGES: [Edge; 6] = [
+    Edge {
+        alert: "EmitterOutboxBehind",
+        lasts: "1m",
+        span: None,
+        severity: "critical",
+        well: &["emitter_outbox_oldest_seconds 60"],
+        ill: &[&["emitter_outbox_oldest_seconds 60.1"]],
+    },
+    Edge {
+        alert: "EmitterDisconnected",
+        lasts: "1m",
+        span: None,
+        severity: "critical",
+        well: &["emitter_connections{link=\"publisher\"} 1", "emitter_connections{link=\"subscriber\"} 1"],
+        ill: &[
+            &["emitter_connections{link=\"publisher\"} 0", "emitter_connections{link=\"subscriber\"} 1"],
+            &["emitter_connections{link=\"publisher\"} 1", "emitter_connections{link=\"subscriber\"} 0"],
+        ],
+    },
+    Edge {
+        alert: "EmitterCanaryMissing",
+        lasts: "",
+        span: None,
+        severity: "warning",
+        // One may be late.
+        well: &["emitter_canary_missed 1"],
+        ill: &[&["emitter_canary_missed 2"]],
+    },
+    Edge {
+        alert: "EmitterListenerFailing",
+        lasts: "5m",
+        span: Some("5m"),
+        severity: "warning",
+        well: &["emitter_handled_total{outcome=\"ok\"} 95", "emitter_handled_total{outcome=\"failed\"} 5"],
+        ill: &[
+            &["emitter_handled_total{outcome=\"ok\"} 94", "emitter_handled_total{outcome=\"failed\"} 6"],
+            &["emitter_handled_total{outcome=\"ok\"} 94", "emitter_handled_total{outcome=\"panicked\"} 6"],
+            &["emitter_handled_total{outcome=\"ok\"} 94", "emitter_handled_total{outcome=\"timed_out\"} 6"],
+        ],
+    },
+    Edge {
+        alert: "EmitterDeadLetters",
+        lasts: "",
+        span: Some("10m"),
+        severity: "warning",
+        well: &["emitter_dead_letters_total 0"],
+        ill: &[&["emitter_dead_letters_total{reason=\"unhandled\"} 1"]],
+    },
+    Edge {
+        alert: "EmitterEventsLost",
+        lasts: "",
+        span: Some("10m"),
+        severity: "critical",
+        well: &[
+            "emitter_published_total{outcome=\"confirmed\"} 1000",
+            "emitter_queued_total{outcome=\"written\"} 1000",
+            "emitter_missed_total{outcome=\"recovered\"} 1000",
+            "emitter_mirrored_total{outcome=\"duplicate\"} 1000",
+        ],
+        ill: &[
+            &["emitter_published_total{outcome=\"failed\"} 1"],
+            &["emitter_published_total{outcome=\"refused\"} 1"],
+            &["emitter_queued_total{outcome=\"failed\"} 1"],
+            &["emitter_queued_total{outcome=\"refused\"} 1"],
+            &["emitter_overflowed_total 1"],
+            &["emitter_missed_total{outcome=\"lost\"} 1"],
+            &["emitter_mirrored_total{outcome=\"failed\"} 1"],
+            &["emitter_dead_letters_lost_total 1"],
+            &["emitter_loops_total 1"],
+        ],
+    },
+];
+
+#[test]
+fn alerts_begin_at_their_numbers() {
+    let fired = |told: &[&str]| {
+        let series = told.iter().map(|line| line.rsplit_once(' ').unwrap().0);
+        let before: Vec<String> = series.map(|series| format!("{series} 0")).collect();
+        firing(&before.join("\n"), &told.join("\n"))
+    };
+    let alerts = alerts();
+    assert_eq!(alerts.len(), EDGES.len());
+    for Edge { alert: name, lasts, span, severity, well, ill } in EDGES {
+        let alert = alerts.iter().find(|alert| alert.alert == name).unwrap();
+        assert_eq!((&*alert.lasts, &*alert.labels["severity"]), (lasts, severity), "{name}");
+        let spans: BTreeSet<&str> =
+            alert.expr.split('[').skip(1).map(|part| part.split(']').next().unwrap()).collect();
+        assert_eq!(spans, span.into_iter().collect(), "{name}");
+        assert_eq!(fired(well), BTreeSet::new(), "{name}: {well:?}");
+        for ill in ill {
+            assert_eq!(fired(ill), BTreeSet::from([name.to_owned()]), "{name}: {ill:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn alerts_ask_for_values_that_nodes_tell() {
+    let (broker, prometheus) = (MemoryBroker::new(), Prometheus::new());
+    let bench = bench(&broker, &prometheus).await;
+    let told = scrape(&prometheus.text());
+    let mut untold = BTreeSet::new();
+    for alert in alerts() {
+        each_value(&parsed(&alert.expr), &mut |series, label, value| {
+            let is_it =
+                |labels: &BTreeMap<String, String>| labels.get(label).is_some_and(|told| told == value);
+            if !told.keys().any(|(name, labels)| name == series && is_it(labels)) {
+                untold.insert((series.to_owned(), value.to_owned()));
+            }
+        });
+    }
+    // Who has a mirror tells that: see its suite.
+    assert_eq!(untold, BTreeSet::from([("emitter_mirrored_total".to_owned(), "failed".to_owned())]));
+    let _ = bench.shutdown(SECOND).await;
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn alerts_fire_for_their_faults_and_for_no_others() {

@@ -247,3 +247,19 @@ const MOST_UNCONFIRMED: usize = 2_000;
 fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_latency_is_that_of_so_many_in_a_hundred() {
+        let of = |all: &[u64]| {
+            Latency::of(all.to_vec()).map(|Latency { p50, p90, p99, max }| [p50, p90, p99, max])
+        };
+        assert_eq!(of(&[]), None);
+        assert_eq!(of(&[7]), Some([7; 4]));
+        let all: Vec<u64> = (0..1_000).rev().collect();
+        assert_eq!(of(&all), Some([500, 900, 990, 999]));
+    }
+}

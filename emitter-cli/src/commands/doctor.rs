@@ -196,6 +196,9 @@ impl Doctor {
                 )
                 .await;
             }
+            if !report.checks.iter().any(is_of_broker) {
+                self.keeps(&broker, topic, report).await;
+            }
         }
         // What is on its way is of no worth.
         let _ = broker.close(Duration::from_millis(500)).await;
@@ -255,12 +258,19 @@ impl Doctor {
             if publisher.connected && subscriber.connected && status.subscriptions > 0 {
                 report.tell(BROKER, "connection", State::Ok, format!("it answers, after {}", since(begun)));
                 report.tell(BROKER, "subscription", State::Ok, "it is confirmed");
+                if let Some(window) = status.window {
+                    let (state, found) = breadth(window.size);
+                    report.tell(BROKER, "window", state, found);
+                }
                 return true;
             }
             let failed = publisher.last_error.as_ref().or(subscriber.last_error.as_ref());
             if begun.elapsed() > self.patience || failed.is_some() {
                 let why = failed.map_or("it does not answer in time", String::as_str);
-                let found = format!("{why}; does it run, and are address, user and password right?");
+                let found = format!(
+                    "{why}; does it run, and are address, user and password right? Does it take more connections (mosquitto: \
+                     `max_connections`)?"
+                );
                 report.tell(BROKER, "connection", State::Error, found);
                 return false;
             }
@@ -294,7 +304,9 @@ impl Doctor {
                 ),
             ),
             Err(error) => (State::Error, format!("{error}; allow it in the broker's access list (docs/mosquitto.acl)")),
-            Ok(false) => (State::Error, "the broker does not confirm it: does it work, or end the connection for the message's size?".to_owned()),
+            Ok(false) => (State::Error, "the broker does not confirm it: does it work, take messages of QoS 1 (mosquitto: `max_qos`), or end the connection for the \
+                 message's size (mosquitto: `message_size_limit`)?"
+                    .to_owned()),
             Ok(true) => match timeout(self.patience, comes(broker, bytes)).await {
                 Ok(true) => (State::Ok, format!("{bytes} bytes came back after {}", since(begun))),
                 _ => (
@@ -307,6 +319,39 @@ impl Doctor {
         };
         report.tell(BROKER, check, state, found);
     }
+}
+
+impl Doctor {
+    /// Whether it takes messages that it is to keep for who comes later: an empty one, of which it keeps nothing.
+    async fn keeps(&self, broker: &MqttTransport, topic: &Topic, report: &mut Report) {
+        let message = Message { retain: true, ..Message::new(topic.clone(), Vec::<u8>::new()) };
+        let is_taken = match broker.publish(message) {
+            Ok(confirmation) => matches!(timeout(self.patience, confirmation).await, Ok(Ok(_))),
+            Err(_) => false,
+        };
+        let (state, found) = if is_taken {
+            (State::Ok, "it is confirmed")
+        } else {
+            let found = "the broker does not take it, so that nodes cannot say that they are there (`emitter listeners`): allow it \
+                         (mosquitto: `retain_available`), or switch the nodes' `announce` off";
+            (State::Warning, found)
+        };
+        report.tell(BROKER, "a retained message", state, found);
+    }
+}
+
+/// Of fewer messages on their way a node can send no more in a round trip than a handful.
+const NARROW: usize = 10;
+
+/// What is to be said of so many messages that may be on their way.
+fn breadth(window: usize) -> (State, String) {
+    let messages = if window == 1 { "message" } else { "messages" };
+    let found = format!("{window} {messages} at a time may be on their way to the broker");
+    if window >= NARROW {
+        return (State::Ok, found);
+    }
+    let cure = "raise the broker's limit (mosquitto: `max_inflight_messages`), or `window` of the address";
+    (State::Warning, format!("{found}, and in each round trip no more: {cure}"))
 }
 
 /// How long a broker may take to tell its version: it is there at once, or never.

@@ -1,7 +1,14 @@
 //! What is set up wrongly is found, and its cure is told: each wrong set-up is made for the test.
 
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use diesel::connection::SimpleConnection;
 use emitter_diesel::outbox::{Control, Outbox};
+use emitter_diesel::topic::{ModelTopic, Topic, Topics};
+use emitter_diesel::transport::mqtt::{ClientId, MqttConfig, MqttTransport};
+use emitter_diesel::transport::{Delivery, Message, Transport};
 use emitter_diesel::{Bind, Emit, Event};
 use emitter_tests::eventually::eventually;
 use emitter_tests::servers::{MariaDb, Mosquitto, Postgres};
@@ -60,6 +67,14 @@ fn settings_by_which_a_database_forgets_or_waits_are_found() {
     finds(&Cli::at(&postgres), &[], 1, &["`fsync`"]);
     let asynchronous = format!("{}?options=-c%20synchronous_commit%3Doff", postgres.address());
     finds(&Cli::new([("EMITTER_DATABASE", asynchronous)]), &[], 1, &["`fsync`", "`synchronous_commit`"]);
+    // As a server has it whose clock is an hour late.
+    let late = "CREATE SCHEMA late; CREATE FUNCTION late.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS \
+                $$ SELECT pg_catalog.clock_timestamp() - interval '3600.5 seconds' $$";
+    postgres.connect().batch_execute(late).unwrap();
+    let late = format!("{}?options=-c%20search_path%3Dlate%2Cpg_catalog%2Cpublic", postgres.address());
+    let cli = Cli::new([("EMITTER_DATABASE", late)]);
+    finds(&cli, &[], 1, &["`fsync`", "its clock is 3600 s behind this program's"]);
+    assert!(cli.run(&["doctor"]).out.contains("have both set by NTP"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -140,6 +155,30 @@ async fn listeners_are_told_of_every_node_that_announces_itself() {
     assert_eq!(listeners(&["--model", "user"]).1, 1);
     let text = cli.run(&["listeners"]);
     assert!(text.out.contains("courier  create of order, hears everything"), "{text:?}");
+    // Whoever may publish there may say anything, and as much as he likes.
+    let stranger =
+        MqttTransport::start(MqttConfig::new(&broker.url()).unwrap(), ClientId::new("stranger").unwrap());
+    for (node, name) in [("c", "c".to_owned()), ("d", "d".repeat(70_000))] {
+        let listener =
+            serde_json::json!({ "name": name, "model": "order", "hears": "others", "group": "\u{1b}desk" });
+        let said = serde_json::json!({
+            "service": "shop", "node": node, "incarnation": "", "status": "online", "listeners": [listener], "more": 7,
+        });
+        let topic = Topic::parse(&format!("prisma/events/_nodes/shop.{node}")).unwrap();
+        let message = Message { retain: true, ..Message::new(topic, said.to_string()) };
+        stranger.publish(message).unwrap().await.unwrap();
+    }
+    let text = cli.run(&["listeners"]).out;
+    assert!(
+        text.contains("c  everything of order, hears others, in the group ") && !text.contains('\u{1b}'),
+        "{text}"
+    );
+    assert!(text.contains("and 7 more") && !text.contains("ddd"), "{text}");
+    for node in ["c", "d"] {
+        let topic = Topic::parse(&format!("prisma/events/_nodes/shop.{node}")).unwrap();
+        let message = Message { retain: true, ..Message::new(topic, Vec::<u8>::new()) };
+        stranger.publish(message).unwrap().await.unwrap();
+    }
     for emitter in [shop, billing] {
         assert!(emitter.shutdown(10 * SECOND).await.is_clean());
     }
@@ -150,10 +189,46 @@ async fn listeners_are_told_of_every_node_that_announces_itself() {
     assert!(refused.code == 2 && refused.err.contains("emitter doctor"), "{refused:?}");
 }
 
+/// Somebody who publishes each message of `bench` and the like once more.
+struct Parrot {
+    said: Arc<AtomicUsize>,
+    _runtime: tokio::runtime::Runtime,
+}
+
+impl Parrot {
+    fn start(broker: &Mosquitto) -> Self {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let said = Arc::new(AtomicUsize::new(0));
+        let (config, also) = (MqttConfig::new(&broker.url()).unwrap(), Arc::clone(&said));
+        runtime.block_on(async {
+            let transport = MqttTransport::start(config, ClientId::new("parrot").unwrap());
+            transport.subscribe(Topics::default().model_filter(&ModelTopic::new("_canary").unwrap()));
+            eventually(|| transport.status().subscriptions == 1).await;
+            tokio::spawn(async move {
+                let mut heard = HashSet::new();
+                while let Some(Delivery { topic, payload, ack, .. }) = transport.next().await {
+                    if heard.insert(payload.clone()) {
+                        let _ = transport.publish(Message::new(Topic::parse(&topic).unwrap(), payload));
+                        also.fetch_add(1, Ordering::Relaxed);
+                    }
+                    ack.done();
+                }
+            });
+        });
+        Self { said, _runtime: runtime }
+    }
+
+    fn said(&self) -> usize {
+        self.said.load(Ordering::Relaxed)
+    }
+}
+
 #[test]
 fn a_bench_tells_rates_latencies_and_what_was_lost() {
     let broker = Mosquitto::start();
     let cli = Cli::new([("EMITTER_MQTT", broker.url())]);
+    let begun = std::time::Instant::now();
     let (report, code) = cli.report("bench", &["bench", "--messages", "500", "--bytes", "100"]);
     assert_eq!((code, &report["received"], &report["lost"]), (0, &500.into(), &0.into()), "{report}");
     let latency = |name: &str| report["latency_us"][name].as_u64().unwrap();
@@ -161,14 +236,31 @@ fn a_bench_tells_rates_latencies_and_what_was_lost() {
         0 < latency("p50") && latency("p50") <= latency("p99") && latency("p99") <= latency("max"),
         "{report}"
     );
+    assert!(u128::from(latency("max")) < begun.elapsed().as_micros(), "{report}");
     assert!(report["received_per_second"].as_f64() > Some(1.0), "{report}");
+    // One that sends everything once more: what came is counted once.
+    let parrot = Parrot::start(&broker);
     let begun = std::time::Instant::now();
     let (report, code) = cli.report("bench", &["bench", "--messages", "60", "--rate", "30", "--qos", "0"]);
     assert_eq!((code, &report["received"]), (0, &60.into()), "{report}");
-    let rate = report["published_per_second"].as_f64().unwrap();
-    assert!(rate < 40.0 && begun.elapsed() > Duration::from_millis(1_900), "{report}");
+    for rate in ["published_per_second", "received_per_second"] {
+        assert!((1.0..40.0).contains(&report[rate].as_f64().unwrap()), "{report}");
+    }
+    assert!(begun.elapsed() > Duration::from_millis(1_900) && parrot.said() > 30, "{report}");
+    let small = Mosquitto::builder().line("max_packet_size 65536").start();
+    let small =
+        Cli::new([("EMITTER_MQTT", small.url())]).run(&["bench", "--messages", "1", "--bytes", "70000"]);
+    assert!(small.code == 2 && small.err.contains("it is not published"), "{small:?}");
     let text = cli.run(&["bench", "--messages", "10"]);
     assert!(text.code == 0 && text.out.contains("received   10"), "{text:?}");
+
+    // Nothing else than the quality of service shows by it.
+    let fleeting = Mosquitto::builder().line("max_qos 0").start();
+    let fleeting = Cli::new([("EMITTER_MQTT", fleeting.url())]);
+    for (qos, code) in [("1", 2), ("0", 0)] {
+        let ran = fleeting.run(&["bench", "--messages", "1", "--patience", "1s", "--qos", qos]);
+        assert_eq!(ran.code, code, "{qos}: {ran:?}");
+    }
 
     let forbidding = Mosquitto::builder().forbid("prisma/events/_canary/#").start();
     let refused = Cli::new([("EMITTER_MQTT", forbidding.url())]).run(&["bench"]);
@@ -214,6 +306,22 @@ fn a_broker_that_is_not_there_or_lets_nothing_through_is_found() {
     let small = Mosquitto::builder().line("max_packet_size 65536").start();
     finds(&at(small.url()), &[], 1, &["the limit is"]);
     finds(&at(small.url()), &["--largest", "1000"], 0, &[]);
+
+    let limited = Mosquitto::builder().line("message_size_limit 1000").start();
+    finds(&at(limited.url()), &["--patience", "1s"], 2, &["`message_size_limit`"]);
+    finds(&at(limited.url()), &["--largest", "900"], 0, &[]);
+
+    let fleeting = Mosquitto::builder().line("max_qos 0").start();
+    finds(&at(fleeting.url()), &["--patience", "1s"], 2, &["take messages of QoS 1"]);
+    let forgetful = Mosquitto::builder().line("retain_available false").start();
+    finds(&at(forgetful.url()), &["--patience", "1s"], 1, &["`retain_available`"]);
+    let full = Mosquitto::builder().line("max_connections 2").start();
+    let _parrot = Parrot::start(&full);
+    finds(&at(full.url()), &[], 2, &["Does it take more connections"]);
+
+    let narrow = Mosquitto::builder().line("max_inflight_messages 1").start();
+    finds(&at(narrow.url()), &[], 1, &["1 message at a time"]);
+    finds(&at(format!("{}?window=1", good.url())), &[], 1, &["`window`"]);
 
     let passwords = folder.path().join("passwords");
     std::fs::write(&passwords, "").unwrap();

@@ -22,6 +22,7 @@ use crate::tables::{Database, Queued, Tables};
 mod answers;
 mod bookkeeping;
 mod config;
+mod heads;
 mod inheritance;
 mod leases;
 mod on_the_way;
@@ -29,6 +30,7 @@ mod questions;
 
 use self::bookkeeping::Bookkeeping;
 pub use self::config::RelayConfig;
+use self::heads::HeadTimes;
 use self::on_the_way::{Line, OnTheWay, Sent};
 use self::questions::Questions;
 
@@ -92,10 +94,7 @@ pub(super) struct Relay {
     is_full: bool,
     questions: Questions,
     /// When it is told how far the outbox is.
-    next_heads: Instant,
-    next_all_heads: Instant,
-    /// Somebody wants to know it of all streams.
-    all_heads: bool,
+    head_times: HeadTimes,
     /// When it is looked how the outbox stands.
     next_look: Instant,
 }
@@ -210,9 +209,7 @@ impl Relay {
             next_connection: now,
             is_full: false,
             questions: Questions::default(),
-            next_heads: now,
-            next_all_heads: now,
-            all_heads: false,
+            head_times: HeadTimes::new(now),
             next_look: now,
         })
     }

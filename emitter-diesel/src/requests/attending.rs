@@ -371,3 +371,20 @@ impl Job {
         replayed().unwrap_or_else(ended)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Before it asks anybody: the database may be away, and another node there.
+    #[test]
+    fn who_slept_through_its_lease_stops_by_its_own_clock() {
+        let standing = Standing::of(Progress::default(), Instant::now());
+        std::thread::sleep(Duration::from_millis(1));
+        assert!(standing.is_stopped());
+        standing.is_safe_until(Instant::now() + Duration::from_secs(3600));
+        assert!(!standing.is_stopped());
+        standing.stop();
+        assert!(standing.is_stopped());
+    }
+}

@@ -420,6 +420,29 @@ macro_rules! ledger {
             }
 
             #[tokio::test(flavor = "multi_thread")]
+            async fn whose_filter_panics_is_given_up_and_others_are_done() {
+                let server = tokio::task::block_in_place(<$server>::with_tables);
+                let broker = MemoryBroker::new();
+                let mut db = server.connect();
+                let desk = Desk::failing(0);
+                let emitter = start(&server, &broker, "a", &["steady"], &desk).await;
+                let picky = emitter.on::<JobCreated>().name("picky").filter(|_| panic!("a filter of the user's"));
+                picky.run(|_: Event<JobCreated>| std::future::ready(()));
+                create(&emitter, &mut db, 1..2);
+                until(&mut db, "emitter_history", 1);
+                assert!(emitter.shutdown(10 * SECOND).await.is_clean());
+                let [letter] = &emitter.dead_letters()[..] else { panic!("{desk:?}") };
+                assert_eq!((letter.listener.as_deref(), letter.attempts), (Some("picky"), 1));
+                // So that the next life, were the letter not kept in this one, would call nobody but who panicked.
+                let ledger = Ledger::open(&server.tables()).unwrap();
+                let (failed, handled) = (LedgerStatus::Failed, LedgerStatus::Handled);
+                assert_eq!(
+                    standing(&ledger),
+                    [("picky".to_owned(), failed, 1), ("steady".to_owned(), handled, 1)]
+                );
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
             async fn what_is_queued_is_written_after_its_row() {
                 let server = tokio::task::block_in_place(<$server>::with_tables);
                 let broker = MemoryBroker::new();

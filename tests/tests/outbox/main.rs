@@ -34,6 +34,7 @@ mod ledger;
 mod metrics;
 mod queued;
 mod refusals;
+mod starts;
 
 diesel::table! {
     orders {

@@ -327,6 +327,12 @@ macro_rules! suite {
                     assert!(emitter.unwrap().shutdown(10 * SECOND).await.is_clean());
                 }
                 assert!(start().await.unwrap().shutdown(10 * SECOND).await.is_clean());
+                // Those of a program that is newer.
+                let newer = "INSERT INTO emitter_schema (version, outbox_id, lanes, applied_at) \
+                             VALUES (99, 'x', 16, CURRENT_TIMESTAMP)";
+                tokio::task::block_in_place(|| diesel::sql_query(newer).execute(&mut server.connect())).unwrap();
+                let error = start().await.unwrap_err().to_string();
+                assert!(error.contains("of version 99") && error.contains("update the program"), "{error}");
             }
 
             #[tokio::test(flavor = "multi_thread")]

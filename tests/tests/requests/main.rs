@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 #[allow(dead_code, reason = "an outbox is the other suite's")]
 mod databases;
 mod kills;
+mod races;
 #[macro_use]
 mod suite;
 

@@ -112,7 +112,7 @@ macro_rules! suite {
                 assert_eq!(state().status, Status::Cancelled);
                 // The next one is begun when that has ended, and has all that is left.
                 let next = stage.over(stage.ask(&redrive(None, 0))).await;
-                assert_eq!(next.status, Status::Done);
+                assert_eq!((next.status, state().status), (Status::Done, Status::Cancelled));
                 let first = stage.shop.seen("notify").len() + stage.shop.seen("count").len() - 100;
                 assert_eq!(first, 0);
                 assert!(next.progress.handled < 100 && next.progress.handled >= 40, "{next:?}");
@@ -201,6 +201,28 @@ macro_rules! suite {
                 let missed: Vec<i64> = (0..200).filter(|id| !seen.contains(id)).collect();
                 assert!(missed.is_empty() && seen.last() == Some(&199), "{missed:?}");
                 assert!(next.shutdown(10 * SECOND).await.is_clean());
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn what_another_node_took_over_is_left_to_it() {
+                let stage = Stage::set(true).await;
+                stage.run(&mirrored(0..400));
+                let slow = ReplayOptions { per_second: Some(40), ..ReplayOptions::default() };
+                let id = stage.ask(&Work::Replay { events: mirror::Selection::default(), options: slow });
+                eventually(|| stage.requests.state(id).unwrap().progress.handled > 0).await;
+                // As another one leaves it that found the lease over.
+                stage.run("UPDATE emitter_requests SET owner = 'another', node = 'shop/b', until = until + 3600000, \
+                           handled = 7, place = NULL");
+                // The next one is begun when the node has let go of that.
+                let key = mirror::Selection { key: Some("399".to_owned()), ..mirror::Selection::default() };
+                let next = stage.over(stage.ask(&Work::Replay { events: key, options: ReplayOptions::default() })).await;
+                assert_eq!((next.status, next.progress.handled), (Status::Done, 1));
+                let left = stage.requests.state(id).unwrap();
+                assert_eq!((left.status, left.node.as_deref()), (Status::UnderWay, Some("shop/b")), "{left:?}");
+                assert!(left.progress.handled == 7 && left.cursor.is_none() && left.is_attended, "{left:?}");
+                let seen = stage.shop.seen("count").len();
+                assert!(seen < 400, "{seen}");
+                stage.end().await;
             }
 
             #[tokio::test(flavor = "multi_thread")]

@@ -10,6 +10,7 @@ use emitter_core::gaps::{After, Head, Stream};
 use emitter_core::record::Number;
 use tracing::warn;
 
+use super::heads::Heads;
 use super::questions::Question;
 use super::{Relay, parcel};
 use crate::outbox::store::Kept;
@@ -22,12 +23,6 @@ const MOST_ROWS: usize = 200;
 /// comes after.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How often it is told how far the outbox is.
-const HEADS: Duration = Duration::from_secs(10);
-
-/// How long whoever asks for all of that waits at most, and how often it is told at most.
-const HEADS_ASKED: Duration = Duration::from_secs(2);
-
 /// Of streams in which nothing came for so long, nothing is told unasked.
 const QUIET: Duration = Duration::from_secs(60);
 
@@ -36,7 +31,7 @@ impl Relay {
     pub(super) fn asked(&mut self, asks: Vec<Ask>) {
         for ask in asks {
             if ask.heads {
-                self.all_heads = true;
+                self.head_times.asked();
             }
             for (stream, after) in ask.streams {
                 // Others are asked as well, and answer for theirs.
@@ -147,18 +142,11 @@ impl Relay {
     /// Tells how far the outbox is, where it is time.
     pub(super) fn tell_heads(&mut self, emitter: &Emitter) {
         let now = Instant::now();
-        let all = self.all_heads && now >= self.next_all_heads;
-        if !all && now < self.next_heads {
-            return;
-        }
-        if all {
-            (self.all_heads, self.next_all_heads) = (false, now + HEADS_ASKED);
-        }
-        self.next_heads = now + HEADS;
+        let Some(which) = self.head_times.due(now) else { return };
         let mut heads = Vec::new();
         for (lane, owned) in &self.lanes {
             for (model, count) in &owned.counts {
-                if count.last > 0 && (all || now.duration_since(count.changed) < QUIET) {
+                if count.last > 0 && (which == Heads::All || now.duration_since(count.changed) < QUIET) {
                     heads.push(Head {
                         stream: Stream {
                             outbox: Arc::clone(&self.outbox_id),
