@@ -17,7 +17,7 @@ mod commands;
 
 use crate::commands::Command;
 use crate::connection::Place;
-use crate::report::{Failure, Out, Verdict};
+use crate::report::Out;
 
 const EXIT_CODES: &str = "\
 Exit codes, for monitoring:
@@ -48,11 +48,9 @@ fn main() -> ExitCode {
     let done = command.run(&mut place, Out { json });
     match done {
         Ok(verdict) => verdict.into(),
-        // Who reads has read enough.
-        Err(Failure::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("emitter: {}", place.hide(&failure.to_string()));
-            Verdict::NotDone.into()
+            failure.verdict().into()
         }
     }
 }

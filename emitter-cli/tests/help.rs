@@ -1,6 +1,6 @@
 //! What `--help` says, and what is said without any server.
 
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 fn emitter(arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_emitter"));
@@ -114,6 +114,20 @@ fn no_secret_is_told() {
         // These its library repeats.
         "postgres://shop:sesame%zz@127.0.0.1:1/shop",
         "postgres:///shop?host=127.0.0.1&password=sesame%zz",
+/// As in `emitter doctor --json | head -c1`.
+#[test]
+fn who_reads_no_more_changes_no_verdict() {
+    let nowhere = ["--database", "postgres://127.0.0.1:1/shop", "--json"];
+    let schema = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/generated/schema.rs");
+    for (arguments, code) in [(&["doctor"][..], 2), (&["generate", schema], 1), (&["completions", "bash"], 0)]
+    {
+        let mut child = command(&[arguments, &nowhere].concat());
+        let mut child = child.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        drop(child.stdout.take());
+        assert_eq!(child.wait().unwrap().code(), Some(code), "{arguments:?}");
+    }
+}
+
         "postgres:///shop?host=127.0.0.1&port=1&password=sesame",
         "postgres://shop:open@sesame@127.0.0.1:1/shop",
         "postgres://shop:sesame/shop",

@@ -101,3 +101,14 @@ pub(crate) fn check(schema: &str, report: &Value) {
     let errors: Vec<String> = validator.iter_errors(report).map(|error| error.to_string()).collect();
     assert_eq!(errors, Vec::<String>::new(), "{schema}: {report}");
 }
+
+/// A dead letter as an INSERT of SQLite.
+pub(crate) fn letter(payload: &str, why: &str) -> String {
+    format!(
+        "INSERT INTO emitter_dlq_events (original_topic, failure_reason, payload, bytes, reason, listener, ordered, attempts, \
+         letter_id, service, node, incarnation) VALUES ('prisma/events/order/create', '{why}', '{payload}', {}, 'unhandled', \
+         'courier', 0, 1, '{}', 'shop', 'a', '01890000-0000-7000-8000-000000000000')",
+        payload.len(),
+        uuid::Uuid::now_v7()
+    )
+}
