@@ -1,5 +1,6 @@
 //! Where the framework's tables and its broker are.
 
+use std::env::VarError;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ pub(crate) struct Place {
     database: Option<Address>,
 
     /// The broker: mqtt://…, mqtts://…, ws://… or wss://…
-    #[arg(long, global = true, value_name = "URL", env = "EMITTER_MQTT", hide_env_values = true)]
+    #[arg(long, global = true, value_name = "URL", env = "EMITTER_MQTT_URL", hide_env_values = true)]
     mqtt: Option<Address>,
 
     /// What all topics begin with, as in the program [default: prisma/events]
@@ -45,6 +46,14 @@ pub(crate) struct Place {
     profiles: Option<PathBuf>,
 }
 
+/// What of the broker is not in its address, as an application has it in its environment ([`MqttConfig::from_env`]). But not its
+/// client's id: a broker throws one of two clients of a name off.
+const SETTINGS: [&str; 5] = ["username", "password", "protocol", "tls_authority", "tls_identity"];
+
+fn variable(setting: &str) -> String {
+    format!("EMITTER_MQTT_{}", setting.to_ascii_uppercase())
+}
+
 impl Place {
     /// Reads the profile.
     pub(crate) fn complete(&mut self) -> Result<(), Failure> {
@@ -58,12 +67,12 @@ impl Place {
         Ok(())
     }
 
-    /// A text without the secrets of these addresses.
+    /// A text without the secrets of these addresses, nor that of the broker's password.
     pub(crate) fn hide(&self, text: &str) -> String {
-        [&self.database, &self.mqtt]
-            .into_iter()
-            .flatten()
-            .fold(text.to_owned(), |text, address| address.hide(&text))
+        let addresses = [&self.database, &self.mqtt].into_iter().flatten();
+        let hidden = addresses.fold(text.to_owned(), |text, address| address.hide(&text));
+        let password = std::env::var(variable("password")).ok().filter(|password| !password.is_empty());
+        password.map_or(hidden.clone(), |password| hidden.replace(&password, "***"))
     }
 
     /// Whether a database, and whether a broker was said.
@@ -102,10 +111,25 @@ impl Place {
     pub(crate) fn mqtt(&self) -> Result<MqttConfig, Failure> {
         let address = self.mqtt.as_ref();
         let address = address
-            .ok_or_else(|| Failure::said("which broker? Give `--mqtt URL`, EMITTER_MQTT or a profile"))?;
-        let config = MqttConfig::new(address.as_str()).map(|config| config.announce(false));
+            .ok_or_else(|| Failure::said("which broker? Give `--mqtt URL`, EMITTER_MQTT_URL or a profile"))?;
+        let mut table = serde_json::Map::new();
+        table.insert("url".to_owned(), address.as_str().into());
+        for name in SETTINGS {
+            match std::env::var(variable(name)) {
+                Ok(value) if value.is_empty() => {}
+                Ok(value) => drop(table.insert(name.to_owned(), value.into())),
+                Err(VarError::NotPresent) => {}
+                Err(VarError::NotUnicode(_)) => {
+                    return Err(Failure::said(format!("{} is not UTF-8", variable(name))));
+                }
+            }
+        }
+        let config: MqttConfig =
+            serde_json::from_value(table.into()).map_err(|error| Failure::said(error.to_string()))?;
         config
-            .and_then(|config| config.canary(None)?.session_expiry(Duration::from_secs(1)))
+            .announce(false)
+            .canary(None)
+            .and_then(|config| config.session_expiry(Duration::from_secs(1)))
             .map_err(|error| Failure::said(error.to_string()))
     }
 

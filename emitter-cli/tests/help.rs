@@ -2,13 +2,22 @@
 
 use std::process::{Command, Output, Stdio};
 
-fn emitter(arguments: &[&str]) -> Output {
+fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_emitter"));
-    for name in ["EMITTER_DATABASE", "EMITTER_MQTT", "EMITTER_PROFILE", "XDG_CONFIG_HOME", "HOME", "COLUMNS"]
-    {
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("EMITTER_") {
+            command.env_remove(name);
+        }
+    }
+    for name in ["XDG_CONFIG_HOME", "HOME", "COLUMNS"] {
         command.env_remove(name);
     }
-    command.args(arguments).output().unwrap()
+    command.args(arguments);
+    command
+}
+
+fn emitter(arguments: &[&str]) -> Output {
+    command(arguments).output().unwrap()
 }
 
 fn out(arguments: &[&str]) -> String {
@@ -105,15 +114,6 @@ fn completions_are_there_for_each_shell() {
     }
 }
 
-/// Of an address that cannot be used, or that leads nowhere, nothing secret is told.
-#[test]
-fn no_secret_is_told() {
-    for address in [
-        "postgres://shop:sesame@127.0.0.1:1/shop",
-        "postgres://shop:ses%61me@127.0.0.1:1/shop",
-        // These its library repeats.
-        "postgres://shop:sesame%zz@127.0.0.1:1/shop",
-        "postgres:///shop?host=127.0.0.1&password=sesame%zz",
 /// As in `emitter doctor --json | head -c1`.
 #[test]
 fn who_reads_no_more_changes_no_verdict() {
@@ -128,6 +128,15 @@ fn who_reads_no_more_changes_no_verdict() {
     }
 }
 
+/// Of an address that cannot be used, or that leads nowhere, nothing secret is told.
+#[test]
+fn no_secret_is_told() {
+    for address in [
+        "postgres://shop:sesame@127.0.0.1:1/shop",
+        "postgres://shop:ses%61me@127.0.0.1:1/shop",
+        // These its library repeats.
+        "postgres://shop:sesame%zz@127.0.0.1:1/shop",
+        "postgres:///shop?host=127.0.0.1&password=sesame%zz",
         "postgres:///shop?host=127.0.0.1&port=1&password=sesame",
         "postgres://shop:open@sesame@127.0.0.1:1/shop",
         "postgres://shop:sesame/shop",

@@ -61,9 +61,12 @@ impl Cli {
 
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_emitter"));
-        for name in ["EMITTER_DATABASE", "EMITTER_MQTT", "EMITTER_PROFILE", "XDG_CONFIG_HOME"] {
-            command.env_remove(name);
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("EMITTER_") {
+                command.env_remove(name);
+            }
         }
+        command.env_remove("XDG_CONFIG_HOME");
         command.env("HOME", self.home()).envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
