@@ -50,8 +50,14 @@ pub(crate) struct Place {
 /// client's id: a broker throws one of two clients of a name off.
 const SETTINGS: [&str; 5] = ["username", "password", "protocol", "tls_authority", "tls_identity"];
 
-fn variable(setting: &str) -> String {
-    format!("EMITTER_MQTT_{}", setting.to_ascii_uppercase())
+/// That of the environment, where there is one.
+fn setting(name: &str) -> Result<Option<String>, Failure> {
+    let variable = format!("EMITTER_MQTT_{}", name.to_ascii_uppercase());
+    match std::env::var(&variable) {
+        Ok(value) => Ok(Some(value).filter(|value| !value.is_empty())),
+        Err(VarError::NotPresent) => Ok(None),
+        Err(VarError::NotUnicode(_)) => Err(Failure::said(format!("{variable} is not UTF-8"))),
+    }
 }
 
 impl Place {
@@ -71,8 +77,10 @@ impl Place {
     pub(crate) fn hide(&self, text: &str) -> String {
         let addresses = [&self.database, &self.mqtt].into_iter().flatten();
         let hidden = addresses.fold(text.to_owned(), |text, address| address.hide(&text));
-        let password = std::env::var(variable("password")).ok().filter(|password| !password.is_empty());
-        password.map_or(hidden.clone(), |password| hidden.replace(&password, "***"))
+        match setting("password") {
+            Ok(Some(password)) => hidden.replace(&password, "***"),
+            _ => hidden,
+        }
     }
 
     /// Whether a database, and whether a broker was said.
@@ -115,13 +123,8 @@ impl Place {
         let mut table = serde_json::Map::new();
         table.insert("url".to_owned(), address.as_str().into());
         for name in SETTINGS {
-            match std::env::var(variable(name)) {
-                Ok(value) if value.is_empty() => {}
-                Ok(value) => drop(table.insert(name.to_owned(), value.into())),
-                Err(VarError::NotPresent) => {}
-                Err(VarError::NotUnicode(_)) => {
-                    return Err(Failure::said(format!("{} is not UTF-8", variable(name))));
-                }
+            if let Some(value) = setting(name)? {
+                table.insert(name.to_owned(), value.into());
             }
         }
         let config: MqttConfig =

@@ -107,7 +107,7 @@ impl Model {
         if self.name != wanted {
             let path: Vec<&str> = self.modules.iter().chain([&self.table]).map(String::as_str).collect();
             self.findings.push(format!(
-                "{}: its model is called {}, for `{wanted}` is something else, or would be made of both",
+                "{}: its model is called {}, for `{wanted}`, or what is made of that name, is something else already",
                 path.join("::"),
                 self.name
             ));
