@@ -72,8 +72,8 @@ pub(crate) enum Command {
     /// Writes models with `Emits` for the tables of a Diesel schema, to begin with
     ///
     /// To stdout. Columns whose names say that they are secret are left out of events. What is to be looked after is told on stderr,
-    /// with exit code 1: a type of SQL of which nobody knows which one of Rust it is, and what was left out. The models need the crates
-    /// of their types (`chrono`, `uuid`, `bigdecimal`, `serde_json`), and Diesel the features of the same names (`numeric` for `bigdecimal`).
+    /// with exit code 1: a type of SQL of which nobody knows which one of Rust it is, what was left out, and models whose names would
+    /// have been others' already. The models need the crates of their types (`chrono`, `uuid`, `bigdecimal`, `serde_json`), and Diesel the features of the same names (`numeric` for `bigdecimal`).
     Generate(generate::Generate),
     /// Prints completions for a shell
     Completions(completions::Completions),

@@ -1,5 +1,6 @@
 //! Where the framework's tables and its broker are.
 
+use std::env::VarError;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ pub(crate) struct Place {
     database: Option<Address>,
 
     /// The broker: mqtt://…, mqtts://…, ws://… or wss://…
-    #[arg(long, global = true, value_name = "URL", env = "EMITTER_MQTT", hide_env_values = true)]
+    #[arg(long, global = true, value_name = "URL", env = "EMITTER_MQTT_URL", hide_env_values = true)]
     mqtt: Option<Address>,
 
     /// What all topics begin with, as in the program [default: prisma/events]
@@ -45,6 +46,20 @@ pub(crate) struct Place {
     profiles: Option<PathBuf>,
 }
 
+/// What of the broker is not in its address, as an application has it in its environment ([`MqttConfig::from_env`]). But not its
+/// client's id: a broker throws one of two clients of a name off.
+const SETTINGS: [&str; 5] = ["username", "password", "protocol", "tls_authority", "tls_identity"];
+
+/// That of the environment, where there is one.
+fn setting(name: &str) -> Result<Option<String>, Failure> {
+    let variable = format!("EMITTER_MQTT_{}", name.to_ascii_uppercase());
+    match std::env::var(&variable) {
+        Ok(value) => Ok(Some(value).filter(|value| !value.is_empty())),
+        Err(VarError::NotPresent) => Ok(None),
+        Err(VarError::NotUnicode(_)) => Err(Failure::said(format!("{variable} is not UTF-8"))),
+    }
+}
+
 impl Place {
     /// Reads the profile.
     pub(crate) fn complete(&mut self) -> Result<(), Failure> {
@@ -58,12 +73,14 @@ impl Place {
         Ok(())
     }
 
-    /// A text without the secrets of these addresses.
+    /// A text without the secrets of these addresses, nor that of the broker's password.
     pub(crate) fn hide(&self, text: &str) -> String {
-        [&self.database, &self.mqtt]
-            .into_iter()
-            .flatten()
-            .fold(text.to_owned(), |text, address| address.hide(&text))
+        let addresses = [&self.database, &self.mqtt].into_iter().flatten();
+        let hidden = addresses.fold(text.to_owned(), |text, address| address.hide(&text));
+        match setting("password") {
+            Ok(Some(password)) => hidden.replace(&password, "***"),
+            _ => hidden,
+        }
     }
 
     /// Whether a database, and whether a broker was said.
@@ -102,10 +119,20 @@ impl Place {
     pub(crate) fn mqtt(&self) -> Result<MqttConfig, Failure> {
         let address = self.mqtt.as_ref();
         let address = address
-            .ok_or_else(|| Failure::said("which broker? Give `--mqtt URL`, EMITTER_MQTT or a profile"))?;
-        let config = MqttConfig::new(address.as_str()).map(|config| config.announce(false));
+            .ok_or_else(|| Failure::said("which broker? Give `--mqtt URL`, EMITTER_MQTT_URL or a profile"))?;
+        let mut table = serde_json::Map::new();
+        table.insert("url".to_owned(), address.as_str().into());
+        for name in SETTINGS {
+            if let Some(value) = setting(name)? {
+                table.insert(name.to_owned(), value.into());
+            }
+        }
+        let config: MqttConfig =
+            serde_json::from_value(table.into()).map_err(|error| Failure::said(error.to_string()))?;
         config
-            .and_then(|config| config.canary(None)?.session_expiry(Duration::from_secs(1)))
+            .announce(false)
+            .canary(None)
+            .and_then(|config| config.session_expiry(Duration::from_secs(1)))
             .map_err(|error| Failure::said(error.to_string()))
     }
 

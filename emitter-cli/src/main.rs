@@ -17,7 +17,7 @@ mod commands;
 
 use crate::commands::Command;
 use crate::connection::Place;
-use crate::report::{Failure, Out, Verdict};
+use crate::report::Out;
 
 const EXIT_CODES: &str = "\
 Exit codes, for monitoring:
@@ -25,8 +25,9 @@ Exit codes, for monitoring:
   1  done, and something is to be looked after; the report says what
   2  not done: it could not be, was declined, or makes no sense
 
-A password belongs into EMITTER_DATABASE or EMITTER_MQTT, or into what the database's library reads (PGPASSFILE, ~/.pgpass): \
-who is on this machine sees the arguments of a command.";
+A password belongs into EMITTER_DATABASE, EMITTER_MQTT_URL or EMITTER_MQTT_PASSWORD, or into what the database's library reads \
+(PGPASSFILE, ~/.pgpass): who is on this machine sees the arguments of a command. Of the application's other settings for MQTT these are \
+read from the environment, too: EMITTER_MQTT_USERNAME, _PROTOCOL, _TLS_AUTHORITY, _TLS_IDENTITY.";
 
 /// Looks after events: outbox, dead letters, what is on the way.
 #[derive(Parser)]
@@ -48,11 +49,9 @@ fn main() -> ExitCode {
     let done = command.run(&mut place, Out { json });
     match done {
         Ok(verdict) => verdict.into(),
-        // Who reads has read enough.
-        Err(Failure::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("emitter: {}", place.hide(&failure.to_string()));
-            Verdict::NotDone.into()
+            failure.verdict().into()
         }
     }
 }

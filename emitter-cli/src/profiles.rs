@@ -69,7 +69,11 @@ fn profile(text: &str, name: Option<&str>) -> Result<Profile, String> {
                 &profile.database,
                 "put it into EMITTER_DATABASE, or on PostgreSQL into ~/.pgpass or a file of its own (`?passfile=/path`)",
             ),
-            ("mqtt", &profile.mqtt, "put the URL into EMITTER_MQTT"),
+            (
+                "mqtt",
+                &profile.mqtt,
+                "put it into EMITTER_MQTT_PASSWORD, or the whole URL into EMITTER_MQTT_URL",
+            ),
         ] {
             let address = address.as_ref().map(|address| Address::from(address.clone()));
             if address.is_some_and(|address| address.has_secret() || !address.is_plain()) {
@@ -108,11 +112,21 @@ mod tests {
     }
 
     #[test]
+    fn the_one_in_the_readme_is_one() {
+        let readme = include_str!("../../README.md");
+        let (_, rest) = readme.split_once("`~/.config/emitter/profiles.toml`:\n\n```toml\n").unwrap();
+        let (file, _) = rest.split_once("```").unwrap();
+        let place = profile(file, None).unwrap();
+        assert!(place.database.is_some() && place.mqtt.is_some());
+        assert_eq!(profile(file, Some("staging")).unwrap().table_prefix.as_deref(), Some("shop_"));
+    }
+
+    #[test]
     fn a_secret_is_refused_with_the_cure_and_never_shown() {
         for (file, cure) in [
             ("[a]\ndatabase = \"postgres://shop:sesame@db/shop\"", ".pgpass"),
             ("[a]\ndatabase = \"postgres:///shop?password=sesame\"", "EMITTER_DATABASE"),
-            ("[a]\nmqtt = \"mqtts://shop:sesame@broker\"", "EMITTER_MQTT"),
+            ("[a]\nmqtt = \"mqtts://shop:sesame@broker\"", "EMITTER_MQTT_PASSWORD"),
             ("[a]\npassword = \"sesame\"", "line 2"),
             ("[a]\nmqtt = sesame", "line 2"),
         ] {

@@ -43,7 +43,9 @@ impl From<Verdict> for ExitCode {
 pub(crate) enum Failure {
     /// In words, with what to do about it. What of it is secret is hidden where it is printed.
     Said(String),
-    /// The report could not be written.
+    /// Something was begun that goes on without this program, which cannot see how far it is.
+    GoesOn(String),
+    /// The report could not be written, and somebody would have read it.
     Output(io::Error),
 }
 
@@ -51,13 +53,21 @@ impl Failure {
     pub(crate) fn said(words: impl Into<String>) -> Self {
         Self::Said(words.into())
     }
+
+    /// How the command ended.
+    pub(crate) const fn verdict(&self) -> Verdict {
+        match self {
+            Self::GoesOn(_) => Verdict::Look,
+            Self::Said(_) | Self::Output(_) => Verdict::NotDone,
+        }
+    }
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             // An error of a database may have lines of its own.
-            Self::Said(words) => write!(f, "{}", Plain(words.trim_end())),
+            Self::Said(words) | Self::GoesOn(words) => write!(f, "{}", Plain(words.trim_end())),
             Self::Output(error) => write!(f, "the report cannot be written: {error}"),
         }
     }
@@ -108,8 +118,13 @@ pub(crate) struct Out {
 impl Out {
     /// Prints a report: in JSON one line, so that several are lines of their own.
     pub(crate) fn print<R: Serialize + fmt::Display>(self, report: &R) -> Result<(), Failure> {
+        self.more(report).map(drop)
+    }
+
+    /// The same with one of many reports; `false` where nobody reads any more.
+    pub(crate) fn more<R: Serialize + fmt::Display>(self, report: &R) -> Result<bool, Failure> {
         let text = if self.json {
-            let json = serde_json::to_string(report);
+            let json = json(report);
             json.map_err(|error| Failure::said(format!("the report cannot be written: {error}")))? + "\n"
         } else {
             report.to_string()
@@ -117,10 +132,38 @@ impl Out {
         self.write(text.as_bytes())
     }
 
-    /// Writes bytes as they are.
-    pub(crate) fn write(self, bytes: &[u8]) -> Result<(), Failure> {
+    /// Writes bytes as they are; `false` where nobody reads any more. Whoever has read enough changes nothing about how the
+    /// command ends.
+    pub(crate) fn write(self, bytes: &[u8]) -> Result<bool, Failure> {
         let mut out = io::stdout().lock();
-        out.write_all(bytes).and_then(|()| out.flush()).map_err(Failure::Output)
+        match out.write_all(bytes).and_then(|()| out.flush()) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+            Err(error) => Err(Failure::Output(error)),
+        }
+    }
+}
+
+/// JSON that can be shown on a terminal: what orders it is escaped, also what JSON itself allows.
+fn json(report: &impl Serialize) -> serde_json::Result<String> {
+    let mut text = Vec::new();
+    report.serialize(&mut serde_json::Serializer::with_formatter(&mut text, Escaping))?;
+    // It writes UTF-8.
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
+/// How that is written.
+struct Escaping;
+
+impl serde_json::ser::Formatter for Escaping {
+    fn write_string_fragment<W: ?Sized + Write>(&mut self, out: &mut W, fragment: &str) -> io::Result<()> {
+        for part in fragment.split_inclusive(is_order) {
+            match part.char_indices().next_back().filter(|(_, last)| is_order(*last)) {
+                Some((place, last)) => write!(out, "{}\\u{:04x}", &part[..place], u32::from(last))?,
+                None => out.write_all(part.as_bytes())?,
+            }
+        }
+        Ok(())
     }
 }
 
@@ -134,13 +177,20 @@ pub(crate) fn agreed(question: &str) -> Result<bool, Failure> {
     Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
 }
 
+/// Whether a terminal takes it for an order: a control character, or one that changes in which direction it writes, by which
+/// a text looks like another one.
+pub(crate) fn is_order(letter: char) -> bool {
+    let turns = matches!(letter, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    letter.is_control() || turns
+}
+
 /// A text of others, on one line and without what a terminal would take for orders.
 pub(crate) struct Plain<'a>(pub(crate) &'a str);
 
 impl fmt::Display for Plain<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for part in self.0.split_inclusive(char::is_control) {
-            match part.char_indices().next_back().filter(|(_, last)| last.is_control()) {
+        for part in self.0.split_inclusive(is_order) {
+            match part.char_indices().next_back().filter(|(_, last)| is_order(*last)) {
                 Some((place, last)) => write!(f, "{}{}", &part[..place], last.escape_default())?,
                 None => f.write_str(part)?,
             }
@@ -179,6 +229,14 @@ mod tests {
     fn nothing_of_others_orders_a_terminal() {
         assert_eq!(Plain("a\u{1b}[2Jb\nc\u{9b}d").to_string(), "a\\u{1b}[2Jb\\nc\\u{9b}d");
         assert_eq!(Plain("größer\t").to_string(), "größer\\t");
+        assert_eq!(Plain("a\u{202e}b\u{2066}").to_string(), "a\\u{202e}b\\u{2066}");
+        let texts = ["größer\n", "\u{1b}[2J", "\u{7f}a\u{9b}2J", "x\u{202e}y\u{2069}\u{61c}"];
+        let written = json(&texts).unwrap();
+        assert!(
+            !written.contains(is_order) && written.contains(r#""\u007fa\u009b2J","x\u202ey"#),
+            "{written}"
+        );
+        assert_eq!(serde_json::from_str::<Vec<String>>(&written).unwrap(), texts);
         assert_eq!(age(90_061_000), "1day 1h");
         assert_eq!(age(12), "12ms");
     }

@@ -1,14 +1,23 @@
 //! What `--help` says, and what is said without any server.
 
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
-fn emitter(arguments: &[&str]) -> Output {
+fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_emitter"));
-    for name in ["EMITTER_DATABASE", "EMITTER_MQTT", "EMITTER_PROFILE", "XDG_CONFIG_HOME", "HOME", "COLUMNS"]
-    {
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("EMITTER_") {
+            command.env_remove(name);
+        }
+    }
+    for name in ["XDG_CONFIG_HOME", "HOME", "COLUMNS"] {
         command.env_remove(name);
     }
-    command.args(arguments).output().unwrap()
+    command.args(arguments);
+    command
+}
+
+fn emitter(arguments: &[&str]) -> Output {
+    command(arguments).output().unwrap()
 }
 
 fn out(arguments: &[&str]) -> String {
@@ -102,6 +111,20 @@ fn completions_are_there_for_each_shell() {
     for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
         let script = out(&["completions", shell]);
         assert!(script.contains("given-up") && script.contains("table-prefix"), "{shell}");
+    }
+}
+
+/// As in `emitter doctor --json | head -c1`.
+#[test]
+fn who_reads_no_more_changes_no_verdict() {
+    let nowhere = ["--database", "postgres://127.0.0.1:1/shop", "--json"];
+    let schema = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/generated/schema.rs");
+    for (arguments, code) in [(&["doctor"][..], 2), (&["generate", schema], 1), (&["completions", "bash"], 0)]
+    {
+        let mut child = command(&[arguments, &nowhere].concat());
+        let mut child = child.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        drop(child.stdout.take());
+        assert_eq!(child.wait().unwrap().code(), Some(code), "{arguments:?}");
     }
 }
 

@@ -146,13 +146,21 @@ struct DescribedEvent {
 impl Described {
     /// What its row is called; the event itself, where it is none.
     fn row(&self) -> String {
-        if self.is_event { self.name.clone() } else { format!("{}Row", self.name) }
+        row_name(&self.name, self.is_event)
     }
 }
 
+fn row_name(name: &str, is_event: bool) -> String {
+    if is_event { name.to_owned() } else { format!("{name}Row") }
+}
+
+/// What is called so in each document, whatever the models are: what they declare themselves, and what they use of their language.
+const FIXED: [&str; 8] =
+    ["Origin", "Envelope", "RowEvent", "ChangeEvent", "RowsEvent", "AnyEvent", "Events", "Record"];
+
 fn described(manifest: &Manifest, about: &About) -> Result<Vec<Described>, SchemaError> {
     let topics = Topics::new(about.prefix.clone(), about.layout.clone());
-    let mut names = BTreeSet::new();
+    let mut names: BTreeSet<String> = FIXED.iter().map(|name| (*name).to_owned()).collect();
     let models = manifest.models.iter().filter(|(_, shape)| !shape.local);
     models.map(|(model, shape)| describe(model, shape, &topics, &mut names)).collect()
 }
@@ -166,11 +174,21 @@ fn describe(
     let is_event = shape.event.is_some();
     let topic = ModelTopic::of(shape.topic.as_deref().unwrap_or(model), is_event);
     let topic = topic.map_err(|problem| SchemaError::Model { model: model.to_owned(), problem })?;
-    let name = unique(&identifier(&pascal_case(model)), names);
     let operations = if is_event { &[Operation::Create] } else { &*shape.emits };
+    let event_name = |name: &str, operation: Operation| match is_event {
+        true => format!("{name}Event"),
+        false => format!("{name}{}", past(operation)),
+    };
+    let all = |name: &str| -> Vec<String> {
+        // What tells the row, what any of its events is, and each of them.
+        let (row, any) = (row_name(name, is_event), format!("{name}Event"));
+        let events = operations.iter().map(|operation| event_name(name, *operation));
+        [row, any].into_iter().chain(events).collect()
+    };
+    let name = unique(&identifier(&pascal_case(model)), all, names);
     let event = |operation: &Operation| DescribedEvent {
         operation: *operation,
-        name: if is_event { format!("{name}Event") } else { format!("{name}{}", past(*operation)) },
+        name: event_name(&name, *operation),
         topic: topics.topic(&topic, *operation).as_str().to_owned(),
     };
     let columns = shape.columns.iter().map(|(name, column)| Column {
@@ -207,11 +225,12 @@ fn identifier(name: &str) -> String {
     if letters.starts_with(|c: char| c.is_ascii_alphabetic()) { letters } else { format!("Model{letters}") }
 }
 
-/// What others are called already gets a number.
-fn unique(name: &str, taken: &mut BTreeSet<String>) -> String {
+/// The first name, numbered where it has to be, of which no other has any of `all` that are made of it; they are taken then.
+fn unique(name: &str, all: impl Fn(&str) -> Vec<String>, taken: &mut BTreeSet<String>) -> String {
     let numbered = (2..).map(|number: u32| format!("{name}{number}"));
-    let free = std::iter::once(name.to_owned()).chain(numbered).find(|name| !taken.contains(name));
+    let mut names = std::iter::once(name.to_owned()).chain(numbered);
+    let free = names.find(|name| all(name).iter().all(|made| !taken.contains(made)));
     let name = free.unwrap_or_else(|| name.to_owned());
-    taken.insert(name.clone());
+    taken.extend(all(&name));
     name
 }

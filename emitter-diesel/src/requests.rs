@@ -34,8 +34,9 @@
 //! with the events that it had begun, so two nodes may have listeners called for the same event then, as with every replay. A
 //! node that shuts down gives its request back.
 //!
-//! What was taken up [five times](MOST_CLAIMS) and came to no end is failed, so that a request which kills its nodes does not kill
-//! them for ever.
+//! Where something hinders a node, such as a database that takes no more connections, the request rests: for 5 s, and each time
+//! twice as long. What was taken up [five times](MOST_CLAIMS) and came to no end is failed, so that a request which kills its nodes
+//! does not kill them for ever.
 
 use std::sync::mpsc;
 use std::sync::{Arc, PoisonError};
@@ -128,7 +129,8 @@ pub struct Request {
     pub status: Status,
     /// The node that has it, or had it last.
     pub node: Option<String>,
-    /// Whether that node has said so within its lease.
+    /// Whether that node has said so within its lease; also while the request rests because something hindered it, before it is
+    /// taken up again.
     pub is_attended: bool,
     /// How much is done.
     pub progress: Progress,

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use emitter_core::dead_letter::DeadLetterLimits;
@@ -597,6 +597,36 @@ async fn two_nodes_of_one_exporter_are_counted_together() {
     for node in nodes {
         let _ = node.shutdown(SECOND).await;
     }
+}
+
+/// A part that is there no more is not asked, its counters stay, and its gauges are nothing.
+#[tokio::test]
+async fn what_a_part_counted_stays_when_it_is_gone() {
+    let (broker, prometheus) = (MemoryBroker::new(), Prometheus::new());
+    let emitter = builder(&broker, "a").with(prometheus.clone()).start().await.unwrap();
+    let told = |metric| told(&prometheus.text(), metric, &[]);
+    let asked = Arc::new(AtomicU64::new(0));
+    let part = |told: u64| {
+        let (whole, asked) = (Arc::new(told), Arc::clone(&asked));
+        emitter.report_while(&whole, move |told, report| {
+            asked.fetch_add(1, Ordering::SeqCst);
+            report.counter(&table::STREAM_TOLD, &[], *told);
+            report.gauge(&table::STREAM_VISITORS, &[], *told);
+        });
+        whole
+    };
+    let (first, second) = (part(3), part(4));
+    assert_eq!((told(&table::STREAM_TOLD), told(&table::STREAM_VISITORS)), (7.0, 7.0));
+    drop(first);
+    assert_eq!((told(&table::STREAM_TOLD), told(&table::STREAM_VISITORS)), (7.0, 4.0));
+    drop(second);
+    assert_eq!((told(&table::STREAM_TOLD), told(&table::STREAM_VISITORS)), (7.0, 0.0));
+    let before = asked.load(Ordering::SeqCst);
+    let third = part(1);
+    assert_eq!((told(&table::STREAM_TOLD), told(&table::STREAM_VISITORS)), (8.0, 1.0));
+    assert!(asked.load(Ordering::SeqCst) > before);
+    drop(third);
+    let _ = emitter.shutdown(SECOND).await;
 }
 
 #[tokio::test]

@@ -253,6 +253,59 @@ async fn a_typescript_program_that_knows_the_types_hears_a_rust_node() {
     assert_eq!(heard, expected.iter().map(|line| (*line).to_owned()).collect());
 }
 
+/// Whatever models and events are called, nothing of a document is called so already.
+#[test]
+fn names_that_meet_are_told_apart() {
+    let typescript = TypeScript::provide(env!("CARGO_TARGET_TMPDIR"));
+    let folder = tempfile::tempdir().unwrap();
+    let all = ["create", "createMany", "update", "updateMany", "upsert", "delete", "deleteMany"];
+    let model = |emits: &[&str]| {
+        json!({ "version": 1, "reads_from": 1, "key": [], "emits": emits,
+                "columns": { "extra": { "type": "HashMap<String, u8>" } } })
+    };
+    let event = || {
+        let mut event = model(&["create"]);
+        event["event"] = json!("told");
+        event
+    };
+    let mut models = serde_json::Map::new();
+    for name in ["row", "rows", "change", "any", "order", "orderCreated2", "record_row"] {
+        models.insert(name.to_owned(), model(&all));
+    }
+    for name in
+        ["origin", "envelope", "events", "record", "topics", "row_event", "order_created", "order_event"]
+    {
+        models.insert(name.to_owned(), event());
+    }
+    let manifest: Manifest = serde_json::from_value(json!({ "models": models, "listeners": [] })).unwrap();
+    let about = About::default();
+    let module = schema::typescript(&manifest, &about).unwrap();
+    std::fs::write(folder.path().join("events.ts"), &module).unwrap();
+    typescript.compile(folder.path(), "events.ts").unwrap_or_else(|said| panic!("{said}\n{module}"));
+    let declared: Vec<&str> = module
+        .lines()
+        .filter_map(|line| line.strip_prefix("export interface ").or(line.strip_prefix("export type ")))
+        .filter_map(|line| line.split(|c: char| !c.is_ascii_alphanumeric()).next())
+        .collect();
+    let unique: BTreeSet<&&str> = declared.iter().collect();
+    // TypeScript puts interfaces of one name together.
+    assert_eq!(declared.len(), unique.len(), "{declared:?}");
+    // Each has its row and its events, and there is `Origin`.
+    let definitions = |document: String, place: &str| {
+        let document: Value = serde_json::from_str(&document).unwrap();
+        document.pointer(place).and_then(Value::as_object).unwrap().clone()
+    };
+    let number = 7 * (1 + 7) + 8 * 2 + 1;
+    let schema = definitions(schema::json_schema(&manifest, &about).unwrap(), "/$defs");
+    assert_eq!(
+        (schema.len(), &schema["Origin"]["required"]),
+        (number, &json!(["service", "node", "incarnation"]))
+    );
+    let asyncapi = schema::asyncapi(&manifest, &about).unwrap();
+    assert_eq!(definitions(asyncapi.clone(), "/components/schemas").len(), number);
+    assert_eq!(definitions(asyncapi, "/components/messages").len(), 7 * 7 + 8);
+}
+
 #[test]
 fn a_manifest_of_anybody_makes_a_document_or_an_error() {
     let typescript = TypeScript::provide(env!("CARGO_TARGET_TMPDIR"));

@@ -1,7 +1,7 @@
 //! Dead letters, for whoever looks after them.
 
 use std::fmt;
-use std::io::Read;
+use std::io::{IsTerminal, Read};
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
@@ -113,7 +113,7 @@ pub(crate) struct Count {
 pub(crate) struct Show {
     id: i64,
 
-    /// The event alone, byte for byte
+    /// The event alone, byte for byte; on a terminal only where it is nothing but text
     #[arg(long, conflicts_with = "json")]
     payload: bool,
 }
@@ -357,12 +357,24 @@ struct Whole {
     properties: Vec<(String, String)>,
 }
 
+/// Whether a terminal shows it, and does nothing else.
+fn is_harmless(bytes: &[u8]) -> bool {
+    let orders = |letter: char| report::is_order(letter) && !matches!(letter, '\n' | '\t');
+    std::str::from_utf8(bytes).is_ok_and(|text| !text.contains(orders))
+}
+
 fn show(book: &DeadLetterBook, id: i64, payload: bool, out: Out) -> Result<Verdict, Failure> {
     let letter = book.show(id)?;
     if payload {
         let bytes = letter
             .payload
             .ok_or_else(|| format!("the event of the dead letter {id} was too large to be kept"))?;
+        if std::io::stdout().is_terminal() && !is_harmless(&bytes) {
+            return Err(Failure::said(format!(
+                "the event holds what a terminal takes for orders: write it into a file (`> FILE`), or see it with \
+                 `emitter dlq show {id}`"
+            )));
+        }
         out.write(&bytes)?;
         return Ok(Verdict::Well);
     }
@@ -481,11 +493,30 @@ impl Discard {
         if selection == Selection::default() && !self.all {
             return Err(Failure::said("which? Give numbers, what they have in common, or `--all`"));
         }
-        let meant = book.count(&selection)?;
-        if meant > 0 && !self.yes && !report::agreed(&format!("Delete {meant} dead letters, for good?"))? {
-            return Err(Failure::said("nothing was deleted"));
-        }
-        out.print(&Discarded { discarded: book.discard(&selection)? })?;
+        let discarded = if self.yes { book.discard(&selection)? } else { agreed(book, &selection)? };
+        out.print(&Discarded { discarded })?;
         Ok(Verdict::Well)
     }
 }
+
+/// Deletes what is there when somebody is asked; not what comes while they read the question.
+fn agreed(book: &DeadLetterBook, selection: &Selection) -> Result<u64, Failure> {
+    let mut meant: Vec<i64> = Vec::new();
+    loop {
+        let page = Page { after: meant.last().copied(), limit: PAGE, newest_first: false };
+        let letters = book.list(selection, page)?;
+        if letters.is_empty() {
+            break;
+        }
+        meant.extend(letters.iter().map(|letter| letter.id));
+    }
+    let question = format!("Delete {} dead letters, for good?", meant.len());
+    if !meant.is_empty() && !report::agreed(&question)? {
+        return Err(Failure::said("nothing was deleted"));
+    }
+    let of = |ids: &[i64]| Selection { ids: Some(ids.to_vec()), ..selection.clone() };
+    meant.chunks(PAGE).try_fold(0, |deleted, ids| Ok(deleted + book.discard(&of(ids))?))
+}
+
+/// As many are listed, and deleted, at a time.
+pub(super) const PAGE: usize = 1_000;

@@ -7,12 +7,12 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 
-use crate::report::{Failure, Out, Verdict};
+use crate::report::{Failure, Out, Plain, Verdict};
 
 mod model;
 mod table;
 
-use self::model::{Choices, Model};
+use self::model::Choices;
 use self::table::Table;
 
 /// Of which tables, and how.
@@ -68,22 +68,28 @@ impl fmt::Display for Report {
     }
 }
 
+/// With its modules, or without.
+fn is_called(table: &Table, name: &str) -> bool {
+    table.name == name || table.path() == name
+}
+
 impl Generate {
     pub(super) fn run(self, out: Out) -> Result<Verdict, Failure> {
         let tables =
             table::read(&self.read()?).map_err(|problem| format!("{}: {problem}", self.file.display()))?;
         if let Some(unknown) =
-            self.tables.iter().find(|name| !tables.iter().any(|table| table.name == **name))
+            self.tables.iter().find(|name| !tables.iter().any(|table| is_called(table, name)))
         {
-            let known: Vec<&str> = tables.iter().map(|table| &*table.name).collect();
+            let known: Vec<String> = tables.iter().map(Table::path).collect();
             return Err(Failure::said(format!(
                 "there is no table {unknown}; there are: {}",
                 known.join(", ")
             )));
         }
-        let is_meant = |table: &&Table| self.tables.is_empty() || self.tables.contains(&table.name);
+        let is_meant =
+            |table: &&Table| self.tables.is_empty() || self.tables.iter().any(|name| is_called(table, name));
         let choices = Choices { emits: &self.emits, module: &self.module };
-        let models: Vec<Model> = tables.iter().filter(is_meant).map(Model::of).collect();
+        let models = model::of(&tables.iter().filter(is_meant).collect::<Vec<_>>());
         if models.is_empty() {
             return Err(Failure::said(format!("{}: there is no `table!` in it", self.file.display())));
         }
@@ -95,7 +101,7 @@ impl Generate {
         out.print(&report)?;
         // They are no part of the code.
         if !out.json {
-            report.findings.iter().for_each(|finding| eprintln!("! {finding}"));
+            report.findings.iter().for_each(|finding| eprintln!("! {}", Plain(finding)));
         }
         Ok(Verdict::of(&report.findings))
     }

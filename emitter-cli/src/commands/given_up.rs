@@ -6,6 +6,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use emitter_diesel::outbox::{self, GivenUpEvent, GivenUpSelection, GivenUpStatus};
 use serde::Serialize;
 
+use super::dlq::{Discarded, PAGE};
 use crate::connection::Place;
 use crate::report::{self, Failure, Out, Plain, Verdict};
 
@@ -136,12 +137,28 @@ fn discard(
     yes: bool,
     out: Out,
 ) -> Result<Verdict, Failure> {
-    let meant: u64 = given_up.count(selection)?.into_iter().map(|(_, number)| number).sum();
-    if meant > 0 && !yes && !report::agreed(&format!("Delete {meant} rows that were given up, for good?"))? {
+    let discarded = if yes { given_up.discard(selection)? } else { agreed(given_up, selection)? };
+    out.print(&Discarded { discarded })?;
+    Ok(Verdict::Well)
+}
+
+/// Deletes what is there when somebody is asked. By their numbers, for any row may be given up while they read the
+/// question, also one before the last of these.
+fn agreed(given_up: &outbox::GivenUp, selection: &GivenUpSelection) -> Result<u64, Failure> {
+    let mut meant: Vec<i64> = Vec::new();
+    loop {
+        let rows = given_up.list(selection, meant.last().copied(), PAGE)?;
+        if rows.is_empty() {
+            break;
+        }
+        meant.extend(rows.iter().map(|row| row.id));
+    }
+    let question = format!("Delete {} rows that were given up, for good?", meant.len());
+    if !meant.is_empty() && !report::agreed(&question)? {
         return Err(Failure::said("nothing was deleted"));
     }
-    out.print(&super::dlq::Discarded { discarded: given_up.discard(selection)? })?;
-    Ok(Verdict::Well)
+    let of = |ids: &[i64]| GivenUpSelection { ids: Some(ids.to_vec()), ..selection.clone() };
+    meant.chunks(PAGE).try_fold(0, |deleted, ids| Ok(deleted + given_up.discard(&of(ids))?))
 }
 
 /// The list.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
 use emitter_diesel::event::Timestamp;
-use emitter_diesel::requests::{Progress, Request, Requests as Book, Status, Work};
+use emitter_diesel::requests::{Progress, Request, RequestError, Requests as Book, Status, Work};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
@@ -62,7 +62,7 @@ pub(super) struct Asking {
     #[arg(long, conflicts_with = "dry_run")]
     no_wait: bool,
 
-    /// How long no node may have it; then the request is taken back
+    /// How long no node may have it, nor an earlier request of the service; then the request is taken back
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "30s")]
     patience: Duration,
 }
@@ -231,7 +231,8 @@ impl Requests {
             }
             Self::Show(One { id }) => print(requests.state(id)?, out),
             Self::Wait(Wait { id, within }) => {
-                let request = wait(&requests, id, |_, waited| within.is_some_and(|within| waited > within))?;
+                let request =
+                    wait(&requests, id, |_, _, waited| within.is_some_and(|within| waited > within))?;
                 let is_over = request.status.is_over();
                 let verdict = print(request, out)?;
                 Ok(if is_over { verdict } else { verdict.max(Verdict::Look) })
@@ -272,38 +273,49 @@ impl Asking {
         let user = std::env::var("USER").ok().filter(|user| !user.is_empty());
         let user = user.map(|user| user.chars().take(100).collect::<String>());
         let id = requests.ask(service, work, user.as_deref())?;
+        let goes_on = |error: RequestError| {
+            Failure::GoesOn(format!(
+                "the request {id} goes on, see `emitter requests wait {id}`; but {error}"
+            ))
+        };
         if self.no_wait {
-            return print(requests.state(id)?, out);
+            return print(requests.state(id).map_err(goes_on)?, out);
         }
-        let (mut begun, mut attended) = (false, Instant::now());
-        let request = wait(&requests, id, |request, _| {
-            if request.is_attended {
-                (begun, attended) = (true, Instant::now());
+        eprintln!(
+            "request {id} is asked: whatever becomes of this command, `emitter requests show {id}` says how far it is"
+        );
+        let (mut begun, mut idle) = (false, Instant::now());
+        let request = wait(&requests, id, |request, is_idle, _| {
+            begun |= request.is_attended;
+            if !is_idle {
+                idle = Instant::now();
             }
-            attended.elapsed() > self.patience
-        })?;
+            idle.elapsed() > self.patience
+        });
+        let request = request.map_err(goes_on)?;
         // It may have been begun, or have come to its end, at the last moment.
-        if !request.status.is_over() && requests.cancel(id)? && !begun {
+        if !request.status.is_over() && requests.cancel(id).map_err(goes_on)? && !begun {
             return Err(Failure::said(format!(
                 "no node of the service {service:?} began within {}: does one run that has an `Attendant` in these tables? The request \
                  {id} was taken back",
                 humantime::format_duration(self.patience)
             )));
         }
-        print(requests.state(id)?, out)
+        print(requests.state(id).map_err(goes_on)?, out)
     }
 }
 
 /// How often is looked.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// Shows how far it is until it is over, or enough.
+/// Shows how far it is until it is over, or enough: which is told whether neither a node has it nor another one comes first,
+/// and for how long it was waited.
 fn wait(
     requests: &Book,
     id: i64,
-    mut is_enough: impl FnMut(&Request, Duration) -> bool,
-) -> Result<Request, Failure> {
-    let begun = Instant::now();
+    mut is_enough: impl FnMut(&Request, bool, Duration) -> bool,
+) -> Result<Request, RequestError> {
+    let (begun, mut told) = (Instant::now(), None);
     // To stderr, and only where that is a terminal.
     let progress = ProgressBar::new(0).with_style(
         ProgressStyle::with_template("{bar:40} {pos} of {len}, {msg}, {elapsed}")
@@ -313,11 +325,18 @@ fn wait(
         let request = requests.state(id)?;
         progress.set_length(request.progress.total.unwrap_or_default());
         progress.set_position(request.progress.done());
-        progress.set_message(match (&request.node, request.is_attended) {
-            (Some(node), true) => Plain(node).to_string(),
+        let is_waiting = !request.is_attended && !request.status.is_over();
+        let first = if is_waiting { requests.ahead(id)? } else { None }.map(|first| first.id);
+        progress.set_message(match (&request.node, first) {
+            (_, Some(first)) => format!("the request {first} comes first"),
+            (Some(node), None) if request.is_attended => Plain(node).to_string(),
             _ => "no node has it".to_owned(),
         });
-        if request.status.is_over() || is_enough(&request, begun.elapsed()) {
+        if let Some(first) = first.filter(|first| told != Some(*first)) {
+            progress.suspend(|| eprintln!("the request {first} of the service comes first"));
+            told = Some(first);
+        }
+        if request.status.is_over() || is_enough(&request, is_waiting && first.is_none(), begun.elapsed()) {
             progress.finish_and_clear();
             return Ok(request);
         }

@@ -106,9 +106,9 @@ impl Tail {
                 passing = bus.next() => {
                     let passing = passing.ok_or_else(|| Failure::said("the connection was closed"))?;
                     for sighting in passing.events.iter().filter(|sighting| self.wants(sighting)) {
-                        out.print(&Seen::of(sighting, &passing.topic, self.payload))?;
+                        let is_read = out.more(&Seen::of(sighting, &passing.topic, self.payload))?;
                         seen += 1;
-                        if self.count == Some(seen) {
+                        if !is_read || self.count == Some(seen) {
                             passing.ack.done();
                             return Ok(Verdict::Well);
                         }

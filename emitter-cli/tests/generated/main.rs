@@ -14,9 +14,10 @@ use emitter_tests::servers::Postgres;
 use serde_json::{Value, json};
 
 mod models;
+#[allow(unreachable_pub, reason = "as `diesel print-schema` writes it")]
 mod schema;
 
-use self::models::{OrderItem, User, UserCreated, UserUpdated};
+use self::models::{Account, AuthUser, OrderItem, User, UserCreated, UserUpdated};
 use self::schema::users;
 
 const SCHEMA: &str = include_str!("schema.rs");
@@ -39,6 +40,25 @@ fn models_are_written_for_each_table() {
         output.status.code() == Some(1) && said.contains("users.password_hash is left out of events"),
         "{said}"
     );
+    // Every word that the derive refuses, and what would be called like something else.
+    for what in [
+        "accounts.pin is left out",
+        "accounts.file_hash is left out",
+        "accounts.recovery_codes is left out",
+        "user_events: its model is called UserEvent2",
+        "options: its model is called Option2",
+        "auth::users: its model is called AuthUser",
+    ] {
+        assert!(said.contains(what), "{what}: {said}");
+    }
+    let modules = |table: &str| generate(&["--table", table, "--json"], SCHEMA).stdout;
+    let made = |table: &str| serde_json::from_slice::<Value>(&modules(table)).unwrap()["models"].clone();
+    assert_eq!((made("auth::users"), made("users")), (json!(["User"]), json!(["User", "AuthUser"])));
+    // A key is in every event.
+    let output = generate(&[], "diesel::table! { sessions (token) { token -> Text, } }");
+    let (rust, said) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    assert!(output.status.code() == Some(1) && said.contains("sessions.token is in the key"), "{said}");
+    assert!(!rust.contains("#[emits(skip)]"), "{rust}");
 
     let output = generate(&["--table", "order_items", "--emits", "create,update_many", "--json"], SCHEMA);
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -68,7 +88,7 @@ fn models_are_written_for_each_table() {
     syn::parse_file(&rust).unwrap();
 
     for (arguments, schema, word) in [
-        (&["--table", "nothing"][..], SCHEMA, "there are: users, order_items"),
+        (&["--table", "nothing"][..], SCHEMA, "there are: users, order_items, accounts"),
         (&["--emits", "dance"], SCHEMA, "dance"),
         (&["--module", "7"], SCHEMA, "no path"),
         (&[], "fn main() {}", "no `table!`"),
@@ -133,4 +153,10 @@ async fn what_is_written_emits_and_tells_no_secret() {
     assert!(emitter.shutdown(Duration::from_secs(10)).await.is_clean());
     // A composite key is one of events, too.
     assert_eq!(<OrderItem as emitter_diesel::model::Model>::KEY_COLUMNS, ["order_id", "place"]);
+    // Neither are two of a name one.
+    let names =
+        [<User as emitter_diesel::model::Model>::NAME, <AuthUser as emitter_diesel::model::Model>::NAME];
+    assert_eq!(names, ["user", "authUser"]);
+    let account = <Account as emitter_diesel::model::Model>::COLUMNS;
+    assert_eq!(account.iter().map(|column| column.field).collect::<Vec<_>>(), ["id", "pinned"]);
 }

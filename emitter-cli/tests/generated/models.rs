@@ -4,7 +4,7 @@ use diesel::prelude::*;
 use emitter_diesel::Emits;
 use serde::{Deserialize, Serialize};
 
-use crate::schema::{order_items, users};
+use crate::schema::{accounts, options, order_items, user_events, users};
 
 #[derive(
     Debug, Clone, PartialEq, Serialize, Deserialize, Emits, Queryable, Selectable, Identifiable, Insertable,
@@ -39,4 +39,73 @@ pub struct OrderItem {
     pub order_id: i64,
     pub place: i32,
     pub note: Option<String>,
+}
+
+#[derive(
+    Debug, Clone, PartialEq, Serialize, Deserialize, Emits, Queryable, Selectable, Identifiable, Insertable,
+)]
+#[diesel(table_name = accounts)]
+#[emits(all)]
+pub struct Account {
+    pub id: i64,
+    #[emits(skip)]
+    pub pin: Option<String>,
+    #[emits(skip)]
+    pub ssn: String,
+    #[emits(skip)]
+    pub iban: String,
+    #[emits(skip)]
+    pub card_number: String,
+    #[emits(skip)]
+    pub otp: String,
+    #[emits(skip)]
+    pub salt: String,
+    #[emits(skip)]
+    pub jwt: String,
+    #[emits(skip)]
+    pub file_hash: String,
+    #[emits(skip)]
+    pub api_key: String,
+    #[emits(skip)]
+    pub recovery_codes: String,
+    pub pinned: bool,
+}
+
+#[derive(
+    Debug, Clone, PartialEq, Serialize, Deserialize, Emits, Queryable, Selectable, Identifiable, Insertable,
+)]
+#[diesel(table_name = user_events)]
+#[emits(all)]
+pub struct UserEvent2 {
+    pub id: i64,
+    pub options: Option<String>,
+}
+
+#[derive(
+    Debug, Clone, PartialEq, Serialize, Deserialize, Emits, Queryable, Selectable, Identifiable, Insertable,
+)]
+#[diesel(table_name = options)]
+#[emits(all)]
+pub struct Option2 {
+    pub id: i64,
+    pub value: Option<String>,
+}
+
+#[derive(
+    Debug, Clone, PartialEq, Serialize, Deserialize, Emits, Queryable, Selectable, Identifiable, Insertable,
+)]
+#[diesel(table_name = crate::schema::auth::users)]
+#[emits(all)]
+pub struct AuthUser {
+    pub id: i64,
+    pub login: Option<String>,
+}
+
+#[derive(
+    Debug, Clone, PartialEq, Serialize, Deserialize, Emits, Queryable, Selectable, Identifiable, Insertable,
+)]
+#[diesel(table_name = crate::schema::auth::roles)]
+#[emits(all)]
+pub struct Role {
+    pub id: i64,
 }

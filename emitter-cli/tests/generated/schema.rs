@@ -33,5 +33,52 @@ diesel::table! {
     }
 }
 
+diesel::table! {
+    accounts (id) {
+        id -> Int8,
+        pin -> Nullable<Text>,
+        ssn -> Text,
+        iban -> Text,
+        card_number -> Text,
+        otp -> Text,
+        salt -> Text,
+        jwt -> Text,
+        file_hash -> Text,
+        api_key -> Text,
+        recovery_codes -> Text,
+        pinned -> Bool,
+    }
+}
+
+diesel::table! {
+    user_events (id) {
+        id -> Int8,
+        options -> Nullable<Text>,
+    }
+}
+
+diesel::table! {
+    options (id) {
+        id -> Int8,
+        value -> Nullable<Text>,
+    }
+}
+
+/// A schema of the database's.
+pub mod auth {
+    diesel::table! {
+        auth.users (id) {
+            id -> Int8,
+            login -> Nullable<Text>,
+        }
+    }
+
+    diesel::table! {
+        auth.roles (id) {
+            id -> Int8,
+        }
+    }
+}
+
 diesel::joinable!(order_items -> users (place));
 diesel::allow_tables_to_appear_in_same_query!(order_items, users,);

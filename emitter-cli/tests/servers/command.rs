@@ -61,9 +61,12 @@ impl Cli {
 
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_emitter"));
-        for name in ["EMITTER_DATABASE", "EMITTER_MQTT", "EMITTER_PROFILE", "XDG_CONFIG_HOME"] {
-            command.env_remove(name);
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("EMITTER_") {
+                command.env_remove(name);
+            }
         }
+        command.env_remove("XDG_CONFIG_HOME");
         command.env("HOME", self.home()).envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
@@ -100,4 +103,15 @@ pub(crate) fn check(schema: &str, report: &Value) {
     let validator = jsonschema::validator_for(&whole).unwrap();
     let errors: Vec<String> = validator.iter_errors(report).map(|error| error.to_string()).collect();
     assert_eq!(errors, Vec::<String>::new(), "{schema}: {report}");
+}
+
+/// A dead letter as an INSERT of SQLite.
+pub(crate) fn letter(payload: &str, why: &str) -> String {
+    format!(
+        "INSERT INTO emitter_dlq_events (original_topic, failure_reason, payload, bytes, reason, listener, ordered, attempts, \
+         letter_id, service, node, incarnation) VALUES ('prisma/events/order/create', '{why}', '{payload}', {}, 'unhandled', \
+         'courier', 0, 1, '{}', 'shop', 'a', '01890000-0000-7000-8000-000000000000')",
+        payload.len(),
+        uuid::Uuid::now_v7()
+    )
 }

@@ -109,7 +109,7 @@ fn the_brokers_version_is_told() {
         version.split('.').map(|part| part.parse::<u32>().unwrap()).collect::<Vec<_>>() >= vec![2, 0, 13];
     let broker = Mosquitto::start();
     for url in [broker.url(), format!("{}?protocol=3.1.1", broker.url())] {
-        let (report, code) = Cli::new([("EMITTER_MQTT", url)]).report("doctor", &["doctor"]);
+        let (report, code) = Cli::new([("EMITTER_MQTT_URL", url)]).report("doctor", &["doctor"]);
         let checks = report["checks"].as_array().unwrap();
         let check = checks.iter().find(|check| check["check"] == "version").unwrap();
         assert!(check["found"].as_str().unwrap().contains(installed), "{check}");
@@ -117,7 +117,7 @@ fn the_brokers_version_is_told() {
         assert_eq!((check["state"].as_str(), code), (Some(state), ended), "{report:#}");
     }
     let silent = Mosquitto::builder().line("sys_interval 0").start();
-    let (report, code) = Cli::new([("EMITTER_MQTT", silent.url())]).report("doctor", &["doctor"]);
+    let (report, code) = Cli::new([("EMITTER_MQTT_URL", silent.url())]).report("doctor", &["doctor"]);
     let told = report["checks"]
         .as_array()
         .unwrap()
@@ -131,7 +131,7 @@ fn the_brokers_version_is_told() {
 #[tokio::test(flavor = "multi_thread")]
 async fn listeners_are_told_of_every_node_that_announces_itself() {
     let broker = Mosquitto::start();
-    let cli = Cli::new([("EMITTER_MQTT", broker.url())]);
+    let cli = Cli::new([("EMITTER_MQTT_URL", broker.url())]);
     let (report, code) = cli.report("listeners", &["listeners"]);
     assert_eq!((code, &report["nodes"]), (1, &serde_json::json!([])), "{report}");
     let shop = node(&broker, "a").start().await.unwrap();
@@ -185,7 +185,7 @@ async fn listeners_are_told_of_every_node_that_announces_itself() {
     eventually(|| listeners(&[]).1 == 1).await;
     assert_eq!(listeners(&["--gone"]).0["nodes"].as_array().unwrap().len(), 2);
     let forbidding = Mosquitto::builder().forbid("prisma/events/_nodes/#").start();
-    let refused = Cli::new([("EMITTER_MQTT", forbidding.url())]).run(&["listeners"]);
+    let refused = Cli::new([("EMITTER_MQTT_URL", forbidding.url())]).run(&["listeners"]);
     assert!(refused.code == 2 && refused.err.contains("emitter doctor"), "{refused:?}");
 }
 
@@ -227,7 +227,7 @@ impl Parrot {
 #[test]
 fn a_bench_tells_rates_latencies_and_what_was_lost() {
     let broker = Mosquitto::start();
-    let cli = Cli::new([("EMITTER_MQTT", broker.url())]);
+    let cli = Cli::new([("EMITTER_MQTT_URL", broker.url())]);
     let begun = std::time::Instant::now();
     let (report, code) = cli.report("bench", &["bench", "--messages", "500", "--bytes", "100"]);
     assert_eq!((code, &report["received"], &report["lost"]), (0, &500.into(), &0.into()), "{report}");
@@ -249,28 +249,28 @@ fn a_bench_tells_rates_latencies_and_what_was_lost() {
     assert!(begun.elapsed() > Duration::from_millis(1_900) && parrot.said() > 30, "{report}");
     let small = Mosquitto::builder().line("max_packet_size 65536").start();
     let small =
-        Cli::new([("EMITTER_MQTT", small.url())]).run(&["bench", "--messages", "1", "--bytes", "70000"]);
+        Cli::new([("EMITTER_MQTT_URL", small.url())]).run(&["bench", "--messages", "1", "--bytes", "70000"]);
     assert!(small.code == 2 && small.err.contains("it is not published"), "{small:?}");
     let text = cli.run(&["bench", "--messages", "10"]);
     assert!(text.code == 0 && text.out.contains("received   10"), "{text:?}");
 
     // Nothing else than the quality of service shows by it.
     let fleeting = Mosquitto::builder().line("max_qos 0").start();
-    let fleeting = Cli::new([("EMITTER_MQTT", fleeting.url())]);
+    let fleeting = Cli::new([("EMITTER_MQTT_URL", fleeting.url())]);
     for (qos, code) in [("1", 2), ("0", 0)] {
         let ran = fleeting.run(&["bench", "--messages", "1", "--patience", "1s", "--qos", qos]);
         assert_eq!(ran.code, code, "{qos}: {ran:?}");
     }
 
     let forbidding = Mosquitto::builder().forbid("prisma/events/_canary/#").start();
-    let refused = Cli::new([("EMITTER_MQTT", forbidding.url())]).run(&["bench"]);
+    let refused = Cli::new([("EMITTER_MQTT_URL", forbidding.url())]).run(&["bench"]);
     assert!(refused.code == 2 && refused.err.contains("emitter doctor"), "{refused:?}");
     // Over MQTT 3.1.1 it confirms what it drops; the test's one hangs up then.
     let folder = tempfile::tempdir().unwrap();
     let acl = folder.path().join("acl");
     std::fs::write(&acl, "topic read #\n").unwrap();
     let mute = Mosquitto::builder().line(format!("acl_file {}", acl.display())).start();
-    let old = Cli::new([("EMITTER_MQTT", format!("{}?protocol=3.1.1", mute.url()))]);
+    let old = Cli::new([("EMITTER_MQTT_URL", format!("{}?protocol=3.1.1", mute.url()))]);
     let (report, code) = old.report("bench", &["bench", "--messages", "1", "--patience", "2s"]);
     assert_eq!(
         (code, &report["lost"], &report["latency_us"]),
@@ -279,12 +279,12 @@ fn a_bench_tells_rates_latencies_and_what_was_lost() {
     );
     let many = old.run(&["bench", "--messages", "5000", "--patience", "1s"]);
     assert!(many.code == 2 && many.err.contains("confirms nothing any more"), "{many:?}");
-    assert_eq!(Cli::new([("EMITTER_MQTT", "mqtt://127.0.0.1:1".to_owned())]).run(&["bench"]).code, 2);
+    assert_eq!(Cli::new([("EMITTER_MQTT_URL", "mqtt://127.0.0.1:1".to_owned())]).run(&["bench"]).code, 2);
 }
 
 #[test]
 fn a_broker_that_is_not_there_or_lets_nothing_through_is_found() {
-    let at = |url: String| Cli::new([("EMITTER_MQTT", url)]);
+    let at = |url: String| Cli::new([("EMITTER_MQTT_URL", url)]);
     finds(&at("mqtt://shop:sesame@127.0.0.1:1".to_owned()), &[], 2, &["does it run"]);
     let good = Mosquitto::start();
     finds(&at(good.url()), &[], 0, &[]);

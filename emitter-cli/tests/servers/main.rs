@@ -16,10 +16,13 @@ mod command;
 #[path = "../../../tests/tests/outbox/databases.rs"]
 #[allow(dead_code, reason = "an outbox with a relay is the other suite's")]
 mod databases;
+mod discard;
 mod doctor;
+mod requests;
 #[macro_use]
 mod suite;
 mod tail;
+mod terminal;
 
 diesel::table! {
     orders {

@@ -26,7 +26,7 @@ fn lines(child: Child) -> (Vec<String>, Option<i32>) {
 #[tokio::test(flavor = "multi_thread")]
 async fn events_are_shown_as_they_pass() {
     let broker = Mosquitto::start();
-    let cli = Cli::new([("EMITTER_MQTT", broker.url())]);
+    let cli = Cli::new([("EMITTER_MQTT_URL", broker.url())]);
     let shop = node(&broker, "a").start().await.unwrap();
     let key = ["tail", "--model", "Order", "--key", "2", "--count", "1", "--json", "--payload"];
     let (one, all, text, kind, none) = tokio::task::block_in_place(|| {
@@ -68,9 +68,83 @@ async fn events_are_shown_as_they_pass() {
     assert!(shop.shutdown(10 * SECOND).await.is_clean());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tail_ends_well_where_nobody_reads_any_more() {
+    let broker = Mosquitto::start();
+    let cli = Cli::new([("EMITTER_MQTT_URL", broker.url())]);
+    let shop = node(&broker, "a").start().await.unwrap();
+    let mut tail = tokio::task::block_in_place(|| listening(&cli, &["tail", "--json"]));
+    drop(tail.stdout.take());
+    let end = std::time::Instant::now() + 20 * SECOND;
+    let ended = loop {
+        shop.publish(OrderCreated::new(Order { id: 1, step: 7 }));
+        tokio::time::sleep(SECOND / 10).await;
+        if let Some(status) = tail.try_wait().unwrap() {
+            break status;
+        }
+        assert!(std::time::Instant::now() < end, "it goes on");
+    };
+    assert_eq!(ended.code(), Some(0));
+    assert!(shop.shutdown(10 * SECOND).await.is_clean());
+}
+
+/// The settings of an application's environment are those of the command line; but not its name at the broker.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_with_a_password_is_reached_by_the_applications_settings() {
+    let folder = tempfile::tempdir().unwrap();
+    let passwords = folder.path().join("passwords");
+    let password = "ses:a@me/?#";
+    let made = std::process::Command::new("mosquitto_passwd")
+        .args(["-b", "-c", passwords.to_str().unwrap(), "shop", password])
+        .status();
+    assert!(made.unwrap().success());
+    let broker = Mosquitto::builder()
+        .line("allow_anonymous false")
+        .line(format!("password_file {}", passwords.display()))
+        .start();
+    let application = |password: &str, more: &[(&'static str, &str)]| {
+        let variables = [("EMITTER_MQTT_USERNAME", "shop"), ("EMITTER_MQTT_PASSWORD", password)];
+        let all =
+            variables.into_iter().chain(more.iter().copied()).map(|(name, value)| (name, value.to_owned()));
+        Cli::new(all.chain([("EMITTER_MQTT_URL", broker.url())]))
+    };
+    let taken = emitter_diesel::transport::mqtt::MqttConfig::new(&broker.url()).unwrap();
+    let taken = taken.client_id(emitter_diesel::transport::mqtt::ClientId::new("shop-1").unwrap());
+    let taken = taken.credentials("shop", password).unwrap();
+    let shop = Emitter::builder().service("shop").node("a").mqtt(taken).start().await.unwrap();
+    shop.connected(10 * SECOND).await.unwrap();
+    let bench = ["bench", "--messages", "10"];
+    tokio::task::block_in_place(|| {
+        for more in [&[][..], &[("EMITTER_MQTT_PROTOCOL", "3.1.1")], &[("EMITTER_MQTT_CLIENT_ID", "shop-1")]]
+        {
+            let ran = application(password, more).run(&bench);
+            assert_eq!(ran.code, 0, "{more:?}: {ran:?}");
+        }
+        // A profile names the broker, and the environment has the password.
+        let cli = Cli::new([("EMITTER_MQTT_PASSWORD", password.to_owned())]);
+        let profiles = cli.home().join(".config/emitter");
+        std::fs::create_dir_all(&profiles).unwrap();
+        let url = broker.url().replace("mqtt://", "mqtt://shop@");
+        std::fs::write(profiles.join("profiles.toml"), format!("[default]\nmqtt = \"{url}\"")).unwrap();
+        assert_eq!(cli.run(&bench).code, 0);
+        for (password, more) in [
+            ("no:ses:a@me", &[][..]),
+            ("no:ses:a@me", &[("EMITTER_MQTT_PROTOCOL", "no:ses:a@me")]),
+            ("no:ses:a@me", &[("EMITTER_MQTT_TLS_AUTHORITY", "no:ses:a@me")]),
+        ] {
+            for arguments in [&bench[..], &["tail"], &["doctor"]] {
+                let ran = application(password, more).run(arguments);
+                assert!(ran.code == 2 && !format!("{ran:?}").contains(password), "{ran:?}");
+            }
+        }
+    });
+    assert!(!broker.log().contains("already connected"), "{}", broker.log());
+    assert!(shop.shutdown(10 * SECOND).await.is_clean());
+}
+
 #[test]
 fn a_broker_that_is_not_there_is_told_without_its_password() {
-    let cli = Cli::new([("EMITTER_MQTT", "mqtt://shop:sesame@127.0.0.1:1".to_owned())]);
+    let cli = Cli::new([("EMITTER_MQTT_URL", "mqtt://shop:sesame@127.0.0.1:1".to_owned())]);
     let ran = cli.run(&["tail"]);
     assert!(ran.code == 2 && ran.err.contains("no connection"), "{ran:?}");
     assert!(!ran.err.contains("sesame"), "{ran:?}");

@@ -34,7 +34,25 @@ impl Emitter {
     /// once, and must not keep the emitter alive.
     pub fn report_also(&self, part: impl Fn(&mut Report) + Send + Sync + 'static) {
         if let Some(reporting) = &self.node.shared.reporting {
-            reporting.add(Box::new(part));
+            reporting.add(Box::new(move |report| {
+                part(report);
+                true
+            }));
+        }
+    }
+
+    /// The same for as long as anybody has `whole`. What its counters were, when they were told last, stays counted.
+    pub fn report_while<T: Send + Sync + 'static>(
+        &self,
+        whole: &Arc<T>,
+        part: impl Fn(&T, &mut Report) + Send + Sync + 'static,
+    ) {
+        if let Some(reporting) = &self.node.shared.reporting {
+            let whole = Arc::downgrade(whole);
+            reporting.add(Box::new(move |report| {
+                let whole = whole.upgrade();
+                whole.as_ref().map(|whole| part(whole, report)).is_some()
+            }));
         }
     }
 

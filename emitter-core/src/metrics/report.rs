@@ -82,15 +82,55 @@ impl Extension for Metrics {
     }
 }
 
-/// What a part of a node tells.
-type Part = Box<dyn Fn(&mut Report) + Send + Sync>;
+/// What a part of a node tells; `false` where it is there no more.
+type Tell = Box<dyn Fn(&mut Report) -> bool + Send + Sync>;
+
+struct Part {
+    tell: Tell,
+    /// When it was there last.
+    told: Report,
+}
+
+#[derive(Default)]
+struct Parts {
+    alive: Vec<Part>,
+    /// What those told that are there no more: a counter does not go back.
+    gone: HashMap<Key, u64>,
+}
+
+impl Parts {
+    fn tell(&mut self, report: &mut Report) {
+        let gone = &mut self.gone;
+        self.alive.retain_mut(|Part { tell, told }| {
+            let mut now = Report::default();
+            let is_there = tell(&mut now);
+            if is_there {
+                report.add(&now);
+                *told = now;
+            } else {
+                told.counters.drain().for_each(|(key, total)| add(gone, key, total));
+                // Of what it had it has nothing now.
+                for (key, _) in told.gauges.drain() {
+                    report.gauges.entry(key).or_default();
+                }
+            }
+            is_there
+        });
+        gone.iter().for_each(|(key, total)| add(&mut report.counters, key.clone(), *total));
+    }
+}
+
+fn add(counters: &mut HashMap<Key, u64>, key: Key, total: u64) {
+    let sum = counters.entry(key).or_default();
+    *sum = sum.saturating_add(total);
+}
 
 /// Of a node: to whom it tells, and what was told.
 pub(crate) struct Reporting {
     metrics: Metrics,
     /// What each counter was when it was told last.
     told: Mutex<HashMap<Key, u64>>,
-    parts: Mutex<Vec<Part>>,
+    parts: Mutex<Parts>,
 }
 
 impl Reporting {
@@ -122,18 +162,19 @@ impl Reporting {
         self.with(|recorder| recorder.register_histogram(&key(metric, labels), &METADATA))
     }
 
-    /// One more part tells.
-    pub(crate) fn add(&self, part: Part) {
-        self.parts.lock().unwrap_or_else(PoisonError::into_inner).push(part);
+    /// One more part tells, until it says that it is there no more.
+    pub(crate) fn add(&self, tell: Tell) {
+        let part = Part { tell, told: Report::default() };
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner).alive.push(part);
     }
 
     /// Tells everything.
     pub(crate) fn tell(&self, node: impl FnOnce(&mut Report)) {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        let parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
         let mut report = Report::default();
         node(&mut report);
-        parts.iter().for_each(|part| part(&mut report));
+        parts.tell(&mut report);
         self.with(|recorder| {
             for (key, total) in report.counters {
                 let counter = recorder.register_counter(&key, &METADATA);
@@ -171,8 +212,7 @@ impl Report {
     /// A counter, with the values of its labels in the order of its [`labels`](Metric::labels): how much it is since the start of
     /// the node.
     pub fn counter(&mut self, metric: &Metric, labels: &[&str], total: u64) {
-        let sum = self.counters.entry(key(metric, labels)).or_default();
-        *sum = sum.saturating_add(total);
+        add(&mut self.counters, key(metric, labels), total);
     }
 
     /// A gauge, in the same way: how much it is now.
@@ -184,6 +224,13 @@ impl Report {
     /// A gauge of a time.
     pub fn seconds(&mut self, metric: &Metric, labels: &[&str], now: Duration) {
         *self.gauges.entry(key(metric, labels)).or_default() += now.as_secs_f64();
+    }
+}
+
+impl Report {
+    fn add(&mut self, other: &Self) {
+        other.counters.iter().for_each(|(key, total)| add(&mut self.counters, key.clone(), *total));
+        other.gauges.iter().for_each(|(key, now)| *self.gauges.entry(key.clone()).or_default() += now);
     }
 }
 

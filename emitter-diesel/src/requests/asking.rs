@@ -77,6 +77,15 @@ impl Requests {
         rows.into_iter().next().map(Request::from).ok_or(RequestError::NoSuchRequest(id))
     }
 
+    /// What a request waits for: an earlier one of its service that a node has. `None` where there is none.
+    ///
+    /// # Errors
+    /// [`RequestError::Database`]
+    pub fn ahead(&self, id: i64) -> Result<Option<Request>, RequestError> {
+        let rows = self.query(|database, store| database.requests(store.ahead(id)))?;
+        Ok(rows.into_iter().next().map(Request::from))
+    }
+
     /// The newest requests, the last one first: so many, 1,000 at most. What is over is kept for 90 days.
     ///
     /// # Errors

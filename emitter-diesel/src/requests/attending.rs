@@ -150,13 +150,14 @@ impl Attending {
         let origin = emitter.origin();
         let found = self.ask(|database, store| database.requests(store.free(&origin.service)))?;
         let Some(row) = found.into_iter().next() else { return Ok(false) };
-        if u32::try_from(row.claims).unwrap_or(u32::MAX) >= MOST_CLAIMS {
+        let claims = u32::try_from(row.claims).unwrap_or(u32::MAX);
+        if claims >= MOST_CLAIMS {
             let last = row.last_error.as_deref().unwrap_or("they ended without a word");
             let why = format!("{MOST_CLAIMS} times a node began and came to no end: {last}");
             self.ask(|database, store| database.change(store.give_up(row.id, &why)))?;
             return Ok(true);
         }
-        let claim = Claim { id: row.id, run: EventId::now().to_string() };
+        let claim = Claim { id: row.id, run: EventId::now().to_string(), times: claims + 1 };
         let (node, lease, begun) =
             (format!("{}/{}", origin.service, origin.node), self.lease, Instant::now());
         let claimed = self.ask(|database, store| database.change(store.claim(&claim, &node, lease)))?;
@@ -179,15 +180,17 @@ impl Attending {
     ) -> QueryResult<()> {
         let job = Job::of(self, emitter, row);
         let standing = Standing::of(job.before, begun + self.lease * 3 / 4);
-        let end = std::thread::scope(|scope| {
+        let (end, renewed) = std::thread::scope(|scope| {
             let (done, is_done) = mpsc::channel::<()>();
             let standing = &standing;
             let worker = scope.spawn(move || {
                 let _done = done;
                 job.run(standing)
             });
-            self.keep(claim, standing, begun, &is_done, ended);
-            worker.join().unwrap_or_else(|_| End::Failed("the node's work at it panicked".to_owned()))
+            let renewed = self.keep(claim, standing, begun, &is_done, ended);
+            let end =
+                worker.join().unwrap_or_else(|_| End::Failed("the node's work at it panicked".to_owned()));
+            (end, renewed)
         });
         let (progress, cursor) = standing.told();
         info!(
@@ -202,7 +205,7 @@ impl Attending {
                 self.ask(|database, store| database.change(store.end(claim, &progress, cursor, &end)));
             match noted {
                 // When the lease is over, somebody else has it.
-                Err(_) if begun.elapsed() < self.lease && !has_ended(ended) => {
+                Err(_) if renewed.elapsed() < self.lease && !has_ended(ended) => {
                     failures += 1;
                     std::thread::sleep(RECONNECT.delay(failures, fastrand::f64()));
                 }
@@ -211,7 +214,7 @@ impl Attending {
         }
     }
 
-    /// Notes how far it is until it is done, and ends it where it is this node's no more.
+    /// Notes how far it is until it is done, and ends it where it is this node's no more. Returns when it was renewed last.
     fn keep(
         &mut self,
         claim: &Claim,
@@ -219,7 +222,7 @@ impl Attending {
         begun: Instant,
         is_done: &Receiver<()>,
         ended: &Receiver<()>,
-    ) {
+    ) -> Instant {
         let mut renewed = begun;
         while let Err(RecvTimeoutError::Timeout) = is_done.recv_timeout(NOTE) {
             if has_ended(ended) {
@@ -235,8 +238,12 @@ impl Attending {
                 Ok(1..) => {
                     renewed = now;
                     standing.is_safe_until(now + lease * 3 / 4);
+                    self.says(None);
                 }
-                Ok(_) => standing.stop(),
+                Ok(_) => {
+                    standing.stop();
+                    self.says(None);
+                }
                 Err(error) => {
                     if renewed.elapsed() > lease * 3 / 4 {
                         standing.stop();
@@ -245,6 +252,7 @@ impl Attending {
                 }
             }
         }
+        renewed
     }
 }
 

@@ -3,12 +3,19 @@
 use std::fmt::Display;
 use std::time::Duration;
 
+use emitter_core::retry::Backoff;
+
 use super::Progress;
 use crate::mirror::Cursor;
 use crate::tables::{Dialect, Names};
 
 /// How often a request is taken up by nodes that come to no end with it.
 pub const MOST_CLAIMS: u32 = 5;
+
+/// How long a request rests that something hindered. Databases that take no more connections, or are set up anew, are back
+/// before all of it is over.
+const REST: Backoff =
+    Backoff { base: Duration::from_secs(5), cap: Duration::from_secs(60), jitter: Duration::ZERO };
 
 /// How long what is over is kept.
 const KEPT: Duration = Duration::from_secs(90 * 24 * 3600);
@@ -26,6 +33,8 @@ pub(super) struct Claim {
     pub(super) id: i64,
     /// What this taking up is called, and no other: a UUID.
     pub(super) run: String,
+    /// How often it was taken up, with this time.
+    pub(super) times: u32,
 }
 
 /// How a node's work at a request ended.
@@ -84,6 +93,17 @@ impl Store {
         format!("SELECT {} FROM {} WHERE id = {id}", self.columns(), self.table())
     }
 
+    /// The first one of the same service that was asked before this one, and that a node has.
+    pub(super) fn ahead(&self, id: i64) -> String {
+        format!(
+            "SELECT {} FROM {table} WHERE service = (SELECT service FROM {table} WHERE id = {id}) AND id < {id} \
+             AND status = 'UNDER_WAY' AND until > {} ORDER BY id LIMIT 1",
+            self.columns(),
+            self.dialect.now(),
+            table = self.table(),
+        )
+    }
+
     /// The newest.
     pub(super) fn newest(&self, most: usize) -> String {
         format!("SELECT {} FROM {} ORDER BY id DESC LIMIT {most}", self.columns(), self.table())
@@ -100,7 +120,7 @@ impl Store {
         format!(
             "id, service, action, work, asked_by, status, node, claims, total, handled, failed, skipped, unheard, place, last_error, \
              CAST({created} AS {cast}) AS created, CAST({finished} AS {cast}) AS finished, \
-             CAST(CASE WHEN owner IS NOT NULL AND until > {now} THEN 1 ELSE 0 END AS {cast}) AS claimed",
+             CAST(CASE WHEN until > {now} THEN 1 ELSE 0 END AS {cast}) AS claimed",
             created = millis("created_at"),
             finished = millis("finished_at"),
             now = self.dialect.now(),
@@ -210,7 +230,11 @@ impl Store {
                 format!("status = 'FAILED', last_error = {}, finished_at = {now}", quoted(why))
             }
             End::GivenBack => "status = 'ASKED', until = 0, claims = claims - 1".to_owned(),
-            End::Hindered(why) => format!("until = 0, last_error = {}", quoted(why)),
+            End::Hindered(why) => {
+                let rest =
+                    if claim.times < MOST_CLAIMS { REST.delay(claim.times, 0.0) } else { Duration::ZERO };
+                format!("until = {} + {}, last_error = {}", self.dialect.now(), rest.as_millis(), quoted(why))
+            }
         };
         format!(
             "UPDATE {} SET {}, {end}, owner = NULL WHERE {}",

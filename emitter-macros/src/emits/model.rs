@@ -18,6 +18,7 @@ use crate::errors::Errors;
 use crate::time::Millis;
 
 mod refusals;
+mod secrecy;
 
 use self::refusals::{
     refuse_events_words, refuse_generic_hash, refuse_kind, refuse_lifetimes, refuse_rows_words,

@@ -2,7 +2,7 @@
 
 use std::any::TypeId;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use emitter_core::metrics::table;
 use emitter_core::model::{EventBody, Model};
@@ -121,7 +121,7 @@ impl<V: Send + Sync + 'static> StreamBuilder<V> {
             }
         }
         let hub = Arc::new(Hub::new(self.config));
-        report_also(emitter, &hub);
+        report(emitter, &hub);
         let mut heard = Subscriptions(Vec::new());
         for begin in self.begin {
             heard.0.push(begin(emitter, &hub)?);
@@ -130,16 +130,14 @@ impl<V: Send + Sync + 'static> StreamBuilder<V> {
     }
 }
 
-/// Has the node tell what a stream does, also what it did when it is there no more.
-fn report_also<V: Send + Sync + 'static>(emitter: &Emitter, hub: &Arc<Hub<V>>) {
-    let (hub, last) = (Arc::downgrade(hub), Mutex::new(StreamStats::default()));
-    emitter.report_also(move |report| {
-        let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
-        *last = hub.upgrade().map_or(StreamStats { visitors: 0, ..*last }, |hub| hub.stats());
-        report.gauge(&table::STREAM_VISITORS, &[], last.visitors as u64);
-        report.counter(&table::STREAM_TOLD, &[], last.told);
-        report.counter(&table::STREAM_DROPPED, &[], last.dropped);
-        report.counter(&table::STREAM_RELOADS, &[], last.reloads);
+/// Has the node tell what a stream does.
+fn report<V: Send + Sync + 'static>(emitter: &Emitter, hub: &Arc<Hub<V>>) {
+    emitter.report_while(hub, |hub, report| {
+        let StreamStats { visitors, told, dropped, reloads } = hub.stats();
+        report.gauge(&table::STREAM_VISITORS, &[], visitors as u64);
+        report.counter(&table::STREAM_TOLD, &[], told);
+        report.counter(&table::STREAM_DROPPED, &[], dropped);
+        report.counter(&table::STREAM_RELOADS, &[], reloads);
     });
 }
 

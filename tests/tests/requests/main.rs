@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 #[path = "../outbox/databases.rs"]
 #[allow(dead_code, reason = "an outbox is the other suite's")]
 mod databases;
+mod hitches;
 mod kills;
 mod races;
 #[macro_use]

@@ -226,6 +226,41 @@ macro_rules! suite {
             }
 
             #[tokio::test(flavor = "multi_thread")]
+            async fn what_is_hindered_for_a_moment_is_done_after_a_rest() {
+                let stage = Stage::set(true).await;
+                stage.letters(0..3).await;
+                stage.run("ALTER TABLE emitter_dlq_events RENAME TO away");
+                let id = stage.ask(&redrive(None, 0));
+                let state = || stage.requests.state(id).unwrap();
+                eventually(|| state().problem.is_some()).await;
+                // Long enough for more than it may be taken up.
+                tokio::time::sleep(SECOND).await;
+                let resting = state();
+                assert!(resting.status == Status::UnderWay && resting.is_attended, "{resting:?}");
+                stage.run("ALTER TABLE away RENAME TO emitter_dlq_events");
+                let over = stage.over(id).await;
+                assert_eq!((over.status, over.progress.handled), (Status::Done, 6), "{over:?}");
+                stage.end().await;
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn it_is_told_which_request_comes_first() {
+                let stage = Stage::set(true).await;
+                stage.run(&mirrored(0..1_000));
+                let slow = ReplayOptions { per_second: Some(1), ..ReplayOptions::default() };
+                let first = stage.ask(&Work::Replay { events: mirror::Selection::default(), options: slow });
+                let ahead = |id| stage.requests.ahead(id).unwrap().map(|request| request.id);
+                let next = stage.ask(&redrive(None, 0));
+                let other = stage.requests.ask("billing", &redrive(None, 0), None).unwrap();
+                eventually(|| ahead(next) == Some(first)).await;
+                assert_eq!((ahead(first), ahead(other)), (None, None));
+                assert!(stage.requests.cancel(first).unwrap());
+                assert_eq!(ahead(next), None);
+                assert_eq!(stage.over(next).await.status, Status::Done);
+                stage.end().await;
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
             async fn what_cannot_be_done_is_failed_and_said() {
                 let stage = Stage::set(true).await;
                 stage.run("INSERT INTO emitter_requests (ticket, service, action, work, created_at) \

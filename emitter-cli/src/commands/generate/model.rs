@@ -1,10 +1,16 @@
 //! A struct for each table.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use syn::{GenericArgument, PathArguments, Type};
 
+use self::secrecy::looks_secret;
 use super::table::{Column, Table};
+
+// What the derive refuses.
+#[path = "../../../../emitter-macros/src/emits/model/secrecy.rs"]
+mod secrecy;
 
 /// What the user chose.
 pub(super) struct Choices<'c> {
@@ -15,6 +21,7 @@ pub(super) struct Choices<'c> {
 /// A struct.
 pub(super) struct Model {
     pub(super) name: String,
+    modules: Vec<String>,
     table: String,
     key: Vec<String>,
     fields: Vec<Field>,
@@ -27,33 +34,99 @@ struct Field {
     is_secret: bool,
 }
 
-/// What in a column's name says that nobody else is to see it.
-const SECRET: [&str; 6] = ["password", "passwd", "secret", "token", "api_key", "private_key"];
+/// What no model may be called, as what is written here says it.
+const TAKEN: [&str; 6] = ["Option", "String", "Vec", "Emits", "Serialize", "Deserialize"];
+
+/// What the derive calls its types, behind the model's name.
+const MADE: [&str; 9] = [
+    "Row",
+    "Event",
+    "Created",
+    "CreatedMany",
+    "Updated",
+    "UpdatedMany",
+    "Upserted",
+    "Deleted",
+    "DeletedMany",
+];
+
+/// A struct for each table, with names that do not meet.
+pub(super) fn of(tables: &[&Table]) -> Vec<Model> {
+    let mut models: Vec<Model> = tables.iter().map(|table| Model::of(table)).collect();
+    let mut taken: BTreeSet<String> = TAKEN.iter().map(|name| (*name).to_owned()).collect();
+    let mut shortest_first: Vec<&mut Model> = models.iter_mut().collect();
+    // `users` has its `UserEvent` before `user_events` has.
+    shortest_first.sort_by_key(|model| (model.modules.len(), model.name.len()));
+    shortest_first.into_iter().for_each(|model| model.find_name(&mut taken));
+    models
+}
 
 impl Model {
-    pub(super) fn of(table: &Table) -> Self {
-        let Table { name, key, columns } = table;
-        let mut findings = Vec::new();
+    fn of(table: &Table) -> Self {
+        let Table { modules, name, key, columns } = table;
+        let (path, mut findings) = (table.path(), Vec::new());
         let mut field = |Column { name: column, ty }: &Column| {
             let mut unknown = Vec::new();
             let ty = rust(ty, &mut unknown);
             findings.extend(unknown.iter().map(|unknown| {
-                format!("{name}.{column}: which type of Rust is `{unknown}`? Put it in place of that")
+                format!("{path}.{column}: which type of Rust is `{unknown}`? Put it in place of that")
             }));
-            let is_secret = !key.contains(column) && SECRET.iter().any(|part| column.contains(part));
+            let (is_key, is_secret) = (key.contains(column), looks_secret(column));
             if is_secret {
-                findings.push(format!(
-                    "{name}.{column} is left out of events, as its name says that it is secret"
-                ));
+                findings.push(match is_key {
+                    true => format!(
+                        "{path}.{column} is in the key, which every event tells, and its name says that it is secret: this does not \
+                         compile before you give the model another key, or write `#[emits(sensitive_ok = \"why\")]` on it"
+                    ),
+                    false => {
+                        format!("{path}.{column} is left out of events, as its name says that it is secret")
+                    }
+                });
             }
-            Field { name: escaped(column), ty, is_secret }
+            Field { name: escaped(column), ty, is_secret: is_secret && !is_key }
         };
         let fields = columns.iter().map(&mut field).collect();
-        Self { name: singular(name), table: name.clone(), key: key.clone(), fields, findings }
+        let (modules, key) = (modules.clone(), key.clone());
+        Self { name: singular(name), modules, table: name.clone(), key, fields, findings }
     }
 
-    fn write(&self, text: &mut String, Choices { emits, .. }: &Choices<'_>) {
-        let Self { name, table, key, fields, .. } = self;
+    /// Calls it something that nothing else is called, nor made of.
+    fn find_name(&mut self, taken: &mut BTreeSet<String>) {
+        let all = |name: &str| -> Vec<String> {
+            std::iter::once(&"").chain(&MADE).map(|end| format!("{name}{end}")).collect()
+        };
+        let wanted = self.name.clone();
+        let modules: String = self.modules.iter().map(|module| pascal_case(module)).collect();
+        let longer = format!("{modules}{wanted}");
+        let numbered = (2..).map(|number: u32| format!("{longer}{number}"));
+        let mut names = [wanted.clone(), longer.clone()].into_iter().chain(numbered);
+        if let Some(free) = names.find(|name| all(name).iter().all(|made| !taken.contains(made))) {
+            taken.extend(all(&free));
+            self.name = free;
+        }
+        if self.name != wanted {
+            let path: Vec<&str> = self.modules.iter().chain([&self.table]).map(String::as_str).collect();
+            self.findings.push(format!(
+                "{}: its model is called {}, for `{wanted}`, or what is made of that name, is something else already",
+                path.join("::"),
+                self.name
+            ));
+        }
+    }
+
+    /// The table as the model names it: one that is in a module of the schema's by its path, as there may be two of a name.
+    fn table(&self, module: &str) -> String {
+        let table = escaped(&self.table);
+        if self.modules.is_empty() {
+            return table;
+        }
+        let modules: Vec<String> = self.modules.iter().map(|module| escaped(module)).collect();
+        format!("{module}::{}::{table}", modules.join("::"))
+    }
+
+    fn write(&self, text: &mut String, Choices { emits, module }: &Choices<'_>) {
+        let Self { name, key, fields, .. } = self;
+        let table = self.table(module);
         // Writing to a `String` cannot fail.
         let _ = writeln!(
             text,
@@ -61,7 +134,7 @@ impl Model {
         );
         let key: Vec<String> = key.iter().map(|column| escaped(column)).collect();
         let key = if key == ["id"] { String::new() } else { format!(", primary_key({})", key.join(", ")) };
-        let _ = writeln!(text, "#[diesel(table_name = {}{key})]\n#[emits({emits})]", escaped(table));
+        let _ = writeln!(text, "#[diesel(table_name = {table}{key})]\n#[emits({emits})]");
         let _ = writeln!(text, "pub struct {name} {{");
         for Field { name, ty, is_secret } in fields {
             if *is_secret {
@@ -75,14 +148,16 @@ impl Model {
 
 /// The whole file.
 pub(super) fn file(models: &[Model], choices: &Choices<'_>) -> String {
-    let mut tables: Vec<String> = models.iter().map(|model| escaped(&model.table)).collect();
+    let imported = models.iter().filter(|model| model.modules.is_empty());
+    let mut tables: Vec<String> = imported.map(|model| escaped(&model.table)).collect();
     tables.sort_unstable();
-    let mut text = format!(
-        "//! The models of the application, each with its events. Made once by `emitter generate`: they are yours to change.\n\n\
-         use diesel::prelude::*;\nuse emitter_diesel::Emits;\nuse serde::{{Deserialize, Serialize}};\n\nuse {}::{{{}}};\n",
-        choices.module,
-        tables.join(", ")
-    );
+    let mut text = "//! The models of the application, each with its events. Made once by `emitter generate`: they are yours to change.\n\n\
+         use diesel::prelude::*;\nuse emitter_diesel::Emits;\nuse serde::{Deserialize, Serialize};\n"
+        .to_owned();
+    if !tables.is_empty() {
+        // Writing to a `String` cannot fail.
+        let _ = writeln!(text, "\nuse {}::{{{}}};", choices.module, tables.join(", "));
+    }
     models.iter().for_each(|model| model.write(&mut text, choices));
     text
 }
@@ -169,11 +244,15 @@ fn singular(table: &str) -> String {
         table if ["ss", "us", "is"].iter().any(|end| table.ends_with(end)) => table.to_owned(),
         table => table.strip_suffix('s').filter(|one| !one.is_empty()).unwrap_or(table).to_owned(),
     };
+    pascal_case(&one)
+}
+
+fn pascal_case(name: &str) -> String {
     let word = |word: &str| {
         let mut letters = word.chars();
         letters.next().map(|first| first.to_ascii_uppercase()).into_iter().chain(letters).collect::<String>()
     };
-    one.split('_').map(word).collect()
+    name.split('_').map(word).collect()
 }
 
 #[cfg(test)]

@@ -7,6 +7,8 @@ use syn::{Attribute, Ident, Item, Token, Type, braced, parenthesized};
 
 /// A table.
 pub(super) struct Table {
+    /// The modules around it, as those of a database's schemas.
+    pub(super) modules: Vec<String>,
     /// As a module of Rust's, without the database's schema.
     pub(super) name: String,
     pub(super) key: Vec<String>,
@@ -17,6 +19,14 @@ pub(super) struct Table {
 pub(super) struct Column {
     pub(super) name: String,
     pub(super) ty: Type,
+}
+
+impl Table {
+    /// What it is called within its file: `users`, `auth::users`.
+    pub(super) fn path(&self) -> String {
+        let Self { modules, name, .. } = self;
+        modules.iter().chain([name]).map(String::as_str).collect::<Vec<_>>().join("::")
+    }
 }
 
 /// The tables of a file.
@@ -30,18 +40,21 @@ pub(super) fn read(text: &str) -> Result<Vec<Table>, String> {
     };
     let file = syn::parse_file(text).map_err(said)?;
     let mut tables = Vec::new();
-    collect(file.items, &mut tables).map_err(said)?;
+    collect(file.items, &[], &mut tables).map_err(said)?;
     Ok(tables)
 }
 
 /// Also those in modules, as a database's schemas are.
-fn collect(items: Vec<Item>, tables: &mut Vec<Table>) -> syn::Result<()> {
+fn collect(items: Vec<Item>, modules: &[String], tables: &mut Vec<Table>) -> syn::Result<()> {
     for item in items {
         match item {
             Item::Macro(item) if item.mac.path.segments.last().is_some_and(|last| last.ident == "table") => {
-                tables.push(item.mac.parse_body()?);
+                tables.push(Table { modules: modules.to_vec(), ..item.mac.parse_body()? });
             }
-            Item::Mod(module) => collect(module.content.map(|(_, items)| items).unwrap_or_default(), tables)?,
+            Item::Mod(module) => {
+                let within = [modules, &[module.ident.unraw().to_string()]].concat();
+                collect(module.content.map(|(_, items)| items).unwrap_or_default(), &within, tables)?;
+            }
             _ => {}
         }
     }
@@ -70,7 +83,8 @@ impl Parse for Table {
         let list;
         braced!(list in input);
         let columns = Punctuated::<Column, Token![,]>::parse_terminated(&list)?;
-        Ok(Self { name: name.unraw().to_string(), key, columns: columns.into_iter().collect() })
+        let (name, columns) = (name.unraw().to_string(), columns.into_iter().collect());
+        Ok(Self { modules: Vec::new(), name, key, columns })
     }
 }
 

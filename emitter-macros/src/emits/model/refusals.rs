@@ -3,6 +3,7 @@
 use syn::ext::IdentExt;
 use syn::{DeriveInput, Ident, Path};
 
+use super::secrecy::looks_secret;
 use super::{Field, KeyField};
 use crate::emits::attr::{FieldAttr, Mask, StructAttr, serde_has};
 use crate::errors::Errors;
@@ -78,50 +79,6 @@ pub(super) fn refuse_kind(attr: &StructAttr, errors: &Errors) {
     }
 }
 
-/// Words of a name that say that its value is nobody's business.
-const SECRET: [&str; 22] = [
-    "password",
-    "passwords",
-    "passwd",
-    "pwd",
-    "passphrase",
-    "passcode",
-    "secret",
-    "secrets",
-    "token",
-    "tokens",
-    "otp",
-    "totp",
-    "pin",
-    "ssn",
-    "iban",
-    "card",
-    "cvv",
-    "cvc",
-    "credential",
-    "credentials",
-    "salt",
-    "jwt",
-];
-
-/// The same for two words that stand beside each other.
-const SECRET_PAIRS: [[&str; 2]; 6] = [
-    ["api", "key"],
-    ["private", "key"],
-    ["access", "key"],
-    ["encryption", "key"],
-    ["signing", "key"],
-    ["recovery", "codes"],
-];
-
-fn looks_secret(name: &str) -> bool {
-    let name = name.to_ascii_lowercase();
-    let words: Vec<&str> = name.split('_').collect();
-    let pair = |pair: &[&str]| SECRET_PAIRS.iter().any(|secret| pair == secret);
-    let hash = words.len() > 1 && words.last() == Some(&"hash");
-    hash || words.iter().any(|word| SECRET.contains(word)) || words.windows(2).any(pair)
-}
-
 pub(super) fn refuse_lifetimes(input: &DeriveInput, errors: &Errors) {
     for lifetime in input.generics.lifetimes() {
         errors.at(
@@ -180,46 +137,5 @@ pub(super) fn refuse_serde(
 pub(super) fn refuse_generic_hash(input: &DeriveInput, field: &Field<'_>, errors: &Errors) {
     if field.attr.mask == Some(Mask::Hash) && !input.generics.params.is_empty() {
         errors.at(field.ident, "a generic model cannot hash: write `#[emits(redact)]` or `#[emits(skip)]`");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::looks_secret;
-
-    #[test]
-    fn names_that_look_secret() {
-        for secret in [
-            "password",
-            "password_hash",
-            "passwd",
-            "client_secret",
-            "reset_token",
-            "otp",
-            "api_key",
-            "API_KEY",
-            "private_key",
-            "ssn",
-            "iban",
-            "card_number",
-            "commit_hash",
-        ] {
-            assert!(looks_secret(secret), "{secret}");
-        }
-        for harmless in [
-            "id",
-            "name",
-            "discard",
-            "tokenizer",
-            "secretary",
-            "key",
-            "public_key",
-            "api",
-            "hash",
-            "pinned",
-            "scorecard",
-        ] {
-            assert!(!looks_secret(harmless), "{harmless}");
-        }
     }
 }
