@@ -66,6 +66,7 @@ use axum::http::request::Parts;
 use axum::middleware;
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
+use emitter_core::metrics::OnceInAWhile;
 use emitter_core::model::{EventBody, Model as _};
 use emitter_core::{Emitter, HealthStatus};
 use emitter_diesel::dead_letters;
@@ -167,8 +168,10 @@ impl DashboardBuilder {
         let authorize: Authorize = Box::new(move |parts| who(parts).boxed());
         let (history, journal) = (History::default(), Arc::new(Journal::default()));
         let work = Work::new(&emitter, &journal);
+        let refused = OnceInAWhile::every(Duration::from_secs(10));
         let shared =
-            Arc::new(Shared { emitter, desk, config, live, models, authorize, history, journal, work });
+            Shared { emitter, desk, config, live, models, authorize, history, journal, work, refused };
+        let shared = Arc::new(shared);
         tokio::spawn(look(Arc::downgrade(&shared), every));
         Ok(Dashboard { shared })
     }
@@ -197,6 +200,8 @@ struct Shared {
     history: History,
     journal: Arc<Journal>,
     work: Work,
+    /// That strangers were refused: of those there may be many.
+    refused: OnceInAWhile,
 }
 
 impl Dashboard {
