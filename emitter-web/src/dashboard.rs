@@ -47,7 +47,8 @@
 //! come from this router, may be shown in a frame, or loads anything from elsewhere.
 //!
 //! **What is done** is told to the log: a `tracing` event of the target `emitter_web::audit` when it begins, with the
-//! visitor's name and what was chosen, and one when it ends, with what it came to. The last hundred are shown.
+//! visitor's name and what was chosen, and one when it ends, with what it came to. The last hundred are shown. What was refused is told
+//! there, too: each try of a visitor, and now and then one of those whom nobody knows, or of pages of others.
 //!
 //! **What it costs.** A sample every five seconds: what the node counts, and three questions to the tables. Pages ask when
 //! they are looked at: three at a time, waited for five seconds each. A page that is open asks again every five seconds.

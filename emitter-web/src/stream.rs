@@ -123,7 +123,8 @@ pub struct StreamConfig {
     /// How long a visit may take; then the page comes again, and is asked anew who it is. Default 1 h.
     pub max_visit: Duration,
     /// Other origins whose pages may read, such as `https://app.example.com`. Default: none, so pages of the host that
-    /// is asked alone. Behind a proxy that changes the `Host`, name your own here.
+    /// is asked alone; where it is asked by TLS, as the request or the proxy's `x-forwarded-proto` says, of its `https` pages. Behind a
+    /// proxy that changes the `Host`, name your own here.
     pub origins: Vec<String>,
 }
 

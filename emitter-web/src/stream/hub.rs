@@ -410,7 +410,9 @@ mod tests {
         let _guard = tracing::subscriber::set_default(Errors(Arc::clone(&errors)));
         let (emitter, hub, _hears) = hearing(|| panic!("it cannot decide")).await;
         let begin = hub.here();
-        (0..20).for_each(|level| drop(emitter.publish(Alarm { level })));
+        for level in 0..20 {
+            emitter.publish(Alarm { level });
+        }
         while hub.here().place < 20 {
             tokio::task::yield_now().await;
         }
