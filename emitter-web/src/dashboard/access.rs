@@ -96,13 +96,13 @@ pub(super) async fn guard(State(shared): State<Arc<Shared>>, request: Request, n
     let (mut parts, mut body) = request.into_parts();
     // By HTTP/2 a WebSocket is asked for by another method, and sends no form.
     let opens_socket = parts.method == Method::CONNECT && parts.uri.path() == SOCKET;
-    let host = Host::of(&parts);
+    let (host, asked) = (Host::of(&parts), Asked::of(&parts));
     if is_foreign(&parts, &host, is_safe, &shared.config.origins) {
-        shared.refused.log(|more| tell_refused(None, &parts, "it is of a page of others", more));
+        shared.refused.log(|more| asked.is_refused(None, "it is of a page of others", more));
         return refusal(StatusCode::FORBIDDEN, "pages of this origin may not ask");
     }
     let Some(visitor) = (shared.authorize)(parts.clone()).await else {
-        shared.refused.log(|more| tell_refused(None, &parts, "nobody knows who it is", more));
+        shared.refused.log(|more| asked.is_refused(None, "nobody knows who it is", more));
         return refusal(StatusCode::UNAUTHORIZED, "who are you?");
     };
     let known = cookie(&parts.headers).map(str::to_owned);
@@ -110,7 +110,7 @@ pub(super) async fn guard(State(shared): State<Arc<Shared>>, request: Request, n
         match fields(&visitor, known.as_deref(), parts.clone(), body).await {
             Ok(fields) => parts.extensions.insert(fields),
             Err((refusal, why)) => {
-                tell_refused(Some(&visitor), &parts, why, 0);
+                asked.is_refused(Some(&visitor), why, 0);
                 return refusal;
             }
         };
@@ -121,10 +121,9 @@ pub(super) async fn guard(State(shared): State<Arc<Shared>>, request: Request, n
     let fresh = if is_new { set_cookie(&token, &base, host.is_https) } else { None };
     parts.extensions.insert(visitor.clone());
     parts.extensions.insert(Guest { visitor: visitor.clone(), base, token });
-    let asked = parts.clone();
     let mut answer = protected(next.run(Request::from_parts(parts, body)).await);
     if !is_safe && answer.status().is_client_error() {
-        tell_refused(Some(&visitor), &asked, "it cannot be done so", 0);
+        asked.is_refused(Some(&visitor), "it cannot be done so", 0);
     }
     if let Some(cookie) = fresh {
         answer.headers_mut().append(SET_COOKIE, cookie);
@@ -132,10 +131,22 @@ pub(super) async fn guard(State(shared): State<Arc<Shared>>, request: Request, n
     answer
 }
 
-/// By `Debug`, for a path or a name may hold a line's end.
-fn tell_refused(visitor: Option<&Visitor>, parts: &Parts, why: &str, more: u64) {
-    let (visitor, path) = (visitor.map(|visitor| &*visitor.name), parts.uri.path());
-    warn!(target: "emitter_web::audit", ?visitor, method = %parts.method, ?path, why, more, "refused");
+/// What was asked for, to be told where it is refused.
+struct Asked {
+    method: Method,
+    path: String,
+}
+
+impl Asked {
+    fn of(parts: &Parts) -> Self {
+        Self { method: parts.method.clone(), path: parts.uri.path().to_owned() }
+    }
+
+    fn is_refused(&self, visitor: Option<&Visitor>, why: &str, more: u64) {
+        // By `Debug`, for a path or a name may hold a line's end.
+        let (visitor, path, method) = (visitor.map(|visitor| &*visitor.name), &self.path, &self.method);
+        warn!(target: "emitter_web::audit", ?visitor, %method, ?path, why, more, "refused");
+    }
 }
 
 /// Whether it comes from a page of others. Somebody who follows a link of others to a page is welcome.
