@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -138,12 +139,17 @@ async fn who_may_look_gets_a_socket_by_either_method() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_comes_after_a_dry_run_is_not_touched() {
     let mut stage = Stage::set().await;
+    // What is published before it is there for it is lost.
+    stage.emitter.connected(Duration::from_secs(20)).await.unwrap();
     let dies = async |stage: &Stage, letters: usize| {
         stage.broker.publish("prisma/events/parcel/create", "no event");
         let shown = format!("<strong>{letters}</strong> dead letters");
-        while !page(stage, "/letters", "operator").await.contains(&shown) {
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
+        let is_shown = async {
+            while !page(stage, "/letters", "operator").await.contains(&shown) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), is_shown).await.expect("it is shown");
     };
     dies(&stage, 1).await;
     dies(&stage, 2).await;
