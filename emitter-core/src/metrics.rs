@@ -148,7 +148,8 @@ counters! {
 
 /// Lets one message through every `interval`, and says how many it held back.
 #[derive(Debug)]
-pub(crate) struct OnceInAWhile {
+#[doc(hidden)]
+pub struct OnceInAWhile {
     started: Instant,
     interval: Duration,
     /// Milliseconds since `started` at which the next one may pass.
@@ -157,12 +158,14 @@ pub(crate) struct OnceInAWhile {
 }
 
 impl OnceInAWhile {
-    pub(crate) fn every(interval: Duration) -> Self {
+    /// At most once in this time.
+    #[must_use]
+    pub fn every(interval: Duration) -> Self {
         Self { started: Instant::now(), interval, next: AtomicU64::new(0), held_back: Counter::default() }
     }
 
     /// Runs `log` with the number of messages held back since the last time, if it is time.
-    pub(crate) fn log(&self, log: impl FnOnce(u64)) {
+    pub fn log(&self, log: impl FnOnce(u64)) {
         let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         let now = millis(self.started.elapsed());
         let next = self.next.load(Ordering::Relaxed);

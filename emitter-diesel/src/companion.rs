@@ -55,6 +55,25 @@ pub(crate) fn thread<T: 'static>(
     })
 }
 
+/// Asks a database once, on a thread of its own: the runtime would wait at its end for one of its
+/// own, however long the database hangs. `None` where the thread did not start, or panicked, which is said.
+pub(crate) async fn apart<R: Send + 'static>(
+    name: &'static str,
+    ask: impl FnOnce() -> R + Send + 'static,
+) -> Option<R> {
+    let (answered, answer) = oneshot::channel();
+    let spawned = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+        let _watch = Watch { name, activity: Arc::default() };
+        // Nobody waits for it where the redrive was dropped.
+        let _ = answered.send(ask());
+    });
+    if let Err(problem) = spawned {
+        error!(%problem, "the thread {name} could not be started");
+        return None;
+    }
+    answer.await.ok()
+}
+
 /// For how long a database may be silent before that is told.
 const SILENCE: Duration = Duration::from_secs(20);
 

@@ -175,6 +175,8 @@ pub struct Selection {
     pub since: Option<Timestamp>,
     /// Kept before this time.
     pub until: Option<Timestamp>,
+    /// With an [id](KeptLetter::id) up to this: what comes later has a greater one, whatever clocks say.
+    pub up_to: Option<i64>,
 }
 
 impl Selection {

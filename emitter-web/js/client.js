@@ -8,6 +8,7 @@ export class EventStream {
   #handlers = new Map();
   #socket = null;
   #cursor = null;
+  #asked = null;
   #failures = 0;
   #timer = null;
   #silence = null;
@@ -55,9 +56,8 @@ export class EventStream {
   /** From now on only these: `{ models: ["order"], kinds: [], keys: ["42"] }`; an empty list is all. */
   select(selection) {
     this.#options.select = { ...NOTHING, ...selection };
-    if (this.#status === "open") {
-      this.#socket.send(JSON.stringify({ select: this.#options.select }));
-    }
+    // What is selected before is sent behind `hello`.
+    if (this.#status === "open") this.#ask();
   }
 
   /** Ends the stream for good. */
@@ -68,8 +68,17 @@ export class EventStream {
     this.#turn("closed");
   }
 
+  /** Asks for what is selected, unless that is what was asked for. */
+  #ask() {
+    const text = JSON.stringify({ select: this.#options.select });
+    if (text === this.#asked) return;
+    this.#asked = text;
+    this.#socket.send(text);
+  }
+
   #connect() {
     const url = new URL(this.#url);
+    this.#asked = JSON.stringify({ select: this.#options.select });
     for (const [name, values] of Object.entries(this.#options.select)) {
       values.forEach((value) => url.searchParams.append(name.slice(0, -1), value));
     }
@@ -125,6 +134,7 @@ export class EventStream {
       this.#failures = 0;
       this.#patience = event.heartbeat * 2.5;
       this.#listen();
+      this.#ask();
       this.#turn("open");
     }
     if (event.stream === undefined) {

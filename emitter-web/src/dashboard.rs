@@ -47,7 +47,8 @@
 //! come from this router, may be shown in a frame, or loads anything from elsewhere.
 //!
 //! **What is done** is told to the log: a `tracing` event of the target `emitter_web::audit` when it begins, with the
-//! visitor's name and what was chosen, and one when it ends, with what it came to. The last hundred are shown.
+//! visitor's name and what was chosen, and one when it ends, with what it came to. The last hundred are shown. What was refused is told
+//! there, too: each try of a visitor, and now and then one of those whom nobody knows, or of pages of others.
 //!
 //! **What it costs.** A sample every five seconds: what the node counts, and three questions to the tables. Pages ask when
 //! they are looked at: three at a time, waited for five seconds each. A page that is open asks again every five seconds.
@@ -66,6 +67,7 @@ use axum::http::request::Parts;
 use axum::middleware;
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
+use emitter_core::metrics::OnceInAWhile;
 use emitter_core::model::{EventBody, Model as _};
 use emitter_core::{Emitter, HealthStatus};
 use emitter_diesel::dead_letters;
@@ -167,8 +169,10 @@ impl DashboardBuilder {
         let authorize: Authorize = Box::new(move |parts| who(parts).boxed());
         let (history, journal) = (History::default(), Arc::new(Journal::default()));
         let work = Work::new(&emitter, &journal);
+        let refused = OnceInAWhile::every(Duration::from_secs(10));
         let shared =
-            Arc::new(Shared { emitter, desk, config, live, models, authorize, history, journal, work });
+            Shared { emitter, desk, config, live, models, authorize, history, journal, work, refused };
+        let shared = Arc::new(shared);
         tokio::spawn(look(Arc::downgrade(&shared), every));
         Ok(Dashboard { shared })
     }
@@ -197,6 +201,8 @@ struct Shared {
     history: History,
     journal: Arc<Journal>,
     work: Work,
+    /// That strangers were refused: of those there may be many.
+    refused: OnceInAWhile,
 }
 
 impl Dashboard {

@@ -27,6 +27,15 @@
 //!
 //! Reasons name hosts, topics and what databases say, but no credentials: serve `/readyz` and `/health` on a port that the cluster alone
 //! reaches, or behind your own authorisation.
+//!
+//! # The end
+//!
+//! A program that ends as the example of [this crate](crate) does sends its pages away, ends its server, and shuts the emitter down after
+//! that. Whoever asks at the same port is never answered 503 then, but not at all: as soon as the server ends, nobody connects to it,
+//! which a load balancer takes for a failed check, while what is under way is still answered. Kubernetes stops sending requests to a pod
+//! when it sends SIGTERM, whatever `/readyz` says, but some proxies learn of it seconds later: a `preStop` hook that sleeps for as
+//! long, before SIGTERM comes, covers that. The 503 is seen where these routes have a server of their own, on a port that is answered
+//! until the process is gone, or where the emitter is shut down while its server still serves.
 
 use axum::Router;
 use axum::http::StatusCode;

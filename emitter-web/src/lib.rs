@@ -15,6 +15,7 @@
 //! use emitter_core::{Emits, Emitter, Event};
 //! use emitter_web::stream::Stream;
 //! use serde::{Deserialize, Serialize};
+//! use tokio::signal::unix::{SignalKind, signal};
 //!
 //! #[derive(Clone, Serialize, Deserialize, Emits)]
 //! #[emits(create, update)]
@@ -60,14 +61,34 @@
 //!
 //!     let listener = tokio::net::TcpListener::bind("127.0.0.1:8080").await?;
 //!     let end = async move {
-//!         tokio::time::sleep(Duration::from_secs(3600)).await; // … until somebody wants it to end
+//!         asked_to_end().await;
 //!         stream.close(Duration::from_secs(5)).await;
 //!     };
-//!     axum::serve(listener, app).with_graceful_shutdown(end).await?;
+//!     // Longer nobody keeps the server, whatever it takes of its answers.
+//!     let late = async {
+//!         asked_to_end().await;
+//!         tokio::time::sleep(Duration::from_secs(10)).await;
+//!     };
+//!     tokio::select! {
+//!         served = axum::serve(listener, app).with_graceful_shutdown(end).into_future() => served?,
+//!         () = late => {}
+//!     }
 //!     assert!(emitter.shutdown(Duration::from_secs(5)).await.is_clean());
 //!     Ok(())
 //! }
+//!
+//! /// By Ctrl-C, or by SIGTERM, as Kubernetes, Docker and systemd ask.
+//! async fn asked_to_end() {
+//!     let mut terminated = signal(SignalKind::terminate()).expect("a runtime with I/O");
+//!     tokio::select! {
+//!         _ = tokio::signal::ctrl_c() => {}
+//!         _ = terminated.recv() => {}
+//!     }
+//! }
 //! ```
+//!
+//! In this order nothing is lost: pages are sent away, the server ends, and then the emitter, which was still handed what
+//! requests did. What a load balancer sees of that is said in [`health`](health#the-end).
 //!
 //! With the feature `dashboard` there is a dashboard for who runs it, too: see the module of that name.
 //!

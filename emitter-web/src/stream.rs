@@ -33,8 +33,9 @@
 //!
 //! **Slow visitors** have no queue here: all read from the same few thousand events. Whoever takes nothing for
 //! [`patience`](StreamConfig::patience), or answers no heartbeat, is dropped; who is behind by more than is kept is told to
-//! reload. Others do not notice. (The connection of server-sent events that was dropped so belongs to the server, which
-//! closes it when it can send again; give it, or the proxy before it, a time-out for sending.)
+//! reload. Others do not notice. The connection is ended with the visit. (By HTTP/2 server-sent events have none of their own: what
+//! was sent in vain stays with the server until the visitor's connection ends, and the visitor has its place until then. A time-out
+//! for sending, of the server or the proxy before it, ends that.)
 //!
 //! **Who may.** The extractor `V` says who it is, or refuses, before anything is told; so does whatever it takes long for,
 //! such as a question to a database. What it returns lives as long as the visit: a permit in it bounds how many visits
@@ -106,8 +107,9 @@ fn note(name: &str, cursor: Cursor, heartbeat: Duration) -> String {
 /// Bounds of a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StreamConfig {
-    /// How many visitors may be there at a time; others are answered 503. Each has buffers of 20 KiB, beside those of
-    /// the system. Default 10,000.
+    /// How many visitors may be there at a time; others are answered 503. Beside what the system has for a connection, a
+    /// WebSocket has buffers of 20 KiB, and a copy of the event that it is being sent; server-sent events have 100 KiB at most,
+    /// and no copy of an event of more than 2 KiB. Default 10,000.
     pub max_visitors: usize,
     /// How many events are kept for who comes back, at least one. Default 10,000.
     pub keep_events: usize,
@@ -121,7 +123,8 @@ pub struct StreamConfig {
     /// How long a visit may take; then the page comes again, and is asked anew who it is. Default 1 h.
     pub max_visit: Duration,
     /// Other origins whose pages may read, such as `https://app.example.com`. Default: none, so pages of the host that
-    /// is asked alone. Behind a proxy that changes the `Host`, name your own here.
+    /// is asked alone; where it is asked by TLS, as the request or the proxy's `x-forwarded-proto` says, of its `https` pages. Behind a
+    /// proxy that changes the `Host`, name your own here.
     pub origins: Vec<String>,
 }
 

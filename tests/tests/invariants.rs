@@ -581,16 +581,15 @@ const TASKS: &[(&str, usize, &str)] = &[
         "one thread at a time; each letter awaits its part, and the task that buries awaits each letter",
     ),
     (
-        "emitter-diesel/src/dead_letters/redrive.rs",
-        1,
-        "a question to the database, awaited where it is asked",
-    ),
-    (
         "emitter-diesel/src/requests/attending.rs",
         2,
         "a request's thread within a scope, and the redrive that it waits for; the attendant's is a companion",
     ),
-    ("emitter-diesel/src/companion.rs", 1, "a companion's thread, whose end `shutdown` awaits"),
+    (
+        "emitter-diesel/src/companion.rs",
+        2,
+        "a companion's thread, whose end `shutdown` awaits; a question to the database, awaited where it is asked",
+    ),
     (
         "emitter-web/src/dashboard.rs",
         1,

@@ -656,7 +656,7 @@ struct Edge {
     ill: &'static [&'static [&'static str]],
 }
 
-const EDGES: [Edge; 6] = [
+const EDGES: [Edge; 7] = [
     Edge {
         alert: "EmitterOutboxBehind",
         lasts: "1m",
@@ -670,10 +670,29 @@ const EDGES: [Edge; 6] = [
         lasts: "1m",
         span: None,
         severity: "critical",
-        well: &["emitter_connections{link=\"publisher\"} 1", "emitter_connections{link=\"subscriber\"} 1"],
+        well: &[
+            "emitter_connections{link=\"publisher\",state=\"standing\"} 1",
+            "emitter_connections{link=\"publisher\",state=\"lost\"} 0",
+        ],
         ill: &[
-            &["emitter_connections{link=\"publisher\"} 0", "emitter_connections{link=\"subscriber\"} 1"],
-            &["emitter_connections{link=\"publisher\"} 1", "emitter_connections{link=\"subscriber\"} 0"],
+            &["emitter_connections{link=\"publisher\",state=\"lost\"} 1"],
+            &["emitter_connections{link=\"subscriber\",state=\"lost\"} 1"],
+            &[
+                "emitter_connections{link=\"group\",state=\"standing\"} 1",
+                "emitter_connections{link=\"group\",state=\"lost\"} 1",
+            ],
+        ],
+    },
+    Edge {
+        alert: "EmitterOutboxGivenUp",
+        lasts: "",
+        span: None,
+        severity: "critical",
+        well: &["emitter_outbox_rows{status=\"pending\"} 1000", "emitter_outbox_rows{status=\"failed\"} 0"],
+        ill: &[
+            &["emitter_outbox_rows{status=\"failed\"} 1"],
+            &["emitter_outbox_rows{status=\"unreadable\"} 1"],
+            &["emitter_outbox_rows{status=\"orphaned\"} 1"],
         ],
     },
     Edge {

@@ -211,6 +211,7 @@ impl Which {
             node: node.clone(),
             since: *since,
             until: *until,
+            up_to: None,
         }
     }
 }

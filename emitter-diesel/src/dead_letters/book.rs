@@ -38,7 +38,7 @@ pub enum BookError {
     #[error("the payload has {0} bytes, the limit is {MOST_BYTES}")]
     TooLarge(usize),
     /// The thread that works with the database could not be had.
-    #[error("the runtime is shutting down")]
+    #[error("no thread could be had for the database of the dead letters")]
     ShutDown,
 }
 

@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::store::{Claimable, Fate, Run, Store};
 use super::{BookError, DeadLetterBook, Selection, letter};
+use crate::companion;
 use crate::tables::{Database, LetterRow};
 
 /// How letters are tried again.
@@ -486,9 +487,8 @@ impl Desk {
         ask: impl Fn(&Self, &mut dyn Database, &Store) -> QueryResult<R> + Send + 'static,
     ) -> Result<R, BookError> {
         let book = self.book.clone();
-        let asked =
-            tokio::task::spawn_blocking(move || book.ask(|database, store| ask(&self, database, store)));
-        Ok(asked.await.map_err(|_| BookError::ShutDown)??)
+        let asked = move || book.ask(|database, store| ask(&self, database, store));
+        Ok(companion::apart("emitter-redrive", asked).await.ok_or(BookError::ShutDown)??)
     }
 }
 

@@ -181,7 +181,8 @@ impl Store {
 
     /// What a selection says of a row called `o`, beginning with ` AND`, if it says anything.
     fn chosen(&self, selection: &Selection) -> String {
-        let Selection { ids, event, reason, topic, model, listener, service, node, since, until } = selection;
+        let Selection { ids, event, reason, topic, model, listener, service, node, since, until, up_to } =
+            selection;
         let mut sql = String::new();
         let mut and = |condition: String| sql.extend([" AND ", &*condition]);
         if let Some(ids) = ids {
@@ -211,6 +212,9 @@ impl Store {
         }
         if let Some(until) = until {
             and(format!("o.created_at < {}", moment(until)));
+        }
+        if let Some(up_to) = up_to {
+            and(format!("o.id <= {up_to}"));
         }
         sql
     }

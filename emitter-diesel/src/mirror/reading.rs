@@ -143,6 +143,22 @@ impl Mirrored {
         self.read_until(selection, horizon)
     }
 
+    /// The last events of a selection in front of a place, such as the [`cursor`](MirroredEvent::cursor) of an event, oldest
+    /// first: as many as the selection's limit, and no more than a page has bytes.
+    ///
+    /// # Errors
+    /// [`MirrorError::Database`]
+    pub fn before(
+        &mut self,
+        selection: &Selection,
+        place: Cursor,
+    ) -> Result<Vec<MirroredEvent>, MirrorError> {
+        let horizon = self.horizon()?;
+        let sql = self.store.read_before(selection, place, horizon);
+        let rows = self.ask(|database| database.seen(sql))?;
+        Ok(rows.into_iter().map(event).collect())
+    }
+
     /// How many settled events a selection has, behind its cursor and whatever its limit: the dry run of a replay.
     ///
     /// # Errors

@@ -321,20 +321,37 @@ impl Store {
 
     /// The next rows of a selection, oldest first.
     pub(super) fn read(&self, selection: &Selection, after: Cursor, horizon: Cursor, most: usize) -> String {
+        self.page(&self.condition(selection, after, horizon), "ASC", most)
+    }
+
+    /// The last rows of a selection in front of a place, oldest first.
+    pub(super) fn read_before(&self, selection: &Selection, place: Cursor, horizon: Cursor) -> String {
+        let after = selection.after.unwrap_or_default();
+        let Cursor { xid, id } = place;
+        let before = match self.dialect {
+            Dialect::Postgres => format!("(xid, id) < ('{xid}', {id})"),
+            Dialect::Sqlite | Dialect::MySql => format!("id < {id}"),
+        };
+        let condition = format!("{before} AND {}", self.condition(selection, after, horizon));
+        self.page(&condition, "DESC", selection.page())
+    }
+
+    /// Rows from one end of those that there are.
+    fn page(&self, condition: &str, direction: &str, most: usize) -> String {
         // By the column, and not by the text that is made of it.
         let (order, place, bytes) = match self.dialect {
-            Dialect::Postgres => ("m.xid, m.id", "m.xid", "octet_length(payload)"),
-            Dialect::Sqlite => ("m.id", "0", "length(CAST(payload AS BLOB))"),
-            Dialect::MySql => ("m.id", "0", "OCTET_LENGTH(payload)"),
+            Dialect::Postgres => (format!("m.xid {direction}, m.id"), "m.xid", "octet_length(payload)"),
+            Dialect::Sqlite => ("m.id".to_owned(), "0", "length(CAST(payload AS BLOB))"),
+            Dialect::MySql => ("m.id".to_owned(), "0", "OCTET_LENGTH(payload)"),
         };
         // With the first one that reaches so far it ends: one that is larger by itself is read, too.
         format!(
-            "SELECT * FROM (SELECT page.*, SUM({bytes}) OVER (ORDER BY place, id ROWS UNBOUNDED PRECEDING) - {bytes} AS behind \
-             FROM (SELECT {}, {place} AS place FROM {} AS m WHERE {} ORDER BY {order} LIMIT {most}) AS page) AS pages \
+            "SELECT * FROM (SELECT page.*, SUM({bytes}) OVER (ORDER BY place {direction}, id {direction} ROWS UNBOUNDED PRECEDING) \
+             - {bytes} AS behind \
+             FROM (SELECT {}, {place} AS place FROM {} AS m WHERE {condition} ORDER BY {order} {direction} LIMIT {most}) AS page) AS pages \
              WHERE behind < {MOST_BYTES} ORDER BY place, id",
             self.columns(),
             self.names.table("events_mirror"),
-            self.condition(selection, after, horizon)
         )
     }
 

@@ -45,6 +45,7 @@ struct Redrive {
     node: Option<String>,
     since: Option<Timestamp>,
     until: Option<Timestamp>,
+    up_to: Option<i64>,
     per_second: u32,
 }
 
@@ -130,14 +131,27 @@ impl Redrive {
             node,
             since,
             until,
+            up_to,
         } = letters.clone();
         let reason = reason.map(|reason| reason.as_str().to_owned());
-        Self { ids, event, reason, topic, model, listener, service, node, since, until, per_second }
+        Self { ids, event, reason, topic, model, listener, service, node, since, until, up_to, per_second }
     }
 
     fn work(self) -> Result<Work, String> {
-        let Self { ids, event, reason, topic, model, listener, service, node, since, until, per_second } =
-            self;
+        let Self {
+            ids,
+            event,
+            reason,
+            topic,
+            model,
+            listener,
+            service,
+            node,
+            since,
+            until,
+            up_to,
+            per_second,
+        } = self;
         let known = |name: String| Reason::from_name(&name).ok_or_else(|| format!("{name:?} is no reason"));
         let reason = reason.map(known).transpose()?;
         let letters = dead_letters::Selection {
@@ -151,6 +165,7 @@ impl Redrive {
             node,
             since,
             until,
+            up_to,
         };
         Ok(Work::Redrive { letters, per_second })
     }
@@ -239,6 +254,7 @@ mod tests {
             node: text("n"),
             since: time,
             until: time,
+            up_to: Some(77),
         };
         comes_back(&Work::Redrive { letters, per_second: 7 });
         comes_back(&Work::Replay { events: mirror::Selection::default(), options: ReplayOptions::default() });

@@ -17,13 +17,15 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use futures_util::future::BoxFuture;
+use tracing::warn;
 
 use super::Shared;
 use super::query::Pairs;
-use crate::stream::origin::{self, Page};
+use crate::stream::origin::{self, Host, Page};
 
 /// Who looks at a dashboard, as your application says.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Visitor {
     /// What the audit calls who acts: a login, an address.
     pub name: String,
@@ -85,64 +87,97 @@ pub(super) const TOKEN_FIELD: &str = "token";
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
                       form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
-/// Lets a request pass, or refuses it.
+/// Where a WebSocket of events is asked for.
+const SOCKET: &str = "/stream/ws/events";
+
+/// Lets a request pass, or refuses it. Each refusal is told to the audit.
 pub(super) async fn guard(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
     let is_safe = matches!(*request.method(), Method::GET | Method::HEAD);
     let (mut parts, mut body) = request.into_parts();
-    if is_foreign(&parts, is_safe, &shared.config.origins) {
+    // By HTTP/2 a WebSocket is asked for by another method, and sends no form.
+    let opens_socket = parts.method == Method::CONNECT && parts.uri.path() == SOCKET;
+    let (host, asked) = (Host::of(&parts), Asked::of(&parts));
+    if is_foreign(&parts, &host, is_safe, &shared.config.origins) {
+        shared.refused.log(|more| asked.is_refused(None, "it is of a page of others", more));
         return refusal(StatusCode::FORBIDDEN, "pages of this origin may not ask");
     }
     let Some(visitor) = (shared.authorize)(parts.clone()).await else {
+        shared.refused.log(|more| asked.is_refused(None, "nobody knows who it is", more));
         return refusal(StatusCode::UNAUTHORIZED, "who are you?");
     };
     let known = cookie(&parts.headers).map(str::to_owned);
-    if !is_safe {
+    if !is_safe && !opens_socket {
         match fields(&visitor, known.as_deref(), parts.clone(), body).await {
             Ok(fields) => parts.extensions.insert(fields),
-            Err(refusal) => return refusal,
+            Err((refusal, why)) => {
+                asked.is_refused(Some(&visitor), why, 0);
+                return refusal;
+            }
         };
         body = Body::empty();
     }
     let (base, is_new) = (base(&parts), known.is_none());
     let token = known.unwrap_or_else(|| uuid::Uuid::new_v4().simple().to_string());
-    let fresh = if is_new { set_cookie(&token, &base, &parts.headers) } else { None };
+    let fresh = if is_new { set_cookie(&token, &base, host.is_https) } else { None };
     parts.extensions.insert(visitor.clone());
-    parts.extensions.insert(Guest { visitor, base, token });
+    parts.extensions.insert(Guest { visitor: visitor.clone(), base, token });
     let mut answer = protected(next.run(Request::from_parts(parts, body)).await);
+    if !is_safe && answer.status().is_client_error() {
+        asked.is_refused(Some(&visitor), "it cannot be done so", 0);
+    }
     if let Some(cookie) = fresh {
         answer.headers_mut().append(SET_COOKIE, cookie);
     }
     answer
 }
 
+/// What was asked for, to be told where it is refused.
+struct Asked {
+    method: Method,
+    path: String,
+}
+
+impl Asked {
+    fn of(parts: &Parts) -> Self {
+        Self { method: parts.method.clone(), path: parts.uri.path().to_owned() }
+    }
+
+    fn is_refused(&self, visitor: Option<&Visitor>, why: &str, more: u64) {
+        // By `Debug`, for a path or a name may hold a line's end.
+        let (visitor, path, method) = (visitor.map(|visitor| &*visitor.name), &self.path, &self.method);
+        warn!(target: "emitter_web::audit", ?visitor, %method, ?path, why, more, "refused");
+    }
+}
+
 /// Whether it comes from a page of others. Somebody who follows a link of others to a page is welcome.
-fn is_foreign(parts: &Parts, is_safe: bool, friends: &[String]) -> bool {
+fn is_foreign(parts: &Parts, host: &Host, is_safe: bool, friends: &[String]) -> bool {
     let says = |name: &str, what: &str| parts.headers.get(name).is_some_and(|value| value == what);
     let follows_link = is_safe
         && says("sec-fetch-mode", "navigate")
         && says("sec-fetch-dest", "document")
         && !parts.headers.contains_key(ORIGIN);
-    let host = origin::host(parts);
-    !follows_link && origin::page(&parts.headers, host.as_deref(), friends) == Page::Foreign
+    !follows_link && origin::page(&parts.headers, host, friends) == Page::Foreign
 }
 
-/// What a form says, if its sender may act, and it is one of ours.
+/// What a form says, if its sender may act, and it is one of ours; else why not, as it is answered and told.
 async fn fields(
     visitor: &Visitor,
     known: Option<&str>,
     parts: Parts,
     body: Body,
-) -> Result<Fields, Response> {
+) -> Result<Fields, (Response, &'static str)> {
+    let refused = |why| (refusal(StatusCode::FORBIDDEN, why), why);
     if !visitor.may_act {
-        return Err(refusal(StatusCode::FORBIDDEN, "you may look, and not act"));
+        return Err(refused("you may look, and not act"));
     }
     let request = Request::from_parts(parts, body);
     let form = Form::<Vec<(String, String)>>::from_request(request, &()).await;
-    let Form(pairs) = form.map_err(|rejection| protected(rejection.into_response()))?;
+    let Form(pairs) =
+        form.map_err(|rejection| (protected(rejection.into_response()), "its form cannot be read"))?;
     let pairs = Pairs(pairs);
     match (known, pairs.get(TOKEN_FIELD)) {
         (Some(known), Some(sent)) if known == sent => Ok(Fields(pairs)),
-        _ => Err(refusal(StatusCode::FORBIDDEN, "the form is too old, or not of this page: load it anew")),
+        _ => Err(refused("the form is too old, or not of this page: load it anew")),
     }
 }
 
@@ -176,9 +211,8 @@ fn cookie(headers: &HeaderMap) -> Option<&str> {
 }
 
 /// `Lax`, so that who follows a link keeps the one that other windows have.
-fn set_cookie(token: &str, base: &str, headers: &HeaderMap) -> Option<HeaderValue> {
+fn set_cookie(token: &str, base: &str, is_https: bool) -> Option<HeaderValue> {
     let path = if base.is_empty() { "/" } else { base };
-    let is_https = headers.get("x-forwarded-proto").is_some_and(|scheme| scheme == "https");
     let secure = if is_https { "; Secure" } else { "" };
     HeaderValue::from_str(&format!("{COOKIE_NAME}={token}; Path={path}; HttpOnly; SameSite=Lax{secure}")).ok()
 }

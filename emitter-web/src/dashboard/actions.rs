@@ -7,12 +7,11 @@ use axum::http::StatusCode;
 use axum::response::{Html, IntoResponse as _, Redirect, Response};
 use emitter_diesel::dead_letters::Redrive;
 use emitter_diesel::outbox::GivenUpSelection;
-use serde_json::Value;
 
 use super::access::{Fields, Guest};
 use super::chosen::Chosen;
 use super::desk::{Drawer, said};
-use super::{Shared, frame};
+use super::{Shared, envelope, frame};
 
 /// Asks the database to change something, and has it noted who did.
 async fn act(
@@ -85,11 +84,8 @@ pub(super) async fn redrive(
     State(shared): State<Arc<Shared>>,
     guest: Guest,
     Fields(fields): Fields,
+    chosen: Chosen,
 ) -> Response {
-    let chosen = match Chosen::of(&fields) {
-        Ok(chosen) => chosen,
-        Err(why) => return refused(&guest, &why),
-    };
     let Some(rate) = fields.number::<u32>("rate").filter(|rate| (1..=10_000).contains(rate)) else {
         return refused(&guest, "The rate is a number of letters a second, 1 to 10000.");
     };
@@ -126,11 +122,8 @@ pub(super) async fn discard(
     State(shared): State<Arc<Shared>>,
     guest: Guest,
     Fields(fields): Fields,
+    chosen: Chosen,
 ) -> Response {
-    let chosen = match Chosen::of(&fields) {
-        Ok(chosen) => chosen,
-        Err(why) => return refused(&guest, &why),
-    };
     let selection = chosen.selection.clone();
     let count = match shared.desk.ask(move |drawer| drawer.letters()?.count(&selection).map_err(said)).await {
         Ok(count) => count,
@@ -156,8 +149,7 @@ pub(super) async fn edit(
     Fields(fields): Fields,
 ) -> Response {
     let Ok(id) = id.parse::<i64>() else { return refused(&guest, "A letter has a number.") };
-    let read = fields.get("payload").and_then(|text| serde_json::from_str::<Value>(text).ok());
-    let Some(text) = fields.get("payload").filter(|_| read.is_some_and(|value| value.is_object())) else {
+    let Some(text) = fields.get("payload").filter(|text| envelope::is_object(text)) else {
         return refused(&guest, "An event is a JSON object.");
     };
     let text = text.to_owned();

@@ -1,10 +1,15 @@
 //! Which dead letters a page or a form means.
 
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+use axum::response::{IntoResponse, Response};
 use emitter_core::EventId;
 use emitter_core::dead_letter::Reason;
 use emitter_core::event::Timestamp;
 use emitter_diesel::dead_letters::Selection;
 
+use super::access::{Fields, Guest};
+use super::actions;
 use super::query::{Pairs, written};
 
 /// Dead letters, as an address says them.
@@ -17,9 +22,23 @@ pub(super) struct Chosen {
 pub(super) const TEXTS: [(&str, &str); 4] =
     [("listener", "Listener"), ("model", "Model"), ("topic", "Topic"), ("node", "Node")];
 
+/// Of a form where one was sent, else of the address.
+impl<S: Send + Sync> FromRequestParts<S> for Chosen {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Response> {
+        let pairs = match parts.extensions.get::<Fields>().cloned() {
+            Some(Fields(pairs)) => pairs,
+            None => Pairs::from_request_parts(parts, state).await?,
+        };
+        let guest = Guest::from_request_parts(parts, state).await.map_err(IntoResponse::into_response)?;
+        Self::of(&pairs).map_err(|why| actions::refused(&guest, &why))
+    }
+}
+
 impl Chosen {
     /// What an address or a form says. What cannot be read is an error: letters that nobody meant are not to be touched.
-    pub(super) fn of(pairs: &Pairs) -> Result<Self, String> {
+    fn of(pairs: &Pairs) -> Result<Self, String> {
         let said = |name: &str| pairs.get(name).map(str::to_owned);
         let time = |name: &str| {
             let read = |text: &str| text.parse().map(Timestamp::from_millis);
@@ -37,6 +56,7 @@ impl Chosen {
             let numbers: Result<Vec<i64>, _> = ids.split(',').take(1_000).map(str::parse).collect();
             numbers.map_err(|_| format!("{ids:?} are no numbers of letters"))
         };
+        let up_to = |id: &str| id.parse().map_err(|_| format!("{id:?} is no number of a letter"));
         Ok(Self {
             selection: Selection {
                 ids: pairs.get("ids").map(ids).transpose()?,
@@ -49,6 +69,7 @@ impl Chosen {
                 node: said("node"),
                 since,
                 until: time("until")?,
+                up_to: pairs.get("up_to").map(up_to).transpose()?,
             },
         })
     }
@@ -63,16 +84,15 @@ impl Chosen {
         Self { selection: Selection { event: Some(id), ..Selection::default() } }
     }
 
-    /// The same, and nothing that comes later: what a form acts on is what its page showed.
-    pub(super) fn until_now(mut self) -> Self {
-        // The database's clock may be ahead by a little, and letters are kept before they are shown.
-        self.selection.until.get_or_insert_with(|| Timestamp::from_millis(Timestamp::now().as_millis() + 1));
+    /// The same, and none that comes after the one of this number: what a form acts on is what its page showed.
+    pub(super) fn up_to(mut self, last: i64) -> Self {
+        self.selection.up_to.get_or_insert(last);
         self
     }
 
     /// As names and values.
     pub(super) fn pairs(&self) -> Vec<(&'static str, String)> {
-        let Selection { ids, event, reason, topic, model, listener, service, node, since, until } =
+        let Selection { ids, event, reason, topic, model, listener, service, node, since, until, up_to } =
             &self.selection;
         let ids = ids.as_ref().map(|ids| ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(","));
         let millis = |time: &Option<Timestamp>| time.map(|time| time.as_millis().to_string());
@@ -87,6 +107,7 @@ impl Chosen {
             ("node", node.clone()),
             ("since", millis(since)),
             ("until", millis(until)),
+            ("up_to", up_to.map(|id| id.to_string())),
         ];
         all.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
     }
@@ -115,6 +136,7 @@ impl Chosen {
         let time = |value: &str| Timestamp::from_millis(value.parse().unwrap_or_default()).to_string();
         let words = pairs.into_iter().map(|(name, value)| match name {
             "since" | "until" => format!("{name} {}", time(&value)),
+            "up_to" => format!("numbers up to {value}"),
             _ => format!("{name} {value}"),
         });
         format!("dead letters of {}", words.collect::<Vec<_>>().join(", "))
@@ -144,6 +166,7 @@ mod tests {
             ("node", "a"),
             ("since", "1000"),
             ("until", "2000"),
+            ("up_to", "77"),
         ];
         let first = chosen(&all).unwrap();
         let pairs: Vec<(&str, String)> = first.pairs();
@@ -156,9 +179,15 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_chooses_nothing() {
-        for wrong in
-            [("ids", "1,x"), ("event", "x"), ("reason", "x"), ("since", "x"), ("hours", "x"), ("ids", ",")]
-        {
+        for wrong in [
+            ("ids", "1,x"),
+            ("event", "x"),
+            ("reason", "x"),
+            ("since", "x"),
+            ("hours", "x"),
+            ("ids", ","),
+            ("up_to", "x"),
+        ] {
             assert!(chosen(&[wrong]).is_err(), "{wrong:?}");
         }
         assert_eq!(chosen(&[("listener", " ")]).unwrap(), Chosen::default());

@@ -1,4 +1,4 @@
-//! Questions to the database: on threads that may block, few at a time, and waited for no longer than a person waits.
+//! Questions to the database: on threads of their own, few at a time, and waited for no longer than a person waits.
 
 use std::error::Error;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,7 +10,7 @@ use emitter_diesel::inbox::{self, Mark};
 use emitter_diesel::mirror::Mirrored;
 use emitter_diesel::outbox::{Control, GivenUp, Ledger};
 use emitter_diesel::tables::Tables;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
 
 /// So many questions are asked at a time, each on connections of its own; a database that hangs has no more threads than
@@ -72,7 +72,12 @@ impl Desk {
                 }
                 answer
             };
-            tokio::task::spawn_blocking(asked).await.map_err(|_| "the question came to no end")?
+            // None of the runtime's, which waits for its threads at its end: a database that hangs would keep the program.
+            let (answered, answer) = oneshot::channel();
+            let thread = std::thread::Builder::new().name("emitter-dashboard".to_owned());
+            let spawned = thread.spawn(move || drop(answered.send(asked())));
+            spawned.map_err(|error| format!("no thread could be started: {error}"))?;
+            answer.await.map_err(|_| "the question came to no end")?
         };
         timeout(self.patience, answer).await.unwrap_or_else(|_| Err(late()))
     }

@@ -2,10 +2,15 @@
 //!
 //! The text is what travelled, or what somebody edited: nothing of it is certain.
 
-use serde_json::{Map, Value};
+use std::fmt;
+use std::marker::PhantomData;
 
-/// So many rows of an event are shown.
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+/// So many rows of an event are shown, and so many columns of a row.
 const MOST_ROWS: usize = 20;
+const MOST_COLUMNS: usize = 200;
 
 /// A row before and after.
 #[derive(Debug, PartialEq)]
@@ -34,41 +39,152 @@ pub(super) enum Shown {
 }
 
 impl Shown {
-    fn of(value: &Value) -> Self {
+    fn of(value: &RawValue) -> Self {
         let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
-        match value {
-            Value::String(text) if text == "[redacted]" => Self::Redacted,
-            Value::String(text) if text.len() == 64 && text.bytes().all(is_digit) => {
+        match string(value) {
+            Some(text) if text == "[redacted]" => Self::Redacted,
+            Some(text) if text.len() == 64 && text.bytes().all(is_digit) => {
                 Self::Hashed(text[..12].to_owned())
             }
-            Value::String(text) => Self::Value(text.clone()),
-            other => Self::Value(other.to_string()),
+            Some(text) => Self::Value(text),
+            None => Self::Value(value.get().to_owned()),
         }
     }
 }
 
-/// The text, indented; as it is where it is no JSON.
+/// The text, indented, and otherwise as it is: a number has each of its digits, and members are in their order. As it is
+/// where it is no JSON, or would be too long or too deep for a page.
 pub(super) fn indented(text: &str) -> String {
-    let value = serde_json::from_str::<Value>(text);
-    value.and_then(|value| serde_json::to_string_pretty(&value)).unwrap_or_else(|_| text.to_owned())
+    let is_json = serde_json::from_str::<IgnoredAny>(text).is_ok();
+    is_json.then(|| by_tokens(text)).flatten().unwrap_or_else(|| text.to_owned())
+}
+
+/// As much as a dead letter may have, which it is edited in.
+const MOST_BYTES: usize = 1024 * 1024;
+const DEEPEST: usize = 64;
+
+fn by_tokens(json: &str) -> Option<String> {
+    let mut indented = String::with_capacity(json.len() * 2);
+    let (mut depth, mut is_string, mut is_escaped) = (0, false, false);
+    let mut rest = json.chars().peekable();
+    while let Some(letter) = rest.next() {
+        if is_string {
+            indented.push(letter);
+            is_string = is_escaped || letter != '"';
+            is_escaped = !is_escaped && letter == '\\';
+            continue;
+        }
+        match letter {
+            '{' | '[' => {
+                indented.push(letter);
+                while rest.next_if(char::is_ascii_whitespace).is_some() {}
+                match rest.next_if(|next| matches!(next, '}' | ']')) {
+                    Some(end) => indented.push(end),
+                    None => {
+                        depth += 1;
+                        new_line(&mut indented, depth)?;
+                    }
+                }
+            }
+            '}' | ']' => {
+                depth = depth.checked_sub(1)?;
+                new_line(&mut indented, depth)?;
+                indented.push(letter);
+            }
+            ',' => {
+                indented.push(letter);
+                new_line(&mut indented, depth)?;
+            }
+            ':' => indented.push_str(": "),
+            _ if letter.is_ascii_whitespace() => {}
+            _ => {
+                indented.push(letter);
+                is_string = letter == '"';
+            }
+        }
+    }
+    Some(indented)
+}
+
+fn new_line(text: &mut String, depth: usize) -> Option<()> {
+    text.push('\n');
+    text.extend(std::iter::repeat_n("  ", depth));
+    (depth <= DEEPEST && text.len() <= MOST_BYTES).then_some(())
+}
+
+/// The members of an object, in their order; a value is its text, so that no number becomes another one.
+struct Members<'t>(Vec<(String, &'t RawValue)>);
+
+impl<'de: 't, 't> Deserialize<'de> for Members<'t> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct All<'t>(PhantomData<&'t RawValue>);
+
+        impl<'de: 't, 't> Visitor<'de> for All<'t> {
+            type Value = Members<'t>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members<'t>, A::Error> {
+                let mut members = Vec::new();
+                while let Some(member) = map.next_entry()? {
+                    members.push(member);
+                }
+                Ok(Members(members))
+            }
+        }
+
+        deserializer.deserialize_map(All(PhantomData))
+    }
+}
+
+impl<'t> Members<'t> {
+    fn of(text: &'t str) -> Option<Self> {
+        serde_json::from_str(text).ok()
+    }
+
+    /// What is looked at of a row.
+    fn of_row(value: Option<&'t RawValue>) -> Self {
+        let row = value.and_then(|value| Self::of(value.get()));
+        row.map_or(Self(Vec::new()), |Self(members)| Self(members.into_iter().take(MOST_COLUMNS).collect()))
+    }
+
+    /// The last of this name, as most readers have it.
+    fn get(&self, name: &str) -> Option<&'t RawValue> {
+        self.0.iter().rfind(|(known, _)| known == name).map(|(_, value)| *value)
+    }
+}
+
+/// Whether a text is an object.
+pub(super) fn is_object(text: &str) -> bool {
+    Members::of(text).is_some()
+}
+
+fn string(value: &RawValue) -> Option<String> {
+    serde_json::from_str(value.get()).ok()
+}
+
+fn elements(array: &RawValue) -> Option<Vec<&RawValue>> {
+    serde_json::from_str(array.get()).ok()
 }
 
 /// What the event says of the rows that it is of, in whichever form.
 pub(super) fn changes(text: &str) -> Vec<Change> {
-    let Ok(Value::Object(mut whole)) = serde_json::from_str(text) else { return Vec::new() };
+    let Some(whole) = Members::of(text) else { return Vec::new() };
     // A CloudEvent has it one level below.
-    if let Some(Value::Object(data)) = whole.get_mut("data") {
-        whole = std::mem::take(data);
+    let whole = whole.get("data").and_then(|data| Members::of(data.get())).unwrap_or(whole);
+    if let Some(rows) = whole.get("rows").and_then(elements) {
+        let change = |row: &RawValue| {
+            let row = Members::of(row.get())?;
+            Change::of(row.get("before"), row.get("after"), &[])
+        };
+        return rows.into_iter().take(MOST_ROWS).filter_map(change).collect();
     }
-    if let Some(Value::Array(rows)) = whole.get("rows") {
-        let change = |row: &Value| Change::of(row.get("before"), row.get("after"), &[]);
-        return rows.iter().take(MOST_ROWS).filter_map(change).collect();
-    }
-    let names =
-        |value: &Value| Some(value.as_array()?.iter().filter_map(Value::as_str).map(str::to_owned).collect());
+    let names = |value| Some(elements(value)?.into_iter().filter_map(string).collect());
     let changed: Vec<String> = whole.get("changed").and_then(names).unwrap_or_default();
     let after = whole.get("result").or_else(|| whole.get("payload"));
-    let (before, after) = match (whole.get("operation").and_then(Value::as_str), after) {
+    let (before, after) = match (whole.get("operation").and_then(string).as_deref(), after) {
         (Some("delete"), row) => (row, None),
         (_, row) => (whole.get("before"), row),
     };
@@ -76,31 +192,25 @@ pub(super) fn changes(text: &str) -> Vec<Change> {
 }
 
 impl Change {
-    fn of(before: Option<&Value>, after: Option<&Value>, changed: &[String]) -> Option<Self> {
-        let object = |value: Option<&Value>| value.and_then(Value::as_object).cloned().unwrap_or_default();
-        let (before, after) = (object(before), object(after));
-        let mut names: Vec<&String> =
-            after.keys().chain(before.keys().filter(|name| !after.contains_key(*name))).collect();
-        names.truncate(200);
-        let columns: Vec<_> = names.into_iter().map(|name| column(name, &before, &after, changed)).collect();
+    fn of(before: Option<&RawValue>, after: Option<&RawValue>, changed: &[String]) -> Option<Self> {
+        let (before, after) = (Members::of_row(before), Members::of_row(after));
+        let is = after.0.iter().map(|(name, is)| (name, before.get(name), Some(*is)));
+        let was = before.0.iter().filter(|(name, _)| after.get(name).is_none());
+        let all = is.chain(was.map(|(name, was)| (name, Some(*was), None))).take(MOST_COLUMNS);
+        let column = |(name, was, is): (&String, Option<&RawValue>, Option<&RawValue>)| ColumnChange {
+            name: name.clone(),
+            before: was.map(Shown::of),
+            after: is.map(Shown::of),
+            changed: was.zip(is).is_some_and(|(was, is)| differ(was, is)) || changed.contains(name),
+        };
+        let columns: Vec<_> = all.map(column).collect();
         (!columns.is_empty()).then_some(Self { columns })
     }
 }
 
-fn column(
-    name: &String,
-    before: &Map<String, Value>,
-    after: &Map<String, Value>,
-    changed: &[String],
-) -> ColumnChange {
-    let (was, is) = (before.get(name), after.get(name));
-    let differs = was.zip(is).is_some_and(|(was, is)| was != is);
-    ColumnChange {
-        name: name.clone(),
-        before: was.map(Shown::of),
-        after: is.map(Shown::of),
-        changed: differs || changed.contains(name),
-    }
+/// Strings by what they say; others by how they are written, which is by the same program.
+fn differ(was: &RawValue, is: &RawValue) -> bool {
+    was.get() != is.get() && (string(was).is_none() || string(was) != string(is))
 }
 
 #[cfg(test)]
@@ -125,7 +235,7 @@ mod tests {
             format!(r#"{{"kind":"a","payload":{row},"before":{before},"changed":["status","card"]}}"#),
         ] {
             let [change] = &changes(&text)[..] else { panic!("{text}") };
-            let [card, id, status] = &change.columns[..] else { panic!("{text}") };
+            let [id, status, card] = &change.columns[..] else { panic!("{text}") };
             assert_eq!((&id.before, &id.after, id.changed), (&value("7"), &value("7"), false));
             assert_eq!(
                 (&status.before, &status.after, status.changed),
@@ -157,7 +267,52 @@ mod tests {
         {
             assert_eq!(changes(text), [], "{text}");
         }
-        assert_eq!(indented("{"), "{");
-        assert_eq!(indented(r#"{"a":1}"#), "{\n  \"a\": 1\n}");
+    }
+
+    #[test]
+    fn a_number_is_shown_with_each_of_its_digits() {
+        let (large, long) = ("123456789012345678901234567890", "0.1000000000000000055511151231257827");
+        let text = format!(r#"{{"result":{{"z":{large},"a":{long}}},"before":{{"a":{long},"z":{large}1}}}}"#);
+        let [change] = &changes(&text)[..] else { panic!() };
+        let [z, a] = &change.columns[..] else { panic!() };
+        assert_eq!((&z.name[..], &z.after, z.changed), ("z", &value(large), true));
+        assert_eq!((&a.name[..], &a.after, a.changed), ("a", &value(long), false));
+        for number in [large, long, "1.0", "1e400", "-0"] {
+            assert_eq!(indented(&format!("[{number}]")), format!("[\n  {number}\n]"));
+        }
+    }
+
+    #[test]
+    fn indenting_changes_nothing_else() {
+        for (text, expected) in [
+            (r#"{"b":1,"a":{ } ,"b":[ ]}"#, "{\n  \"b\": 1,\n  \"a\": {},\n  \"b\": []\n}"),
+            (
+                r#"{"a\"{[,:":"\\\\","ä":[null,"\u00e4"]}"#,
+                "{\n  \"a\\\"{[,:\": \"\\\\\\\\\",\n  \"ä\": [\n    null,\n    \"\\u00e4\"\n  ]\n}",
+            ),
+            (" 7 ", "7"),
+            ("{", "{"),
+            ("[1}", "[1}"),
+            ("", ""),
+        ] {
+            assert_eq!(indented(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_would_be_too_much_for_a_page_is_as_it_is() {
+        let deep = format!("{}{}", "[".repeat(500_000), "]".repeat(500_000));
+        let long = format!("[{}1]", "1,".repeat(500_000));
+        for text in [deep, long] {
+            assert_eq!(indented(&text), text);
+        }
+    }
+
+    #[test]
+    fn an_event_is_an_object() {
+        assert!(is_object(r#" {"a":1e999,"a":2} "#));
+        for text in ["", "{", "[]", "7", "{}{}", r#"{"a":1e}"#, r#""{}""#] {
+            assert!(!is_object(text), "{text}");
+        }
     }
 }

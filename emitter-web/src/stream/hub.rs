@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use axum::extract::ws::Utf8Bytes;
 use emitter_core::envelope::EncodeError;
+use emitter_core::metrics::OnceInAWhile;
 use emitter_core::model::{EventBody, Model};
 use emitter_core::{Again, Event};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -37,17 +38,19 @@ pub(super) struct Item<V> {
 pub(super) type May<V> = Box<dyn Fn(&V) -> bool + Send + Sync>;
 
 impl<V> Item<V> {
-    fn is_for(&self, visitor: &V, selection: &Selection) -> bool {
+    fn is_for(&self, visitor: &V, selection: &Selection, panicked: &OnceInAWhile) -> bool {
         if !selection.has(self.model, &self.kind, &self.keys) {
             return false;
         }
         let Some(may) = &self.may else { return true };
         // It is the application's code.
         catch_unwind(AssertUnwindSafe(|| may(visitor))).unwrap_or_else(|_| {
-            error!(
-                kind = self.kind,
-                "what decides whether a visitor may be told of an event panicked: it may not"
-            );
+            panicked.log(|more| {
+                error!(
+                    kind = self.kind,
+                    more, "what decides whether a visitor may be told of an event panicked: it may not"
+                );
+            });
             false
         })
     }
@@ -72,6 +75,7 @@ pub(super) struct Hub<V> {
     told: AtomicU64,
     pub(super) dropped: AtomicU64,
     pub(super) reloads: AtomicU64,
+    panicked: OnceInAWhile,
 }
 
 impl<V> Hub<V> {
@@ -86,6 +90,7 @@ impl<V> Hub<V> {
             told: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
             reloads: AtomicU64::new(0),
+            panicked: OnceInAWhile::every(Duration::from_secs(10)),
             config,
         }
     }
@@ -191,7 +196,7 @@ impl<V> Hub<V> {
             not_before: begun,
             heartbeat: after(begun, self.config.heartbeat),
             end: after(begun, self.config.max_visit),
-            _permit: permit,
+            permit: Arc::new(permit),
         })
     }
 }
@@ -208,7 +213,8 @@ pub(super) struct Visit<V> {
     not_before: Instant,
     heartbeat: Instant,
     end: Instant,
-    _permit: OwnedSemaphorePermit,
+    /// Its place, until it and what servers hold for it are gone.
+    pub(super) permit: Arc<OwnedSemaphorePermit>,
 }
 
 /// What a visitor is told next.
@@ -226,8 +232,8 @@ pub(super) enum Told<V> {
 const BATCH: usize = 256;
 const BATCH_BYTES: usize = 256 * 1024;
 
-/// How long events are gathered for a visitor that has just been told some: a write to each of many visitors costs
-/// more than what is written.
+/// How long events are gathered for a visitor that has just looked at some: to wake each of many visitors, and to write to
+/// it, costs more than what is written.
 const PACE: Duration = Duration::from_millis(25);
 
 impl<V> Visit<V> {
@@ -252,16 +258,17 @@ impl<V> Visit<V> {
                 let Some(items) = self.hub.ring().from(place, BATCH, BATCH_BYTES) else {
                     return self.reload();
                 };
+                // Also where it wants none of them: to look costs about as much.
+                self.not_before = after(Instant::now(), PACE);
                 place = place.saturating_add(items.len() as u64);
                 self.place = Some(place);
-                let wanted = items.into_iter().filter(|item| item.is_for(&self.visitor, &self.selection));
-                let wanted: Vec<_> = wanted.collect();
+                let (visitor, panicked) = (&self.visitor, &self.hub.panicked);
+                let wanted = |item: &Arc<Item<V>>| item.is_for(visitor, &self.selection, panicked);
+                let wanted: Vec<_> = items.into_iter().filter(wanted).collect();
                 if !wanted.is_empty() {
-                    self.not_before = after(Instant::now(), PACE);
                     self.hub.told.fetch_add(wanted.len() as u64, Ordering::Relaxed);
                     return Told::Events(wanted);
                 }
-                tokio::task::yield_now().await;
                 continue;
             }
             tokio::select! {
@@ -298,7 +305,7 @@ fn one_line(json: String) -> String {
 
 #[cfg(test)]
 mod tests {
-    use emitter_core::{Emits, Emitter};
+    use emitter_core::{Emits, Emitter, Subscription};
     use serde::{Deserialize, Serialize};
 
     use super::*;
@@ -335,5 +342,86 @@ mod tests {
             }
         }
         assert_eq!((told, hub.here().place), (vec![1, 2], 2));
+    }
+
+    /// A hub that asks `may` of each alarm, and what it hears by.
+    async fn hearing(
+        may: impl Fn() -> bool + Send + Sync + 'static,
+    ) -> (Emitter, Arc<Hub<()>>, Subscription) {
+        let emitter = Emitter::builder().start().await.unwrap();
+        let hub = Arc::new(Hub::<()>::new(StreamConfig::default()));
+        let (hears, may) = (Arc::clone(&hub), Arc::new(may));
+        let subscription = emitter.on::<Alarm>().run(move |event| {
+            let may = Arc::clone(&may);
+            let told = hears.push(&event, Some(Box::new(move |()| may())));
+            async move { told }
+        });
+        (emitter, hub, subscription)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_may_see_nothing_looks_no_oftener_than_others() {
+        let looked = Arc::new(Mutex::new(Vec::new()));
+        let looks = Arc::clone(&looked);
+        let (emitter, hub, _hears) = hearing(move || {
+            looks.lock().unwrap().push(Instant::now());
+            false
+        })
+        .await;
+        let mut visit = hub.enter((), Selection::default(), None).unwrap();
+        let publishing = async {
+            for _ in 0..100 {
+                emitter.publish(Alarm { level: 1 });
+                tokio::time::sleep(PACE / 5).await;
+            }
+            tokio::time::sleep(PACE * 2).await;
+        };
+        tokio::select! { () = publishing => {}, _ = visit.next() => panic!("it was told something") }
+        let mut looked = looked.lock().unwrap();
+        assert_eq!(looked.len(), 100);
+        looked.dedup();
+        assert!((10..=22).contains(&looked.len()), "it looked {} times", looked.len());
+    }
+
+    struct Errors(Arc<AtomicU64>);
+
+    impl tracing::Subscriber for Errors {
+        fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+            *metadata.level() == tracing::Level::ERROR
+        }
+
+        fn event(&self, _: &tracing::Event<'_>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+
+        fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+            tracing::span::Id::from_u64(1)
+        }
+
+        fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+        fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+        fn enter(&self, _: &tracing::span::Id) {}
+        fn exit(&self, _: &tracing::span::Id) {}
+    }
+
+    #[tokio::test]
+    async fn what_panics_for_each_visitor_and_event_is_logged_now_and_then() {
+        let errors = Arc::new(AtomicU64::new(0));
+        let _guard = tracing::subscriber::set_default(Errors(Arc::clone(&errors)));
+        let (emitter, hub, _hears) = hearing(|| panic!("it cannot decide")).await;
+        let begin = hub.here();
+        for level in 0..20 {
+            emitter.publish(Alarm { level });
+        }
+        while hub.here().place < 20 {
+            tokio::task::yield_now().await;
+        }
+        for _ in 0..10 {
+            let mut visit = hub.enter((), Selection::default(), Some(Ok(begin))).unwrap();
+            let told = tokio::time::timeout(PACE, visit.next()).await;
+            assert!(told.is_err(), "who may is not known");
+            assert_eq!(visit.whereabouts().unwrap().place, 20);
+        }
+        assert_eq!(errors.load(Ordering::SeqCst), 1);
     }
 }

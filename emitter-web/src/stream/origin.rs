@@ -21,9 +21,30 @@ pub(crate) enum Page {
     Foreign,
 }
 
+/// Whom a request asks.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Host {
+    name: Option<String>,
+    /// That it came by TLS, as the request or the proxy before it says; else nobody knows.
+    pub(crate) is_https: bool,
+}
+
+impl Host {
+    pub(crate) fn of(parts: &Parts) -> Self {
+        let said = parts.headers.get(HOST).and_then(|host| host.to_str().ok());
+        // With HTTP/2 its address says so.
+        let name = said.or_else(|| parts.uri.authority().map(Authority::as_str)).map(str::to_owned);
+        let forwarded = parts.headers.get("x-forwarded-proto").and_then(|schemes| schemes.to_str().ok());
+        // Of several proxies the first was asked by the browser.
+        let forwarded = forwarded.and_then(|schemes| schemes.split(',').next());
+        let scheme = forwarded.map(str::trim).or(parts.uri.scheme_str());
+        Self { name, is_https: scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case("https")) }
+    }
+}
+
 /// Asks a request from where it comes. `host` is whom it asks, and `friends` are origins, such as
 /// `https://app.example.com`.
-pub(crate) fn page(headers: &HeaderMap, host: Option<&str>, friends: &[String]) -> Page {
+pub(crate) fn page(headers: &HeaderMap, host: &Host, friends: &[String]) -> Page {
     let Some(origin) = headers.get(ORIGIN) else {
         // Browsers say no origin for what a page cannot read, such as an image, and it would take up a place all the
         // same; newer ones say so.
@@ -34,17 +55,12 @@ pub(crate) fn page(headers: &HeaderMap, host: Option<&str>, friends: &[String]) 
     if friends.iter().any(|friend| friend.trim_end_matches('/').eq_ignore_ascii_case(text)) {
         return Page::Friend(origin.clone());
     }
-    let of = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
-    match (of, host) {
+    // What is asked by TLS is no page's own that came without: that one may be anybody's on the way.
+    let without = || text.strip_prefix("http://").filter(|_| !host.is_https);
+    match (text.strip_prefix("https://").or_else(without), &host.name) {
         (Some(of), Some(host)) if of.eq_ignore_ascii_case(host) => Page::Own,
         _ => Page::Foreign,
     }
-}
-
-/// Whom a request asks: with HTTP/2 its address says so.
-pub(crate) fn host(parts: &Parts) -> Option<String> {
-    let said = parts.headers.get(HOST).and_then(|host| host.to_str().ok());
-    said.or_else(|| parts.uri.authority().map(Authority::as_str)).map(str::to_owned)
 }
 
 #[cfg(test)]
@@ -53,10 +69,27 @@ mod tests {
 
     use super::*;
 
+    fn host(name: &str, is_https: bool) -> Host {
+        Host { name: Some(name.to_owned()), is_https }
+    }
+
     fn asked(origin: Option<&'static str>) -> Page {
         let mut headers = HeaderMap::new();
         origin.map(|origin| headers.insert(ORIGIN, HeaderValue::from_static(origin)));
-        page(&headers, Some("shop.example:8443"), &["https://app.example/".to_owned()])
+        page(&headers, &host("shop.example:8443", false), &["https://app.example/".to_owned()])
+    }
+
+    #[test]
+    fn who_asks_by_tls_comes_from_a_page_that_did() {
+        let asked = |origin, is_https| {
+            let headers = HeaderMap::from_iter([(ORIGIN, HeaderValue::from_static(origin))]);
+            page(&headers, &host("shop.example", is_https), &[])
+        };
+        assert_eq!(asked("https://shop.example", true), Page::Own);
+        assert_eq!(asked("http://shop.example", true), Page::Foreign);
+        // A proxy may have taken TLS off, and not said so.
+        assert_eq!(asked("https://shop.example", false), Page::Own);
+        assert_eq!(asked("http://shop.example", false), Page::Own);
     }
 
     #[test]
@@ -93,21 +126,27 @@ mod tests {
                 HeaderName::from_static("sec-fetch-site"),
                 HeaderValue::from_static(site),
             )]);
-            assert_eq!(page(&headers, Some("shop.example"), &[]), expected, "{site}");
+            assert_eq!(page(&headers, &host("shop.example", false), &[]), expected, "{site}");
         }
     }
 
     #[test]
     fn whom_a_request_asks() {
-        let asked = |host: Option<&str>, uri: &str| {
-            let mut request = Request::builder().uri(uri);
-            if let Some(host) = host {
-                request = request.header(HOST, host);
-            }
-            super::host(&request.body(()).unwrap().into_parts().0)
+        let asked = |headers: &[(&str, &str)], uri: &str| {
+            let request = headers
+                .iter()
+                .fold(Request::builder().uri(uri), |request, (name, value)| request.header(*name, *value));
+            Host::of(&request.body(()).unwrap().into_parts().0)
         };
-        assert_eq!(asked(Some("a.example"), "/events").as_deref(), Some("a.example"));
-        assert_eq!(asked(None, "https://b.example:1/events").as_deref(), Some("b.example:1"));
-        assert_eq!(asked(None, "/events"), None);
+        assert_eq!(asked(&[("host", "a.example")], "/events"), host("a.example", false));
+        assert_eq!(asked(&[], "https://b.example:1/events"), host("b.example:1", true));
+        assert_eq!(asked(&[], "http://b.example:1/events"), host("b.example:1", false));
+        assert_eq!(asked(&[], "/events"), Host::default());
+        for (schemes, is_https) in
+            [("https", true), ("HTTPS, http", true), ("http, https", false), ("", false)]
+        {
+            let headers = [("host", "a.example"), ("x-forwarded-proto", schemes)];
+            assert_eq!(asked(&headers, "/events"), host("a.example", is_https), "{schemes}");
+        }
     }
 }

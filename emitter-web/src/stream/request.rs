@@ -9,12 +9,12 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 
 use super::cursor::{Cursor, NoCursor};
-use super::origin::{self, Page};
+use super::origin::{self, Host, Page};
 
 /// What is asked of a request.
 pub(super) struct Asked {
     headers: HeaderMap,
-    host: Option<String>,
+    host: Host,
     pub(super) query: Vec<(String, String)>,
 }
 
@@ -24,13 +24,13 @@ impl<S: Send + Sync> FromRequestParts<S> for Asked {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Response> {
         let query = Query::from_request_parts(parts, state).await;
         let Query(query) = query.map_err(IntoResponse::into_response)?;
-        Ok(Self { headers: parts.headers.clone(), host: origin::host(parts), query })
+        Ok(Self { headers: parts.headers.clone(), host: Host::of(parts), query })
     }
 }
 
 impl Asked {
     pub(super) fn page(&self, friends: &[String]) -> Page {
-        origin::page(&self.headers, self.host.as_deref(), friends)
+        origin::page(&self.headers, &self.host, friends)
     }
 
     /// Where the page was, if it was anywhere. What cannot be read is no cursor of ours.

@@ -12,7 +12,7 @@ use futures_util::SinkExt as _;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use stage::{Stage, get};
-use tokio::io::AsyncBufReadExt as _;
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 
@@ -294,6 +294,35 @@ async fn a_visitor_that_takes_nothing_is_dropped_and_holds_up_nobody() {
     assert_eq!(stage.stream.stats().visitors, 1);
 }
 
+/// Its connection is ended, too: nothing of it is left, and a server that waits for its connections ends.
+#[tokio::test]
+async fn an_event_source_that_takes_nothing_is_cut_off() {
+    let config = StreamConfig { patience: Duration::from_millis(300), ..StreamConfig::default() };
+    let emitter = Emitter::builder().start().await.unwrap();
+    let stream = Stream::<Anybody>::builder().config(config).events_for_all::<BlobCreated>();
+    let stream = stream.start(&emitter).unwrap();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let serving = axum::serve(listener, stream.router::<()>());
+    let serving = serving.with_graceful_shutdown(async { drop(stopped.await) });
+    let serving = tokio::spawn(async move { serving.await });
+    let mut stalled = TcpStream::connect(address).await.unwrap();
+    stalled.write_all(b"GET /events HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    for id in 0.. {
+        if stream.stats().dropped == 1 {
+            break;
+        }
+        emitter.publish(BlobCreated::new(Blob { id, text: "x".repeat(100_000) }));
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(stream.stats().visitors, 0);
+    drop(stop);
+    let ended = tokio::time::timeout(Duration::from_secs(10), serving).await;
+    ended.expect("the server waits for nobody").unwrap().unwrap();
+    drop(stalled);
+}
+
 #[derive(Debug, Clone, Serialize, Deserialize, Emits)]
 #[emits(create)]
 struct Blob {
@@ -318,7 +347,6 @@ async fn an_event_source_goes_on_where_it_was() {
     assert!(body.contains("event: reload\nid: "), "{body}");
 }
 
-/// The client for pages, in Node.
 #[tokio::test]
 async fn the_client_comes_again_and_goes_on() {
     let emitter = Emitter::builder().start().await.unwrap();
@@ -344,16 +372,8 @@ async fn the_client_comes_again_and_goes_on() {
             });
         }
     });
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/stream/page.mjs");
-    let mut node = tokio::process::Command::new("node");
-    node.args(["--experimental-websocket", script, &url]).kill_on_drop(true);
-    node.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::null());
-    let mut node = node.spawn().expect("Node 20 or later is installed");
-    let mut said = tokio::io::BufReader::new(node.stdout.take().unwrap()).lines();
-    let mut line = async || {
-        let line = tokio::time::timeout(Duration::from_secs(20), said.next_line()).await;
-        line.expect("Node says something within 20 s").unwrap().unwrap_or_default()
-    };
+    let mut page = Client::start(&url, &[]);
+    let mut line = async || page.line().await;
     assert_eq!(line().await, "status open");
     emitter.publish(order(1, 1));
     assert_eq!((line().await, line().await), ("order 1".into(), "any order_created".into()));
@@ -374,5 +394,50 @@ async fn the_client_comes_again_and_goes_on() {
     emitter.publish(Alarm { level: 3 });
     assert_eq!((line().await, line().await), ("status closed".into(), "any alarm_raised".into()));
     assert_eq!(line().await, "");
-    assert!(node.wait().await.unwrap().success());
+    assert!(page.node.wait().await.unwrap().success());
+}
+
+#[tokio::test]
+async fn what_is_selected_before_a_page_is_connected_counts() {
+    let stage = Stage::set(all).await;
+    let url = format!("http://{}/", stage.address);
+    let mut page = Client::start(&url, &[r#"{"keys":["2"]}"#]);
+    assert_eq!(page.line().await, "status open");
+    // It counts from when the server reads it.
+    let begun = std::time::Instant::now();
+    let mut told = [1; 2];
+    while told != [2, 2] {
+        assert!(begun.elapsed() < Duration::from_secs(20), "it is told of all orders");
+        for id in [1, 2, 1, 2] {
+            stage.emitter.publish(order(id, 1));
+        }
+        for told in &mut told {
+            let line = page.line().await;
+            *told = line.strip_prefix("order ").expect("it is told of all orders").parse().unwrap();
+            assert_eq!(page.line().await, "any order_created");
+        }
+    }
+}
+
+/// The client for pages, in Node.
+struct Client {
+    node: tokio::process::Child,
+    said: tokio::io::Lines<tokio::io::BufReader<tokio::process::ChildStdout>>,
+}
+
+impl Client {
+    fn start(url: &str, more: &[&str]) -> Self {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/stream/page.mjs");
+        let mut node = tokio::process::Command::new("node");
+        node.args(["--experimental-websocket", script, url]).args(more).kill_on_drop(true);
+        node.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::null());
+        let mut node = node.spawn().expect("Node 20 or later is installed");
+        let said = tokio::io::BufReader::new(node.stdout.take().unwrap()).lines();
+        Self { node, said }
+    }
+
+    async fn line(&mut self) -> String {
+        let line = tokio::time::timeout(Duration::from_secs(20), self.said.next_line()).await;
+        line.expect("Node says something within 20 s").unwrap().unwrap_or_default()
+    }
 }

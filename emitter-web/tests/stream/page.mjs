@@ -1,7 +1,7 @@
-// A page in Node: `node page.mjs URL`. Prints what it is told, a line for each.
+// A page in Node: `node page.mjs URL [SELECTION]`. Prints what it is told, a line for each.
 import { EventStream } from "../../js/client.js";
 
-const [url] = process.argv.slice(2);
+const [url, selection] = process.argv.slice(2);
 const say = (...words) => console.log(words.join(" "));
 const stream = new EventStream(url, {
   minDelay: 10,
@@ -9,6 +9,8 @@ const stream = new EventStream(url, {
   onStatus: (status) => say("status", status),
   onReload: () => say("reload"),
 });
+// It is not connected yet.
+if (selection) stream.select(JSON.parse(selection));
 stream.subscribe("order_created", () => {
   throw new Error("a handler of somebody else");
 });

@@ -34,6 +34,10 @@ async fn look() {
     }
     assert!(get(address, address, "/ops/listeners").await.contains("<strong>send_mail</strong>"));
     assert!(get(address, "evil.example", "/ops").await.starts_with("HTTP/1.1 401"));
+
+    let id = program.id().unwrap().to_string();
+    assert!(Command::new("kill").args(["-TERM", &id]).status().await.unwrap().success());
+    assert!(program.wait().await.unwrap().success());
 }
 
 #[tokio::test]

@@ -35,13 +35,19 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let listener = TcpListener::bind(("127.0.0.1", port)).await?;
     println!("open http://{} and watch; Ctrl-C ends it", listener.local_addr()?);
     let ending = stream.clone();
-    axum::serve(listener, page::router(stream, conn))
-        .with_graceful_shutdown(async move {
-            // Where that cannot be waited for, it ends at once.
-            let _ = tokio::signal::ctrl_c().await;
-            ending.close(Duration::from_secs(5)).await;
-        })
-        .await?;
+    let end = async move {
+        asked_to_end().await;
+        ending.close(Duration::from_secs(5)).await;
+    };
+    // Longer nobody keeps the server, whatever it takes of its answers.
+    let late = async {
+        asked_to_end().await;
+        tokio::time::sleep(Duration::from_secs(10)).await;
+    };
+    tokio::select! {
+        served = axum::serve(listener, page::router(stream, conn)).with_graceful_shutdown(end).into_future() => served?,
+        () = late => {}
+    }
 
     drop(stop);
     packed.await?.map_err(|error| error.to_string())?;
@@ -51,6 +57,24 @@ async fn main() -> Result<(), Box<dyn Error>> {
     }
     println!("the end");
     Ok(())
+}
+
+/// When this process is asked to end: by Ctrl-C, or by SIGTERM, as Kubernetes, Docker and systemd do it.
+async fn asked_to_end() {
+    #[cfg(unix)]
+    let terminated = async {
+        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+            Ok(mut signals) => drop(signals.recv().await),
+            Err(_) => std::future::pending().await,
+        }
+    };
+    #[cfg(not(unix))]
+    let terminated = std::future::pending::<()>();
+    tokio::select! {
+        // Where that cannot be waited for, it ends at once.
+        _ = tokio::signal::ctrl_c() => {}
+        () = terminated => {}
+    }
 }
 
 /// In a real application each is a process of its own.

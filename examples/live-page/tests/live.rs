@@ -53,7 +53,7 @@ async fn follow() {
     }
 
     let id = program.id().unwrap().to_string();
-    assert!(Command::new("kill").args(["-INT", &id]).status().await.unwrap().success());
+    assert!(Command::new("kill").args(["-TERM", &id]).status().await.unwrap().success());
     // The visitor is sent away.
     let code = loop {
         if let Message::Close(frame) = socket.next().await.unwrap().unwrap() {

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -117,6 +118,78 @@ async fn pages_of_others_are_refused() {
     stage.end().await;
 }
 
+/// By HTTP/2 it is asked for by CONNECT (RFC 8441). This server speaks HTTP/1.1, by which axum makes no WebSocket of it: what
+/// is seen here is who gets that far.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_look_gets_a_socket_by_either_method() {
+    let stage = Stage::set().await;
+    let (reader, own) = ("cookie: user=reader", format!("origin: http://{}", stage.address));
+    let socket = "/stream/ws/events";
+    let ask = async |path, headers: &[&str]| ask(&stage, "CONNECT", path, headers, "").await;
+    is(&ask(socket, &[reader, &own]).await, 405, socket);
+    is(&ask(socket, &[&own]).await, 401, socket);
+    is(&ask(socket, &[reader, "origin: https://evil.example"]).await, 403, socket);
+    for path in PAGES.into_iter().chain(ACTIONS).filter(|path| *path != socket) {
+        is(&ask(path, &[reader, &own]).await, 403, path);
+    }
+    stage.end().await;
+}
+
+/// Whatever clocks say: that of the database may be behind the node's.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_after_a_dry_run_is_not_touched() {
+    let mut stage = Stage::set().await;
+    // What is published before it is there for it is lost.
+    stage.emitter.connected(Duration::from_secs(20)).await.unwrap();
+    let dies = async |stage: &Stage, letters: usize| {
+        stage.broker.publish("prisma/events/parcel/create", "no event");
+        let shown = format!("<strong>{letters}</strong> dead letters");
+        let is_shown = async {
+            while !page(stage, "/letters", "operator").await.contains(&shown) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), is_shown).await.expect("it is shown");
+    };
+    dies(&stage, 1).await;
+    dies(&stage, 2).await;
+    let plan = page(&stage, "/letters/plan", "operator").await;
+    let form = plan.split("action=\"/ops/letters/discard\"").nth(1).unwrap().split("</form>").next().unwrap();
+    let hidden = form.split("type=\"hidden\" name=\"").skip(1).filter_map(|field| {
+        let (name, field) = field.split_once("\" value=\"")?;
+        Some(format!("&{name}={}", field.split_once('"')?.0)).filter(|_| name != "token")
+    });
+    let chosen: String = hidden.collect();
+    dies(&stage, 3).await;
+    stage.execute("UPDATE emitter_dlq_events SET created_at = '2020-01-01T00:00:00.000Z' WHERE id > 2");
+    let own = format!("origin: http://{}", stage.address);
+    let cookie = format!("cookie: user=operator; emitter_dashboard={TOKEN}");
+    let body = format!("token={TOKEN}{chosen}&confirm=discard+2");
+    is(&ask(&stage, "POST", "/letters/discard", &[&own, &cookie], &body).await, 303, "discard");
+    let left = page(&stage, "/letters", "operator").await;
+    assert!(left.contains("<strong>1</strong> dead letters"), "{left}");
+    stage.end().await;
+}
+
+/// The events before one and behind it, of a key that something happens to all the time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_busy_key_has_its_next_neighbours() {
+    let mut stage = Stage::set().await;
+    let id = |number: u32| format!("0193ac5e-0000-7000-8000-{number:012}");
+    for number in 0..500 {
+        stage.execute(&format!(
+            "INSERT INTO emitter_events_mirror (topic, payload, model, record_id, event_id) \
+             VALUES ('a/b', '{{}}', 'parcel', '7', '{}')",
+            id(number)
+        ));
+    }
+    let shown = page(&stage, &format!("/event/{}", id(450)), "reader").await;
+    let neighbours: Vec<u32> =
+        (0..500).filter(|number| shown.contains(&format!("/ops/event/{}\"", id(*number)))).collect();
+    assert_eq!(neighbours, (430..450).chain(451..471).collect::<Vec<_>>());
+    stage.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_action_needs_the_right_and_the_token() {
     let stage = Stage::set().await;
@@ -186,14 +259,57 @@ impl io::Write for Log {
     }
 }
 
+impl Log {
+    /// What the audit is told on this thread until the guard is dropped.
+    fn audit() -> (Self, tracing::subscriber::DefaultGuard) {
+        let log = Self::default();
+        let written = log.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_env_filter("emitter_web::audit=info")
+            .with_writer(move || written.clone());
+        (log, tracing::subscriber::set_default(subscriber.with_ansi(false).finish()))
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+#[tokio::test]
+async fn what_is_refused_is_told_to_the_audit() {
+    let (log, _guard) = Log::audit();
+    let stage = Stage::set().await;
+    let own = format!("origin: http://{}", stage.address);
+    let cookie = |user: &str| format!("cookie: user={user}; emitter_dashboard={TOKEN}");
+    let evil = "origin: https://evil.example".to_owned();
+    let operator = "visitor=Some(\"operator <script>";
+    for (origin, user, body, told) in [
+        (&own, "reader", format!("token={TOKEN}"), "visitor=Some(\"reader\")"),
+        (&own, "operator", "token=other".to_owned(), operator),
+        (&own, "operator", format!("token={TOKEN}&confirm=discard+77"), operator),
+        (&own, "operator", format!("token={TOKEN}&ids=many"), operator),
+        // Of strangers once in a while.
+        (&evil, "operator", format!("token={TOKEN}"), "visitor=None"),
+        (&own, "stranger", format!("token={TOKEN}"), ""),
+    ] {
+        let before = log.text().len();
+        ask(&stage, "POST", "/letters/discard", &[origin, &cookie(user)], &body).await;
+        let line = log.text().split_off(before);
+        assert_eq!(line.lines().count(), usize::from(!told.is_empty()), "{body}: {line}");
+        assert!(told.is_empty() || line.contains("path=\"/letters/discard\""), "{body}: {line}");
+        assert!(line.contains(told), "{body}: {line}");
+    }
+    // Who looks and is answered is not told of, nor one whose address leads nowhere.
+    let before = log.text();
+    page(&stage, "/letters", "reader").await;
+    page(&stage, "/nowhere", "reader").await;
+    assert_eq!(log.text(), before);
+    stage.end().await;
+}
+
 #[tokio::test]
 async fn what_is_done_is_told_to_the_audit() {
-    let log = Log::default();
-    let written = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_env_filter("emitter_web::audit=info")
-        .with_writer(move || written.clone());
-    let _guard = tracing::subscriber::set_default(subscriber.with_ansi(false).finish());
+    let (log, _guard) = Log::audit();
     let stage = Stage::set().await;
     let own = format!("origin: http://{}", stage.address);
     let cookie = format!("cookie: user=operator; emitter_dashboard={TOKEN}");
@@ -204,7 +320,7 @@ async fn what_is_done_is_told_to_the_audit() {
     ] {
         ask(&stage, "POST", path, &[&own, &cookie], &format!("token={TOKEN}{body}")).await;
     }
-    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let log = log.text();
     let lines: Vec<&str> = log.lines().collect();
     assert_eq!(lines.len(), 6, "{log}");
     for (line, what) in [

@@ -172,6 +172,11 @@ impl Stage {
         update(&taken).set(parcels::status.eq("SENT")).emit::<Parcel>().get_result(conn).unwrap();
     }
 
+    /// Another program does this to the database.
+    pub(crate) fn execute(&mut self, sql: &str) {
+        self.conn.batch_execute(sql).unwrap();
+    }
+
     pub(crate) async fn end(mut self) {
         assert!(self.dashboard.close(Duration::from_secs(5)).await, "nobody is left");
         self.serving.shutdown().await;

@@ -378,6 +378,9 @@ macro_rules! suite {
 
                 // Page by page, in both directions.
                 let ids: Vec<i64> = stage.all().iter().map(|kept| kept.id).collect();
+                for (place, id) in (1..).zip(&ids) {
+                    assert_eq!(count(Selection { up_to: Some(*id), ..Selection::default() }), place);
+                }
                 for newest_first in [false, true] {
                     let (mut paged, mut after) = (Vec::new(), None);
                     loop {

@@ -130,6 +130,46 @@ macro_rules! suite {
                 assert!(ids.is_sorted() && ids.len() == EVENTS, "{ids:?}");
                 assert!(sizes.len() >= 5 && sizes.iter().all(|size| *size < 18 << 20), "{sizes:?}");
                 assert!(sizes[1..].iter().all(|size| *size < (8 << 20) + 400_000), "{sizes:?}");
+
+                // And from its end.
+                let last = Selection { limit: 1, after: None, ..selection.clone() };
+                let mut place = mirrored.before(&last, "9223372036854775807.9223372036854775807".parse().unwrap());
+                let mut back = vec![place.as_mut().unwrap().pop().unwrap()];
+                selection.after = None;
+                while let Some(first) = back.first() {
+                    let mut events = mirrored.before(&selection, first.cursor).unwrap();
+                    if events.is_empty() {
+                        break;
+                    }
+                    let size: usize = events.iter().map(|event| event.payload.len()).sum();
+                    assert!(size < 18 << 20, "{size}");
+                    events.append(&mut back);
+                    back = events;
+                }
+                assert_eq!(back.iter().map(|event| event.id).collect::<Vec<_>>(), ids);
+            }
+
+            #[test]
+            fn the_events_before_one_are_the_last_ones() {
+                let server = <$server>::with_tables();
+                let mut mirrored = Mirrored::open(&server.tables()).unwrap();
+                let mut db = server.connect();
+                for event in 0..600 {
+                    let insert = format!(
+                        "INSERT INTO emitter_events_mirror (topic, payload, model, record_id) VALUES ('a/b', '{{}}', 'order', '{}')",
+                        event % 2
+                    );
+                    diesel::connection::SimpleConnection::batch_execute(&mut db, &insert).unwrap();
+                }
+                let of_key = Selection { key: Some("1".to_owned()), model: Some("order".to_owned()), ..Selection::default() };
+                let all = mirrored.read(&of_key).unwrap().events;
+                assert_eq!(all.len(), 300);
+                let mut before = |limit, place: usize| {
+                    mirrored.before(&Selection { limit, ..of_key.clone() }, all[place].cursor).unwrap()
+                };
+                assert_eq!(before(20, 299), all[279..299]);
+                assert_eq!(before(20, 7), all[..7]);
+                assert_eq!(before(20, 0), []);
             }
 
             #[tokio::test(flavor = "multi_thread")]

@@ -127,22 +127,15 @@ impl Told {
     }
 }
 
-/// The events of the same key around this one: the last before it, of the hour before it where there are many, and the
-/// next behind it.
+/// The events of the same key around this one: the last before it, and the next behind it.
 fn neighbours(drawer: &mut Drawer, seen: &MirroredEvent) -> Result<Vec<MirroredEvent>, String> {
     let (Some(model), Some(key)) = (&seen.model, &seen.key) else { return Ok(Vec::new()) };
-    let of_key = Selection { model: Some(model.clone()), key: Some(key.clone()), ..Selection::default() };
+    let of_key =
+        Selection { model: Some(model.clone()), key: Some(key.clone()), limit: MOST, ..Selection::default() };
     let mirror = drawer.mirror()?;
-    let mut before = Selection { until: Some(seen.created_at), limit: 200, ..of_key.clone() };
-    if mirror.count(&before).map_err(said)? > 200 {
-        let hour_ago = seen.created_at.as_millis().saturating_sub(3_600_000);
-        before.since = Some(Timestamp::from_millis(hour_ago));
-    }
-    let mut all = mirror.read(&before).map_err(said)?.events;
-    all.retain(|event| event.cursor < seen.cursor);
-    all.drain(..all.len().saturating_sub(MOST));
+    let mut all = mirror.before(&of_key, seen.cursor).map_err(said)?;
     all.push(seen.clone());
-    let behind = Selection { after: Some(seen.cursor), limit: MOST, ..of_key };
+    let behind = Selection { after: Some(seen.cursor), ..of_key };
     all.extend(mirror.read(&behind).map_err(said)?.events);
     Ok(all)
 }

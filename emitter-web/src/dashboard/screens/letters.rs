@@ -5,11 +5,10 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
 use emitter_core::dead_letter::Reason;
-use emitter_diesel::dead_letters::{Facet, KeptLetter, Page};
+use emitter_diesel::dead_letters::{Facet, KeptLetter, Page, Selection};
 use maud::{Markup, html};
 
 use crate::dashboard::access::Guest;
-use crate::dashboard::actions;
 use crate::dashboard::chosen::{Chosen, TEXTS};
 use crate::dashboard::desk::said;
 use crate::dashboard::query::Pairs;
@@ -64,11 +63,12 @@ async fn ask(shared: &Shared, chosen: &Chosen, after: Option<i64>) -> Result<Tol
     told.await
 }
 
-pub(crate) async fn draw(State(shared): State<Arc<Shared>>, guest: Guest, pairs: Pairs) -> Response {
-    let chosen = match Chosen::of(&pairs) {
-        Ok(chosen) => chosen,
-        Err(why) => return actions::refused(&guest, &why),
-    };
+pub(crate) async fn draw(
+    State(shared): State<Arc<Shared>>,
+    guest: Guest,
+    pairs: Pairs,
+    chosen: Chosen,
+) -> Response {
     let after = pairs.number("after");
     let content = match ask(&shared, &chosen, after).await {
         Ok(told) => html! {
@@ -92,13 +92,9 @@ pub(crate) async fn draw(State(shared): State<Arc<Shared>>, guest: Guest, pairs:
 }
 
 /// A dry run: which letters it would be, and the forms that act on these and no others.
-pub(crate) async fn plan(State(shared): State<Arc<Shared>>, guest: Guest, pairs: Pairs) -> Response {
-    let chosen = match Chosen::of(&pairs) {
-        Ok(chosen) => chosen.until_now(),
-        Err(why) => return actions::refused(&guest, &why),
-    };
-    let content: Markup = match ask(&shared, &chosen, None).await {
-        Ok(told) => html! {
+pub(crate) async fn plan(State(shared): State<Arc<Shared>>, guest: Guest, chosen: Chosen) -> Response {
+    let content: Markup = match pinned(&shared, chosen).await {
+        Ok((chosen, told)) => html! {
             p .count { "Of " (chosen.words()) ": " strong #planned { (frame::number(told.count)) } " as of now. What comes later is not touched." }
             (groups(&guest, &chosen, &told))
             @if guest.visitor.may_act && told.count > 0 { (forms(&guest, &chosen, told.count)) }
@@ -108,6 +104,18 @@ pub(crate) async fn plan(State(shared): State<Arc<Shared>>, guest: Guest, pairs:
         Err(why) => frame::trouble(&why),
     };
     frame::page(&guest, "/letters", "A dry run", false, &content).into_response()
+}
+
+/// Those that are there now, and what is told of them.
+async fn pinned(shared: &Shared, chosen: Chosen) -> Result<(Chosen, Told), String> {
+    let last = shared.desk.ask(|drawer| {
+        let last = Page { limit: 1, newest_first: true, ..Page::default() };
+        let last = drawer.letters()?.list(&Selection::default(), last).map_err(said)?;
+        Ok(last.first().map_or(0, |letter| letter.id))
+    });
+    let chosen = chosen.up_to(last.await?);
+    let told = ask(shared, &chosen, None).await?;
+    Ok((chosen, told))
 }
 
 fn forms(guest: &Guest, chosen: &Chosen, count: u64) -> Markup {
