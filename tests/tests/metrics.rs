@@ -786,8 +786,14 @@ async fn alerts_ask_for_values_that_nodes_tell() {
             }
         });
     }
-    // Who has a mirror tells that: see its suite.
-    assert_eq!(untold, BTreeSet::from([("emitter_mirrored_total".to_owned(), "failed".to_owned())]));
+    // Who has a mirror or an outbox tells those: see their suites.
+    let theirs = [
+        ("emitter_mirrored_total", "failed"),
+        ("emitter_outbox_rows", "failed"),
+        ("emitter_outbox_rows", "orphaned"),
+        ("emitter_outbox_rows", "unreadable"),
+    ];
+    assert_eq!(untold, theirs.map(|(series, value)| (series.to_owned(), value.to_owned())).into());
     let _ = bench.shutdown(SECOND).await;
 }
 
