@@ -38,6 +38,8 @@ use self::questions::Questions;
 pub(super) struct Relay {
     /// It takes lanes.
     relays: bool,
+    /// It clears the history: as a relay does, and a node with local listeners alone.
+    clears: bool,
     config: RelayConfig,
     /// What this node commits and writes down afterwards.
     queueing: Queueing,
@@ -173,6 +175,7 @@ impl Relay {
         }
         Some(Self {
             relays,
+            clears: config.is_some(),
             queueing,
             ledger: Bookkeeping::new(opened.store.clone(), origin.service.to_string()),
             config: config.unwrap_or_default().within_bounds(),
@@ -410,7 +413,7 @@ impl Relay {
             self.database()?.run(&notify)?;
         }
         self.note(ending)?;
-        if self.relays && now >= self.next_clearing {
+        if self.clears && now >= self.next_clearing {
             self.clear()?;
         }
         if now >= self.next_look && (emitter.reports() || self.mailbox.is_wanted()) {

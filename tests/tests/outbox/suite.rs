@@ -225,13 +225,21 @@ macro_rules! suite {
             async fn the_history_is_cleared_of_what_is_old() {
                 let server = <$server>::with_tables();
                 let broker = MemoryBroker::new();
-                for (node, keep, left) in [("a", 3600 * SECOND, 5), ("b", Duration::ZERO, 0)] {
+                // Also by a node that has local listeners alone.
+                let alone = || Emitter::builder().service("shop").node("c").select_listeners(|_| false);
+                for (builder, keep, ids, left) in [
+                    (builder(&broker, "a"), 3600 * SECOND, 0..5, 5),
+                    (builder(&broker, "b"), Duration::ZERO, 0..0, 0),
+                    (builder(&broker, "d"), 3600 * SECOND, 5..10, 5),
+                    (alone(), 3600 * SECOND, 0..0, 5),
+                    (alone(), Duration::ZERO, 0..0, 0),
+                ] {
                     let outbox = server.outbox().relay(RelayConfig { keep, ..RelayConfig::default() });
-                    let emitter = builder(&broker, node).with(outbox).start().await.unwrap();
+                    let emitter = builder.with(outbox).start().await.unwrap();
                     let mut db = server.connect();
-                    if left > 0 {
+                    {
                         let conn = &mut emitter.bind(&mut db).unwrap();
-                        (0..left).try_for_each(|id| create(conn, id).map(|_| ())).unwrap();
+                        ids.into_iter().try_for_each(|id| create(conn, id).map(|_| ())).unwrap();
                     }
                     until(&mut db, "emitter_outbox", 0);
                     until(&mut db, "emitter_history", left);
