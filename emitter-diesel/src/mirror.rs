@@ -47,6 +47,22 @@
 //!
 //! On PostgreSQL the payload is `jsonb`, which keeps values and not texts. Where that would make another event of
 //! it, and where it is signed, the exact text stands beside it (`exact`); what is read and replayed is that.
+//!
+//! [`Emitter::connected`](emitter_core::Emitter::connected) does not wait for a mirror, which has a connection of its own: it hears from when
+//! [`stats`] says so (`hears`).
+//!
+//! # The table
+//! `emitter_events_mirror` is there for SQL of your own, such as a count by service, model and operation. What a message does not tell is NULL.
+//!
+//! | column | what it is |
+//! |---|---|
+//! | `id` | a number, in the order of the writing |
+//! | `topic`, `payload` | as on the bus; the payload is `jsonb` on PostgreSQL, else text |
+//! | `created_at` | when it was written down |
+//! | `event_id`, `trace_id`, `kind` | of the event |
+//! | `service`, `node`, `incarnation` | who wrote it: which of the node's lives |
+//! | `model`, `operation`, `record_id` | `order`, `createMany`, and the key of an event of one row |
+//! | `properties`, `exact` | what travelled beside it; its exact text, where the payload's is another |
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
