@@ -7,9 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
 use once_cell::sync::OnceCell;
-use tokio::time::Instant;
 use tracing::{info, warn};
 use uuid::Uuid;
 
@@ -17,6 +15,7 @@ use uuid::Uuid;
 use super::announced::Announced;
 use super::burying::{DeadLetters, Graveyard, Keeper};
 use super::catching_up::CatchingUp;
+use super::companion::BeginCompanion;
 use super::health::Unpublished;
 use super::publishing::Publishing;
 use super::{AskBacklog, Emitter, Node, Shared, Tap, Tasks, Troubles, WeakEmitter};
@@ -85,46 +84,6 @@ pub struct Builder {
     in_progress: usize,
     ring: RingLimits,
     link: Link,
-}
-
-/// Begins something that runs with a node; it must not keep the emitter alive. An error is why it cannot.
-pub type BeginCompanion =
-    Box<dyn FnOnce(WeakEmitter) -> BoxFuture<'static, Result<Companion, String>> + Send>;
-
-/// Something that runs with a node, and has begun.
-pub struct Companion {
-    pub(super) end: Box<dyn FnOnce(Instant) -> BoxFuture<'static, ()> + Send>,
-    pub(super) pulse: Option<Box<dyn Fn() -> Pulse + Send + Sync>>,
-}
-
-/// How something is that runs with a node.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Pulse {
-    /// It works, or waits for work.
-    Works,
-    /// It does not, for this reason; it may again.
-    Hindered(String),
-    /// It has ended by itself: only a new process helps.
-    Ended,
-}
-
-impl Companion {
-    /// `end` ends it, until the moment that it is given at the latest.
-    pub fn new(end: impl FnOnce(Instant) -> BoxFuture<'static, ()> + Send + 'static) -> Self {
-        Self { end: Box::new(end), pulse: None }
-    }
-
-    /// Has [`Emitter::health`] and [`Emitter::is_running`] ask how it is. It is to answer at once.
-    #[must_use]
-    pub fn pulse(self, ask: impl Fn() -> Pulse + Send + Sync + 'static) -> Self {
-        Self { pulse: Some(Box::new(ask)), ..self }
-    }
-}
-
-impl fmt::Debug for Companion {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Companion")
-    }
 }
 
 /// The way to other nodes.
