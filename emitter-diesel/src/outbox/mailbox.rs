@@ -232,6 +232,11 @@ impl Mailbox {
         }
     }
 
+    /// How many events listeners of this node have.
+    pub(crate) fn in_hand(&self) -> usize {
+        self.hand().len()
+    }
+
     /// Whether listeners of this node have an event.
     pub(crate) fn is_in_hand(&self, event: EventId) -> bool {
         self.hand().contains(&event)

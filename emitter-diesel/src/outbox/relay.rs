@@ -61,6 +61,8 @@ pub(super) struct Relay {
     inherited: i64,
     /// There may be more of those.
     inherits: bool,
+    /// No more of them are read at a time: as many as listeners had room for.
+    inherits_most: usize,
     /// Rows of this very life that were in nobody's hand at the last look: they are handed on if they still are
     /// at the next.
     stray: BTreeSet<i64>,
@@ -94,6 +96,8 @@ pub(super) struct Relay {
     next_connection: Instant,
     /// No more may be on the way: the next that is answered makes room.
     is_full: bool,
+    /// How large the rows are, as far as those tell that were read last.
+    row_bytes: usize,
     questions: Questions,
     /// When it is told how far the outbox is.
     head_times: HeadTimes,
@@ -128,7 +132,7 @@ struct Count {
 /// How many rows are read of a lane that had no more the last time.
 const A_FEW: usize = 32;
 
-/// How many bytes may be on their way: less than a transport's queue takes by default.
+/// How many bytes may be on their way, but for a last row: less than a transport's queue takes by default.
 const MOST_BYTES: usize = 16 * 1024 * 1024;
 
 /// How long confirmed rows wait for others, for to settle them is a COMMIT. Nobody waits for that.
@@ -190,6 +194,7 @@ impl Relay {
             handler: handler(&origin),
             inherited: 0,
             inherits: false,
+            inherits_most: usize::MAX,
             stray: BTreeSet::new(),
             began: now,
             next_clearing: now,
@@ -211,6 +216,7 @@ impl Relay {
             failures: 0,
             next_connection: now,
             is_full: false,
+            row_bytes: 0,
             questions: Questions::default(),
             head_times: HeadTimes::new(now),
             next_look: now,
@@ -478,10 +484,13 @@ impl Relay {
         let keep = self.config.keep.min(Duration::from_secs(100 * 365 * 24 * 3600));
         let clock = self.store.clock();
         let now = self.database()?.pairs(clock)?.first().map_or(0, |clock| clock.number);
-        let [ledger, history] = self.store.clear(now.saturating_sub(millis(keep)), MOST);
-        self.database()?.change(ledger)?;
-        let cleared = self.database()?.change(history)?;
-        if cleared == MOST {
+        let old = self.store.old(now.saturating_sub(millis(keep)), MOST);
+        let old = self.database()?.pairs(old)?;
+        if !old.is_empty() {
+            let clear = self.store.clear(&old);
+            self.database()?.run(&clear)?;
+        }
+        if old.len() == MOST {
             self.next_clearing = Instant::now();
         }
         Ok(())
@@ -519,6 +528,18 @@ impl Relay {
         // Events stay until it is written how far their listeners were.
         let is_written = |event: &mut EventId| !self.ledger.has(*event);
         let mut handled: Vec<EventId> = self.handled.extract_if(.., is_written).collect();
+        let noted = self.note_handled(&mut handled);
+        // What the database did not take waits for the next one: nobody else knows of it.
+        self.handled.append(&mut handled);
+        noted?;
+        if self.lanes.values().any(|lane| lane.leaving) {
+            self.give_back()?;
+        }
+        Ok(())
+    }
+
+    /// Writes down that listeners are done with events; what is left in `handled` was not written.
+    fn note_handled(&mut self, handled: &mut Vec<EventId>) -> QueryResult<()> {
         while !handled.is_empty() {
             let most = handled.len().min(self.config.batch);
             let ids: Vec<String> = handled[..most].iter().map(ToString::to_string).collect();
@@ -527,20 +548,16 @@ impl Relay {
             self.mailbox.noted(&handled[..most]);
             handled.drain(..most);
         }
-        if self.lanes.values().any(|lane| lane.leaving) {
-            self.give_back()?;
-        }
         Ok(())
     }
 
     /// Reads rows and publishes them; `true` when there may be more, and room for it.
     fn publish(&mut self, emitter: &Emitter) -> QueryResult<bool> {
-        let held = self.held.values().map(BTreeMap::len).sum::<usize>();
-        let kept = self.on_the_way.len() + self.confirmed.len() + held;
-        let room = self.config.window.saturating_sub(kept).min(self.config.batch);
-        let room = if self.on_the_way.bytes() < MOST_BYTES { room } else { 0 };
-        self.is_full = room == 0;
-        let readings = self.readings(room);
+        let mut free = self.free();
+        self.is_full = free == 0;
+        // As many as may be on the way, if they are as large as those before.
+        let bytes = MOST_BYTES.saturating_sub(self.on_the_way.bytes()) / self.row_bytes.max(1);
+        let readings = self.readings(free.min(self.config.batch).min(bytes.max(1)));
         if readings.is_empty() {
             return Ok(false);
         }
@@ -554,10 +571,18 @@ impl Relay {
         };
         // However the database went about it.
         rows.sort_unstable_by_key(|row| row.id);
+        if !rows.is_empty() {
+            self.row_bytes = rows.iter().map(|row| row.payload.len()).sum::<usize>() / rows.len();
+        }
         let mut came = HashMap::<i32, usize>::new();
         for row in rows {
             *came.entry(row.lane).or_default() += 1;
-            self.publish_row(emitter, row);
+            // What is left is read again, and first of all: it is before everything that comes after it.
+            self.is_full |= free == 0 || self.on_the_way.bytes() >= MOST_BYTES;
+            if !self.is_full {
+                self.publish_row(emitter, row);
+                free -= 1;
+            }
         }
         for Reading { lane, most, .. } in readings {
             if let Some(owned) = self.lanes.get_mut(&lane) {
@@ -565,6 +590,14 @@ impl Relay {
             }
         }
         Ok(self.lanes.values().any(|owned| owned.is_full && !owned.leaving))
+    }
+
+    /// How many rows more may be on their way.
+    fn free(&self) -> usize {
+        let held = self.held.values().map(BTreeMap::len).sum::<usize>();
+        let kept = self.on_the_way.len() + self.confirmed.len() + held;
+        let free = self.config.window.saturating_sub(kept);
+        if self.on_the_way.bytes() < MOST_BYTES { free } else { 0 }
     }
 
     /// What is to be read of each lane, all together about as much as there is room for.
@@ -584,13 +617,14 @@ impl Relay {
         }
         let lanes = || self.lanes.iter().filter(|(_, owned)| !owned.leaving);
         let full = lanes().filter(|(_, owned)| owned.is_full).count();
-        let share = room.checked_div(full).unwrap_or_default().max(A_FEW);
+        let few = room.div_ceil(lanes().count().max(1)).min(A_FEW);
+        let share = room.checked_div(full).unwrap_or_default().max(few);
         // Always from the beginning: a row with a lower number may come to be seen later, for its transaction took
         // longer, and what comes after it in its key must not be published before it.
         let readings = lanes().map(|(lane, owned)| Reading {
             lane: *lane,
             except: on_the_way.remove(lane).unwrap_or_default(),
-            most: if owned.is_full { share } else { A_FEW },
+            most: if owned.is_full { share } else { few },
         });
         readings.collect()
     }

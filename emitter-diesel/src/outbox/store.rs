@@ -52,6 +52,14 @@ impl Store {
         )
     }
 
+    /// An event's id as a text.
+    fn event_id(&self) -> &'static str {
+        match self.dialect {
+            Dialect::Postgres => "CAST(event_id AS TEXT)",
+            Dialect::Sqlite | Dialect::MySql => "event_id",
+        }
+    }
+
     /// The database's clock.
     pub(crate) fn clock(&self) -> String {
         format!("SELECT 'clock' AS text, {} AS number", self.dialect.now())

@@ -392,6 +392,26 @@ macro_rules! ledger {
                 assert!(emitter.shutdown(10 * SECOND).await.is_clean());
             }
 
+            /// It is known in memory alone until the database takes it.
+            #[tokio::test(flavor = "multi_thread")]
+            async fn what_the_database_did_not_take_at_first_leaves_the_outbox_when_it_does() {
+                let server = tokio::task::block_in_place(<$server>::with_tables);
+                let (broker, desk) = (MemoryBroker::new(), Desk::failing(0));
+                let mut db = server.connect();
+                let emitter = start(&server, &broker, "a", &["patient"], &desk).await;
+                create(&emitter, &mut db, 1..4);
+                until(&mut db, "emitter_outbox WHERE status = 'PROCESSING'", 3);
+                db.batch_execute("ALTER TABLE emitter_history RENAME TO hidden").unwrap();
+                desk.ends.store(true, std::sync::atomic::Ordering::Relaxed);
+                let waits = |reasons: &[String]| reasons.iter().any(|reason| reason.starts_with("outbox: it waits"));
+                eventually(|| waits(&emitter.health().reasons)).await;
+                db.batch_execute("ALTER TABLE hidden RENAME TO emitter_history").unwrap();
+                until(&mut db, "emitter_history", 3);
+                assert_eq!(desk.attempts("patient"), [1, 1, 1]);
+                assert!(emitter.shutdown(10 * SECOND).await.is_clean());
+                assert_eq!(count(&mut db, "emitter_outbox"), 0);
+            }
+
             #[tokio::test(flavor = "multi_thread")]
             async fn what_a_slow_listener_has_no_room_for_waits_in_its_row() {
                 let server = tokio::task::block_in_place(<$server>::with_tables);

@@ -344,6 +344,68 @@ macro_rules! suite {
             }
 
             #[tokio::test(flavor = "multi_thread")]
+            async fn no_more_is_on_its_way_than_there_may_be() {
+                let server = tokio::task::block_in_place(<$server>::with_tables);
+                let broker = MemoryBroker::new();
+                let (ear, heard) = Ear::start(&broker).await;
+                let config = RelayConfig { window: 5, ..RelayConfig::default() };
+                let relay = builder(&broker, "a").with(server.outbox().relay(config)).start().await.unwrap();
+                relay.connected(10 * SECOND).await.unwrap();
+                broker.pause();
+                let unconfirmed = || relay.transport_status().unwrap().unconfirmed;
+                let mut db = server.connect();
+                tokio::task::block_in_place(|| {
+                    let conn = &mut relay.bind(&mut db).unwrap();
+                    conn.transaction(|conn| (0..100).try_for_each(|id| create(conn, id).map(drop))).unwrap();
+                });
+                eventually(|| unconfirmed() >= 5).await;
+                tokio::time::sleep(SECOND).await;
+                // Besides these, what nodes say to each other.
+                assert!(unconfirmed() < 10, "{}", unconfirmed());
+                broker.resume();
+                eventually(|| heard.len() == 100).await;
+                for emitter in [relay, ear] {
+                    assert!(emitter.shutdown(10 * SECOND).await.is_clean());
+                }
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn of_large_events_no_more_are_on_their_way_than_a_transport_takes() {
+                const EVENTS: usize = 9_000;
+                let server = tokio::task::block_in_place(<$server>::with_tables);
+                let broker = MemoryBroker::new();
+                let config = RelayConfig { window: 20_000, batch: 20_000, ..RelayConfig::default() };
+                let relay = builder(&broker, "a").with(server.outbox().relay(config)).start().await.unwrap();
+                relay.connected(10 * SECOND).await.unwrap();
+                broker.pause();
+                let mut db = server.connect();
+                tokio::task::block_in_place(|| {
+                    // So that many are there at once.
+                    let control = &mut Control::open(&server.tables()).unwrap();
+                    control.pause().unwrap();
+                    let conn = &mut relay.bind(&mut db).unwrap();
+                    let insert = |conn: &mut Bound<'_, Conn>, id: i64| {
+                        let note = Note { id, text: "x".repeat(2_000) };
+                        diesel::insert_into(notes::table).values(&note).emit::<Note>().execute(conn)
+                    };
+                    for ids in 0..9 {
+                        let mut ids = 1_000 * ids..1_000 * ids + 1_000;
+                        conn.transaction(|conn| ids.try_for_each(|id| insert(conn, id).map(drop))).unwrap();
+                    }
+                    control.resume().unwrap();
+                });
+                let published = || relay.transport_status().unwrap().unconfirmed;
+                eventually(|| published() > 3_000).await;
+                tokio::time::sleep(2 * SECOND).await;
+                // 16 MiB of them, each of which has its text twice.
+                assert!(published() < 4_200, "{}", published());
+                broker.resume();
+                eventually(|| broker.published().len() >= EVENTS).await;
+                until(&mut db, "emitter_outbox", 0);
+                assert!(relay.shutdown(10 * SECOND).await.is_clean());
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
             async fn relays_share_the_work_and_keep_the_order() {
                 let (rows, keys) = super::size();
                 let server = <$server>::with_tables();

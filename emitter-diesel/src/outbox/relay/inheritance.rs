@@ -10,7 +10,7 @@ use emitter_core::transport::Ack;
 use emitter_core::{Emitter, EventId, ReplayError, Source};
 use tracing::{error, info};
 
-use super::{Relay, parcel};
+use super::{A_FEW, Relay, parcel};
 use crate::outbox::store;
 use crate::tables::{Pair, Queued};
 
@@ -61,11 +61,12 @@ impl Relay {
         let (all, inherited) = (own.as_str(), format!("{own}+"));
         let mut seen = BTreeSet::new();
         if handlers.iter().any(|handler| handler.text == all) {
-            let rows = self.store.inherited(all, 0, self.config.batch);
-            for row in self.database()?.queued(rows)? {
+            // Behind as many as are in hand there may be some that are not.
+            let rows = self.store.with(all, self.mailbox.in_hand() + self.config.batch);
+            for Pair { text: event, number: id } in self.database()?.pairs(rows)? {
                 let is_stray = |event: EventId| !self.mailbox.is_in_hand(event);
-                if row.event_id.parse().is_ok_and(is_stray) {
-                    seen.insert(row.id);
+                if event.parse().is_ok_and(is_stray) && seen.len() < self.config.batch {
+                    seen.insert(id);
                 }
             }
         }
@@ -86,9 +87,11 @@ impl Relay {
     /// Hands rows that others left to the listeners of this node.
     pub(super) fn hand_on(&mut self, emitter: &Emitter) -> QueryResult<()> {
         let own = format!("{}+", self.handler);
-        let rows = self.store.inherited(&own, self.inherited, self.config.batch);
+        let most = self.config.batch.min(self.inherits_most);
+        let rows = self.store.inherited(&own, self.inherited, most);
         let rows = self.database()?.queued(rows)?;
-        self.inherits = rows.len() == self.config.batch;
+        self.inherits = rows.len() == most;
+        let mut taken = 0;
         let is_early = self.began.elapsed() < self.config.orphan_after;
         let mut before = self.progress(emitter, &rows)?;
         for row in rows {
@@ -106,12 +109,12 @@ impl Relay {
             });
             let (terminal, problem) = match handed {
                 Ok(()) => {
-                    self.inherited = id;
+                    (self.inherited, taken) = (id, taken + 1);
                     continue;
                 }
-                // In a while.
+                // In a while, and then no more is read than there may be room for.
                 Err(Some(ReplayError::QueueFull | ReplayError::ShutDown)) => {
-                    self.inherits = true;
+                    (self.inherits, self.inherits_most) = (true, (2 * taken).max(A_FEW));
                     return Ok(());
                 }
                 // Its listener may be added in a moment.
@@ -130,6 +133,7 @@ impl Relay {
             self.database()?.change(give_up)?;
             self.inherited = id;
         }
+        self.inherits_most = 2 * most;
         Ok(())
     }
 

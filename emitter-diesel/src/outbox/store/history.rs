@@ -1,7 +1,7 @@
 //! What was published, for as long as it is kept.
 
 use super::{ORPHANED, PROCESSING, Store, UNREADABLE};
-use crate::tables::Dialect;
+use crate::tables::{Dialect, Pair, list};
 
 /// What is kept of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,22 +84,29 @@ impl Store {
         ]
     }
 
-    /// Clears rows away that were settled before this, in milliseconds since 1970, after what the ledger has of them.
-    pub(crate) fn clear(&self, before: i64, most: usize) -> [String; 2] {
-        let (history, ledger) = (self.names.table("history"), self.names.table("ledger"));
-        let moment = self.moment(before);
-        let old = match self.dialect {
-            Dialect::Postgres | Dialect::MySql => format!("processed_at < {moment}"),
-            Dialect::Sqlite => format!("julianday(processed_at) < {moment}"),
+    /// The first rows that were settled before this, in milliseconds since 1970, and whose events they are.
+    pub(crate) fn old(&self, before: i64, most: usize) -> String {
+        let before = match self.dialect {
+            Dialect::Postgres | Dialect::MySql => self.moment(before),
+            // As it is written there, so that the index finds it.
+            Dialect::Sqlite => format!("strftime('%Y-%m-%dT%H:%M:%fZ', {before} / 1000.0, 'unixepoch')"),
         };
-        // MySQL reads no table that it writes but through another one.
-        ["event_id", "id"].map(|what| {
-            let from = if what == "id" { history.to_string() } else { ledger.to_string() };
-            format!(
-                "DELETE FROM {from} WHERE {what} IN (SELECT {what} FROM \
-                 (SELECT {what} FROM {history} WHERE {old} ORDER BY processed_at, id LIMIT {most}) AS old)"
-            )
-        })
+        format!(
+            "SELECT {} AS text, id AS number FROM {} WHERE processed_at < {before} ORDER BY processed_at, id LIMIT {most}",
+            self.event_id(),
+            self.names.table("history"),
+        )
+    }
+
+    /// Clears these rows away, with what the ledger has of their events. By their numbers, for two who looked for old ones at a
+    /// time would not mean the same.
+    pub(crate) fn clear(&self, rows: &[Pair]) -> String {
+        let (history, ledger) = (self.names.table("history"), self.names.table("ledger"));
+        let events: Vec<String> = rows.iter().map(|row| self.dialect.quoted(&row.text)).collect();
+        self.dialect.atomic(&[
+            format!("DELETE FROM {ledger} WHERE event_id IN ({})", events.join(", ")),
+            format!("DELETE FROM {history} WHERE id IN ({})", list(rows.iter().map(|row| row.number))),
+        ])
     }
 
     /// So many milliseconds after 1970, as what columns with times are compared with.

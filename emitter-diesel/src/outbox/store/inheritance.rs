@@ -37,6 +37,16 @@ impl Store {
         )
     }
 
+    /// The first rows of a handler, and whose events they are.
+    pub(crate) fn with(&self, handler: &str, most: usize) -> String {
+        format!(
+            "SELECT {} AS text, id AS number FROM {} WHERE handler = {} ORDER BY id LIMIT {most}",
+            self.event_id(),
+            self.names.table("outbox"),
+            self.dialect.quoted(handler),
+        )
+    }
+
     /// Rows that are this node's to handle, and with which it has not begun.
     pub(crate) fn inherited(&self, handler: &str, after: i64, most: usize) -> String {
         format!(

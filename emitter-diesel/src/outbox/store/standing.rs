@@ -71,13 +71,10 @@ impl Store {
 
     /// What there is of an event, in the outbox and in the history, which is read through.
     pub(crate) fn find(&self, event: EventId) -> String {
-        let text = match self.dialect {
-            Dialect::Postgres => "CAST(event_id AS TEXT) AS event_id",
-            Dialect::Sqlite | Dialect::MySql => "event_id",
-        };
+        let text = self.event_id();
         let rows = ["outbox", "history"].map(|table| {
             format!(
-                "SELECT id, status, {text}, model, record_id, topic, retries, last_error FROM {} WHERE event_id = '{event}'",
+                "SELECT id, status, {text} AS event_id, model, record_id, topic, retries, last_error FROM {} WHERE event_id = '{event}'",
                 self.names.table(table)
             )
         });
