@@ -55,8 +55,13 @@ enum Payload<'a> {
 pub(crate) fn kind(info: &ModelInfo, operation: Operation) -> String {
     match info.event {
         Some(kind) => kind.to_owned(),
-        None => format!("{}_{}", info.name, operation.past_tense()),
+        None => kind_of_rows(info.name, operation),
     }
+}
+
+/// The same of a model of which no more is known than its name.
+pub(crate) fn kind_of_rows(model: &str, operation: Operation) -> String {
+    format!("{model}_{}", operation.past_tense())
 }
 
 /// An event as JSON.

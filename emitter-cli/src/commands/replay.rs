@@ -38,7 +38,7 @@ pub(crate) struct Replay {
     #[arg(long, value_name = "TOPIC")]
     topic_prefix: Option<String>,
 
-    /// Of this kind, such as user.create
+    /// Of this kind, such as user_created
     #[arg(long)]
     kind: Option<String>,
 

@@ -14,6 +14,7 @@ use crate::batch;
 use crate::envelope::{self, DecodeError, Glimpse, Incoming, Kind};
 use crate::event::{EventId, Operation, Origin};
 use crate::metrics::OnceInAWhile;
+use crate::plain;
 use crate::properties::Properties;
 use crate::registry::RegisteredModel;
 use crate::signature::{Checked, Unauthentic};
@@ -66,7 +67,8 @@ pub struct Sighting {
     /// The key of its row, as [`Key`](crate::Key) shows itself: where the program knows the model, the sender
     /// tells it, or it is in a column `id`. `None` of events of several rows.
     pub key: Option<String>,
-    /// What kind of event it says it is; else `{model}.{operation}`.
+    /// What kind of event it says it is; where it says none, or no more than model and operation, as
+    /// [`Event::kind`](crate::Event::kind) has it.
     pub kind: Option<String>,
     /// The trace to which it belongs; else its id.
     pub trace_id: Option<Uuid>,
@@ -268,9 +270,14 @@ impl Bus {
         let operation = incoming.as_ref().map(|incoming| incoming.operation);
         let kind = glimpse.kind(properties).map(std::borrow::Cow::into_owned);
         let kind = kind.filter(|kind| !kind.is_empty() && kind.len() <= Kind::MAX_BYTES);
-        let kind = kind.or_else(|| match known.and_then(|known| known.event) {
+        // Some forms tell none, and CloudEvents model and operation alone: whoever looks for a kind knows it as `Event::kind`.
+        let untold = |kind: &String| {
+            let both = model.zip(operation);
+            both.is_some_and(|(model, operation)| *kind == format!("{model}.{operation}"))
+        };
+        let kind = kind.filter(|kind| !untold(kind)).or_else(|| match known.and_then(|known| known.event) {
             Some(kind) => Some(kind.to_owned()),
-            None => Some(format!("{}.{}", model?, operation?)),
+            None => Some(plain::kind_of_rows(model?, operation?)),
         });
         let key = incoming.as_ref().and_then(|incoming| key(incoming, known, glimpse, properties));
         let id = incoming.as_ref().and_then(|incoming| incoming.id);

@@ -54,7 +54,8 @@ pub struct MirroredEvent {
     /// The key of its row: where the program that wrote it down knew the model, the sender told it, or it is in a
     /// column `id`. `None` of events of several rows.
     pub key: Option<String>,
-    /// What kind of event it says it is; else `{model}.{operation}`.
+    /// What kind of event it says it is; where it says none, or no more than model and operation, as
+    /// [`Event::kind`](emitter_core::Event::kind) has it: `user_created`.
     pub kind: Option<String>,
 }
 

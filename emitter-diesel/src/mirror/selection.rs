@@ -16,7 +16,7 @@ pub struct Selection {
     pub until: Option<Timestamp>,
     /// On a topic that begins with this text.
     pub topic_prefix: Option<String>,
-    /// Of exactly this kind, such as `user.create`: see [`MirroredEvent::kind`](super::MirroredEvent::kind).
+    /// Of exactly this kind, such as `user_created`: see [`MirroredEvent::kind`](super::MirroredEvent::kind).
     pub kind: Option<String>,
     /// Of this model, whatever the case of its letters.
     pub model: Option<String>,

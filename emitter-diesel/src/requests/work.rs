@@ -262,7 +262,7 @@ mod tests {
             since: time,
             until: time,
             topic_prefix: text("a/"),
-            kind: text("user.create"),
+            kind: text("user_created"),
             model: text("user"),
             key: text("7"),
             operation: Some(Operation::DeleteMany),

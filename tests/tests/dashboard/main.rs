@@ -128,7 +128,7 @@ async fn an_operator_finds_and_mends_what_is_wrong() {
     browser.click("#live tbody tr:first-child a").await;
     browser.until(&heading("Event 0")).await;
     // The page asks for itself again until all of it is known.
-    for known in ["dead letter", "COMPLETED", "parcel.create"] {
+    for known in ["dead letter", "COMPLETED", "parcel_created"] {
         browser.until(&format!("document.body.innerText.includes('{known}')")).await;
     }
     let change =
@@ -136,7 +136,7 @@ async fn an_operator_finds_and_mends_what_is_wrong() {
     assert_eq!(change, "status changed NEW SENT");
     let text = browser.eval("document.body.innerText").await;
     let text = text.as_str().unwrap();
-    for shown in ["redacted", "hashed", "tell_customer", "this one", "parcel.create", "shop/web-1"] {
+    for shown in ["redacted", "hashed", "tell_customer", "this one", "parcel_created", "shop/web-1"] {
         assert!(text.contains(shown), "{shown} is not on the page:\n{text}");
     }
     for secret in ["4111", "ada@example.com", "sesame"] {
