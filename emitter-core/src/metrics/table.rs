@@ -1,8 +1,8 @@
 //! Every metric that there is: what is told to exporters is told by these, and `docs/METRICS.md`, the alerts and the dashboard
 //! are checked against them.
 //!
-//! The values of all labels are compiled in: names of models, operations and listeners, outcomes, reasons. Nothing that comes
-//! over the wire is one, so their number is bounded.
+//! The values of labels are names of models, operations and listeners, outcomes and reasons. Nothing that comes over the wire is one,
+//! and of listeners, which may get their names at run time, 1,000 are told apart, so their number is bounded.
 
 use ::metrics::Unit;
 
@@ -118,7 +118,7 @@ metrics! {
     /// Dead letters that were forgotten, or did not get where they go.
     DEAD_LETTERS_LOST: Counter "emitter_dead_letters_lost_total" Count [] => "EmitterEventsLost";
     /// Reasons why the node is not healthy, as `health()` has them.
-    DEGRADED: Gauge "emitter_degraded_reasons" Count [];
+    DEGRADED: Gauge "emitter_degraded_reasons" Count [] => "EmitterDegraded";
     /// Connections, by what they are for (`publisher`, `subscriber`, `group`): those that are `standing` and those that are `lost`. Without a transport there is none of these.
     CONNECTIONS: Gauge "emitter_connections" Count ["link", "state"] => "EmitterDisconnected";
     /// Connections that were lost and are made again, by why: `broken` (refused, or ended by the broker or the network), `unreachable`, `silent`, `unanswered`, `untaken`, `other`.
@@ -140,7 +140,7 @@ metrics! {
     /// Events of `.queued()` that wait in memory to be written down.
     QUEUED_EVENTS: Gauge "emitter_queued_events" Count [];
     /// How long the oldest of them has waited.
-    QUEUED_OLDEST_SECONDS: Gauge "emitter_queued_oldest_seconds" Seconds [];
+    QUEUED_OLDEST_SECONDS: Gauge "emitter_queued_oldest_seconds" Seconds [] => "EmitterOutboxBehind";
     /// Rows of the outbox, by status: `pending`, `waiting`, `processing`, `failed`, `unreadable`, `orphaned`. Each node tells of the same table.
     OUTBOX_ROWS: Gauge "emitter_outbox_rows" Count ["status"] => "EmitterOutboxGivenUp";
     /// How long ago the oldest row was written that is still to be published, by the database's clock: the outbox's lag.
