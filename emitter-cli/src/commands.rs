@@ -7,6 +7,7 @@ use crate::report::{Failure, Out, Verdict};
 
 mod bench;
 mod completions;
+mod discard;
 mod dlq;
 mod doctor;
 mod generate;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::Args;
 use diesel::Connection;
 use emitter_diesel::tables::{Dialect, Names, Tables};
+use emitter_diesel::topic::Layout;
 use emitter_diesel::transport::mqtt::MqttConfig;
 
 use crate::profiles;
@@ -25,9 +26,13 @@ pub(crate) struct Place {
     #[arg(long, global = true, value_name = "URL", env = "EMITTER_MQTT_URL", hide_env_values = true)]
     mqtt: Option<Address>,
 
-    /// What all topics begin with, as in the program [default: prisma/events]
+    /// What topics begin with, as in the program [default: prisma/events]
     #[arg(long, global = true, value_name = "TOPIC")]
     prefix: Option<String>,
+
+    /// What topics of events look like, as in the program [default: {prefix}/{model}/{operation}]
+    #[arg(long, global = true)]
+    layout: Option<Layout>,
 
     /// The schema of the tables [default: where the connection looks first]
     #[arg(long, global = true, value_name = "NAME")]
@@ -64,10 +69,15 @@ impl Place {
     /// Reads the profile.
     pub(crate) fn complete(&mut self) -> Result<(), Failure> {
         let found = profiles::read(self.profiles.as_deref(), self.profile.as_deref())?;
-        let profiles::Profile { database, mqtt, prefix, schema, table_prefix } = found;
+        let profiles::Profile { database, mqtt, prefix, layout, schema, table_prefix } = found;
         self.database = self.database.take().or(database.map(Address::from));
         self.mqtt = self.mqtt.take().or(mqtt.map(Address::from));
         self.prefix = self.prefix.take().or(prefix);
+        if self.layout.is_none() {
+            let layout = layout.map(|layout| layout.parse()).transpose();
+            self.layout =
+                layout.map_err(|error| Failure::said(format!("the layout of the profile: {error}")))?;
+        }
         self.schema = self.schema.take().or(schema);
         self.table_prefix = self.table_prefix.take().or(table_prefix);
         Ok(())
@@ -136,9 +146,14 @@ impl Place {
             .map_err(|error| Failure::said(error.to_string()))
     }
 
-    /// What all topics begin with, where it is said.
+    /// What topics begin with, where it is said.
     pub(crate) fn prefix(&self) -> Option<&str> {
         self.prefix.as_deref()
+    }
+
+    /// What topics of events look like.
+    pub(crate) fn layout(&self) -> Layout {
+        self.layout.clone().unwrap_or_default()
     }
 
     /// The framework's tables.

@@ -17,7 +17,7 @@ mod commands;
 
 use crate::commands::Command;
 use crate::connection::Place;
-use crate::report::Out;
+use crate::report::{Failure, NotDone, Out};
 
 const EXIT_CODES: &str = "\
 Exit codes, for monitoring:
@@ -36,7 +36,7 @@ struct Cli {
     #[command(flatten)]
     place: Place,
 
-    /// Prints the report as JSON, of which there is a schema
+    /// Prints the report as JSON, of which there is a schema; or why there is none
     #[arg(long, global = true, help_heading = "Output")]
     json: bool,
 
@@ -50,7 +50,12 @@ fn main() -> ExitCode {
     match done {
         Ok(verdict) => verdict.into(),
         Err(failure) => {
-            eprintln!("emitter: {}", place.hide(&failure.to_string()));
+            let words = place.hide(&failure.to_string());
+            eprintln!("emitter: {words}");
+            if json && !matches!(failure, Failure::Output(_)) {
+                // That this is not written either changes nothing.
+                let _ = Out { json }.print(&NotDone { error: words });
+            }
             failure.verdict().into()
         }
     }

@@ -15,6 +15,7 @@ pub(crate) struct Profile {
     pub(crate) database: Option<String>,
     pub(crate) mqtt: Option<String>,
     pub(crate) prefix: Option<String>,
+    pub(crate) layout: Option<String>,
     pub(crate) schema: Option<String>,
     pub(crate) table_prefix: Option<String>,
 }
@@ -58,7 +59,7 @@ fn profile(text: &str, name: Option<&str>) -> Result<Profile, String> {
         let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
         format!(
             "line {line} is not as it should be: there are tables such as [production], each with any of `database`, `mqtt`, \
-             `prefix`, `schema`, `table-prefix`, which are texts"
+             `prefix`, `layout`, `schema`, `table-prefix`, which are texts"
         )
     })?;
     // Also those that are not meant: the file is no place for secrets.

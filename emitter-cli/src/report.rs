@@ -73,6 +73,19 @@ impl fmt::Display for Failure {
     }
 }
 
+/// The same in JSON, in place of a report.
+#[derive(Serialize)]
+pub(crate) struct NotDone {
+    /// Without secrets.
+    pub(crate) error: String,
+}
+
+impl fmt::Display for NotDone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.error)
+    }
+}
+
 impl From<String> for Failure {
     fn from(words: String) -> Self {
         Self::Said(words)

@@ -12,6 +12,7 @@ use emitter_diesel::event::Timestamp;
 use emitter_diesel::requests::Work;
 use serde::Serialize;
 
+use super::discard::{self, Discarded};
 use super::requests::Asking;
 use crate::connection::Place;
 use crate::report::{self, Failure, Out, Plain, Verdict};
@@ -457,18 +458,6 @@ impl fmt::Display for Edited {
     }
 }
 
-/// How many are there no more.
-#[derive(Serialize)]
-pub(super) struct Discarded {
-    pub(super) discarded: u64,
-}
-
-impl fmt::Display for Discarded {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{} were deleted.", self.discarded)
-    }
-}
-
 impl Redrive {
     fn run(self, place: &Place, book: &DeadLetterBook, out: Out) -> Result<Verdict, Failure> {
         let mut letters = self.which.selection();
@@ -494,30 +483,18 @@ impl Discard {
         if selection == Selection::default() && !self.all {
             return Err(Failure::said("which? Give numbers, what they have in common, or `--all`"));
         }
-        let discarded = if self.yes { book.discard(&selection)? } else { agreed(book, &selection)? };
+        let discarded = if self.yes {
+            book.discard(&selection)?
+        } else {
+            let list = |after| {
+                let letters =
+                    book.list(&selection, Page { after, limit: discard::PAGE, newest_first: false })?;
+                Ok(letters.iter().map(|letter| letter.id).collect())
+            };
+            let of = |ids| Selection { ids: Some(ids), ..selection.clone() };
+            discard::agreed("dead letters", list, |ids| Ok(book.discard(&of(ids))?))?
+        };
         out.print(&Discarded { discarded })?;
         Ok(Verdict::Well)
     }
 }
-
-/// Deletes what is there when somebody is asked; not what comes while they read the question.
-fn agreed(book: &DeadLetterBook, selection: &Selection) -> Result<u64, Failure> {
-    let mut meant: Vec<i64> = Vec::new();
-    loop {
-        let page = Page { after: meant.last().copied(), limit: PAGE, newest_first: false };
-        let letters = book.list(selection, page)?;
-        if letters.is_empty() {
-            break;
-        }
-        meant.extend(letters.iter().map(|letter| letter.id));
-    }
-    let question = format!("Delete {} dead letters, for good?", meant.len());
-    if !meant.is_empty() && !report::agreed(&question)? {
-        return Err(Failure::said("nothing was deleted"));
-    }
-    let of = |ids: &[i64]| Selection { ids: Some(ids.to_vec()), ..selection.clone() };
-    meant.chunks(PAGE).try_fold(0, |deleted, ids| Ok(deleted + book.discard(&of(ids))?))
-}
-
-/// As many are listed, and deleted, at a time.
-pub(super) const PAGE: usize = 1_000;

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use emitter_diesel::outbox::{self, GivenUpEvent, GivenUpSelection, GivenUpStatus};
 use serde::Serialize;
 
-use super::dlq::{Discarded, PAGE};
+use super::discard::{self, Discarded};
 use crate::connection::Place;
 use crate::report::{self, Failure, Out, Plain, Verdict};
 
@@ -137,28 +137,18 @@ fn discard(
     yes: bool,
     out: Out,
 ) -> Result<Verdict, Failure> {
-    let discarded = if yes { given_up.discard(selection)? } else { agreed(given_up, selection)? };
+    let discarded = if yes {
+        given_up.discard(selection)?
+    } else {
+        let list = |after| {
+            let rows = given_up.list(selection, after, discard::PAGE)?;
+            Ok(rows.iter().map(|row| row.id).collect())
+        };
+        let of = |ids| GivenUpSelection { ids: Some(ids), ..selection.clone() };
+        discard::agreed("rows that were given up", list, |ids| Ok(given_up.discard(&of(ids))?))?
+    };
     out.print(&Discarded { discarded })?;
     Ok(Verdict::Well)
-}
-
-/// Deletes what is there when somebody is asked. By their numbers, for any row may be given up while they read the
-/// question, also one before the last of these.
-fn agreed(given_up: &outbox::GivenUp, selection: &GivenUpSelection) -> Result<u64, Failure> {
-    let mut meant: Vec<i64> = Vec::new();
-    loop {
-        let rows = given_up.list(selection, meant.last().copied(), PAGE)?;
-        if rows.is_empty() {
-            break;
-        }
-        meant.extend(rows.iter().map(|row| row.id));
-    }
-    let question = format!("Delete {} rows that were given up, for good?", meant.len());
-    if !meant.is_empty() && !report::agreed(&question)? {
-        return Err(Failure::said("nothing was deleted"));
-    }
-    let of = |ids: &[i64]| GivenUpSelection { ids: Some(ids.to_vec()), ..selection.clone() };
-    meant.chunks(PAGE).try_fold(0, |deleted, ids| Ok(deleted + given_up.discard(&of(ids))?))
 }
 
 /// The list.

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use emitter_diesel::manifest::Manifest;
 use emitter_diesel::schema::{self, About, SchemaError};
-use emitter_diesel::topic::{Layout, TopicPrefix};
+use emitter_diesel::topic::TopicPrefix;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -31,10 +31,6 @@ pub(crate) struct Schema {
     /// Its version, such as that of the program
     #[arg(long, value_name = "VERSION", default_value = "1.0.0")]
     of_version: String,
-
-    /// What topics look like, as in the program [default: {prefix}/{model}/{operation}]
-    #[arg(long)]
-    layout: Option<Layout>,
 }
 
 /// What is made of the models.
@@ -64,7 +60,7 @@ impl Schema {
             title: self.title,
             version: self.of_version,
             prefix: prefix.unwrap_or_default(),
-            layout: self.layout.unwrap_or_default(),
+            layout: place.layout(),
         };
         let told = |error: SchemaError| Failure::said(error.to_string());
         let document = match self.form {

@@ -19,7 +19,7 @@ pub(crate) struct Tail {
     #[arg(long)]
     model: Option<String>,
 
-    /// Of this kind, such as user.create
+    /// Of this kind, such as user_created
     #[arg(long)]
     kind: Option<String>,
 
@@ -55,6 +55,7 @@ impl Tail {
         let name = format!("tail-{}", EventId::now());
         let builder =
             Emitter::builder().service("emitter-cli").node(&*name).mqtt(config).select_listeners(|_| false);
+        let builder = builder.topic_layout(place.layout());
         let builder = match place.prefix() {
             Some(prefix) => builder.topic_prefix(prefix),
             None => builder,

@@ -18,6 +18,7 @@ mod command;
 mod databases;
 mod discard;
 mod doctor;
+mod documents;
 mod requests;
 #[macro_use]
 mod suite;

@@ -194,7 +194,8 @@ macro_rules! suite {
                 let large = cli.run(&["dlq", "edit", &other, "--payload", file.to_str().unwrap()]);
                 assert!(large.code == 2 && large.err.contains("the limit is"), "{large:?}");
                 assert_eq!(cli.run(&["dlq", "show", &other, "--payload"]).out, "{}");
-                assert_eq!(cli.run(&["dlq", "show", "4711"]).code, 2);
+                let (failure, code) = cli.report("failure", &["dlq", "show", "4711"]);
+                assert!(code == 2 && failure["error"].as_str().unwrap().contains("4711"), "{failure}");
 
                 assert_eq!(cli.run(&["dlq", "discard"]).code, 2);
                 assert_eq!(cli.answered(&["dlq", "discard", &id], "").code, 2);

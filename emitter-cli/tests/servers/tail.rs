@@ -34,8 +34,8 @@ async fn events_are_shown_as_they_pass() {
             listening(&cli, &key),
             listening(&cli, &["tail", "--count", "3", "--json"]),
             listening(&cli, &["tail", "--count", "3"]),
-            listening(&cli, &["tail", "--kind", "order.create", "--count", "3", "--json"]),
-            listening(&cli, &["tail", "--kind", "order.delete", "--count", "1", "--for", "3s"]),
+            listening(&cli, &["tail", "--kind", "order_created", "--count", "3", "--json"]),
+            listening(&cli, &["tail", "--kind", "order_deleted", "--count", "1", "--for", "3s"]),
         )
     });
     let ids: Vec<String> =
@@ -55,12 +55,12 @@ async fn events_are_shown_as_they_pass() {
         for (tail, code) in [all, kind].map(lines) {
             let seen: Vec<Value> = tail.iter().map(read).collect();
             assert_eq!(seen.iter().map(|seen| seen["id"].as_str().unwrap()).collect::<Vec<_>>(), ids);
-            assert!(seen.iter().all(|seen| seen["payload"].is_null() && seen["kind"] == "order.create"));
+            assert!(seen.iter().all(|seen| seen["payload"].is_null() && seen["kind"] == "order_created"));
             assert_eq!(code, Some(0));
         }
         let (seen, code) = lines(text);
         assert!(
-            seen.len() == 3 && code == Some(0) && seen[0].contains("order.create  key 1  from shop/a"),
+            seen.len() == 3 && code == Some(0) && seen[0].contains("order_created  key 1  from shop/a"),
             "{seen:?}"
         );
         assert_eq!(lines(none), (Vec::new(), Some(1)));
@@ -89,6 +89,31 @@ async fn a_tail_ends_well_where_nobody_reads_any_more() {
 }
 
 /// The settings of an application's environment are those of the command line; but not its name at the broker.
+#[tokio::test(flavor = "multi_thread")]
+async fn topics_of_any_layout_are_followed() {
+    let broker = Mosquitto::start();
+    let layout = "tracker/events/{model}/{past_tense}";
+    let cli = Cli::new([("EMITTER_MQTT_URL", broker.url())]);
+    let profiles = cli.home().join(".config/emitter");
+    std::fs::create_dir_all(&profiles).unwrap();
+    std::fs::write(profiles.join("profiles.toml"), format!("[laid-out]\nlayout = \"{layout}\"")).unwrap();
+    let shop = node(&broker, "a").topic_layout(layout).start().await.unwrap();
+    let (said, profile) = tokio::task::block_in_place(|| {
+        (
+            listening(&cli, &["tail", "--layout", layout, "--count", "1"]),
+            listening(&cli, &["tail", "--profile", "laid-out", "--count", "1"]),
+        )
+    });
+    shop.publish(OrderCreated::new(Order { id: 1, step: 7 }));
+    tokio::task::block_in_place(|| {
+        for (seen, code) in [said, profile].map(lines) {
+            let [seen] = &seen[..] else { panic!("{seen:?}") };
+            assert!(code == Some(0) && seen.contains("order_created  key 1"), "{seen}");
+        }
+    });
+    assert!(shop.shutdown(10 * SECOND).await.is_clean());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_with_a_password_is_reached_by_the_applications_settings() {
     let folder = tempfile::tempdir().unwrap();
