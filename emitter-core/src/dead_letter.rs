@@ -77,7 +77,7 @@ pub struct DeadLetter {
     pub attempts: u32,
     /// The event's id, where one could be read.
     pub event: Option<EventId>,
-    /// The event's model, of what a listener did not handle.
+    /// The event's model; none of what could not be read.
     pub model: Option<String>,
     /// The key of its row as text, of what a listener did not handle, where the event is of one row.
     pub key: Option<String>,

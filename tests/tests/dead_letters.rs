@@ -344,6 +344,7 @@ async fn what_the_broker_refuses_or_would_not_take_becomes_one() {
         .map(|message| serde_json::from_slice(&message.payload).unwrap())
         .collect();
     assert_eq!((&sent[0]["reason"], &sent[0]["attempts"]), (&json!("unpublished"), &json!(1)));
+    assert!(emitter.dead_letters().iter().all(|letter| letter.model.as_deref() == Some("parcel")));
     assert!(sent[0]["error"].as_str().unwrap().contains("NotAuthorized"), "{}", sent[0]);
     assert_eq!(sent[0]["payload"]["result"]["id"], 7);
     // It fits into no message, the letter's included: this node keeps it whole.

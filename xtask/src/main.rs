@@ -19,8 +19,8 @@ cargo xtask COMMAND [ARGUMENTS]
   ci      the same on a build machine: a failing test does not end the run of the others
   bless   accept what the ui and snapshot tests see now; then read the diff
   bench   the benchmarks; `bench compile [ROUNDS]`: what the macros cost the compiler
-  prove   the long proofs: the same tests with bigger numbers, in release mode, over real servers, and the
-          fuzz targets; `prove fuzz [TARGET…]`: these alone
+  prove   the long proofs: the same tests with bigger numbers, in release mode, over real servers, a thousand
+          visitors of a stream, and the fuzz targets; `prove fuzz [TARGET…]`: these alone
 
 bless, bench and prove hand further ARGUMENTS on, as in `cargo xtask bless -p emitter-macros`.
 ";
@@ -162,6 +162,9 @@ fn prove(rest: &[String]) -> Result<(), Failure> {
     command.args(rest).env("EMITTER_PROOF", "full");
     steps.tests("proofs", command)?;
     if rest.is_empty() {
+        let mut visitors = cargo("bench -p emitter-web --bench visitors");
+        visitors.env("EMITTER_PROOF", "full");
+        steps.run("visitors", visitors)?;
         // For five minutes.
         steps.run("orders-and-billing", cargo("run --release -p orders-and-billing -- 300"))?;
     }

@@ -208,7 +208,14 @@ impl Publishing {
                 self.outcomes.failed(&failure, told);
                 if failure.matters() && self.shared.dead_letters.may() {
                     let original = catch_unwind(AssertUnwindSafe(|| original(&self.shared, &**event)));
-                    self.outcomes.bury(&failure, event.meta().id, original.unwrap_or_default(), 0);
+                    let letters = &self.shared.dead_letters;
+                    let letter = letters.letter(
+                        Reason::Unpublished,
+                        failure.to_string(),
+                        original.unwrap_or_default(),
+                    );
+                    let (event, model) = (Some(event.meta().id), Some(info.name.to_owned()));
+                    letters.put(DeadLetter { event, model, ..letter }, Held::Nothing, true);
                 }
             }
         }
@@ -494,9 +501,11 @@ impl Outcomes {
             Err(error) => error,
         };
         // Whoever misses it is told that it is nothing: it is counted here.
-        if let Some(place) = place {
-            locked(&self.ring).settle(place);
-        }
+        let model = place.and_then(|place| {
+            let mut ring = locked(&self.ring);
+            ring.settle(place);
+            ring.model(place)
+        });
         let error = match error {
             error @ PublishError::QueueFull { .. } => {
                 if told.is_relay() {
@@ -521,14 +530,14 @@ impl Outcomes {
         self.failed(&failure, told);
         if !is_relay && failure.matters() && self.dead_letters.may() {
             let (topic, properties) = (topic.to_string(), properties.unwrap_or_default());
-            self.bury(&failure, id, Original { topic, payload, properties }, attempts);
+            let letter = self.dead_letters.letter(
+                Reason::Unpublished,
+                failure.to_string(),
+                Original { topic, payload, properties },
+            );
+            let letter = DeadLetter { event: Some(id), model: model.map(str::to_owned), attempts, ..letter };
+            self.dead_letters.put(letter, Held::Nothing, true);
         }
-    }
-
-    fn bury(&self, failure: &Failure, event: EventId, original: Original, attempts: u32) {
-        let letter = self.dead_letters.letter(Reason::Unpublished, failure.to_string(), original);
-        let letter = DeadLetter { event: Some(event), attempts, ..letter };
-        self.dead_letters.put(letter, Held::Nothing, true);
     }
 
     fn failed(&self, failure: &Failure, told: Told) {

@@ -360,7 +360,8 @@ impl Shared {
         let original =
             catch_unwind(AssertUnwindSafe(|| parcel::original(self, &*emission.event))).unwrap_or_default();
         let letter = self.dead_letters.letter(Reason::Unpublished, loss.to_string(), original);
-        let letter = DeadLetter { event: Some(event.id()), ..letter };
+        let model = Some(emission.event.model().name.to_owned());
+        let letter = DeadLetter { event: Some(event.id()), model, ..letter };
         self.dead_letters.put(letter, Held::Nothing, emission.scope.remote);
     }
 }

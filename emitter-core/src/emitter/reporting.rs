@@ -10,6 +10,7 @@ use crate::dead_letter::Reason;
 use crate::dispatcher::{Calls, Timing};
 use crate::listener::ListenerInfo;
 use crate::metrics::{Counter, Report, Stats, table};
+use crate::registry::RegisteredModel;
 use crate::transport::{LinkStatus, TransportStatus, Window};
 
 /// What is counted of calls, by model and listener.
@@ -117,11 +118,12 @@ impl Emitter {
     /// With those of which there is none yet: who looks for an increase does not see where it began otherwise.
     fn tell_dead_letters(&self, report: &mut Report) {
         let shared = &self.node.shared;
-        for reason in [Reason::Undecodable, Reason::Unpublished] {
-            report.counter(&table::DEAD_LETTERS, &["", reason.as_str()], 0);
-        }
+        report.counter(&table::DEAD_LETTERS, &["", Reason::Undecodable.as_str()], 0);
         for model in shared.all_models() {
             report.counter(&table::DEAD_LETTERS, &[model.info.name, Reason::Unhandled.as_str()], 0);
+        }
+        for model in RegisteredModel::all() {
+            report.counter(&table::DEAD_LETTERS, &[model.name, Reason::Unpublished.as_str()], 0);
         }
         for ((model, reason), letters) in shared.dead_letters.counted().iter() {
             report.counter(&table::DEAD_LETTERS, &[model.as_deref().unwrap_or_default(), reason], *letters);

@@ -53,6 +53,8 @@ pub(crate) struct Ring<E> {
 struct Published<E> {
     /// Its name in lower case.
     name: Box<str>,
+    /// Its name as the program writes it.
+    called: &'static str,
     /// The last number that was given.
     last: u64,
     /// Those of which it is not known yet what became of them. What waits for the broker is bounded, and so are they.
@@ -100,9 +102,16 @@ impl<E> Ring<E> {
     }
 
     /// Begins to count a model's events; what it returns is the model's from then on.
-    pub(crate) fn add_model(&mut self, name: &str) -> usize {
-        let name = name.to_ascii_lowercase().into();
-        self.models.push(Published { name, last: 0, open: BTreeSet::new(), kept: VecDeque::new(), gone: 0 });
+    pub(crate) fn add_model(&mut self, called: &'static str) -> usize {
+        let name = called.to_ascii_lowercase().into();
+        self.models.push(Published {
+            name,
+            called,
+            last: 0,
+            open: BTreeSet::new(),
+            kept: VecDeque::new(),
+            gone: 0,
+        });
         self.models.len() - 1
     }
 
@@ -152,6 +161,11 @@ impl<E> Ring<E> {
     pub(crate) fn settle(&mut self, place: Place) {
         let Some(published) = self.models.get_mut(place.model) else { return };
         published.open.remove(&place.sequence);
+    }
+
+    /// The model whose number it is.
+    pub(crate) fn model(&self, place: Place) -> Option<&'static str> {
+        self.models.get(place.model).map(|published| published.called)
     }
 
     /// What there is of a model's events after this number, in order: up to the last one before which nothing is

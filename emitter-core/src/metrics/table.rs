@@ -113,7 +113,7 @@ metrics! {
     GIVEN_UP: Counter "emitter_given_up_total" Count ["model", "listener"];
     /// Events that a listener missed, because its queue was full; `*` is every listener of the model, for the model's was.
     OVERFLOWED: Counter "emitter_overflowed_total" Count ["model", "listener"] => "EmitterEventsLost";
-    /// Dead letters: `undecodable` (of no model), `unhandled`, `unpublished` (of none, either).
+    /// Dead letters: `undecodable` (of no model), `unhandled`, `unpublished`.
     DEAD_LETTERS: Counter "emitter_dead_letters_total" Count ["model", "reason"] => "EmitterDeadLetters";
     /// Dead letters that were forgotten, or did not get where they go.
     DEAD_LETTERS_LOST: Counter "emitter_dead_letters_lost_total" Count [] => "EmitterEventsLost";
