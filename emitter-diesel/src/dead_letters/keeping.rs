@@ -27,12 +27,21 @@ pub(super) struct Keeping {
 struct Waiting {
     /// Those whose message was acknowledged without them, too: they may be kept all the same.
     letters: Vec<Letter>,
+    /// What the one thread has taken of them and tries to write down.
+    taken: Load,
     /// Since when the one thread is busy that writes them down.
     busy_since: Option<Instant>,
     /// Why they cannot be written down, while that is so.
     trouble: Option<String>,
     size: Option<Size>,
     is_ending: bool,
+}
+
+/// So many letters, and the bytes of their events.
+#[derive(Debug, Clone, Copy, Default)]
+struct Load {
+    letters: usize,
+    bytes: usize,
 }
 
 struct Letter {
@@ -128,7 +137,7 @@ impl Keeping {
                 if failures == 0 {
                     waiting.busy_since = Some(Instant::now());
                 }
-                std::mem::take(&mut waiting.letters)
+                waiting.take()
             };
             let left = self.write_all(letters);
             failures = if left.is_empty() { 0 } else { failures + 1 };
@@ -142,6 +151,7 @@ impl Keeping {
     /// Those wait on, before all that came meanwhile.
     fn puts_back(&self, left: Vec<Letter>, failures: u32) {
         let mut waiting = self.waiting();
+        waiting.taken = Load::default();
         if left.is_empty() {
             waiting.trouble = None;
         } else if failures.is_power_of_two() {
@@ -188,7 +198,7 @@ impl Keeping {
     pub(super) fn trouble(&self) -> Option<String> {
         let waiting = self.waiting();
         let trouble = waiting.trouble.as_ref()?;
-        Some(format!("dead letters: {} wait for their database: {trouble}", waiting.letters.len()))
+        Some(format!("dead letters: {} wait for their database: {trouble}", waiting.load().letters))
     }
 
     /// What the database says; `None` where it is away, for then it answers nothing at all.
@@ -267,9 +277,21 @@ impl Keeping {
 }
 
 impl Waiting {
-    fn is_full(&self, letter: &DeadLetter) -> bool {
+    /// All letters go to the one thread. They are in memory until it is done with them.
+    fn take(&mut self) -> Vec<Letter> {
+        self.taken = self.load();
+        std::mem::take(&mut self.letters)
+    }
+
+    /// What is in memory.
+    fn load(&self) -> Load {
         let bytes: usize = self.letters.iter().map(|letter| letter.letter.payload.len()).sum();
-        self.letters.len() >= MOST_WAITING || bytes + letter.payload.len() > MOST_BYTES_WAITING
+        Load { letters: self.taken.letters + self.letters.len(), bytes: self.taken.bytes + bytes }
+    }
+
+    fn is_full(&self, letter: &DeadLetter) -> bool {
+        let Load { letters, bytes } = self.load();
+        letters >= MOST_WAITING || bytes + letter.payload.len() > MOST_BYTES_WAITING
     }
 }
 
@@ -295,7 +317,84 @@ struct Free<'k>(&'k Keeping);
 impl Drop for Free<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.0.waiting().busy_since = None;
+            let mut waiting = self.0.waiting();
+            (waiting.busy_since, waiting.taken) = (None, Load::default());
+        }
+    }
+}
+
+#[cfg(all(test, feature = "sqlite"))]
+mod tests {
+    use std::sync::mpsc::{self, Receiver, Sender};
+
+    use diesel::{ConnectionError, SqliteConnection};
+    use emitter_core::dead_letter::Reason;
+    use emitter_core::{EventId, Origin};
+
+    use super::*;
+    use crate::tables::Tables;
+
+    /// Letters whose database is away: who connects hangs until the test has him fail.
+    struct Away {
+        keeping: Arc<Keeping>,
+        connects: Receiver<()>,
+        fails: Sender<()>,
+    }
+
+    impl Away {
+        fn new() -> Self {
+            let ((connecting, connects), (fails, failing)) = (mpsc::channel(), mpsc::channel());
+            let hanging = Mutex::new((connecting, failing));
+            let tables = Tables::new(move || {
+                let (connecting, failing) = &*hanging.lock().unwrap();
+                // At the end of the test nobody waits any more, and everybody fails at once.
+                let _ = connecting.send(());
+                let _ = failing.recv();
+                Err::<SqliteConnection, _>(ConnectionError::BadConnection("away".to_owned()))
+            });
+            let limits = Limits { letters: u64::MAX, bytes: u64::MAX };
+            let keeping = Arc::new(Keeping::new(DeadLetterBook::unopened(&tables), limits));
+            Self { keeping, connects, fails }
+        }
+
+        /// How many of so many letters there is room for.
+        fn takes(&self, letters: usize, bytes: usize) -> usize {
+            let taken = (0..letters).filter(|_| {
+                let (service, node, id) = ("shop".into(), "a".into(), EventId::now());
+                let node = Origin { service, node, incarnation: *id.as_uuid() };
+                let letter = DeadLetter::kept(id, Reason::Unhandled, "a", vec![b'x'; bytes], node);
+                !matches!(self.keeping.keep(Arc::new(letter)).now_or_never(), Some(Err(error)) if error.starts_with("too many"))
+            });
+            taken.count()
+        }
+
+        /// Waits until the thread that writes hangs, with all that it has taken.
+        fn hangs(&self) {
+            self.connects.recv_timeout(Duration::from_secs(20)).unwrap();
+        }
+
+        /// Has one attempt fail: it is asked twice, the second time whether anybody is there at all.
+        fn fails(&self) {
+            self.fails.send(()).unwrap();
+            self.hangs();
+            self.fails.send(()).unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn what_the_writer_holds_counts_however_long_the_database_is_away() {
+        for (bytes, most) in [(10, MOST_WAITING), (1024 * 1024, MOST_BYTES_WAITING / 1024 / 1024)] {
+            let away = Away::new();
+            assert_eq!(away.takes(1, bytes), 1);
+            away.hangs();
+            assert_eq!(away.takes(most + 10, bytes), most - 1, "one is with the writer");
+            for _ in 0..3 {
+                away.fails();
+                away.hangs();
+                assert_eq!(away.takes(10, bytes), 0, "the writer has all");
+                assert!(away.keeping.trouble().unwrap().contains(&format!(" {most} wait ")));
+            }
+            away.keeping.ends();
         }
     }
 }
