@@ -141,6 +141,11 @@ impl Number {
         (1..=Self::MAX_OUTBOX).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric())
     }
 
+    /// Whether a lane may have this number: databases keep it in 32 bits with a sign.
+    pub(crate) fn is_lane(lane: u32) -> bool {
+        i32::try_from(lane).is_ok()
+    }
+
     /// What is counted, as text: `{outbox}/{lane}.{epoch}:{base}`, and behind an `@` the row.
     #[must_use]
     pub fn stream(&self) -> String {
@@ -172,7 +177,7 @@ impl Number {
         let in_order = i64::try_from(sequence).is_ok() && (base < sequence || sequence == 0);
         Some(Self {
             outbox: (Self::names_outbox(outbox) && in_order).then(|| outbox.into())?,
-            lane: u32::try_from(number(lane)?).ok()?,
+            lane: u32::try_from(number(lane)?).ok().filter(|lane| Self::is_lane(*lane))?,
             epoch: number(epoch)?,
             base,
             sequence,
@@ -273,17 +278,23 @@ mod tests {
             "a b/1.1:1",
             "\"/1.1:1",
         ];
-        for bad in bad.into_iter().chain([&*long, "a/4294967296.1:1", "a/1.99999999999999999999:1"]) {
+        for bad in bad.into_iter().chain([
+            &*long,
+            "a/2147483648.1:1",
+            "a/4294967296.1:1",
+            "a/1.99999999999999999999:1",
+        ]) {
             assert_eq!(Number::of_stream(bad, 2), None, "{bad}");
         }
         let most = Number {
             outbox: "a".repeat(32).into(),
-            lane: u32::MAX,
+            lane: u32::MAX / 2,
             epoch: u64::MAX / 2,
             base: u64::MAX / 2,
             sequence: 1,
             row: Some(u64::MAX / 2),
         };
         assert!(most.stream().len() <= Number::MAX_STREAM);
+        assert_eq!(Number::of_stream("a/2147483647.1:1", 2).map(|number| number.lane), Some(most.lane));
     }
 }

@@ -162,7 +162,8 @@ impl<'a> StreamForm<'a> {
     fn read(&self) -> Option<Stream> {
         let Self { outbox, lane, model } = self;
         let is_life = *lane == 0 && super::is_life(outbox);
-        let good = (is_life || Number::names_outbox(outbox)) && (1..=128).contains(&model.len());
+        let is_of_outbox = Number::names_outbox(outbox) && Number::is_lane(*lane);
+        let good = (is_life || is_of_outbox) && (1..=128).contains(&model.len());
         let model = model.to_ascii_lowercase().into();
         good.then(|| Stream { outbox: outbox.as_ref().into(), lane: *lane, model })
     }
@@ -346,7 +347,7 @@ mod tests {
     use crate::event::EventId;
 
     fn any_stream() -> impl Strategy<Value = Stream> {
-        let outbox = ("[a-z0-9]{1,32}", any::<u32>()).prop_map(|(name, lane)| (name.into(), lane));
+        let outbox = ("[a-z0-9]{1,32}", 0..=u32::MAX / 2).prop_map(|(name, lane)| (name.into(), lane));
         let life = any::<u128>().prop_map(|life| (super::super::life(Uuid::from_u128(life)), 0));
         let whose = prop_oneof![outbox, life];
         (whose, "[a-z_]{1,20}").prop_map(|((outbox, lane), model)| Stream {
@@ -431,6 +432,18 @@ mod tests {
             prop_assume!(!(field == "model" && value == "\"a/b\"" || field == "events" && value == "[]"));
             let read = Answer::read(&serde_json::to_vec(&json).unwrap().into());
             prop_assert!(matches!(read, Err(DecodeError::Malformed(_))), "{read:?}");
+        }
+    }
+
+    /// One that was told of another would keep all from being noted.
+    #[test]
+    fn a_lane_is_one_that_databases_can_keep() {
+        let most = u32::MAX / 2;
+        for (lane, is_good) in [(0, true), (most, true), (most + 1, false), (4_000_000_000, false)] {
+            let stream = Stream { outbox: "a".into(), lane, model: "user".into() };
+            let all = [Head { stream, epoch: 1, base: 0, last: 3 }];
+            let read = heads(&all).map(|told| read_heads(&told).is_ok());
+            assert_eq!(read.collect::<Vec<_>>(), [is_good], "{lane}");
         }
     }
 
