@@ -168,8 +168,8 @@ const MOST_MESSAGES: usize = 64;
 /// How many bytes of events may wait, of all streams.
 const MOST_BYTES: usize = 32 * 1024 * 1024;
 
-/// How many streams are known at most.
-const MOST_STREAMS: usize = 65_536;
+/// How many streams a node knows at most. Beyond that it forgets those that it did not hear of for longest.
+pub const MOST_STREAMS: usize = 65_536;
 
 /// So many are forgotten at once where there is no room for another one.
 const FORGOTTEN: usize = MOST_STREAMS / 16;

@@ -328,8 +328,8 @@ macro_rules! suite {
                 // In a lane that billing never heard of it has no position.
                 let back = "UPDATE emitter_positions SET sequence = sequence - 3 WHERE node = 'billing/b'";
                 db.batch_execute(back).unwrap();
-                let far = "INSERT INTO emitter_positions (node, outbox, lane, model, epoch, sequence) \
-                           VALUES ('far/a', 'another', 0, 'order', 1, 5)";
+                let far = "INSERT INTO emitter_positions (node, outbox, lane, model, epoch, sequence, noted_at) \
+                           VALUES ('far/a', 'another', 0, 'order', 1, 5, '2026-01-01 00:00:00')";
                 db.batch_execute(far).unwrap();
                 eventually(|| lag(&[]).0["outbox"]["pending"] == 0).await;
                 let (behind, code, report) = lag_of_billing(&["--max-behind", "2", "--max-age", "1h"]);

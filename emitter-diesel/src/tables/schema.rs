@@ -360,7 +360,8 @@ fn first(dialect: Dialect, names: &Names, lanes: u32) -> Vec<String> {
         &names.table("positions"),
         format!(
             "node {whose} NOT NULL, outbox {name} NOT NULL, lane INTEGER NOT NULL, model {name} NOT NULL, \
-             epoch BIGINT NOT NULL, sequence BIGINT NOT NULL, PRIMARY KEY (node, outbox, lane, model)"
+             epoch BIGINT NOT NULL, sequence BIGINT NOT NULL, noted_at {time} NOT NULL, \
+             PRIMARY KEY (node, outbox, lane, model)"
         ),
         options,
     ));

@@ -5,7 +5,8 @@ use emitter_core::gaps::Since;
 use emitter_core::transport::memory::MemoryBroker;
 use emitter_diesel::catch_up::CatchUp;
 use emitter_diesel::{Bind, Emit};
-use emitter_tests::servers::Mosquitto;
+use emitter_tests::eventually::eventually;
+use emitter_tests::servers::{Mosquitto, Postgres};
 
 use super::databases::{Database as _, Sqlite};
 use super::*;
@@ -183,6 +184,29 @@ async fn a_node_without_a_name_cannot_remember() {
     let builder = Emitter::builder().service("desk").node("a").with(CatchUp::new(tables));
     let error = builder.start().await.unwrap_err().to_string();
     assert!(error.contains(".migrate()"), "{error}");
+}
+
+/// A lane that no database can keep, told by whoever may publish: what the node heard of others is noted all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forged_lane_keeps_no_other_from_being_noted() {
+    let memory = tokio::task::block_in_place(<Postgres as databases::Database>::with_tables);
+    let broker = MemoryBroker::new();
+    let desk = builder(&broker, "a").with(CatchUp::new(memory.tables())).start().await.unwrap();
+    desk.on::<OrderCreated>().allow_remote().run(|_| std::future::ready(()));
+    desk.connected(10 * SECOND).await.unwrap();
+    for lane in [4_000_000_000_u32, 3] {
+        let head = format!(
+            r#"{{"heads":[{{"stream":{{"outbox":"b","lane":{lane},"model":"order"}},"epoch":1,"base":0,"last":5}}]}}"#
+        );
+        assert!(broker.send("shop.a", "prisma/events/_replay/heads", head));
+    }
+    let noted = || {
+        let lanes = "SELECT CAST(lane AS BIGINT) AS number FROM emitter_positions WHERE sequence = 5";
+        let lanes: Vec<Number> = diesel::sql_query(lanes).load(&mut memory.connect()).unwrap();
+        lanes.iter().map(|lane| lane.number).collect::<Vec<_>>()
+    };
+    eventually(|| noted() == [3]).await;
+    assert!(desk.shutdown(10 * SECOND).await.is_clean());
 }
 
 #[tokio::test(flavor = "multi_thread")]
