@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use emitter_core::{BeginCompanion, Companion, Pulse, WeakEmitter};
-use futures_util::FutureExt;
+use futures_util::{FutureExt, TryFutureExt};
 use tokio::sync::oneshot;
 use tracing::error;
 
@@ -53,6 +53,11 @@ pub(crate) fn thread<T: 'static>(
         }
         .boxed()
     })
+}
+
+/// The same, but that it ends after others.
+pub(crate) fn after(others: &'static [&'static str], begin: BeginCompanion) -> BeginCompanion {
+    Box::new(move |emitter| begin(emitter).map_ok(move |companion| companion.after(others)).boxed())
 }
 
 /// Asks a database once, on a thread of its own: the runtime would wait at its end for one of its

@@ -148,7 +148,8 @@ fn ending(keeping: Weak<Keeping>) -> BeginCompanion {
                 keeping.ends();
             }
         };
-        std::future::ready(Ok(Companion::new(move |_| end.boxed()))).boxed()
+        // What an outbox gives up at its end becomes letters.
+        std::future::ready(Ok(Companion::new(move |_| end.boxed()).after(&["outbox"]))).boxed()
     })
 }
 

@@ -224,6 +224,9 @@ impl Extension for Outbox {
             }
         };
         let begin = companion::thread("emitter-outbox", open, run, move || mailbox.end());
+        // What is turned is relayed here, and handed to the listeners of this node: that it does neither any more, the outbox says
+        // last.
+        let begin = companion::after(&["capture"], begin);
         builder
             .state(attached)
             .troubles(move || asked.trouble().into_iter().collect())

@@ -352,7 +352,8 @@ impl Builder {
     }
 
     /// Runs something with the node, such as the relay of an outbox. It begins when the node has begun, and is
-    /// ended at a shutdown when listeners are done and before the way to other nodes is closed.
+    /// ended at a shutdown when listeners are done and before the way to other nodes is closed, all of them at the same time
+    /// ([`Companion::after`](super::Companion::after)).
     pub fn companion(mut self, name: &'static str, begin: BeginCompanion) -> Self {
         self.companions.push((name, begin));
         self

@@ -15,6 +15,7 @@ pub type BeginCompanion =
 pub struct Companion {
     pub(super) end: Box<dyn FnOnce(Instant) -> BoxFuture<'static, ()> + Send>,
     pub(super) pulse: Option<Box<dyn Fn() -> Pulse + Send + Sync>>,
+    pub(super) after: &'static [&'static str],
 }
 
 /// How something is that runs with a node.
@@ -29,9 +30,16 @@ pub enum Pulse {
 }
 
 impl Companion {
-    /// `end` ends it, until the moment that it is given at the latest.
+    /// `end` ends it, until the moment that it is given at the latest. All companions of a node end at the same time.
     pub fn new(end: impl FnOnce(Instant) -> BoxFuture<'static, ()> + Send + 'static) -> Self {
-        Self { end: Box::new(end), pulse: None }
+        Self { end: Box::new(end), pulse: None, after: &[] }
+    }
+
+    /// Has it end when those of these [names](super::Builder::companion) have ended, for until then they give it work, or when there
+    /// is no more time. Those that the node does not have are not waited for.
+    #[must_use]
+    pub fn after(self, others: &'static [&'static str]) -> Self {
+        Self { after: others, ..self }
     }
 
     /// Has [`Emitter::health`](super::Emitter::health) and [`Emitter::is_running`](super::Emitter::is_running) ask how it is. It is to answer at once.

@@ -1,8 +1,10 @@
 //! How a node ends.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, timeout_at};
@@ -117,9 +119,7 @@ impl Shutdown {
         self.stop_intake().await;
         let models = self.shared.all_models();
         self.finish_listeners(&models).await;
-        for (_, companion) in companions {
-            (companion.end)(self.deadline).await;
-        }
+        end_all(companions, self.most_of_the_time(), self.deadline).await;
         // Nobody writes anything down any more.
         let unwritten = self.shared.unwritten.get().map_or(0, Unwritten::close);
         self.shared.counters.queue_failed.add(unwritten as u64);
@@ -168,11 +168,18 @@ impl Shutdown {
         }
     }
 
+    /// Nine tenths of the time that is left. What needs as long as it gets, because a broker is away or a database hangs, leaves the
+    /// rest to what comes behind it: letters that it made, and acknowledgements.
+    fn most_of_the_time(&self) -> Instant {
+        let now = Instant::now();
+        now + self.deadline.saturating_duration_since(now) * 9 / 10
+    }
+
     /// Sends what is queued, and hears what becomes of it.
     async fn stop_publishing(&mut self) {
         self.shared.to_publish.close();
         let Some(mut task) = self.publishing.take() else { return };
-        if timeout_at(self.deadline, &mut task).await.is_err() {
+        if timeout_at(self.most_of_the_time(), &mut task).await.is_err() {
             task.abort();
             let _ = task.await;
         }
@@ -185,13 +192,37 @@ impl Shutdown {
     }
 }
 
+/// Ends them together until a moment, but for those that wait for others: until a later one, should two wait for each other.
+async fn end_all(companions: Vec<(&'static str, Companion)>, until: Instant, patience: Instant) {
+    // Of each name, those that are closed when one has ended.
+    let mut names = HashMap::<&str, Vec<watch::Receiver<()>>>::new();
+    let ends = companions.into_iter().map(|(name, companion)| {
+        let (ended, has_ended) = watch::channel(());
+        names.entry(name).or_default().push(has_ended);
+        (companion, ended)
+    });
+    let ends: Vec<_> = ends.collect();
+    let ends = ends.into_iter().map(|(companion, ended)| {
+        let before = companion.after.iter().filter_map(|name| names.get(name)).flatten();
+        let before: Vec<watch::Receiver<()>> = before.cloned().collect();
+        async move {
+            // Nothing is ever sent: it is an error when the other one has ended.
+            let before = before.into_iter().map(|mut before| async move { drop(before.changed().await) });
+            let _ = timeout_at(patience, join_all(before)).await;
+            (companion.end)(until).await;
+            drop(ended);
+        }
+    });
+    join_all(ends.collect::<Vec<_>>()).await;
+}
+
 impl Shutdown {
     /// Their last acknowledgements go out.
     async fn close_groups(&self) {
         let groups = std::mem::take(&mut *self.shared.groups());
         let left = self.deadline.saturating_duration_since(Instant::now());
         let all = groups.values().map(|group| group.close(left));
-        futures_util::future::join_all(all).await;
+        join_all(all).await;
     }
 }
 
@@ -213,5 +244,73 @@ impl Shared {
         let unfinished = self.all_models().iter().map(|model| model.queue.unfinished()).sum();
         let unwritten = self.unwritten.get().map_or(0, |unwritten| unwritten.status().waiting);
         ShutdownReport { unfinished, unpublished: unconfirmed + self.to_publish.unfinished(), unwritten }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use futures_util::FutureExt;
+    use tokio::time::sleep_until;
+
+    use super::*;
+    use crate::emitter::BeginCompanion;
+
+    type Ends = Arc<Mutex<Vec<(&'static str, Duration)>>>;
+
+    /// One that is done, or takes all the time that it gets.
+    fn companion(
+        name: &'static str,
+        takes_all: bool,
+        after: &'static [&'static str],
+        ends: &Ends,
+    ) -> BeginCompanion {
+        let (ends, begun) = (Arc::clone(ends), Instant::now());
+        let end = move |deadline| {
+            async move {
+                if takes_all {
+                    sleep_until(deadline).await;
+                }
+                ends.lock().unwrap().push((name, begun.elapsed()));
+            }
+            .boxed()
+        };
+        Box::new(move |_| std::future::ready(Ok(Companion::new(end).after(after))).boxed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_companion_that_takes_all_the_time_leaves_others_and_what_is_behind_them_some() {
+        let ends = Ends::default();
+        let mut builder = Emitter::builder();
+        let all: [(_, _, &'static [&'static str]); 4] = [
+            ("letters", false, &["outbox"]),
+            ("capture", false, &["nobody"]),
+            ("outbox", true, &["capture"]),
+            ("mirror", false, &[]),
+        ];
+        for (name, takes_all, after) in all {
+            builder = builder.companion(name, companion(name, takes_all, after, &ends));
+        }
+        let emitter = builder.start().await.unwrap();
+        assert!(emitter.shutdown(Duration::from_secs(10)).await.is_clean());
+        let second = Duration::from_secs(1);
+        let ends: Vec<(&str, Duration)> =
+            ends.lock().unwrap().iter().map(|(name, at)| (*name, *at)).collect();
+        assert_eq!(
+            ends.iter().map(|(name, _)| *name).collect::<Vec<_>>(),
+            ["capture", "mirror", "outbox", "letters"]
+        );
+        assert!(ends[1].1 < second && ends[3].1 > 8 * second && ends[3].1 < 10 * second, "{ends:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn companions_that_wait_for_each_other_end_at_the_deadline() {
+        let ends = Ends::default();
+        let builder = Emitter::builder().companion("a", companion("a", false, &["b"], &ends));
+        let builder = builder.companion("b", companion("b", false, &["a", "b"], &ends));
+        let emitter = builder.start().await.unwrap();
+        assert!(emitter.shutdown(Duration::from_secs(10)).await.is_clean());
+        assert_eq!(ends.lock().unwrap().len(), 2);
     }
 }
