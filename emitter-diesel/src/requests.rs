@@ -103,7 +103,8 @@ impl Extension for Attendant {
             let run = move |mut attending: Attending, emitter, activity: &Arc<Activity>| {
                 attending.run(&emitter, &ended, activity);
             };
-            // Dropped with its emitter, it ends the thread as well.
+            // Dropped with its emitter, it ends the thread as well. A request that is attended keeps the emitter until it is
+            // over: its letters and events need one.
             companion::thread("emitter-attendant", open, run, move || drop::<mpsc::Sender<()>>(end))(emitter)
         });
         let told = move || asked.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect();

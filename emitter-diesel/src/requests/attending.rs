@@ -141,7 +141,8 @@ impl Attending {
         })
     }
 
-    /// Takes a request up and works at it, if there is one.
+    /// Takes a request up and works at it, if there is one. Whether there may be another one: not after one that is given back, for
+    /// whatever hindered this node in it hinders it still, and others may take it up.
     fn look(&mut self, emitter: &Emitter, ended: &Receiver<()>) -> QueryResult<bool> {
         if self.cleared.is_none_or(|cleared| cleared.elapsed() > CLEARING) {
             self.ask(|database, store| database.change(store.clear()))?;
@@ -165,8 +166,8 @@ impl Attending {
             return Ok(true);
         }
         info!(request = claim.id, action = row.action, "it is begun");
-        self.attend(emitter, row, &claim, begun, ended)?;
-        Ok(true)
+        let end = self.attend(emitter, row, &claim, begun, ended)?;
+        Ok(!matches!(end, End::GivenBack))
     }
 
     /// Works at a request in a thread beside this one, which keeps it, and notes how far it is and how it ends.
@@ -177,7 +178,7 @@ impl Attending {
         claim: &Claim,
         begun: Instant,
         ended: &Receiver<()>,
-    ) -> QueryResult<()> {
+    ) -> QueryResult<End> {
         let job = Job::of(self, emitter, row);
         let standing = Standing::of(job.before, begun + self.lease * 3 / 4);
         let (end, renewed) = std::thread::scope(|scope| {
@@ -209,7 +210,7 @@ impl Attending {
                     failures += 1;
                     std::thread::sleep(RECONNECT.delay(failures, fastrand::f64()));
                 }
-                noted => return noted.map(drop),
+                noted => return noted.map(|_| end),
             }
         }
     }

@@ -44,6 +44,32 @@ async fn an_end_behind_the_first_lease_is_noted_again() {
     assert!(emitter.shutdown(10 * SECOND).await.is_clean());
 }
 
+/// While it waits for a listener, the node has its request back in the table, and nobody else is there to take it up.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_ends_rests_when_it_has_given_a_request_back() {
+    let (database, breaker) = (Sqlite::start(), Breaker::default());
+    let (emitter, requests, id) = begun(&database, &breaker, 20).await;
+    let mut db = database.connect();
+    db.batch_execute(
+        "CREATE TABLE begun (claims INTEGER); \
+         CREATE TRIGGER begins AFTER UPDATE ON emitter_requests WHEN NEW.owner IS NOT NULL AND OLD.owner IS NULL \
+         BEGIN INSERT INTO begun VALUES (NEW.claims); END",
+    )
+    .unwrap();
+    let _ = emitter.on::<OrderCreated>().name("slow").run(|event: Event<OrderCreated>| async move {
+        if event.row.id < 0 {
+            tokio::time::sleep(4 * SECOND).await;
+        }
+    });
+    emitter.publish(OrderCreated::new(Order { id: -1, step: 0 }));
+    eventually(|| requests.state(id).unwrap().progress.handled > 2).await;
+    assert!(emitter.shutdown(10 * SECOND).await.is_clean());
+    assert_eq!(requests.state(id).unwrap().status, Status::Asked);
+    let begun = "SELECT COUNT(*) AS claims FROM begun";
+    let begun: Claims = diesel::sql_query(begun).get_result(&mut db).unwrap();
+    assert!((1..=6).contains(&begun.claims), "it was taken up {} times", begun.claims);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_trouble_that_is_over_is_told_no_more() {
     let (database, breaker) = (Sqlite::start(), Breaker::default());
