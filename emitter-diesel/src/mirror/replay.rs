@@ -55,18 +55,21 @@ pub struct Replay<'m> {
     emitter: Emitter,
     selection: Selection,
     listeners: Option<Arc<[String]>>,
-    per_second: Option<u32>,
+    /// Between two events.
+    pace: Duration,
+    /// When the next event may be handed on.
+    next: Instant,
     /// Where it ends.
     horizon: Cursor,
-    began: Instant,
-    /// How many were given to the rate.
-    paced: u64,
     done: Replayed,
     is_over: bool,
 }
 
 /// How many events are with listeners at a time at most.
 const MOST: usize = 200;
+
+/// So much of the time that listeners took too long, or the database, is made up for, and no more: a rate holds after that, too.
+const LATE: Duration = Duration::from_millis(100);
 
 /// How long is waited when a queue is full.
 const FULL: Duration = Duration::from_millis(5);
@@ -91,19 +94,18 @@ impl<'m> Replay<'m> {
         let horizon = mirrored.horizon()?;
         let done = Replayed { cursor: selection.after.unwrap_or_default(), ..Replayed::default() };
         // A second's worth at most, so that a step is no longer than that.
-        let pace = per_second.map_or(MOST, |rate| usize::try_from(rate).unwrap_or(MOST).max(1));
-        let limit = selection.page().min(MOST).min(pace);
+        let most = per_second.map_or(MOST, |rate| usize::try_from(rate).unwrap_or(MOST).max(1));
+        let limit = selection.page().min(MOST).min(most);
         let selection = Selection { limit, ..selection };
-        let began = Instant::now();
+        let pace = per_second.map_or(Duration::ZERO, |rate| Duration::from_secs(1) / rate.max(1));
         let replay = Self {
             mirrored,
             emitter,
             selection,
             listeners,
-            per_second,
+            pace,
+            next: Instant::now(),
             horizon,
-            began,
-            paced: 0,
             done,
             is_over: false,
         };
@@ -161,12 +163,10 @@ impl<'m> Replay<'m> {
 
     /// Waits until the next event may be handed on.
     fn pace(&mut self) {
-        if let Some(rate) = self.per_second {
-            let due = Duration::from_secs(1).saturating_mul(u32::try_from(self.paced).unwrap_or(u32::MAX))
-                / rate.max(1);
-            std::thread::sleep(due.saturating_sub(self.began.elapsed()));
-        }
-        self.paced += 1;
+        std::thread::sleep(self.next.saturating_duration_since(Instant::now()));
+        let now = Instant::now();
+        let late = now.saturating_duration_since(self.next).min(LATE);
+        self.next = (now + self.pace).checked_sub(late).unwrap_or(now);
     }
 
     /// Hands one event on, when there is room for it.

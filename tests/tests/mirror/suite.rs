@@ -685,6 +685,37 @@ macro_rules! suite {
             }
 
             #[tokio::test(flavor = "multi_thread")]
+            async fn a_replay_that_was_held_up_keeps_to_its_rate() {
+                let server = <$server>::with_tables();
+                let mut mirrored = Mirrored::open(&server.tables()).unwrap();
+                let rows = (0..60).map(|id| {
+                    format!(
+                        "('prisma/events/order/create', '{{\"model\":\"Order\",\"operation\":\"create\",\"args\":{{}},\
+                         \"result\":{{\"id\":{id},\"text\":\"x\"}}}}', 'order', 'create', '{id}')"
+                    )
+                });
+                let columns = "(topic, payload, model, operation, record_id)";
+                let rows = rows.collect::<Vec<_>>().join(", ");
+                let insert = format!("INSERT INTO emitter_events_mirror {columns} VALUES {rows}");
+                server.connect().batch_execute(&insert).unwrap();
+                let desk = Emitter::builder().service("desk").node("a").start().await.unwrap();
+                desk.on::<OrderCreated>().allow_remote().run(|_| std::future::ready(()));
+                let options = ReplayOptions { per_second: Some(50), ..ReplayOptions::default() };
+                tokio::task::block_in_place(|| {
+                    let selection = Selection { limit: 30, ..Selection::default() };
+                    let mut replay = mirrored.replay(&desk, selection, options).unwrap();
+                    assert_eq!(replay.step().unwrap().unwrap().handed, 30);
+                    // Whoever notes how far it is takes his time.
+                    std::thread::sleep(2 * SECOND);
+                    let begun = std::time::Instant::now();
+                    assert_eq!(replay.step().unwrap().unwrap().handed, 60);
+                    // Of the 600 ms that they need, 100 are made up for.
+                    assert!(begun.elapsed() > Duration::from_millis(450), "{:?}", begun.elapsed());
+                });
+                assert!(desk.shutdown(10 * SECOND).await.is_clean());
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
             async fn old_rows_are_cleared_away() {
                 let server = <$server>::with_tables();
                 let broker = MemoryBroker::new();
