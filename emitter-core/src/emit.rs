@@ -1,7 +1,7 @@
 //! Where an event goes: to listeners here, to other nodes, to both, to neither.
 //!
 //! Three have a say, and each can only narrow what the one before it allows: the application
-//! ([`EmitConfig`]), the model (`#[emits(local)]`, `#[emits(remote)]`), and the call
+//! ([`EmitConfig`], and [`skip_models`](crate::Builder::skip_models)), the model (`#[emits(local)]`, `#[emits(remote)]`), and the call
 //! (`.local_only()`, `.remote_only()`). Off wins.
 //!
 //! And how hard is tried to get it there, [`QoS`], and what outlives the process meanwhile: [`Persistence`].
@@ -207,7 +207,8 @@ impl Default for EmitOptions {
 }
 
 /// What an application emits, by operation. It narrows; a statement still needs `.emit()`. Events that are
-/// no rows have no operation, and are none of its business.
+/// no rows have no operation, and are none of its business. What is off for a model,
+/// [`skip_models`](crate::Builder::skip_models) says.
 ///
 /// ```
 /// use emitter_core::emit::{EmitConfig, Scope};

@@ -126,6 +126,8 @@ struct Node {
 struct Shared {
     origin: Arc<Origin>,
     emit: EmitConfig,
+    /// The names of models of which nothing is emitted.
+    skipped: Vec<String>,
     limits: DispatchLimits,
     topics: Topics,
     wire: WireLimits,
@@ -253,6 +255,9 @@ impl Emitter {
                 return None;
             }
         };
+        if state.skipped {
+            return None;
+        }
         let remote = allowed.remote && (shared.transport.is_some() || shared.relayed_elsewhere);
         let scope = Scope { local: allowed.local && state.hears_local(remote), remote };
         (!scope.is_none() || shared.tap.is_some()).then_some(Route {

@@ -34,6 +34,10 @@
 //! # }
 //! ```
 //!
+//! It looks at the program and not at how a node is set up: of a model that is
+//! [skipped](emitter_core::Builder::skip_models), statements with `.emit()` pass as ever, and those that forgot it are found, for they
+//! would be silent when the model is emitted again.
+//!
 //! It is a tool of development, not a promise: it reads the first 16 KiB of each statement that Diesel
 //! sends, and knows tables by their names alone: those of `#[diesel(table_name = …)]`, else of Diesel's
 //! rule for the struct's name. It does not see what a stored procedure, a trigger or another program

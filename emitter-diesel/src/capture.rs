@@ -41,7 +41,8 @@
 //! - what a statement with `.emit()` on a bound handle tells of itself, durable or not: the statement says so in a
 //!   comment that the trigger reads, so that both may be done in one transaction. (Something between program and
 //!   database that takes comments out of statements makes such a write two events.) Writes without `.emit()`, with
-//!   `.emit_none()` or `.emit_if(false)`, or for which nobody listens to the writer, are captured;
+//!   `.emit_none()` or `.emit_if(false)`, or for which nobody listens to the writer, are captured; so are those of a model
+//!   that the writer [skips](emitter_core::Builder::skip_models), and emitted by a node that does not;
 //! - what is written after `SET LOCAL emitter.capture = 'off'`, for imports and for programs that bring rows from
 //!   elsewhere;
 //! - `TRUNCATE`, which knows no rows. It is in the audit log;

@@ -154,6 +154,28 @@ async fn what_emits_passes_and_what_follows_it_is_looked_at() {
     assert_eq!(users::table.count().get_result(conn), Ok(3_i64));
 }
 
+#[tokio::test]
+async fn of_a_skipped_model_what_emits_passes_and_what_forgot_to_is_found() {
+    let db = &mut database(Watch::new(Reaction::Deny));
+    let emitter = Emitter::builder().skip_models(["user"]).start().await.unwrap();
+    let conn = &mut emitter.bind(db).unwrap();
+    let alice: User =
+        diesel::insert_into(users::table).values(user(1, "alice")).emit().get_result(conn).unwrap();
+    emitter_diesel::update(users::table)
+        .set(users::name.eq("b"))
+        .emit::<User>()
+        .durable()
+        .execute(conn)
+        .unwrap();
+    emitter_diesel::delete(users::table).emit::<User>().queued().execute(conn).unwrap();
+    assert_eq!((alice, users::table.count().get_result(conn)), (user(1, "alice"), Ok(0_i64)));
+    // It would be silent when the model is emitted again.
+    let past = catch_unwind(AssertUnwindSafe(|| {
+        diesel::insert_into(users::table).values(user(2, "bob")).execute(conn)
+    }));
+    assert!(past.is_err());
+}
+
 #[test]
 fn an_instrumentation_of_ones_own_stands_behind_it() {
     let seen = Arc::new(Mutex::new(Vec::new()));

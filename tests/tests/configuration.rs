@@ -7,8 +7,9 @@ use std::time::Duration;
 use emitter_core::dedup::DedupConfig;
 use emitter_core::retry::Backoff;
 use emitter_core::transport::mqtt::{ClientId, MqttConfig, MqttConfigError};
-use emitter_core::{Builder, Emitter};
+use emitter_core::{Builder, Emits, Emitter};
 use emitter_tests::eventually::eventually;
+use serde::{Deserialize, Serialize};
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::util::SubscriberInitExt;
 
@@ -148,6 +149,31 @@ async fn bounds_of_the_emitter() {
         ),
     ] {
         refused(builder, setting, &[&format!("{setting}: ")]).await;
+    }
+}
+
+/// A model of this program, so that there is a name to skip.
+#[derive(Clone, Serialize, Deserialize, Emits)]
+#[emits(create)]
+struct AuditLog {
+    id: i64,
+}
+
+#[tokio::test]
+async fn skipped_models() {
+    for (names, wrong) in [("auditlog,audit_log", "audit_log"), ("auditLogs", "auditLogs"), ("*", "*")] {
+        let builder = builder().skip_models(names.split(','));
+        refused(
+            builder,
+            names,
+            &[&format!("skip_models: the model {wrong:?} was not found among"), "\"auditLog\""],
+        )
+        .await;
+    }
+    // As a variable of the environment may have it; one that is not set is no name.
+    for names in ["", " ", "AUDITLOG", " auditLog , auditlog,"] {
+        let emitter = builder().skip_models(names.split(',')).start().await.expect(names);
+        assert!(emitter.shutdown(Duration::from_secs(1)).await.is_clean());
     }
 }
 

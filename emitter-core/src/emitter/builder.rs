@@ -1,6 +1,6 @@
 //! How an emitter is set up and started.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -58,6 +58,7 @@ pub struct Builder {
     node: Option<String>,
     prefix: String,
     emit: EmitConfig,
+    skipped: Vec<String>,
     hash_key: Option<HashKey>,
     max_hops: u8,
     dead_letters: DeadLetterLimits,
@@ -188,6 +189,7 @@ impl Default for Builder {
             node: None,
             prefix: crate::topic::DEFAULT_PREFIX.to_owned(),
             emit: EmitConfig::all(),
+            skipped: Vec::new(),
             hash_key: None,
             max_hops: 8,
             dead_letters: DeadLetterLimits::default(),
@@ -330,6 +332,30 @@ impl Builder {
     /// models and calls ask for; it is still `.emit()` that makes a statement emit.
     pub fn emit(mut self, emit: EmitConfig) -> Self {
         self.emit = emit;
+        self
+    }
+
+    /// Models of which this node emits nothing, whatever they and their calls say: an operator turns a noisy one off, and
+    /// back on. By their names, upper and lower case alike; events that are no rows have one, too. Default: none. Said
+    /// twice, both count. A name of no model that is linked into the program is an error at start; generic models are known
+    /// by their listeners alone.
+    ///
+    /// Statements with `.emit()` run as if they had none, `.durable()` and `.queued()` ones as well: neither listeners of this
+    /// node nor other nodes hear of them, and nothing is written into an outbox. [`publish`](Emitter::publish) returns an id that
+    /// nobody hears of. It is for this node, and for what it does from now on: what other nodes emit of the model is heard
+    /// as ever, and what an outbox has already is relayed.
+    ///
+    /// White space around a name counts for nothing, nor does a name that is empty, so that one may come from the environment:
+    ///
+    /// ```
+    /// # use emitter_core::Emitter;
+    /// let skipped = std::env::var("SHOP_SKIP_MODELS").unwrap_or_default(); // such as `audit_log, heartbeat`
+    /// let builder = Emitter::builder().skip_models(skipped.split(','));
+    /// # drop(builder);
+    /// ```
+    pub fn skip_models(mut self, names: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
+        let names = names.into_iter().map(|name| name.as_ref().trim().to_owned());
+        self.skipped.extend(names.filter(|name| !name.is_empty()));
         self
     }
 
@@ -520,6 +546,7 @@ impl Builder {
         }
         check_models(&topics)?;
         let handlers = self.handlers()?;
+        self.check_skipped(&handlers)?;
         let home = self.states.home();
         #[cfg(feature = "mqtt")]
         let mut announced = None;
@@ -556,6 +583,7 @@ impl Builder {
             origin,
             catching_up,
             emit: self.emit,
+            skipped: self.skipped,
             limits: self.dispatch,
             topics,
             wire: self.wire,
@@ -706,6 +734,19 @@ impl Builder {
         self.node.as_deref().map_or(Ok(()), |node| check_name("node", node))
     }
 
+    /// A name that means nothing would let through what it was to turn off.
+    fn check_skipped(&self, handlers: &[(ListenerInfo, Handler)]) -> Result<(), StartError> {
+        let heard = handlers.iter().map(|(info, _)| info.model);
+        let known: BTreeSet<&str> = RegisteredModel::all().map(|model| model.name).chain(heard).collect();
+        let is_known = |name: &str| known.iter().any(|known| known.eq_ignore_ascii_case(name));
+        let Some(name) = self.skipped.iter().find(|name| !is_known(name)) else { return Ok(()) };
+        let problem = format!(
+            "the model {name:?} was not found among {known:?}. A crate that no code names is not linked: write \
+             `use its_crate as _;` in your main.rs"
+        );
+        Err(StartError::Setting { setting: "skip_models", problem })
+    }
+
     fn check_batches(&self, batches: &Batches, layout: &Layout) -> Result<(), StartError> {
         let Batches { max_events, max_bytes, max_delay } = *batches;
         let wrong = |problem: String| Err(StartError::Setting { setting: "batches", problem });
@@ -794,6 +835,10 @@ fn report(emitter: &Emitter) {
     for ListenerInfo { name, model, operation, hears, group, defined_at } in &listeners {
         let operation = operation.map_or("all", |operation| operation.as_str());
         info!(%name, model, operation, ?hears, group = group.as_deref(), %defined_at, "listener");
+    }
+    let skipped = &emitter.node.shared.skipped;
+    if !skipped.is_empty() {
+        info!(models = ?skipped, "nothing is emitted of the models that `skip_models` names");
     }
     let remote = listeners.iter().any(|listener| listener.hears.remote());
     if remote && emitter.node.shared.transport.is_none() {

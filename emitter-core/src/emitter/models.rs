@@ -32,6 +32,8 @@ pub(super) struct Models {
 pub(super) struct ModelState {
     pub(super) info: &'static ModelInfo,
     pub(super) topic: ModelTopic,
+    /// The application emits nothing of it.
+    pub(super) skipped: bool,
     /// Where its events go.
     pub(super) destinations: Destinations,
     /// Of this node; its events carry it.
@@ -85,9 +87,11 @@ impl Shared {
             return Err(StartError::SameTopic(info.name, other.info.name));
         }
         let destinations = Operation::ALL.map(|operation| self.topics.topic(&topic, operation)).into();
+        let skipped = self.skipped.iter().any(|name| name.eq_ignore_ascii_case(info.name));
         let model = Arc::new(ModelState {
             info,
             topic,
+            skipped,
             destinations,
             origin: Arc::clone(&self.origin),
             hash_key: self.hash_key.clone(),

@@ -66,6 +66,21 @@ fn change(conn: &mut Bound<'_, PgConnection>, durable: bool, id: i64) -> QueryRe
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn of_a_skipped_model_what_is_captured_is_turned_into_nothing() {
+    let (server, broker) = (with_people(), MemoryBroker::new());
+    let (other, heard) = ear(&broker, in_short).await;
+    let outbox = Outbox::new(tables(&server)).capture(Capture::of::<Person>().unwrap());
+    let node = builder(&broker, "a").skip_models(["person"]).with(outbox).start().await.unwrap();
+    let mut db = connect(&server);
+    change(&mut node.bind(&mut db).unwrap(), true, 10).unwrap();
+    db.batch_execute(&inserted([20])).unwrap();
+    until(&mut db, "emitter_captured", 0);
+    ended([node, other]).await;
+    assert_eq!(["people", "emitter_outbox", "emitter_history"].map(|table| count(&mut db, table)), [3, 0, 0]);
+    assert_eq!(heard.len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_was_emitted_is_not_captured_and_what_was_not_is() {
     let (server, broker) = (with_people(), MemoryBroker::new());
     let (other, heard) = ear(&broker, in_short).await;

@@ -3,7 +3,7 @@
 use emitter_core::emit::EmitConfig;
 use emitter_core::model::{Created, Deleted};
 use emitter_core::transport::memory::MemoryBroker;
-use emitter_core::{Emits, Emitter, Event, Operation, Scope, Source};
+use emitter_core::{EmitOptions, Emits, Emitter, Event, Operation, Receipt, Scope, Source};
 use emitter_tests::eventually::eventually;
 
 use crate::nodes::{Ear, SECOND, User, UserCreated, UserEvent, builder, create_within, node, subscribed};
@@ -59,6 +59,58 @@ async fn no_event_is_made_that_would_go_nowhere() {
     assert!(a.event::<User>(created(), Scope::BOTH).is_some());
     let alone = builder("alone").start().await.unwrap();
     assert!(alone.event::<User>(created(), Scope::BOTH).is_none());
+}
+
+/// An event that is no row.
+#[derive(Clone, serde::Serialize, serde::Deserialize, Emits)]
+#[emits(event)]
+struct Heartbeat {
+    n: i64,
+}
+
+#[tokio::test]
+async fn of_a_skipped_model_nothing_is_emitted_and_all_is_heard() {
+    let broker = MemoryBroker::new();
+    let skipping = builder("a").transport(broker.connect("a")).skip_models(["USER", "heartbeat"]);
+    let (a, b) = (skipping.start().await.unwrap(), node(&broker, "b").await);
+    let (here, there, beats) = (Ear::default(), Ear::default(), Ear::default());
+    let (_, _) = (here.listen(&a), there.listen(&b));
+    let secrets = Ear::default();
+    for node in [&a, &b] {
+        let (beats, secrets) = (beats.clone(), secrets.clone());
+        let _ = node.on::<Heartbeat>().allow_remote().run(move |event: Event<Heartbeat>| {
+            beats.hear(&event, event.n);
+            std::future::ready(())
+        });
+        let _ = node.on::<SecretEvent>().run(move |event: Event<SecretEvent>| {
+            let SecretEvent::Created(created) = &*event;
+            secrets.hear(&event, created.row.id);
+            std::future::ready(())
+        });
+        node.connected(10 * SECOND).await.unwrap();
+    }
+    let receipt = Receipt::new();
+    let created = || UserEvent::Created(Created::new(User::new(1, 1)));
+    assert!(a.route::<User>(Operation::Create, EmitOptions::default().receipt(&receipt)).is_none());
+    assert!(a.event::<User>(created(), Scope::BOTH).is_none());
+    // They have ids, of which nobody hears.
+    assert_ne!(a.publish(UserCreated::new(User::new(1, 1))).id, a.publish(Heartbeat { n: 1 }).id);
+    // Other models are none of its business, nor is what others emit.
+    a.publish(SecretCreated::new(Secret { id: 7 }));
+    b.publish(UserCreated::new(User::new(1, 2)));
+    b.publish(Heartbeat { n: 2 });
+    eventually(|| here.len() == 1 && there.len() == 1 && beats.len() == 2 && secrets.len() == 1).await;
+    let stats = a.stats();
+    assert_eq!((stats.published, receipt.fates().len()), (0, 0));
+    for node in [a, b] {
+        assert!(node.shutdown(SECOND).await.is_clean());
+    }
+    let numbers = |ear: &Ear| ear.all().iter().map(|heard| heard.n).collect::<Vec<_>>();
+    assert_eq!((numbers(&here), numbers(&there)), (vec![2], vec![2]));
+    assert_eq!((numbers(&beats), numbers(&secrets)), (vec![2, 2], vec![7]));
+    let told: Vec<_> =
+        broker.published().into_iter().filter(|message| !message.topic.contains("/_")).collect();
+    assert_eq!(told.len(), 2);
 }
 
 /// A model that stays at home.

@@ -9,7 +9,7 @@ macro_rules! suite {
             use emitter_core::receipt::Way;
             use emitter_diesel::outbox::{Control, Outbox, RelayConfig};
             use emitter_diesel::tables::Tables;
-            use emitter_diesel::{Bind, Bound, Emit, Receipt, update};
+            use emitter_diesel::{Bind, Bound, Emit, Receipt, delete, update};
             use emitter_tests::eventually::eventually;
 
             use super::databases::Database;
@@ -98,6 +98,32 @@ macro_rules! suite {
                 assert_eq!(count(&mut db, "emitter_lanes WHERE owner IS NOT NULL"), 0);
                 assert_eq!(count(&mut db, "emitter_relays"), 0);
                 assert_eq!(heard.len(), 7);
+                assert!(ear.shutdown(10 * SECOND).await.is_clean());
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn of_a_skipped_model_nothing_is_written_down() {
+                let server = <$server>::with_tables();
+                let broker = MemoryBroker::new();
+                let (ear, heard) = Ear::start(&broker).await;
+                let skipping = builder(&broker, "a").skip_models(["Order"]).with(server.outbox());
+                let emitter = skipping.start().await.unwrap();
+                let (mut writer, mut db) = (server.connect(), server.connect());
+                let conn = &mut emitter.bind(&mut writer).unwrap();
+                let one = create(conn, 1).unwrap();
+                conn.transaction(|conn| {
+                    step(conn, &one)?;
+                    let note = Note { id: 1, text: "it goes on".to_owned() };
+                    let _: Note = diesel::insert_into(notes::table).values(&note).emit().get_result(conn)?;
+                    delete(&one).emit::<Order>().queued().get_result(conn)
+                })
+                .unwrap();
+                create(conn, 2).unwrap();
+                until(&mut db, "emitter_history", 1);
+                assert!(emitter.shutdown(10 * SECOND).await.is_clean());
+                let rest = ["orders", "notes", "emitter_outbox", "emitter_history WHERE model = 'note'"];
+                assert_eq!(rest.map(|table| count(&mut db, table)), [1, 1, 0, 1]);
+                assert_eq!(heard.len(), 0);
                 assert!(ear.shutdown(10 * SECOND).await.is_clean());
             }
 
