@@ -359,7 +359,7 @@ impl Emitter {
     /// The state of this type that the application gave, if it did: see [`Builder::state`].
     #[must_use]
     pub fn state<T: Send + Sync + 'static>(&self) -> Option<State<T>> {
-        self.node.shared.states.get().ok()
+        self.node.shared.states.find()
     }
 
     /// A pointer that does not keep the node alive.

@@ -114,12 +114,17 @@ impl States {
     /// # Errors
     /// [`MissingState`] when the application gave none.
     pub fn get<T: Send + Sync + 'static>(&self) -> Result<State<T>, MissingState> {
-        let found = self.by_type.get(&TypeId::of::<T>()).and_then(|(_, any)| Arc::clone(any).downcast().ok());
-        found.map(State).ok_or_else(|| {
+        self.find().ok_or_else(|| {
             let mut given: Vec<_> = self.by_type.values().map(|(name, _)| *name).collect();
             given.sort_unstable();
             MissingState { type_name: type_name::<T>(), given, by: ".state(…)" }
         })
+    }
+
+    /// The same, for who can do without.
+    pub(crate) fn find<T: Send + Sync + 'static>(&self) -> Option<State<T>> {
+        let (_, any) = self.by_type.get(&TypeId::of::<T>())?;
+        Arc::clone(any).downcast().ok().map(State)
     }
 
     /// The emitter, for contexts.

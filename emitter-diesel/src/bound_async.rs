@@ -1,6 +1,7 @@
 //! An asynchronous connection bound to an emitter.
 
 use std::fmt;
+use std::time::Duration;
 
 use diesel::connection::{CacheSize, Instrumentation, TransactionManagerStatus};
 use diesel::query_builder::{AsQuery, QueryFragment, QueryId};
@@ -17,7 +18,7 @@ use crate::engine::{AsyncCounts, AsyncEngine, Rows};
 use crate::handle::TransactionBuilder;
 use crate::handle::{
     BindError, Depth, ENDED_BEFORE, EmittingTransactionManager, GUARD, Lent, NOTHING_COMMITTED,
-    RAW_TRANSACTION, RELEASE_GUARD, is_guarded,
+    RAW_TRANSACTION, RELEASE_GUARD, Time, is_guarded,
 };
 use crate::outbox::Written;
 use crate::statements::{Emitting, Executes, FromRows, Handle, Kind, Loads};
@@ -51,6 +52,7 @@ pub struct BoundAsync<'c, C: AsyncConnection> {
     buffer: Buffer<Emission>,
     /// The outermost transaction emits its net changes.
     net: bool,
+    time: Time,
     /// A COMMIT has to be a true one though no event depends on it.
     proves: bool,
     /// A statement outside of transactions has begun and not ended: it may have one of its own.
@@ -83,6 +85,7 @@ impl<'c, C: AsyncConnection> BoundAsync<'c, C> {
             emitter: emitter.clone(),
             buffer: Buffer::new(),
             net: false,
+            time: Time::of(emitter),
             proves: false,
             alone: false,
             moving: false,
@@ -108,8 +111,22 @@ impl<'c, C: AsyncConnection> BoundAsync<'c, C> {
         self.guarded && depth(self.conn).is_err()
     }
 
+    /// Why nothing more may be asked of the connection, if that is so.
+    fn refusal(&mut self) -> Option<Error> {
+        if self.is_given_up() { Some(Error::BrokenTransactionManager) } else { self.in_time().err() }
+    }
+
+    /// Refuses what is asked of a transaction that has taken too long.
+    fn in_time(&mut self) -> QueryResult<()> {
+        match self.time.over() {
+            Some(late) if depth(self.conn)?.beyond_ground > 0 => Err(late),
+            _ => Ok(()),
+        }
+    }
+
     /// Before anything is done: ends what a statement left behind whose future was dropped, and
-    /// refuses a connection of which nobody knows whether it is within a transaction.
+    /// refuses a connection of which nobody knows whether it is within a transaction, and a transaction that has taken
+    /// too long.
     async fn ready(&mut self) -> QueryResult<()> {
         if self.is_given_up() || is_broken(self.conn) {
             return Err(Error::BrokenTransactionManager);
@@ -117,7 +134,7 @@ impl<'c, C: AsyncConnection> BoundAsync<'c, C> {
         if std::mem::take(&mut self.alone) && depth(self.conn)?.beyond_ground > 0 {
             EmittingTransactionManager::rollback_transaction(self).await?;
         }
-        Ok(())
+        self.in_time()
     }
 
     /// Begins a statement, which [ends](Self::ended) by itself or is dropped.
@@ -197,6 +214,12 @@ impl<'c, C: AsyncConnection> BoundAsync<'c, C> {
         self.net = true;
     }
 
+    /// How long the outermost transaction that is open, or else the next one, may take, instead of what the builder was given
+    /// by [`TransactionTimeout`](crate::TransactionTimeout); `None` for as long as it likes.
+    pub fn transaction_timeout(&mut self, timeout: Option<Duration>) {
+        self.time.set(timeout);
+    }
+
     /// From now on a COMMIT that the database would not carry out is an error, whether there are events or not.
     pub(crate) fn prove_commits(&mut self) {
         self.proves = true;
@@ -209,6 +232,7 @@ impl<'c, C: AsyncConnection> BoundAsync<'c, C> {
             emitter: self.emitter.clone(),
             buffer: std::mem::replace(&mut self.buffer, Buffer::new()),
             net: self.net,
+            time: self.time,
             proves: self.proves,
             alone: false,
             moving: false,
@@ -220,7 +244,8 @@ impl<'c, C: AsyncConnection> BoundAsync<'c, C> {
 
     /// What a lent handle has.
     pub(crate) fn give_back(&mut self) -> Lent {
-        Lent { events: std::mem::replace(&mut self.buffer, Buffer::new()), net: self.net }
+        let events = std::mem::replace(&mut self.buffer, Buffer::new());
+        Lent { events, net: self.net, time: self.time }
     }
 
     /// Takes back the transactions within the outermost one that were begun and did not end; whether there were any.
@@ -235,7 +260,7 @@ impl<'c, C: AsyncConnection> BoundAsync<'c, C> {
 
     /// The lent handle is there no more.
     pub(crate) fn take_back(&mut self, lent: Lent) {
-        (self.buffer, self.net) = (lent.events, lent.net);
+        (self.buffer, self.net, self.time) = (lent.events, lent.net, lent.time);
     }
 
     /// What the outermost transaction emitted, with what is to be written down of it.
@@ -259,6 +284,9 @@ impl<'c, C: AsyncConnection> BoundAsync<'c, C> {
             self.emitter.emit(self.buffer.committed(depth));
         }
         self.net &= depth > 0;
+        if depth == 0 {
+            self.time.ended();
+        }
     }
 }
 
@@ -298,6 +326,7 @@ where
         self.moving = false;
         begun?;
         self.buffer.begun(1);
+        self.time.begun();
         Ok(())
     }
 }
@@ -474,6 +503,9 @@ impl<'c, C: AsyncConnection> TransactionManager<BoundAsync<'c, C>> for EmittingT
         begun?;
         let depth = depth(conn.conn)?.beyond_ground;
         conn.buffer.begun(depth);
+        if depth == 1 {
+            conn.time.begun();
+        }
         if depth == 1
             && conn.guarded
             && let Err(error) = conn.ask(GUARD).await
@@ -497,6 +529,10 @@ impl<'c, C: AsyncConnection> TransactionManager<BoundAsync<'c, C>> for EmittingT
     async fn commit_transaction(conn: &mut BoundAsync<'c, C>) -> QueryResult<()> {
         conn.settle();
         let outermost = depth(conn.conn)?.beyond_ground == 1;
+        if outermost && let Err(late) = conn.in_time() {
+            Self::rollback_transaction(conn).await?;
+            return Err(late);
+        }
         let durable = outermost && conn.buffer.any(Emission::is_durable);
         let matters = outermost && (conn.proves || conn.buffer.len() > 0);
         let written = match conn.written(durable) {
@@ -567,8 +603,8 @@ impl<C: AsyncConnection> AsyncConnectionCore for BoundAsync<'_, C> {
         T: AsQuery + 'query,
         T::Query: QueryFragment<Self::Backend> + QueryId + 'query,
     {
-        if self.is_given_up() {
-            return Watched::refused(&mut self.unanswered);
+        if let Some(refusal) = self.refusal() {
+            return Watched::refused(&mut self.unanswered, refusal);
         }
         Watched::new(&mut self.unanswered, self.conn.load(source))
     }
@@ -580,8 +616,8 @@ impl<C: AsyncConnection> AsyncConnectionCore for BoundAsync<'_, C> {
     where
         T: QueryFragment<Self::Backend> + QueryId + 'query,
     {
-        if self.is_given_up() {
-            return Watched::refused(&mut self.unanswered);
+        if let Some(refusal) = self.refusal() {
+            return Watched::refused(&mut self.unanswered, refusal);
         }
         Watched::new(&mut self.unanswered, self.conn.execute_returning_count(source))
     }

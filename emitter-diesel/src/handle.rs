@@ -1,6 +1,7 @@
 //! A connection bound to an emitter.
 
 use std::fmt;
+use std::time::Duration;
 
 use diesel::backend::Backend;
 use diesel::connection::{
@@ -19,8 +20,11 @@ use crate::statements::Handle;
 use crate::tables::Dialect;
 use crate::{bypass, raw_sql};
 
+mod timeout;
 mod transactions;
 
+pub(crate) use self::timeout::Time;
+pub use self::timeout::{TimedOut, TransactionTimeout};
 pub use self::transactions::EmittingTransactionManager;
 #[cfg(feature = "_postgres")]
 pub use self::transactions::TransactionBuilder;
@@ -99,6 +103,7 @@ impl<C: Connection<Backend: 'static>> Bindable<marker::Blocking> for C {
             emitter: emitter.clone(),
             buffer: Buffer::new(),
             net: false,
+            time: Time::of(emitter),
             proves: false,
             guarded: is_guarded::<C::Backend>(),
             dialect: Dialect::of::<C::Backend>(),
@@ -169,6 +174,7 @@ pub struct Bound<'c, C: Connection> {
     buffer: Buffer<Emission>,
     /// The outermost transaction emits its net changes.
     net: bool,
+    time: Time,
     /// A COMMIT has to be a true one though no event depends on it.
     proves: bool,
     /// The database ends transactions behind Diesel's back: a savepoint tells whether it did.
@@ -192,6 +198,7 @@ impl<C: Connection> Bound<'_, C> {
 
     /// Runs a statement that knows what it emits on the connection itself.
     pub(crate) fn run<T>(&mut self, statement: impl FnOnce(&mut C) -> QueryResult<T>) -> QueryResult<T> {
+        self.in_time()?;
         bypass::meant(|| self.conn.instrumentation(), true);
         let result = statement(self.conn);
         bypass::meant(|| self.conn.instrumentation(), false);
@@ -238,6 +245,33 @@ impl<C: Connection> Bound<'_, C> {
         self.net = true;
     }
 
+    /// How long the outermost transaction that is open, or else the next one, may take, instead of what the builder was given
+    /// by [`TransactionTimeout`]; `None` for as long as it likes.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use diesel::prelude::*;
+    /// # use emitter_diesel::Bound;
+    /// # fn import(conn: &mut Bound<'_, SqliteConnection>) -> QueryResult<usize> { Ok(0) }
+    /// # fn nightly(conn: &mut Bound<'_, SqliteConnection>) -> QueryResult<usize> {
+    /// conn.transaction(|conn| {
+    ///     conn.transaction_timeout(Some(Duration::from_secs(3600)));
+    ///     import(conn)
+    /// })
+    /// # }
+    /// ```
+    pub fn transaction_timeout(&mut self, timeout: Option<Duration>) {
+        self.time.set(timeout);
+    }
+
+    /// Refuses what is asked of a transaction that has taken too long.
+    fn in_time(&mut self) -> QueryResult<()> {
+        match self.time.over() {
+            Some(late) if Depth::of(self.conn)?.beyond_ground > 0 => Err(late),
+            _ => Ok(()),
+        }
+    }
+
     /// From now on a COMMIT that the database would not carry out is an error, whether there are events or not.
     pub(crate) fn prove_commits(&mut self) {
         self.proves = true;
@@ -250,6 +284,7 @@ impl<C: Connection> Bound<'_, C> {
             emitter: self.emitter.clone(),
             buffer: std::mem::replace(&mut self.buffer, Buffer::new()),
             net: self.net,
+            time: self.time,
             proves: self.proves,
             guarded: self.guarded,
             dialect: self.dialect,
@@ -259,7 +294,8 @@ impl<C: Connection> Bound<'_, C> {
     /// What a lent handle has.
     #[cfg(any(feature = "mysql", feature = "postgres", feature = "sqlite"))]
     pub(crate) fn give_back(&mut self) -> Lent {
-        Lent { events: std::mem::replace(&mut self.buffer, Buffer::new()), net: self.net }
+        let events = std::mem::replace(&mut self.buffer, Buffer::new());
+        Lent { events, net: self.net, time: self.time }
     }
 
     /// Takes back the transactions within the outermost one that were begun and did not end; whether there were any.
@@ -274,7 +310,7 @@ impl<C: Connection> Bound<'_, C> {
 
     /// The lent handle is there no more.
     pub(crate) fn take_back(&mut self, lent: Lent) {
-        (self.buffer, self.net) = (lent.events, lent.net);
+        (self.buffer, self.net, self.time) = (lent.events, lent.net, lent.time);
     }
 
     /// Whether events, or whoever asked for it, depend on a COMMIT.
@@ -339,6 +375,9 @@ impl<C: Connection> Bound<'_, C> {
             self.emitter.emit(self.buffer.committed(depth));
         }
         self.net &= depth > 0;
+        if depth == 0 {
+            self.time.ended();
+        }
     }
 }
 
@@ -362,6 +401,7 @@ impl<C: Connection> Drop for Bound<'_, C> {
 pub struct Lent {
     pub(crate) events: Buffer<Emission>,
     pub(crate) net: bool,
+    pub(crate) time: Time,
 }
 
 pub(crate) const RAW_TRANSACTION: &str = "a transaction begun or ended by raw SQL is invisible to the bound handle: use \
@@ -372,6 +412,7 @@ impl<C: Connection> SimpleConnection for Bound<'_, C> {
         if raw_sql::controls_transactions(query) {
             return Err(Error::QueryBuilderError(RAW_TRANSACTION.into()));
         }
+        self.in_time()?;
         self.conn.batch_execute(query)
     }
 }
@@ -407,6 +448,7 @@ impl<C: Connection> Connection for Bound<'_, C> {
     where
         T: QueryFragment<Self::Backend> + QueryId,
     {
+        self.in_time()?;
         self.conn.execute_returning_count(source)
     }
 
@@ -444,6 +486,7 @@ impl<C: LoadConnection<B>, B> LoadConnection<B> for Bound<'_, C> {
         T: Query + QueryFragment<Self::Backend> + QueryId + 'query,
         Self::Backend: QueryMetadata<T::SqlType>,
     {
+        self.in_time()?;
         self.conn.load(source)
     }
 }

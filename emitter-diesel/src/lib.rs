@@ -79,7 +79,7 @@
 //! has rows before on PostgreSQL, and on SQLite where it is of one row.
 //!
 //! A transaction tells of every change in it, or, after [`net_changes`](Bound::net_changes), of what
-//! became of each row in the end. A write never waits for its events and never fails because of them,
+//! became of each row in the end. One that takes longer than a [`TransactionTimeout`] says is rolled back. A write never waits for its events and never fails because of them,
 //! unless they are a part of its transaction (`.durable()`); a [`Receipt`] tells what became of them. A write that is to have none says
 //! [`emit_none`](EmitNone::emit_none), and one that forgot is found by [`bypass::watch`].
 //!
@@ -178,7 +178,9 @@ pub use crate::bound_async::BoundAsync;
 pub use crate::bypass::EmitNone;
 #[cfg(feature = "_postgres")]
 pub use crate::handle::TransactionBuilder;
-pub use crate::handle::{Bind, BindError, Bindable, Bound, EmittingTransactionManager, marker};
+pub use crate::handle::{
+    Bind, BindError, Bindable, Bound, EmittingTransactionManager, TimedOut, TransactionTimeout, marker,
+};
 pub use crate::statements::Emit;
 pub use crate::update::{Delete, Update, UpdateTarget, delete, update};
 

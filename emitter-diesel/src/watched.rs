@@ -12,18 +12,19 @@ pin_project! {
     pub struct Watched<'a, F> {
         #[pin]
         question: Option<F>,
+        refusal: Option<Error>,
         unanswered: &'a mut bool,
     }
 }
 
 impl<'a, F> Watched<'a, F> {
     pub(crate) fn new(unanswered: &'a mut bool, question: F) -> Self {
-        Self { question: Some(question), unanswered }
+        Self { question: Some(question), refusal: None, unanswered }
     }
 
     /// One that is not asked.
-    pub(crate) fn refused(unanswered: &'a mut bool) -> Self {
-        Self { question: None, unanswered }
+    pub(crate) fn refused(unanswered: &'a mut bool, refusal: Error) -> Self {
+        Self { question: None, refusal: Some(refusal), unanswered }
     }
 }
 
@@ -33,7 +34,8 @@ impl<T, F: Future<Output = QueryResult<T>>> Future for Watched<'_, F> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<QueryResult<T>> {
         let this = self.project();
         let Some(question) = this.question.as_pin_mut() else {
-            return Poll::Ready(Err(Error::BrokenTransactionManager));
+            let refusal = this.refusal.take();
+            return Poll::Ready(Err(refusal.unwrap_or(Error::BrokenTransactionManager)));
         };
         // Before it is polled: one that panics is not answered either.
         **this.unanswered = true;

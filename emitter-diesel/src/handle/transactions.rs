@@ -51,9 +51,13 @@ impl<'c, C: Connection> TransactionManager<Bound<'c, C>> for EmittingTransaction
     type TransactionStateData = <C::TransactionManager as TransactionManager<C>>::TransactionStateData;
 
     fn begin_transaction(conn: &mut Bound<'c, C>) -> QueryResult<()> {
+        conn.in_time()?;
         C::TransactionManager::begin_transaction(conn.conn)?;
         let depth = Depth::of(conn.conn)?.beyond_ground;
         conn.buffer.begun(depth);
+        if depth == 1 {
+            conn.time.begun();
+        }
         if depth == 1
             && conn.guarded
             && let Err(error) = conn.conn.batch_execute(GUARD)
@@ -72,6 +76,12 @@ impl<'c, C: Connection> TransactionManager<Bound<'c, C>> for EmittingTransaction
 
     fn commit_transaction(conn: &mut Bound<'c, C>) -> QueryResult<()> {
         let depth = Depth::of(conn.conn)?;
+        if depth.beyond_ground == 1
+            && let Err(late) = conn.in_time()
+        {
+            Self::rollback_transaction(conn)?;
+            return Err(late);
+        }
         if depth.doomed && depth.beyond_ground == 1 && conn.depends_on_commit() {
             // The database would answer this COMMIT with a silent rollback, and Diesel with `Ok`.
             Self::rollback_transaction(conn)?;
@@ -269,6 +279,7 @@ impl<C: Connection<TransactionManager = AnsiTransactionManager>> Bound<'_, C> {
     ) -> Result<T, E> {
         AnsiTransactionManager::begin_transaction_sql(self.conn, begin)?;
         self.buffer.begun(1);
+        self.time.begun();
         match f(self) {
             Ok(value) => {
                 EmittingTransactionManager::commit_transaction(self).map(|()| value).map_err(E::from)

@@ -209,6 +209,8 @@ impl<C: InPlainFn> Claims<C> {
         let bound = Bindable::<marker::Blocking>::bound(&mut **connection, &emitter);
         let mut bound = bound.map_err(|error| self.unready(&error))?;
         bound.prove_commits();
+        // The call has a time-out of its own.
+        bound.transaction_timeout(None);
         let mut is_called = false;
         let result = bound.transaction(|bound| {
             ready.now();
@@ -303,6 +305,8 @@ impl<C: InAsyncFn> Claims<C> {
         let bound = BoundAsync::new(&emitter, &mut **connection);
         let mut bound = bound.map_err(|error| self.unready(&error))?;
         bound.prove_commits();
+        // The call has a time-out of its own.
+        bound.transaction_timeout(None);
         let begun = EmittingTransactionManager::begin_transaction(&mut bound).await;
         begun.map_err(|error| self.unready(&error))?;
         ready.now();

@@ -121,6 +121,8 @@ impl<M: Model, C: ReplicaConnection> Applying<M, C> {
         let bound = Bindable::<marker::Blocking>::bound(&mut **connection, emitter);
         let mut bound = bound.map_err(|error| Unhandled::Unready(error.to_string()))?;
         bound.prove_commits();
+        // The call has a time-out of its own.
+        bound.transaction_timeout(None);
         let mut ready = Some(ready);
         let fates = bound.transaction(|bound| {
             if let Some(ready) = ready.take() {

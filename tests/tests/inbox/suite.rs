@@ -8,7 +8,7 @@ macro_rules! suite {
             use diesel::result::QueryResult;
             use emitter_core::{Context, Event, State};
             use emitter_diesel::inbox::{Inbox, InboxTx};
-            use emitter_diesel::{Bind, Emit, EmittingTransactionManager, listener};
+            use emitter_diesel::{Bind, Emit, EmittingTransactionManager, TransactionTimeout, listener};
             use emitter_tests::eventually::eventually;
             use $($dsl)* as _;
             use $manager as Manager;
@@ -166,6 +166,18 @@ macro_rules! suite {
                     assert_eq!(emitter.stats().given_up, 0);
                     assert!(emitter.shutdown(10 * SECOND).await.is_clean());
                 }
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn the_time_out_of_transactions_is_none_of_a_listeners() {
+                let (server, events) = (<$server>::with_tables(), published(1..=2).await);
+                let builder = builder(&MemoryBroker::new(), "shop", "a");
+                let builder = builder.with(TransactionTimeout::of(Duration::from_nanos(1)));
+                let emitter = start_with(builder, &server, &Script::of([Act::Take(2); 2])).await;
+                replay(&emitter, &events);
+                settles(&server, [4, 2, 2]).await;
+                assert_eq!(emitter.stats().given_up, 0);
+                assert!(emitter.shutdown(10 * SECOND).await.is_clean());
             }
 
             #[tokio::test(flavor = "multi_thread")]

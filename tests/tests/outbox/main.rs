@@ -35,6 +35,7 @@ mod metrics;
 mod queued;
 mod refusals;
 mod starts;
+mod timeouts;
 
 diesel::table! {
     orders {

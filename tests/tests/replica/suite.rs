@@ -13,7 +13,7 @@ macro_rules! suite {
             use emitter_diesel::bypass::{Reaction, Watch};
             use emitter_diesel::outbox::Control;
             use emitter_diesel::replica::Replica;
-            use emitter_diesel::{Bind, Bound, Emit, delete, update};
+            use emitter_diesel::{Bind, Bound, Emit, TransactionTimeout, delete, update};
             use emitter_tests::eventually::eventually;
 
             use super::databases::Database;
@@ -176,9 +176,11 @@ macro_rules! suite {
                 broker.published().into_iter().filter(|message| !message.topic.contains("/_")).collect()
             }
 
-            /// A node with a replica, that is handed events one after the other.
+            /// A node with a replica, that is handed events one after the other. The time-out of transactions is none of
+            /// the replica's.
             async fn listening(server: &$server) -> Emitter {
-                builder(&MemoryBroker::new(), "billing", "a").with(replica(server)).start().await.unwrap()
+                let builder = builder(&MemoryBroker::new(), "billing", "a").with(replica(server));
+                builder.with(TransactionTimeout::of(Duration::from_nanos(1))).start().await.unwrap()
             }
 
             async fn hand(emitter: &Emitter, event: &Published) {
