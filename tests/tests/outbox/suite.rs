@@ -482,6 +482,8 @@ macro_rules! suite {
                     assert_eq!((heard.len(), heard.steps().len(), inverted), (expected, usize::try_from(keys).unwrap(), 0));
                     assert_eq!(count(&mut db, "emitter_outbox"), 0);
                     assert!(ear.shutdown(10 * SECOND).await.is_clean());
+                    // Listeners hear nothing of what came twice.
+                    assert_eq!(ear.stats().duplicates, 0, "each row is sent once");
                 }
                 let _ = writer.shutdown(10 * SECOND).await;
                 // Each stream of the history counts without a gap.
