@@ -71,7 +71,7 @@ use on::On;
 pub use on::Subscription;
 use outbound::Outbound;
 use queueing::Unwritten;
-pub use queueing::{QueueKeeper, QueueStatus, Queued};
+pub use queueing::{HandOut, QueueKeeper, QueueStatus, Queued};
 pub use redrive::RedriveError;
 pub use replay::ReplayError;
 use reporting::AllCalls;

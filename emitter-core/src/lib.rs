@@ -91,9 +91,9 @@ pub use crate::batch::Batches;
 pub use crate::context::Context;
 pub use crate::emit::{EmitConfig, EmitOptions, Persistence, QoS, Scope};
 pub use crate::emitter::{
-    Backlog, BeginCompanion, Builder, Bus, Companion, Emission, Emitter, Extension, Health, HealthStatus,
-    NotConnected, Passing, Published, Pulse, QueueKeeper, QueueStatus, Queued, RedriveError, ReplayError,
-    Route, ShutdownReport, Sighting, StartError, Subscription, Unpublished, WeakEmitter,
+    Backlog, BeginCompanion, Builder, Bus, Companion, Emission, Emitter, Extension, HandOut, Health,
+    HealthStatus, NotConnected, Passing, Published, Pulse, QueueKeeper, QueueStatus, Queued, RedriveError,
+    ReplayError, Route, ShutdownReport, Sighting, StartError, Subscription, Unpublished, WeakEmitter,
 };
 pub use crate::event::{Again, Event, EventId, Operation, Origin, Source};
 pub use crate::key::Key;

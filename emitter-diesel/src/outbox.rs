@@ -88,6 +88,7 @@ use crate::tables::{Database, Tables};
 
 mod control;
 mod given_up;
+mod handing;
 mod ledger;
 mod mailbox;
 mod queueing;
@@ -105,12 +106,12 @@ use self::queueing::Queueing;
 use self::relay::Relay;
 pub use self::relay::RelayConfig;
 
+#[cfg(feature = "postgres")]
+pub(crate) use self::handing::Handing;
 pub(crate) use self::mailbox::Mailbox;
 pub(crate) use self::queueing::refuse_to_queue;
 pub(crate) use self::store::Store;
 pub(crate) use self::writing::Written;
-#[cfg(feature = "postgres")]
-pub(crate) use self::writing::handler;
 
 /// The outbox of a database, and how this node relays it.
 ///
@@ -253,9 +254,16 @@ fn open(
     if let Some(listen) = store.listen() {
         database.run(&listen).map_err(|error| format!("its database does not let it listen: {error}"))?;
     }
+    let paused = database.pairs(store.paused());
+    let paused =
+        paused.map_err(|error| format!("its database does not tell whether it is paused: {error}"))?;
+    let is_paused = paused.iter().any(|lanes| lanes.number > 0);
     let opened = Opened { store, outbox_id: found.outbox_id.into(), lanes: found.lanes };
     let emitter = emitter.upgrade().ok_or("its emitter is there no more")?;
     let attached = emitter.state::<Attached>().ok_or("its emitter is there no more")?;
+    if is_paused {
+        attached.mailbox().door().shut();
+    }
     emitter.keep_queued(queue.keeper(attached.mailbox()));
     let told = Arc::clone(attached.mailbox());
     emitter.report_also(move |report| told.report(report));

@@ -17,11 +17,11 @@ use crate::report::{self, Failure, Out, Plain, Verdict};
 pub(crate) enum Outbox {
     /// Rows by status, the oldest one's age, lanes and relays
     Status(Status),
-    /// Has all relays publish nothing more; writes go on, and wait
+    /// Has nothing more published, nor handed to local listeners; writes go on, and wait
     Pause,
     /// Has them go on
     Resume,
-    /// Waits until everything is published
+    /// Waits until everything is published, and local listeners are done
     Drain(Drain),
     /// Rows that nobody tries any more
     #[command(subcommand)]
@@ -148,7 +148,9 @@ fn findings(state: &OutboxState, relays: &[Relay], status: &Status) -> Vec<Strin
     let given_up = state.failed + state.unreadable + state.orphaned;
     let mut findings = Vec::new();
     if state.paused {
-        findings.push("it is paused, nothing is published: `emitter outbox resume`".to_owned());
+        findings.push(
+            "it is paused, nothing is published or handed to listeners: `emitter outbox resume`".to_owned(),
+        );
     } else if to_do > 0 && !relays.iter().any(|relay| relay.takes_lanes) {
         findings.push(format!("{to_do} rows wait, and no relay is there: does a node with this outbox run?"));
     }
@@ -217,6 +219,7 @@ fn pause(outbox: &mut Control, pause: bool, out: Out) -> Result<Verdict, Failure
 struct Drained {
     drained: bool,
     pending: u64,
+    processing: u64,
     published: u64,
     ms: u64,
     findings: Vec<String>,
@@ -224,11 +227,14 @@ struct Drained {
 
 impl fmt::Display for Drained {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { drained, pending, ms, findings, .. } = self;
+        let Self { drained, pending, processing, ms, findings, .. } = self;
         let after = report::age(*ms);
         match drained {
-            true => writeln!(f, "Everything was published, after {after}.")?,
-            false => writeln!(f, "{pending} rows still wait, after {after}.")?,
+            true => writeln!(f, "Everything was published and handled, after {after}.")?,
+            false => writeln!(
+                f,
+                "{pending} rows still wait to be published, and {processing} for listeners, after {after}."
+            )?,
         }
         report::list(f, findings)
     }
@@ -239,19 +245,20 @@ const LOOK: Duration = Duration::from_millis(200);
 
 fn drain(outbox: &mut Control, within: Duration, out: Out) -> Result<Verdict, Failure> {
     let begun = Instant::now();
-    let waiting = |state: &OutboxState| state.pending + state.waiting;
-    let first = waiting(&outbox.state()?);
+    let to_publish = |state: &OutboxState| state.pending + state.waiting;
+    let state = outbox.state()?;
+    let (first, all) = (to_publish(&state), to_publish(&state) + state.processing);
     // To stderr, and only where that is a terminal.
-    let progress = ProgressBar::new(first).with_style(
-        ProgressStyle::with_template("{bar:40} {pos} of {len} published, {msg} wait, {elapsed}")
+    let progress = ProgressBar::new(all).with_style(
+        ProgressStyle::with_template("{bar:40} {pos} of {len} done, {msg} wait, {elapsed}")
             .unwrap_or_else(|_| ProgressStyle::default_bar()),
     );
     loop {
         let drained = outbox.drain(LOOK.min(within.saturating_sub(begun.elapsed())))?;
         let state = outbox.state()?;
-        let pending = waiting(&state);
-        progress.set_position(first.saturating_sub(pending));
-        progress.set_message(pending.to_string());
+        let (pending, processing) = (to_publish(&state), state.processing);
+        progress.set_position(all.saturating_sub(pending + processing));
+        progress.set_message((pending + processing).to_string());
         if !drained && begun.elapsed() < within {
             continue;
         }
@@ -260,7 +267,7 @@ fn drain(outbox: &mut Control, within: Duration, out: Out) -> Result<Verdict, Fa
         let findings = if drained { Vec::new() } else { findings(&state, &relays, &Status::default()) };
         let published = first.saturating_sub(pending);
         let ms = report::millis(begun.elapsed());
-        out.print(&Drained { drained, pending, published, ms, findings })?;
+        out.print(&Drained { drained, pending, processing, published, ms, findings })?;
         return Ok(if drained { Verdict::Well } else { Verdict::Look });
     }
 }

@@ -99,7 +99,7 @@ impl Shared {
     }
 
     /// An event that is written down: others get it from there.
-    pub(super) fn emit_recorded(&self, emission: Emission, handled: Ack) {
+    pub(super) fn emit_recorded(&self, emission: Emission, handled: Option<Ack>) {
         let Emission { event, model, scope, allowed, mut ticket, .. } = emission;
         let asked = ticket.as_mut().map(|ticket| ticket.emitted(scope.remote, true));
         if let Some(tap) = &self.tap {
@@ -117,8 +117,10 @@ impl Shared {
             return;
         }
         model.tally.emitted_local[event.meta().operation.index()].add_one();
-        let job = Job::recorded(event, scope.remote, allowed.remote, self.recorded(handled));
-        self.push_recorded(&model, job);
+        if let Some(handled) = handled {
+            let job = Job::recorded(event, scope.remote, allowed.remote, self.recorded(handled));
+            self.push_recorded(&model, job);
+        }
     }
 
     /// Hands an event to this node's listeners that is written down: refused, it is handed on later by whoever reads that.

@@ -28,9 +28,8 @@ pub struct QueueKeeper {
     pub bytes: usize,
     /// How long an event may wait before [`Emitter::health`] tells of it.
     pub late: Duration,
-    /// An event is about to go to the listeners of this node: what they return when they are done with it. It is
-    /// dropped where that does not happen in this life.
-    pub hand_out: Box<dyn Fn(EventId) -> Ack + Send + Sync>,
+    /// An event is about to go to the listeners of this node: when they are handed it.
+    pub hand_out: Box<dyn Fn(EventId) -> HandOut + Send + Sync>,
     /// An event came, and none waited. It is called by the thread that wrote.
     pub came: Box<dyn Fn() + Send + Sync>,
 }
@@ -41,6 +40,16 @@ impl fmt::Debug for QueueKeeper {
         let mut debug = f.debug_struct("QueueKeeper");
         debug.field("capacity", capacity).field("bytes", bytes).field("late", late).finish_non_exhaustive()
     }
+}
+
+/// When the listeners of this node are handed a queued event.
+#[derive(Debug)]
+pub enum HandOut {
+    /// At once: what they return when they are done with it. It is dropped where that does not happen in this life.
+    Now(Ack),
+    /// Later, by [`replay_record`](Emitter::replay_record), when it is written down: what is dropped as soon as it is. Where
+    /// it is lost to other nodes instead, they are handed it after all.
+    Later(Ack),
 }
 
 /// How the queue of events that are to be written down stands.
@@ -65,6 +74,8 @@ pub struct Queued {
 /// How far the listeners of this node are with an event that is not written down yet.
 enum Listeners {
     AtWork,
+    /// They are handed it when it is written.
+    Later(Ack),
     /// They are done before it was written.
     Done(Ack),
     /// It is written as one that no listener has to be handed any more.
@@ -86,6 +97,12 @@ impl Queued {
         self.since.elapsed()
     }
 
+    /// Whether the listeners of this node are handed it [later](HandOut::Later), when it is written down.
+    #[must_use]
+    pub fn is_handed_later(&self) -> bool {
+        matches!(*self.listeners(), Listeners::Later(_))
+    }
+
     fn listeners(&self) -> MutexGuard<'_, Listeners> {
         lock(&self.listeners)
     }
@@ -96,6 +113,7 @@ impl Queued {
         match mem::replace(&mut *listeners, Listeners::Written) {
             Listeners::Done(ack) => ack.done(),
             Listeners::Settled => *listeners = Listeners::Settled,
+            Listeners::Later(ack) => drop(ack),
             Listeners::AtWork | Listeners::Written => {}
         }
     }
@@ -141,9 +159,15 @@ impl Unwritten {
         if is_full || waiting.bytes.saturating_add(bytes) > self.keeper.bytes {
             return Err(Refused::Full);
         }
-        let listeners = Arc::new(Mutex::new(Listeners::AtWork));
-        let handled = emission.scope.local.then(|| {
-            let (ack, listeners) = ((self.keeper.hand_out)(emission.id()), Arc::clone(&listeners));
+        let hand_out = emission.scope.local.then(|| (self.keeper.hand_out)(emission.id()));
+        let (handled, listeners) = match hand_out {
+            Some(HandOut::Now(ack)) => (Some(ack), Listeners::AtWork),
+            Some(HandOut::Later(ack)) => (None, Listeners::Later(ack)),
+            None => (None, Listeners::AtWork),
+        };
+        let listeners = Arc::new(Mutex::new(listeners));
+        let handled = handled.map(|ack| {
+            let listeners = Arc::clone(&listeners);
             Ack::new(move || {
                 let mut listeners = lock(&listeners);
                 if matches!(*listeners, Listeners::AtWork) {
@@ -271,7 +295,12 @@ impl Emitter {
                     event.written();
                     shared.counters.queue_written.add_one();
                 }
-                Err(loss) => shared.lose(&event, loss),
+                Err(loss) => {
+                    shared.lose(&event, loss);
+                    if event.is_handed_later() {
+                        shared.hand_at_last(&event);
+                    }
+                }
             }
             if let Some(ticket) = ticket {
                 ticket.recorded(outcome);
@@ -309,6 +338,9 @@ impl Shared {
         let job = match pushed {
             Ok(handled) => {
                 self.counters.queued.add_one();
+                if scope.local && handled.is_none() {
+                    model.tally.emitted_local[operation].add_one();
+                }
                 let done = handled.map(|handled| self.recorded(handled));
                 done.map(|done| Job::recorded(event, scope.remote, allowed.remote, done))
             }
@@ -347,6 +379,14 @@ impl Shared {
             }
             Refused::Closed => warn!(more, "an event came after the shutdown: it is lost to other nodes"),
         });
+    }
+
+    /// Hands an event to the listeners of this node that were to be handed it when it was written down, which it cannot be.
+    fn hand_at_last(&self, event: &Queued) {
+        let Emission { event, model, allowed, .. } = event.emission.share();
+        if model.queue.push(Message::Event(Job::local(event, false, allowed.remote))).is_err() {
+            model.tally.overflowed.add_one();
+        }
     }
 
     /// An event could not be written down.

@@ -55,8 +55,9 @@ impl Emitter {
 
     /// Hands an event that is written down, and whose transaction is committed, to the listeners of this
     /// node. `handled` is done when the last of them is, and dropped where that does not happen in this
-    /// life, or where none of them is meant; other nodes get the event by [`publish_record`](Self::publish_record).
-    pub fn emit_recorded(&self, emission: Emission, handled: Ack) {
+    /// life, or where none of them is meant; without it they are handed the event later, by
+    /// [`replay_record`](Self::replay_record). Other nodes get it by [`publish_record`](Self::publish_record).
+    pub fn emit_recorded(&self, emission: Emission, handled: Option<Ack>) {
         self.node.shared.emit_recorded(emission, handled);
     }
 

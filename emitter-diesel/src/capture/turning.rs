@@ -19,7 +19,7 @@ use super::Capture;
 use super::captured::{Captured, Rows, unreadable};
 use super::tally::{self, Tally};
 use crate::companion::{self, Activity};
-use crate::outbox::{Attached, Opened, handler};
+use crate::outbox::{Attached, Handing, Opened};
 use crate::tables::{Database, Pair, Tables};
 
 /// Has a node turn what its captures catch, and look for it so often.
@@ -280,7 +280,8 @@ impl Turner {
                 watched.stand_ins.insert(found.collect())
             }
         };
-        let batch = Batch { capture: &watched.capture, rows, stand_ins, emitter, opened };
+        let handing = attached.mailbox().door().handing();
+        let batch = Batch { capture: &watched.capture, rows, stand_ins, emitter, opened, handing: &handing };
         let turned = conn.build_transaction().read_committed().run(|conn| batch.turn(conn))?;
         watched.works(&self.tally);
         self.tally.count(turned.turned, turned.unreadable);
@@ -290,8 +291,9 @@ impl Turner {
             error!(rows, "captured rows of {table} cannot be read: `last_error` in {captured} says why");
         }
         for event in turned.events {
-            attached.emit(emitter, event);
+            attached.emit(emitter, event, &handing);
         }
+        drop(handing);
         attached.mailbox().wake();
         Ok(turned.more)
     }
@@ -304,6 +306,7 @@ struct Batch<'b> {
     stand_ins: &'b HashMap<usize, String>,
     emitter: &'b Emitter,
     opened: &'b Opened,
+    handing: &'b Handing,
 }
 
 /// What was made of a row: an event, nothing, or an error.
@@ -345,7 +348,7 @@ impl Batch<'_> {
             }
         }
         let Opened { store, lanes, .. } = self.opened;
-        let handler = handler(self.emitter.origin());
+        let handler = self.handing.handler(self.emitter.origin());
         let records = records.iter().map(|(id, record)| (*id, record));
         for insert in store.insert_as(records, *lanes, &handler) {
             conn.batch_execute(&insert)?;

@@ -66,7 +66,7 @@ pub struct OutboxState {
     pub lanes: u32,
     /// How many lanes a relay owns at present.
     pub owned: u32,
-    /// Nothing is published until somebody resumes.
+    /// Nothing is published, nor handed to listeners, until somebody resumes.
     pub paused: bool,
 }
 
@@ -162,8 +162,12 @@ impl Control {
         Ok(Self { database, store })
     }
 
-    /// Has all relays, on whatever node, publish nothing more from this outbox; what is on its way arrives.
-    /// Writes go on, and wait.
+    /// Has all nodes publish nothing more from this outbox, and hand their listeners nothing more of what is written
+    /// down in it; what is on its way arrives, and what listeners were handed already they go on with, also where they fail
+    /// and are called again. Writes go on, and wait in their rows.
+    ///
+    /// Relays publish nothing from their next look at the tables on. Nodes learn what concerns their listeners with their
+    /// next heartbeat: within a third of the [`lease`](super::RelayConfig::lease), 5 s by default.
     ///
     /// # Errors
     /// The database's.
@@ -171,7 +175,8 @@ impl Control {
         self.database.run(&self.store.pause(true))
     }
 
-    /// Has them go on.
+    /// Has them go on, as soon. What listeners missed they are handed from the rows, in order, and what is committed
+    /// meanwhile behind it, until there is a moment in which nothing is committed.
     ///
     /// # Errors
     /// The database's.
@@ -180,16 +185,17 @@ impl Control {
         self.store.notify().map_or(Ok(()), |notify| self.database.run(&notify))
     }
 
-    /// Waits until nothing is left that is to be published, at most so long; `false` where something is. What was
-    /// given up is not waited for, nor are listeners.
+    /// Waits until nothing is left that is to be published, and listeners are done with all that is written down, at most
+    /// so long; `false` where something is left. What was given up is not waited for. A listener that is called again for
+    /// two days has it wait as long: [`state`](Self::state) tells what is left.
     ///
     /// # Errors
     /// The database's.
     pub fn drain(&mut self, within: Duration) -> QueryResult<bool> {
         let begun = Instant::now();
         loop {
-            let OutboxState { pending, waiting, .. } = self.state()?;
-            if pending + waiting == 0 {
+            let OutboxState { pending, waiting, processing, .. } = self.state()?;
+            if pending + waiting + processing == 0 {
                 return Ok(true);
             }
             if begun.elapsed() >= within {

@@ -11,6 +11,7 @@ use emitter_core::transport::PublishError;
 use emitter_core::{EventId, Unpublished};
 
 use super::OutboxState;
+use super::handing::Door;
 
 /// How often it is looked how an outbox stands, where somebody is told.
 pub(crate) const LOOK: Duration = Duration::from_secs(5);
@@ -28,6 +29,8 @@ pub(crate) struct Mailbox {
     came: Condvar,
     /// Events that listeners of this node have and are not done with.
     in_hand: Mutex<HashSet<EventId>>,
+    /// Whether they get what is committed at once.
+    door: Arc<Door>,
     /// Why the thread waits for its database, if it does.
     trouble: Mutex<Option<String>>,
     /// How the outbox stood at the last look, where somebody is told.
@@ -216,6 +219,11 @@ impl Mailbox {
 
     fn hand(&self) -> MutexGuard<'_, HashSet<EventId>> {
         self.in_hand.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether listeners of this node get what it commits at once.
+    pub(crate) fn door(&self) -> &Arc<Door> {
+        &self.door
     }
 
     /// An event goes to the listeners of this node.

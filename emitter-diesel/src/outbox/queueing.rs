@@ -7,10 +7,11 @@ use diesel::result::{Error, QueryResult};
 use emitter_core::receipt::Loss;
 use emitter_core::record::Record;
 use emitter_core::transport::Ack;
-use emitter_core::{Emitter, Origin, QueueKeeper, Queued};
+use emitter_core::{Emitter, HandOut, Origin, QueueKeeper, Queued};
 use tracing::warn;
 
-use super::writing::{NO_OUTBOX, handler, wrong};
+use super::handing::{Handing, handler, later};
+use super::writing::{NO_OUTBOX, wrong};
 use super::{BACKOFF, Mailbox, Opened, Store};
 use crate::tables::Database;
 
@@ -51,9 +52,12 @@ impl QueueConfig {
             capacity: self.capacity,
             bytes: self.bytes,
             late: self.late,
-            hand_out: Box::new(move |event| {
-                let in_hand = hands.hand_out(event);
-                Ack::new(move || in_hand.done())
+            hand_out: Box::new(move |event| match hands.door().handing() {
+                Handing::AtOnce => {
+                    let in_hand = hands.hand_out(event);
+                    HandOut::Now(Ack::new(move || in_hand.done()))
+                }
+                Handing::Later(left) => HandOut::Later(Ack::new(move || drop(left))),
             }),
             // It is awake while there are any.
             came: Box::new(move || came.queued()),
@@ -72,8 +76,8 @@ pub(super) struct Queueing {
     batch: usize,
     store: Store,
     lanes: u32,
-    /// Whose listeners work on it already.
-    handler: String,
+    /// Whose listeners work on it already, or are to read it.
+    handlers: [Arc<str>; 2],
     /// How often the database refused the oldest ones, and how many these are.
     refused: u32,
     tried: usize,
@@ -89,7 +93,7 @@ impl Queueing {
             batch: config.batch.max(1),
             store: opened.store.clone(),
             lanes: opened.lanes,
-            handler: handler(origin),
+            handlers: [handler(origin).into(), later(&handler(origin)).into()],
             refused: 0,
             tried: 0,
             is_unsure: false,
@@ -139,7 +143,7 @@ impl Queueing {
         if self.refused + 1 == ATTEMPTS {
             return self.write_each(database, emitter, batch);
         }
-        let Err(error) = self.insert(database, batch.iter().map(|(_, record)| record))? else {
+        let Err(error) = self.insert(database, &batch)? else {
             (self.refused, self.is_unsure) = (0, false);
             emitter.settle_queued(batch.into_iter().map(|(event, _)| (event, Ok(()))).collect());
             return Ok(true);
@@ -160,13 +164,13 @@ impl Queueing {
         let mut wrote = false;
         // Some of those that were tried before may have been found in the table.
         self.tried = batch.len();
-        for (event, record) in batch {
-            let outcome = self.insert(database, [&record])?;
+        for one in batch {
+            let outcome = self.insert(database, std::slice::from_ref(&one))?;
             let outcome =
                 outcome.map_err(|error| Loss::Unwritten { attempts: ATTEMPTS, error: error.to_string() });
             wrote |= outcome.is_ok();
             self.tried -= 1;
-            emitter.settle_queued(vec![(event, outcome)]);
+            emitter.settle_queued(vec![(one.0, outcome)]);
         }
         (self.refused, self.is_unsure) = (0, false);
         Ok(wrote)
@@ -176,12 +180,17 @@ impl Queueing {
     ///
     /// # Errors
     /// The database's, where that is there no more.
-    fn insert<'r>(
+    fn insert(
         &mut self,
         database: &mut dyn Database,
-        records: impl IntoIterator<Item = &'r Record>,
+        batch: &[(Arc<Queued>, Record)],
     ) -> QueryResult<Result<(), Error>> {
-        let inserts = self.store.insert(records, self.lanes, &self.handler);
+        let [now, later] = &self.handlers;
+        let records = batch.iter().map(|(event, record)| {
+            let handler = if event.is_handed_later() { later } else { now };
+            (record, &**handler)
+        });
+        let inserts = self.store.insert(records, self.lanes);
         let Err(error) = inserts.iter().try_for_each(|insert| database.run(insert)) else {
             return Ok(Ok(()));
         };

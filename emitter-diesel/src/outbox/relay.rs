@@ -12,9 +12,9 @@ use emitter_core::transport::{Properties, PublishError};
 use emitter_core::{Emitter, EventId, WeakEmitter};
 use tracing::{error, info, warn};
 
+use super::handing::handler;
 use super::mailbox::{self, Mail, Mailbox, Sending, Standing};
 use super::store::{self, Due, Next, Reading, Settled, Store, Unsettled};
-use super::writing::handler;
 use super::{Attached, BACKOFF, Opened, OutboxState, Queueing};
 use crate::companion::Activity;
 use crate::tables::{Database, Queued, Tables};
@@ -63,6 +63,10 @@ pub(super) struct Relay {
     inherits: bool,
     /// No more of them are read at a time: as many as listeners had room for.
     inherits_most: usize,
+    /// Nothing is handed on, either.
+    is_paused: bool,
+    /// When it is looked whether listeners may be handed at once what is committed.
+    next_opening: Instant,
     /// Rows of this very life that were in nobody's hand at the last look: they are handed on if they still are
     /// at the next.
     stray: BTreeSet<i64>,
@@ -195,6 +199,8 @@ impl Relay {
             inherited: 0,
             inherits: false,
             inherits_most: usize::MAX,
+            is_paused: false,
+            next_opening: now,
             stray: BTreeSet::new(),
             began: now,
             next_clearing: now,
@@ -425,8 +431,12 @@ impl Relay {
         if now >= self.next_look && (emitter.reports() || self.mailbox.is_wanted()) {
             self.look()?;
         }
-        if self.inherits && !ending {
+        let is_shut = self.mailbox.door().is_shut();
+        if (self.inherits || is_shut) && !self.is_paused && !ending {
             self.hand_on(emitter)?;
+            if is_shut && !self.inherits {
+                self.open_door()?;
+            }
         }
         if self.relays && self.changes && self.database()?.has_changed()? {
             self.next_poll = now;
@@ -454,7 +464,8 @@ impl Relay {
         let next_poll = self.next_poll.max(self.blocked_until);
         let next = if self.relays { self.next_beat.min(next_poll) } else { self.next_beat };
         let next = if self.confirmed.is_empty() { next } else { next.min(self.settled_by) };
-        let longest = if self.relays && self.changes || self.inherits { LOOK } else { IDLE };
+        let hands_on = (self.inherits || is_shut) && !self.is_paused;
+        let longest = if self.relays && self.changes || hands_on { LOOK } else { IDLE };
         Ok(next.saturating_duration_since(now).clamp(Duration::from_millis(1), longest))
     }
 

@@ -2,8 +2,9 @@
 
 use diesel::result::{Error, QueryResult};
 use emitter_core::transport::Ack;
-use emitter_core::{Emission, Emitter, Origin, State};
+use emitter_core::{Emission, Emitter, State};
 
+use super::handing::Handing;
 use super::{Attached, Opened};
 use crate::tables::Dialect;
 
@@ -11,6 +12,7 @@ use crate::tables::Dialect;
 pub(crate) struct Written {
     events: Vec<Emission>,
     sql: Vec<String>,
+    handing: Handing,
     attached: State<Attached>,
 }
 
@@ -33,9 +35,10 @@ impl Written {
             record.map_err(|error| wrong(format!("an event cannot be written into the outbox: {error}")))
         });
         let records = records.collect::<QueryResult<Vec<_>>>()?;
-        let handler = handler(emitter.origin());
-        let sql = store.insert(&records, *lanes, &handler);
-        Ok(Self { sql, events, attached })
+        let handing = attached.mailbox().door().handing();
+        let handler = handing.handler(emitter.origin());
+        let sql = store.insert(records.iter().map(|record| (record, &*handler)), *lanes);
+        Ok(Self { sql, events, handing, attached })
     }
 
     /// What goes before the COMMIT.
@@ -47,26 +50,26 @@ impl Written {
     pub(crate) fn emit(self, emitter: &Emitter) {
         for event in self.events {
             if event.is_durable() {
-                self.attached.emit(emitter, event);
+                self.attached.emit(emitter, event, &self.handing);
             } else {
                 emitter.emit([event]);
             }
         }
+        // Before whoever reads what was left is woken.
+        drop(self.handing);
         self.attached.mailbox().wake();
     }
 }
 
 impl Attached {
-    /// Hands an event that is written down and committed to the listeners of this node.
-    pub(crate) fn emit(&self, emitter: &Emitter, event: Emission) {
-        let in_hand = self.mailbox().hand_out(event.id());
-        emitter.emit_recorded(event, Ack::new(move || in_hand.done()));
+    /// Hands an event that is written down and committed to the listeners of this node, or leaves it in its row.
+    pub(crate) fn emit(&self, emitter: &Emitter, event: Emission, handing: &Handing) {
+        let handled = matches!(handing, Handing::AtOnce).then(|| {
+            let in_hand = self.mailbox().hand_out(event.id());
+            Ack::new(move || in_hand.done())
+        });
+        emitter.emit_recorded(event, handled);
     }
-}
-
-/// Who hands a row to its listeners: the node that wrote it, and which life of it. No name has a slash.
-pub(crate) fn handler(origin: &Origin) -> String {
-    format!("{origin}/{}", origin.incarnation)
 }
 
 pub(super) fn wrong(problem: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {

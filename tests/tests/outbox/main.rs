@@ -32,6 +32,8 @@ mod plans;
 mod ledger;
 #[macro_use]
 mod metrics;
+#[macro_use]
+mod paused;
 mod queued;
 mod refusals;
 mod starts;
@@ -166,6 +168,9 @@ fn size() -> (i64, i64) {
 given_up!(sqlite_given_up: databases::Sqlite);
 given_up!(postgres_given_up: emitter_tests::servers::Postgres);
 given_up!(mariadb_given_up: emitter_tests::servers::MariaDb);
+paused!(sqlite_paused: databases::Sqlite);
+paused!(postgres_paused: emitter_tests::servers::Postgres);
+paused!(mariadb_paused: emitter_tests::servers::MariaDb);
 suite!(sqlite: databases::Sqlite);
 suite!(postgres: emitter_tests::servers::Postgres);
 suite!(mariadb: emitter_tests::servers::MariaDb);

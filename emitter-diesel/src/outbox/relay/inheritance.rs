@@ -1,8 +1,8 @@
-//! What a node left to its listeners that is there no more.
+//! What a node left to its listeners: one that is there no more, and this one while the outbox was paused.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use diesel::result::QueryResult;
 use emitter_core::record::{Progress, Standing};
@@ -11,6 +11,7 @@ use emitter_core::{Emitter, EventId, ReplayError, Source};
 use tracing::{error, info};
 
 use super::{A_FEW, Relay, parcel};
+use crate::outbox::handing::later;
 use crate::outbox::store;
 use crate::tables::{Pair, Queued};
 
@@ -26,7 +27,7 @@ impl Relay {
         handlers: &[Pair],
         there: &[Pair],
     ) -> QueryResult<()> {
-        let own = format!("{}+", self.handler);
+        let own = later(&self.handler);
         // Of others, what there are listeners for here: those others may come back.
         let heard = emitter.listeners().into_iter().filter(|listener| listener.hears.hears(Source::Local));
         let heard: Vec<String> = heard.map(|listener| listener.model.to_owned()).collect();
@@ -58,11 +59,11 @@ impl Relay {
     /// not known, or a queue was full.
     pub(super) fn find_strays(&mut self, handlers: &[Pair]) -> QueryResult<()> {
         let own = self.handler.clone();
-        let (all, inherited) = (own.as_str(), format!("{own}+"));
+        let (all, inherited) = (own.as_str(), later(&own));
         let mut seen = BTreeSet::new();
         if handlers.iter().any(|handler| handler.text == all) {
             // Behind as many as are in hand there may be some that are not.
-            let rows = self.store.with(all, self.mailbox.in_hand() + self.config.batch);
+            let rows = self.store.left(all, self.mailbox.in_hand() + self.config.batch);
             for Pair { text: event, number: id } in self.database()?.pairs(rows)? {
                 let is_stray = |event: EventId| !self.mailbox.is_in_hand(event);
                 if event.parse().is_ok_and(is_stray) && seen.len() < self.config.batch {
@@ -84,9 +85,39 @@ impl Relay {
         Ok(())
     }
 
+    /// Notes whether the outbox is paused: then listeners are handed nothing more.
+    pub(super) fn rest(&mut self, is_paused: bool) {
+        if is_paused {
+            self.mailbox.door().shut();
+        }
+        self.is_paused = is_paused;
+    }
+
+    /// Has listeners handed at once again what is committed, if nothing is left that they are to be handed before. Where
+    /// much is committed that takes until there is a moment in which nothing is.
+    pub(super) fn open_door(&mut self) -> QueryResult<()> {
+        /// How often it is looked.
+        const REST: Duration = Duration::from_millis(50);
+        // What was left by now, the tables tell.
+        let Some(left) = self.mailbox.door().left().filter(|_| self.next_opening <= Instant::now()) else {
+            return Ok(());
+        };
+        self.next_opening = Instant::now() + REST;
+        let rows = self.store.left(&later(&self.handler), self.config.batch);
+        let rows = self.database()?.pairs(rows)?;
+        let is_in_hand = |event: EventId| self.mailbox.is_in_hand(event);
+        if !rows.iter().all(|row| row.text.parse().is_ok_and(is_in_hand)) {
+            // It was committed after later ones had been read.
+            (self.inherits, self.inherited) = (true, 0);
+        } else if rows.len() < self.config.batch && self.mailbox.door().open(left) {
+            info!("listeners are handed at once again what is committed");
+        }
+        Ok(())
+    }
+
     /// Hands rows that others left to the listeners of this node.
     pub(super) fn hand_on(&mut self, emitter: &Emitter) -> QueryResult<()> {
-        let own = format!("{}+", self.handler);
+        let own = later(&self.handler);
         let most = self.config.batch.min(self.inherits_most);
         let rows = self.store.inherited(&own, self.inherited, most);
         let rows = self.database()?.queued(rows)?;

@@ -16,15 +16,17 @@ impl Relay {
         let lease = millis(self.config.lease);
         let beat = self.store.beat(&self.id, &self.node, self.relays, lease);
         let (relays, free) = (self.store.relays(&self.id, &self.node), self.store.free(&self.id, &self.node));
-        let handlers = self.store.handlers();
+        let (handlers, paused) = (self.store.handlers(), self.store.paused());
         let owned = self.store.owned(&self.id);
         let database = self.database()?;
         database.run(&beat)?;
         let there = database.pairs(relays)?;
+        let is_paused = database.pairs(paused)?.iter().any(|lanes| lanes.number > 0);
         let handlers = database.pairs(handlers)?;
         let owned = database.lanes(owned)?;
         let free = database.lanes(free)?;
         self.keep_only(&owned);
+        self.rest(is_paused);
         self.next_beat = Instant::now() + self.config.lease / 3;
         self.changes = there.len() > 1;
         if ending {

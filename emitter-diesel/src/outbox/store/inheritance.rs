@@ -1,7 +1,7 @@
 //! Whose listeners are not done with rows, and what is left of a node that is there no more.
 
 use super::{COLUMNS, COMPLETED, PROCESSING, Store};
-use crate::tables::list;
+use crate::tables::{Dialect, list};
 
 impl Store {
     /// Whose listeners are not done, and with how many rows.
@@ -38,7 +38,7 @@ impl Store {
     }
 
     /// The first rows of a handler, and whose events they are.
-    pub(crate) fn with(&self, handler: &str, most: usize) -> String {
+    pub(crate) fn left(&self, handler: &str, most: usize) -> String {
         format!(
             "SELECT {} AS text, id AS number FROM {} WHERE handler = {} ORDER BY id LIMIT {most}",
             self.event_id(),

@@ -11,6 +11,14 @@ impl Store {
         format!("UPDATE {} SET paused = {}", self.names.table("lanes"), u8::from(pause))
     }
 
+    /// How many lanes rest.
+    pub(crate) fn paused(&self) -> String {
+        format!(
+            "SELECT 'paused' AS text, COUNT(*) AS number FROM {} WHERE paused <> 0",
+            self.names.table("lanes")
+        )
+    }
+
     /// How many rows there are of each status; lanes, owned ones, and paused ones.
     pub(crate) fn statuses(&self) -> String {
         let (outbox, lanes) = (self.names.table("outbox"), self.names.table("lanes"));

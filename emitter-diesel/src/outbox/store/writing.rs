@@ -9,14 +9,14 @@ use super::{PENDING, PROCESSING, Store, qos_number, usual_properties};
 use crate::tables::Dialect;
 
 impl Store {
-    /// The INSERT of all that a transaction emitted; several, where one would be longer than servers take.
+    /// The INSERT of all that a transaction emitted, each with who hands it to its listeners; several, where one would be longer than servers take.
     pub(crate) fn insert<'r>(
         &self,
-        records: impl IntoIterator<Item = &'r Record>,
+        records: impl IntoIterator<Item = (&'r Record, &'r str)>,
         lanes: u32,
-        handler: &str,
     ) -> Vec<String> {
-        self.inserts("", records.into_iter().map(|record| (String::new(), record)), lanes, handler)
+        let records = records.into_iter().map(|(record, handler)| (String::new(), record, handler));
+        self.inserts("", records, lanes)
     }
 
     /// The same of rows whose ids are given, on PostgreSQL.
@@ -25,18 +25,17 @@ impl Store {
         &self,
         records: impl IntoIterator<Item = (i64, &'r Record)>,
         lanes: u32,
-        handler: &str,
+        handler: &'r str,
     ) -> Vec<String> {
-        let records = records.into_iter().map(|(id, record)| (format!("{id}, "), record));
-        self.inserts("id, ", records, lanes, handler)
+        let records = records.into_iter().map(|(id, record)| (format!("{id}, "), record, handler));
+        self.inserts("id, ", records, lanes)
     }
 
     fn inserts<'r>(
         &self,
         also: &str,
-        records: impl Iterator<Item = (String, &'r Record)>,
+        records: impl Iterator<Item = (String, &'r Record, &'r str)>,
         lanes: u32,
-        handler: &str,
     ) -> Vec<String> {
         const MOST: usize = 1 << 20;
         let overriding = if also.is_empty() { "" } else { "OVERRIDING SYSTEM VALUE " };
@@ -46,7 +45,7 @@ impl Store {
             self.names.table("outbox")
         );
         let mut all: Vec<String> = Vec::new();
-        for (given, record) in records {
+        for (given, record, handler) in records {
             match all.last_mut().filter(|sql| sql.len() < MOST) {
                 Some(sql) => sql.push_str(", "),
                 None => all.push(insert.clone()),
