@@ -37,6 +37,7 @@ fn help_is_read_before_it_changes() {
         &["outbox", "drain"],
         &["outbox", "given-up"],
         &["outbox", "given-up", "list"],
+        &["outbox", "given-up", "show"],
         &["outbox", "given-up", "retry"],
         &["outbox", "given-up", "discard"],
         &["dlq"],

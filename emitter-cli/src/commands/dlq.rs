@@ -360,7 +360,7 @@ struct Whole {
 }
 
 /// Whether a terminal shows it, and does nothing else.
-fn is_harmless(bytes: &[u8]) -> bool {
+pub(super) fn is_harmless(bytes: &[u8]) -> bool {
     let orders = |letter: char| report::is_order(letter) && !matches!(letter, '\n' | '\t');
     std::str::from_utf8(bytes).is_ok_and(|text| !text.contains(orders))
 }

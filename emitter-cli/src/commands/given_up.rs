@@ -1,20 +1,26 @@
 //! Rows that the outbox has given up.
 
 use std::fmt;
+use std::io::IsTerminal;
 
 use clap::{Args, Subcommand, ValueEnum};
+use emitter_diesel::event::Timestamp;
 use emitter_diesel::outbox::{self, GivenUpEvent, GivenUpSelection, GivenUpStatus};
 use serde::Serialize;
 
 use super::discard::{self, Discarded};
+use super::dlq;
+use super::requests::Meant;
 use crate::connection::Place;
 use crate::report::{self, Failure, Out, Plain, Verdict};
 
 /// What is done with them.
 #[derive(Subcommand)]
 pub(crate) enum GivenUp {
-    /// Lists them, oldest first
+    /// Lists them, oldest first, without their events
     List(List),
+    /// Shows one, with its event: that is users' data
+    Show(Show),
     /// Puts them back to work: what was not published is published, what listeners missed is handed to them
     Retry(Retry),
     /// Deletes them, after asking
@@ -35,6 +41,26 @@ pub(crate) struct Which {
     /// Of this model
     #[arg(long)]
     model: Option<String>,
+
+    /// Of the row with this key
+    #[arg(long)]
+    key: Option<String>,
+
+    /// The topic, in which * stands for anything
+    #[arg(long)]
+    topic: Option<String>,
+
+    /// A text in the error, in which * stands for anything
+    #[arg(long, value_name = "TEXT")]
+    error: Option<String>,
+
+    /// Written down since then: a time such as 2026-11-21T00:42:25.735Z, or how long ago, such as 24h
+    #[arg(long, value_name = "TIME", value_parser = dlq::time)]
+    since: Option<Timestamp>,
+
+    /// Written down before then
+    #[arg(long, value_name = "TIME", value_parser = dlq::time)]
+    until: Option<Timestamp>,
 }
 
 #[derive(Args)]
@@ -52,6 +78,15 @@ pub(crate) struct List {
 }
 
 #[derive(Args)]
+pub(crate) struct Show {
+    id: i64,
+
+    /// The event alone, as it is to travel; on a terminal only where it is nothing but text
+    #[arg(long, conflicts_with = "json")]
+    payload: bool,
+}
+
+#[derive(Args)]
 pub(crate) struct Retry {
     #[command(flatten)]
     which: Which,
@@ -63,6 +98,10 @@ pub(crate) struct Retry {
     /// The service whose listeners are handed what they missed
     #[arg(long)]
     service: String,
+
+    /// Counts what is meant, and touches nothing
+    #[arg(long)]
+    dry_run: bool,
 }
 
 #[derive(Args)]
@@ -98,14 +137,16 @@ impl Which {
             Status::Orphaned => GivenUpStatus::Orphaned,
         });
         let ids = (!self.ids.is_empty()).then(|| self.ids.clone());
-        GivenUpSelection { ids, status, model: self.model.clone() }
+        let Self { model, key, topic, error, since, until, .. } = self;
+        let [model, key, topic, error] = [model, key, topic, error].map(Clone::clone);
+        GivenUpSelection { ids, status, model, key, topic, error, since: *since, until: *until }
     }
 
     /// The same where something is said, or that all are meant.
     fn meant(&self, all: bool) -> Result<GivenUpSelection, Failure> {
         let selection = self.selection();
         if selection == GivenUpSelection::default() && !all {
-            return Err(Failure::said("which? Give numbers, `--status`, `--model`, or `--all`"));
+            return Err(Failure::said("which? Give numbers, what they have in common, or `--all`"));
         }
         Ok(selection)
     }
@@ -121,14 +162,36 @@ impl GivenUp {
                 out.print(&report)?;
                 Ok(if report.rows.is_empty() { Verdict::Well } else { Verdict::Look })
             }
-            Self::Retry(Retry { which, all, service }) => {
-                let retried = open(&service)?.redrive(&which.meant(all)?)?;
-                out.print(&Retried { retried })?;
+            Self::Show(Show { id, payload }) => show(&open("")?, id, payload, out),
+            Self::Retry(Retry { which, all, service, dry_run }) => {
+                let (given_up, rows) = (open(&service)?, which.meant(all)?);
+                if dry_run {
+                    let meant = given_up.count(&rows)?.into_iter().map(|(_, rows)| rows).sum();
+                    out.print(&Meant { meant })?;
+                } else {
+                    out.print(&Retried { retried: given_up.redrive(&rows)? })?;
+                }
                 Ok(Verdict::Well)
             }
             Self::Discard(Discard { which, all, yes }) => discard(&open("")?, &which.meant(all)?, yes, out),
         }
     }
+}
+
+fn show(given_up: &outbox::GivenUp, id: i64, payload: bool, out: Out) -> Result<Verdict, Failure> {
+    let row = given_up.show(id)?.ok_or_else(|| format!("no row {id} was given up"))?;
+    let event = row.payload.clone().unwrap_or_default();
+    if !payload {
+        out.print(&Whole { row: Row::from(row), payload: event })?;
+    } else if std::io::stdout().is_terminal() && !dlq::is_harmless(event.as_bytes()) {
+        return Err(Failure::said(format!(
+            "the event holds what a terminal takes for orders: write it into a file (`> FILE`), or see it with \
+             `emitter outbox given-up show {id}`"
+        )));
+    } else {
+        out.write(event.as_bytes())?;
+    }
+    Ok(Verdict::Well)
 }
 
 fn discard(
@@ -167,18 +230,29 @@ struct Row {
     topic: String,
     retries: u32,
     last_error: Option<String>,
+    written_at: Option<Timestamp>,
+    given_up_at: Option<Timestamp>,
+}
+
+/// A row with its event.
+#[derive(Serialize)]
+struct Whole {
+    #[serde(flatten)]
+    row: Row,
+    payload: String,
 }
 
 impl From<GivenUpEvent> for Row {
     fn from(row: GivenUpEvent) -> Self {
         let GivenUpEvent { id, status, event, model, key, topic, retries, last_error, .. } = row;
+        let GivenUpEvent { written_at, given_up_at, .. } = row;
         let status = match status {
             GivenUpStatus::Failed => "failed",
             GivenUpStatus::Unreadable => "unreadable",
             GivenUpStatus::Orphaned => "orphaned",
         };
         let event = event.map(|event| event.to_string());
-        Self { id, status, event, model, key, topic, retries, last_error }
+        Self { id, status, event, model, key, topic, retries, last_error, written_at, given_up_at }
     }
 }
 
@@ -187,16 +261,32 @@ impl fmt::Display for Report {
         if self.rows.is_empty() {
             return writeln!(f, "Nothing was given up.");
         }
-        for Row { id, status, event, model, key, retries, last_error, .. } in &self.rows {
+        for Row { id, status, event, model, key, retries, last_error, written_at, .. } in &self.rows {
+            let written = written_at.map(|time| format!("{time}  ")).unwrap_or_default();
             let (event, key) = (report::or_dash(event.as_deref()), report::or_dash(key.as_deref()));
             let why = report::or_dash(last_error.as_deref());
             writeln!(
                 f,
-                "{id}  {status}  {}  key {key}  event {event}  {retries} retries  {why}",
+                "{id}  {written}{status}  {}  key {key}  event {event}  {retries} retries  {why}",
                 Plain(model)
             )?;
         }
         Ok(())
+    }
+}
+
+impl fmt::Display for Whole {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Row { id, status, model, topic, retries, written_at, given_up_at, .. } = &self.row;
+        let dash = |text: &Option<String>| report::or_dash(text.as_deref()).to_string();
+        let time = |time: &Option<Timestamp>| time.map_or_else(|| "-".to_owned(), |time| time.to_string());
+        writeln!(f, "row       {id}, {status}, after {retries} retries")?;
+        writeln!(f, "times     written down {}, given up {}", time(written_at), time(given_up_at))?;
+        writeln!(f, "error     {}", dash(&self.row.last_error))?;
+        writeln!(f, "topic     {}", Plain(topic))?;
+        writeln!(f, "model     {}, key {}", Plain(model), dash(&self.row.key))?;
+        writeln!(f, "event     {}", dash(&self.row.event))?;
+        writeln!(f, "payload   {} bytes\n{}", self.payload.len(), Plain(&self.payload))
     }
 }
 

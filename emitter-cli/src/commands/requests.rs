@@ -210,8 +210,8 @@ impl fmt::Display for Reports {
 
 /// How much would be asked for.
 #[derive(Serialize)]
-struct Meant {
-    meant: u64,
+pub(super) struct Meant {
+    pub(super) meant: u64,
 }
 
 impl fmt::Display for Meant {

@@ -114,6 +114,28 @@ macro_rules! suite {
                 eventually(|| list().0["rows"].as_array().unwrap().len() == 3).await;
                 let (rows, code) = list();
                 assert_eq!((code, &rows["rows"][0]["status"], &rows["rows"][0]["key"]), (1, &json!("unreadable"), &json!("0")));
+                let retry = ["outbox", "given-up", "retry", "--service", "shop"];
+                for (filter, number) in [
+                    (["--key", "1"], 1),
+                    (["--model", "order"], 3),
+                    (["--topic", "*order*"], 0),
+                    (["--error", "not as an outbox*it"], 3),
+                    (["--error", "NotAuthorized"], 0),
+                    (["--since", "1h"], 3),
+                    (["--until", "1h"], 0),
+                    (["--status", "orphaned"], 0),
+                ] {
+                    let dry = cli.report("meant", &[&retry[..], &filter, &["--dry-run"]].concat());
+                    assert_eq!(dry, (json!({"meant": number}), 0), "{filter:?}");
+                }
+                let id = rows["rows"][0]["id"].to_string();
+                let (shown, _) = cli.report("given_up_show", &["outbox", "given-up", "show", &id]);
+                let payload = cli.run(&["outbox", "given-up", "show", &id, "--payload"]).out;
+                assert_eq!((&shown["payload"], &shown["key"]), (&json!(payload), &json!("0")));
+                assert!(payload.contains("\"step\":0"), "{payload}");
+                let text = cli.run(&["outbox", "given-up", "show", &id]);
+                assert!(text.code == 0 && text.out.contains("given up 20"), "{text:?}");
+                assert_eq!(cli.run(&["outbox", "given-up", "show", "4711"]).code, 2);
                 let (status, code) = cli.report("outbox", &["outbox", "status"]);
                 assert_eq!((code, &status["unreadable"]), (1, &json!(3)));
 

@@ -204,7 +204,7 @@ impl Store {
             }
         }
         if let Some(pattern) = topic {
-            and(self.like("o.original_topic", pattern));
+            and(self.dialect.like("o.original_topic", pattern));
         }
         let moment = |time: &Timestamp| self.moment(&time.as_millis().to_string());
         if let Some(since) = since {
@@ -217,26 +217,6 @@ impl Store {
             and(format!("o.id <= {up_to}"));
         }
         sql
-    }
-
-    /// That a text is like a pattern, in which `*` stands for anything.
-    fn like(&self, column: &str, pattern: &str) -> String {
-        let mut escaped = String::with_capacity(pattern.len());
-        for letter in pattern.chars() {
-            match (self.dialect, letter) {
-                (Dialect::Sqlite, '?' | '[') => escaped.extend(['[', letter, ']']),
-                (Dialect::Sqlite, _) => escaped.push(letter),
-                (_, '*') => escaped.push('%'),
-                (_, '%' | '_' | '!') => escaped.extend(['!', letter]),
-                _ => escaped.push(letter),
-            }
-        }
-        let pattern = self.dialect.quoted(&escaped);
-        match self.dialect {
-            // Its LIKE does not tell upper and lower case apart.
-            Dialect::Sqlite => format!("{column} GLOB {pattern}"),
-            Dialect::Postgres | Dialect::MySql => format!("{column} LIKE {pattern} ESCAPE '!'"),
-        }
     }
 
     /// What is read of a row called `o`.

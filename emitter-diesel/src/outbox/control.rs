@@ -249,14 +249,9 @@ impl Control {
     /// The database's.
     pub fn find(&mut self, event: EventId) -> QueryResult<Vec<OutboxRow>> {
         let rows = self.database.given_up(self.store.find(event))?;
-        let times = self.database.pairs(self.store.times(event))?;
-        let time = |id: i64, column: &str| {
-            let pair = times.iter().find(|pair| pair.text == format!("{id}/{column}"))?;
-            Some(Timestamp::from_millis(pair.number))
-        };
         let row = |row: GivenUpRow| OutboxRow {
-            written_at: time(row.id, "created_at"),
-            done_at: time(row.id, "processed_at"),
+            written_at: row.created.map(Timestamp::from_millis),
+            done_at: row.processed.map(Timestamp::from_millis),
             id: row.id,
             status: row.status,
             model: row.model,

@@ -1,14 +1,16 @@
 //! Rows that an outbox has given up, for whoever looks after them.
 
 use std::fmt;
+use std::time::Duration;
 
 use diesel::result::QueryResult;
 use emitter_core::EventId;
+use emitter_core::event::Timestamp;
 
 use super::store::{FAILED, ORPHANED, PENDING, PROCESSING, Store, UNREADABLE};
-use crate::tables::{Database, Dialect, GivenUpRow, Session, Tables, list};
+use crate::tables::{Database, GivenUpRow, Session, Tables, list};
 
-/// The events that an outbox has given up: listed, counted, put back to work and discarded, without a running emitter.
+/// The events that an outbox has given up: listed, counted, shown, put back to work and discarded, without a running emitter.
 /// It blocks.
 ///
 /// ```no_run
@@ -16,13 +18,19 @@ use crate::tables::{Database, Dialect, GivenUpRow, Session, Tables, list};
 /// # fn example() -> Result<(), Box<dyn std::error::Error>> {
 /// # use diesel::{Connection, SqliteConnection};
 /// # use emitter_diesel::tables::Tables;
+/// use std::time::Duration;
+///
 /// use emitter_diesel::outbox::{GivenUp, GivenUpSelection, GivenUpStatus};
 ///
 /// # let tables = Tables::new(|| SqliteConnection::establish("shop.db"));
 /// let given_up = GivenUp::open(&tables, "shop")?;
-/// // The access list of the broker is mended.
-/// let failed = GivenUpSelection { status: Some(GivenUpStatus::Failed), ..GivenUpSelection::default() };
-/// println!("{} are published again", given_up.redrive(&failed)?);
+/// // The access list of the broker is mended: what it refused in the last 24 hours.
+/// let refused = GivenUpSelection {
+///     status: Some(GivenUpStatus::Failed),
+///     error: Some("NotAuthorized".to_owned()),
+///     ..GivenUpSelection::last(Duration::from_secs(24 * 3600))
+/// };
+/// println!("{} are published again", given_up.redrive(&refused)?);
 /// # Ok(())
 /// # }
 /// ```
@@ -64,6 +72,33 @@ pub struct GivenUpSelection {
     pub status: Option<GivenUpStatus>,
     /// Of this model.
     pub model: Option<String>,
+    /// Of the row with this key.
+    pub key: Option<String>,
+    /// A pattern of the topic, in which `*` stands for anything, as in `prisma/events/user/*`.
+    pub topic: Option<String>,
+    /// A text in the error, such as `NotAuthorized`; in it, too, `*` stands for anything.
+    pub error: Option<String>,
+    /// Written down at this time or later, by the database's clock.
+    pub since: Option<Timestamp>,
+    /// Written down before this time.
+    pub until: Option<Timestamp>,
+}
+
+impl GivenUpSelection {
+    /// One row, by [`GivenUpEvent::id`].
+    #[must_use]
+    pub fn one(id: i64) -> Self {
+        Self { ids: Some(vec![id]), ..Self::default() }
+    }
+
+    /// What was written down in the last 24 hours, or however long, by this machine's clock.
+    #[must_use]
+    pub fn last(duration: Duration) -> Self {
+        let millis = i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
+        // Databases know no times of any age.
+        let since = Timestamp::from_millis(Timestamp::now().as_millis().saturating_sub(millis).max(0));
+        Self { since: Some(since), ..Self::default() }
+    }
 }
 
 /// An event that was given up.
@@ -86,12 +121,19 @@ pub struct GivenUpEvent {
     pub retries: u32,
     /// Why it was given up.
     pub last_error: Option<String>,
+    /// When it was written down, by the database's clock; `None` where somebody else wrote the row.
+    pub written_at: Option<Timestamp>,
+    /// When it was given up, by the database's clock; `None` where it is published, or not to be, and listeners cannot be
+    /// handed it: of that the time is not kept.
+    pub given_up_at: Option<Timestamp>,
+    /// The event, as it is to travel: users' data. `None` in lists.
+    pub payload: Option<String>,
 }
 
 impl fmt::Debug for GivenUpEvent {
-    /// Leaves the key out, which is the user's.
+    /// Leaves key and event out, which are the user's.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { id, status, event, model, topic, retries, last_error, .. } = self;
+        let Self { id, status, event, model, topic, retries, last_error, written_at, .. } = self;
         f.debug_struct("GivenUpEvent")
             .field("id", id)
             .field("status", status)
@@ -100,6 +142,7 @@ impl fmt::Debug for GivenUpEvent {
             .field("topic", topic)
             .field("retries", retries)
             .field("last_error", last_error)
+            .field("written_at", written_at)
             .finish_non_exhaustive()
     }
 }
@@ -113,7 +156,7 @@ impl GivenUp {
         Ok(Self { session: Session::open(tables)?, service: service.into() })
     }
 
-    /// The first ones after this [number](GivenUpEvent::id), oldest first, at most 1,000.
+    /// The first ones after this [number](GivenUpEvent::id), oldest first, at most 1,000, without their events.
     ///
     /// # Errors
     /// The database's.
@@ -129,7 +172,16 @@ impl GivenUp {
         Ok(rows.into_iter().filter_map(read).collect())
     }
 
-    /// How many there are, by status.
+    /// One of them, with its event; `None` where no row of this number was given up.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn show(&self, id: i64) -> QueryResult<Option<GivenUpEvent>> {
+        let rows = self.ask(|database, store| database.given_up(store.one_given_up(id)))?;
+        Ok(rows.into_iter().find_map(read))
+    }
+
+    /// How many there are, by status. Nothing is touched.
     ///
     /// # Errors
     /// The database's.
@@ -190,21 +242,29 @@ fn read(row: GivenUpRow) -> Option<GivenUpEvent> {
         topic: row.topic,
         retries: u32::try_from(row.retries).unwrap_or_default(),
         last_error: row.last_error,
+        written_at: row.created.map(Timestamp::from_millis),
+        given_up_at: row.processed.map(Timestamp::from_millis),
+        payload: row.payload,
     })
 }
 
 /// What is asked about rows that were given up.
 impl Store {
     fn given_up(&self, selection: &GivenUpSelection, after: i64, limit: usize) -> String {
-        let event = match self.dialect {
-            Dialect::Postgres => "CAST(event_id AS TEXT) AS event_id",
-            Dialect::Sqlite | Dialect::MySql => "event_id",
-        };
         format!(
-            "SELECT id, status, {event}, model, record_id, topic, retries, last_error FROM {} \
-             WHERE {} AND id > {after} ORDER BY id LIMIT {limit}",
+            "SELECT {} FROM {} WHERE {} AND id > {after} ORDER BY id LIMIT {limit}",
+            self.row_columns(true, false),
             self.names.table("outbox"),
             self.chosen(selection)
+        )
+    }
+
+    fn one_given_up(&self, id: i64) -> String {
+        format!(
+            "SELECT {} FROM {} WHERE {}",
+            self.row_columns(true, true),
+            self.names.table("outbox"),
+            self.chosen(&GivenUpSelection::one(id))
         )
     }
 
@@ -247,16 +307,32 @@ impl Store {
     }
 
     fn chosen(&self, selection: &GivenUpSelection) -> String {
-        let GivenUpSelection { ids, status, model } = selection;
+        let GivenUpSelection { ids, status, model, key, topic, error, since, until } = selection;
         let mut sql = match status {
             Some(status) => format!("status = '{}'", status.as_str()),
             None => format!("status IN ('{FAILED}', '{UNREADABLE}', '{ORPHANED}')"),
         };
+        let mut and = |condition: String| sql.extend([" AND ", &*condition]);
         if let Some(ids) = ids {
-            sql.push_str(&format!(" AND id IN ({})", list(ids.iter().copied())));
+            and(format!("id IN ({})", list(ids.iter().copied())));
         }
-        if let Some(model) = model {
-            sql.push_str(&format!(" AND model = {}", self.dialect.quoted(model)));
+        for (column, wanted) in [("model", model), ("record_id", key)] {
+            if let Some(wanted) = wanted {
+                and(format!("{column} = {}", self.dialect.quoted(wanted)));
+            }
+        }
+        if let Some(topic) = topic {
+            and(self.dialect.like("topic", topic));
+        }
+        if let Some(error) = error {
+            and(self.dialect.like("last_error", &format!("*{error}*")));
+        }
+        let written = self.millis_of("created_at");
+        if let Some(since) = since {
+            and(format!("{written} >= {}", since.as_millis()));
+        }
+        if let Some(until) = until {
+            and(format!("{written} < {}", until.as_millis()));
         }
         sql
     }

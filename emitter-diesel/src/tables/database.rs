@@ -186,8 +186,8 @@ impl fmt::Debug for LetterRow {
     }
 }
 
-/// A row of an outbox that was given up, without its event.
-#[derive(Debug, Clone, PartialEq, Eq, QueryableByName)]
+/// A row of an outbox that was given up.
+#[derive(Clone, PartialEq, Eq, QueryableByName)]
 pub struct GivenUpRow {
     #[diesel(sql_type = BigInt)]
     pub(crate) id: i64,
@@ -205,6 +205,23 @@ pub struct GivenUpRow {
     pub(crate) retries: i32,
     #[diesel(sql_type = Nullable<Text>)]
     pub(crate) last_error: Option<String>,
+    #[diesel(sql_type = Nullable<BigInt>)]
+    pub(crate) created: Option<i64>,
+    #[diesel(sql_type = Nullable<BigInt>)]
+    pub(crate) processed: Option<i64>,
+    /// In lists, none.
+    #[diesel(sql_type = Nullable<Text>)]
+    pub(crate) payload: Option<String>,
+}
+
+impl fmt::Debug for GivenUpRow {
+    /// Says which one it is: the rest holds users' data.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GivenUpRow")
+            .field("id", &self.id)
+            .field("status", &self.status)
+            .finish_non_exhaustive()
+    }
 }
 
 /// How far a listener is with an event.

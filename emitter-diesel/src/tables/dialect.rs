@@ -87,6 +87,26 @@ impl Dialect {
         sql
     }
 
+    /// That a text is like a pattern, in which `*` stands for anything.
+    pub(crate) fn like(self, column: &str, pattern: &str) -> String {
+        let mut escaped = String::with_capacity(pattern.len());
+        for letter in pattern.chars() {
+            match (self, letter) {
+                (Self::Sqlite, '?' | '[') => escaped.extend(['[', letter, ']']),
+                (Self::Sqlite, _) => escaped.push(letter),
+                (_, '*') => escaped.push('%'),
+                (_, '%' | '_' | '!') => escaped.extend(['!', letter]),
+                _ => escaped.push(letter),
+            }
+        }
+        let pattern = self.quoted(&escaped);
+        match self {
+            // Its LIKE does not tell upper and lower case apart.
+            Self::Sqlite => format!("{column} GLOB {pattern}"),
+            Self::Postgres | Self::MySql => format!("{column} LIKE {pattern} ESCAPE '!'"),
+        }
+    }
+
     /// The database's clock, in milliseconds since 1970. It goes on within a transaction.
     pub(crate) const fn now(self) -> &'static str {
         match self {

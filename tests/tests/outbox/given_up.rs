@@ -91,6 +91,75 @@ macro_rules! given_up {
             }
 
             #[tokio::test(flavor = "multi_thread")]
+            async fn they_are_chosen_by_what_is_wrong_and_when_and_shown_with_their_event() {
+                let server = tokio::task::block_in_place(<$server>::with_tables);
+                let broker = MemoryBroker::new();
+                let writer = builder(&broker, "a").with(server.outbox().without_relay()).start().await.unwrap();
+                let mut db = server.connect();
+                for id in 0..4 {
+                    write(&writer, &mut db, id..id + 1, false);
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                for (key, status, error) in [
+                    ("0", "FAILED", "'NotAuthorized: 100% of _x'"),
+                    ("1", "UNREADABLE", "'it is [odd]!'"),
+                    ("2", "ORPHANED", "NULL"),
+                ] {
+                    let given_up = if status == "ORPHANED" { "NULL" } else { "created_at" };
+                    db.batch_execute(&format!(
+                        "UPDATE emitter_outbox SET status = '{status}', last_error = {error}, processed_at = {given_up} \
+                         WHERE record_id = '{key}'"
+                    ))
+                    .unwrap();
+                }
+                let given_up = GivenUp::open(&server.tables(), "shop").unwrap();
+                let all = GivenUpSelection::default();
+                let rows = given_up.list(&all, None, 10).unwrap();
+                assert_eq!(rows.iter().map(|row| row.given_up_at).collect::<Vec<_>>(), [
+                    rows[0].written_at,
+                    rows[1].written_at,
+                    None
+                ]);
+                let [_, second, third] = [0, 1, 2].map(|place| rows[place].written_at.unwrap());
+                assert!(rows[0].written_at < Some(second) && second < third, "{rows:?}");
+                let text = |text: &str| Some(text.to_owned());
+                for (chosen, keys) in [
+                    (GivenUpSelection { topic: text("*/order/*"), ..all.clone() }, &["0", "1", "2"][..]),
+                    (GivenUpSelection { topic: text("order"), ..all.clone() }, &[]),
+                    (GivenUpSelection { error: text("Authorized: 100% of _"), ..all.clone() }, &["0"]),
+                    (GivenUpSelection { error: text("100_"), ..all.clone() }, &[]),
+                    (GivenUpSelection { error: text("[odd]!"), ..all.clone() }, &["1"]),
+                    (GivenUpSelection { error: text("not*of"), ..all.clone() }, &[]),
+                    (GivenUpSelection { error: text("Not*of"), ..all.clone() }, &["0"]),
+                    (GivenUpSelection { key: text("2"), ..all.clone() }, &["2"]),
+                    (GivenUpSelection { key: text("3"), ..all.clone() }, &[]),
+                    (GivenUpSelection { since: Some(second), ..all.clone() }, &["1", "2"]),
+                    (GivenUpSelection { until: Some(second), ..all.clone() }, &["0"]),
+                    (GivenUpSelection { since: Some(second), until: Some(third), ..all.clone() }, &["1"]),
+                    (GivenUpSelection::last(3600 * SECOND), &["0", "1", "2"]),
+                    (GivenUpSelection::last(Duration::ZERO), &[]),
+                    (GivenUpSelection::one(rows[1].id), &["1"]),
+                ] {
+                    let listed = given_up.list(&chosen, None, 10).unwrap();
+                    let found: Vec<&str> = listed.iter().filter_map(|row| row.key.as_deref()).collect();
+                    assert_eq!(found, keys, "{chosen:?}");
+                    let counted: u64 = given_up.count(&chosen).unwrap().iter().map(|(_, rows)| rows).sum();
+                    assert_eq!(counted, keys.len() as u64, "{chosen:?}");
+                    assert!(listed.iter().all(|row| row.payload.is_none()));
+                }
+                let shown = given_up.show(rows[2].id).unwrap().unwrap();
+                let event: serde_json::Value = serde_json::from_str(shown.payload.as_deref().unwrap()).unwrap();
+                assert_eq!(event["result"], serde_json::json!({"id": 2, "step": 0}));
+                assert!(!format!("{shown:?}").contains("result"), "users' data is in no log");
+                assert_eq!((shown.id, shown.status), (rows[2].id, GivenUpStatus::Orphaned));
+                assert_eq!(given_up.show(rows[2].id + 1).unwrap(), None, "it is to be published");
+                let old = GivenUpSelection { until: Some(third), ..all.clone() };
+                assert_eq!((given_up.redrive(&GivenUpSelection::one(rows[0].id)).unwrap(), given_up.discard(&old).unwrap()), (1, 1));
+                assert_eq!(given_up.list(&all, None, 10).unwrap(), [rows[2].clone()]);
+                let _ = writer.shutdown(10 * SECOND).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
             async fn orphans_go_to_the_listener_that_is_there_now() {
                 let server = tokio::task::block_in_place(<$server>::with_tables);
                 let broker = MemoryBroker::new();

@@ -1,7 +1,7 @@
 //! Whose listeners are not done with rows, and what is left of a node that is there no more.
 
 use super::{COLUMNS, COMPLETED, PROCESSING, Store};
-use crate::tables::{Dialect, list};
+use crate::tables::list;
 
 impl Store {
     /// Whose listeners are not done, and with how many rows.

@@ -79,31 +79,35 @@ impl Store {
 
     /// What there is of an event, in the outbox and in the history, which is read through.
     pub(crate) fn find(&self, event: EventId) -> String {
-        let text = self.event_id();
-        let rows = ["outbox", "history"].map(|table| {
+        // In the outbox it is when it was given up.
+        let rows = [("outbox", false), ("history", true)].map(|(table, is_done)| {
             format!(
-                "SELECT id, status, {text} AS event_id, model, record_id, topic, retries, last_error FROM {} WHERE event_id = '{event}'",
+                "SELECT {} FROM {} WHERE event_id = '{event}'",
+                self.row_columns(is_done, false),
                 self.names.table(table)
             )
         });
         rows.join(" UNION ALL ")
     }
 
-    /// When it was written down and when it was done, each with the number of its row.
-    pub(crate) fn times(&self, event: EventId) -> String {
-        let parts = [("outbox", "created_at"), ("history", "created_at"), ("history", "processed_at")];
-        let parts = parts.map(|(table, column)| {
-            let id = match self.dialect {
-                Dialect::Postgres | Dialect::Sqlite => format!("id || '/{column}'"),
-                Dialect::MySql => format!("CONCAT(id, '/{column}')"),
-            };
-            format!(
-                "SELECT {id} AS text, {} AS number FROM {} WHERE event_id = '{event}' AND {column} IS NOT NULL",
-                self.millis_of(column),
-                self.names.table(table)
-            )
-        });
-        parts.join(" UNION ALL ")
+    /// What is told of a row of the outbox or the history: with the time when it was done, and its event, or without.
+    pub(crate) fn row_columns(&self, with_processed: bool, with_payload: bool) -> String {
+        let text = |column: &str| match self.dialect {
+            Dialect::Postgres => format!("CAST({column} AS TEXT)"),
+            Dialect::Sqlite | Dialect::MySql => column.to_owned(),
+        };
+        let (no_number, no_text) = match self.dialect {
+            Dialect::Postgres | Dialect::Sqlite => ("CAST(NULL AS BIGINT)", "CAST(NULL AS TEXT)"),
+            Dialect::MySql => ("CAST(NULL AS SIGNED)", "CAST(NULL AS CHAR(1))"),
+        };
+        let processed = if with_processed { self.millis_of("processed_at") } else { no_number.to_owned() };
+        let payload = if with_payload { text("payload") } else { no_text.to_owned() };
+        format!(
+            "id, status, {} AS event_id, model, record_id, topic, retries, last_error, {} AS created, \
+             {processed} AS processed, {payload} AS payload",
+            text("event_id"),
+            self.millis_of("created_at"),
+        )
     }
 
     /// How far nodes that remember it are in streams, as `outbox/lane/model/node`: how many numbers they are behind what
@@ -127,7 +131,7 @@ impl Store {
     }
 
     /// A column's time in milliseconds since 1970.
-    fn millis_of(&self, column: &str) -> String {
+    pub(crate) fn millis_of(&self, column: &str) -> String {
         match self.dialect {
             Dialect::Postgres => format!("(extract(epoch FROM {column}) * 1000)::bigint"),
             Dialect::Sqlite => {
