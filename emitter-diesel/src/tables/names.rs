@@ -35,12 +35,22 @@ impl Names {
         Ok(Self { schema: None, prefix: checked(prefix.into())? })
     }
 
-    /// The same in this schema, which has to be there. (SQLite has none but attached databases.)
+    /// The same in this schema, which has to be there: on MySQL and MariaDB a database, on SQLite one that is attached
+    /// under this name, by the function that [`Tables::new`](super::Tables::new) is given and on your own connections alike.
+    ///
+    /// Where one of the files is in WAL mode, SQLite commits each by itself: a process that is killed in the middle of a COMMIT may
+    /// leave a row without its durable event, or a mark without its effect. A start says so. Keep the tables in the file of your rows,
+    /// or have both files in another mode.
     ///
     /// # Errors
     /// [`BadName`]
     pub fn in_schema(self, schema: impl Into<String>) -> Result<Self, BadName> {
         Ok(Self { schema: Some(checked(schema.into())?), ..self })
+    }
+
+    /// The schema that was said.
+    pub(crate) fn schema(&self) -> Option<&str> {
+        self.schema.as_deref()
     }
 
     /// The name of one table as it is written in SQL.

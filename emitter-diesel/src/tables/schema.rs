@@ -272,7 +272,12 @@ fn statements(dialect: Dialect, parts: &[Part]) -> Vec<String> {
         }
         (Part::Index { name, table, on, unique }, _) => {
             let unique = if *unique { "UNIQUE " } else { "" };
-            Some(format!("CREATE {unique}INDEX {name} ON {table} {on}"))
+            // SQLite wants the schema on the index, and none on its table; PostgreSQL the other way round.
+            let attached = table.split_once('.').filter(|_| dialect == Dialect::Sqlite);
+            Some(match attached {
+                Some((schema, table)) => format!("CREATE {unique}INDEX {schema}.{name} ON {table} {on}"),
+                None => format!("CREATE {unique}INDEX {name} ON {table} {on}"),
+            })
         }
         (Part::Other(statement), _) => Some(statement.clone()),
     };
