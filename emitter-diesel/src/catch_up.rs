@@ -20,8 +20,8 @@
 //! ```
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use diesel::result::{Error, QueryResult};
@@ -31,7 +31,7 @@ use emitter_core::{Builder, Extension, WeakEmitter};
 use tracing::warn;
 
 use crate::companion::{self, Activity};
-use crate::tables::{Database, Dialect, Names, PROBE, Pair, Tables};
+use crate::tables::{Database, Dialect, Doubted, Names, PROBE, Pair, Tables};
 
 /// How a node remembers how far it heard.
 ///
@@ -60,7 +60,8 @@ impl CatchUp {
     }
 }
 
-/// Begins where the last life of this node ended, and has sent again what it missed since.
+/// Begins where the last life of this node ended, and has sent again what it missed since. While the database does not take how
+/// far the node is, its [`health`](emitter_core::Emitter::health) says so.
 ///
 /// [`start`](Builder::start) then fails with [`StartError::Companion`](emitter_core::StartError::Companion)
 /// where the node has no name of its own, the database cannot be reached, or its tables are not those of this
@@ -70,13 +71,16 @@ impl Extension for CatchUp {
         let CatchUp { tables, since } = self;
         let (end, has_ended) = mpsc::channel();
         let opened = tables.clone();
-        let open = move |emitter: &WeakEmitter| open(&opened, since, emitter);
+        let trouble = Arc::new(Trouble::default());
+        let asked = Arc::clone(&trouble);
+        let open = move |emitter: &WeakEmitter| open(&opened, since, emitter, trouble);
         let run = move |memory: Memory, emitter, activity: &Arc<Activity>| {
             memory.keep(&tables, &emitter, &has_ended, activity);
         };
         // Dropped, it ends the thread.
         let begin = companion::thread("emitter-catch-up", open, run, move || drop::<mpsc::Sender<()>>(end));
-        builder.companion("catch_up", begin)
+        let told = move || asked.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect();
+        builder.state(Doubted::default()).troubles(told).companion("catch_up", begin)
     }
 }
 
@@ -86,6 +90,9 @@ const EVERY: Duration = Duration::from_secs(1);
 /// How many positions one statement notes.
 const BATCH: usize = 500;
 
+/// What hinders it now, as a node's health has it.
+type Trouble = Mutex<Option<String>>;
+
 /// What is noted, and where.
 struct Memory {
     database: Option<Box<dyn Database>>,
@@ -94,16 +101,17 @@ struct Memory {
     node: String,
     noted: HashMap<Stream, (u64, u64)>,
     failures: u32,
+    trouble: Arc<Trouble>,
 }
 
-fn open(tables: &Tables, since: Since, emitter: &WeakEmitter) -> Result<Memory, String> {
-    let emitter = emitter.upgrade().ok_or("its emitter is there no more")?;
+fn open(tables: &Tables, since: Since, weak: &WeakEmitter, trouble: Arc<Trouble>) -> Result<Memory, String> {
+    let emitter = weak.upgrade().ok_or("its emitter is there no more")?;
     if !emitter.is_named() {
         return Err("the node has no name of its own, under which it could remember: give it one with \
                     `.node(…)`, another one for each node"
             .to_owned());
     }
-    let (mut database, _) = tables.open()?;
+    let (mut database, _) = tables.open_for(weak, "catching up")?;
     let (dialect, names) = (database.dialect(), tables.all_names().clone());
     let node = emitter.origin().to_string();
     let cleared = database.run(&clear(dialect, &names, &node));
@@ -115,7 +123,7 @@ fn open(tables: &Tables, since: Since, emitter: &WeakEmitter) -> Result<Memory, 
     let noted = positions.iter().map(|at| (at.stream.clone(), (at.epoch, at.sequence)));
     let noted = noted.collect();
     emitter.resume(positions, since);
-    Ok(Memory { database: Some(database), dialect, names, node, noted, failures: 0 })
+    Ok(Memory { database: Some(database), dialect, names, node, noted, failures: 0, trouble })
 }
 
 /// `outbox/lane/epoch/model`, and the number.
@@ -198,14 +206,19 @@ impl Memory {
                 if self.failures.is_power_of_two() {
                     warn!(failures = self.failures, "how far this node heard could not be noted: {error}");
                 }
+                self.says(Some(format!("catch_up: how far this node heard could not be noted: {error}")));
                 self.database = None;
-            } else {
-                self.failures = 0;
+            } else if std::mem::take(&mut self.failures) > 0 {
+                self.says(None);
             }
             if ended {
                 return;
             }
         }
+    }
+
+    fn says(&self, trouble: Option<String>) {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
     }
 
     /// Notes what is new, and forgets what the node has forgotten.

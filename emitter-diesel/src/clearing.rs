@@ -20,6 +20,8 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// What is cleared away.
 pub(crate) struct Clearing {
+    /// The part that it belongs to, in words: it relies on what it has committed.
+    pub(crate) part: &'static str,
     /// The thread's name.
     pub(crate) thread: &'static str,
     /// What they are, in words.
@@ -39,9 +41,9 @@ impl Clearing {
         open: impl FnOnce(&WeakEmitter, Dialect, Found) -> Result<String, String> + Send + 'static,
     ) -> BeginCompanion {
         let (end, ended) = mpsc::channel();
-        let (thread, opened) = (self.thread, tables.clone());
+        let (thread, part, opened) = (self.thread, self.part, tables.clone());
         let open = move |emitter: &WeakEmitter| {
-            let (database, found) = opened.open()?;
+            let (database, found) = opened.open_for(emitter, part)?;
             open(emitter, database.dialect(), found)
         };
         let run = move |sql: String, _, activity: &Arc<Activity>| self.run(&tables, &sql, &ended, activity);

@@ -52,7 +52,7 @@ use emitter_core::{BeginCompanion, Builder, Companion, EventId, Extension, Origi
 use futures_util::FutureExt;
 
 use crate::clearing::{Clearing, PORTION};
-use crate::tables::{LetterRow, Tables};
+use crate::tables::{Doubted, LetterRow, Tables};
 
 mod book;
 mod keeping;
@@ -134,9 +134,17 @@ impl Extension for DeadLetters {
             .troubles(move || asked.upgrade().and_then(|keeping| keeping.trouble()).into_iter().collect());
         let names = tables.all_names().clone();
         let clear = move |_: &_, dialect, _| Ok(store::Store { dialect, names }.clear(keep, PORTION));
-        let clearing =
-            Clearing { thread: "emitter-letters", rows: "dead letters", rest: REST, cleared: Arc::default() };
-        builder.state(Keeps(keep)).companion("dead letters", clearing.companion(tables, clear))
+        let clearing = Clearing {
+            part: "the keeper of dead letters",
+            thread: "emitter-letters",
+            rows: "dead letters",
+            rest: REST,
+            cleared: Arc::default(),
+        };
+        builder
+            .state(Keeps(keep))
+            .state(Doubted::default())
+            .companion("dead letters", clearing.companion(tables, clear))
     }
 }
 

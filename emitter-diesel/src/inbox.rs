@@ -90,7 +90,7 @@ use emitter_core::event::Timestamp;
 use emitter_core::{Builder, EventId, Extension};
 use tokio::sync::watch;
 
-use crate::tables::{Pair, Tables};
+use crate::tables::{Doubted, Pair, Tables};
 
 mod checks;
 pub(crate) mod claiming;
@@ -232,6 +232,6 @@ impl<C: InboxConnection> Extension for Inbox<C> {
         let begin = checks::companion::<C>(tables.clone(), marks.clone(), *keep, Arc::clone(desk));
         let asked = Arc::clone(desk);
         let troubles = move || asked.waiting().trouble().into_iter().collect();
-        builder.state(self).troubles(troubles).companion("inbox", begin)
+        builder.state(self).state(Doubted::default()).troubles(troubles).companion("inbox", begin)
     }
 }

@@ -72,7 +72,7 @@ use emitter_core::metrics::{Report, table};
 use emitter_core::{Builder, Emitter, Extension, WeakEmitter};
 
 use crate::companion::{self, Activity};
-use crate::tables::Tables;
+use crate::tables::{Doubted, Tables};
 
 mod bell;
 mod known;
@@ -278,11 +278,15 @@ impl Extension for Mirror {
             }
             let told = Arc::clone(&tally);
             alive.report_also(move |report| told.report(report));
-            let (database, _) = tables.open()?;
+            let (database, _) = tables.open_for(emitter, "the mirror")?;
             Ok(Writer::new(config.within_bounds(), tables, database, &alive, tally, bell))
         };
         let run = |mut writer: Writer, emitter, activity: &Arc<Activity>| writer.run(&emitter, activity);
         let begin = companion::thread("emitter-mirror", open, run, move || end.end());
-        builder.state(attached).troubles(move || asked.troubles()).companion("mirror", begin)
+        builder
+            .state(attached)
+            .state(Doubted::default())
+            .troubles(move || asked.troubles())
+            .companion("mirror", begin)
     }
 }

@@ -77,14 +77,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use emitter_core::event::Timestamp;
 use emitter_core::retry::Backoff;
 use emitter_core::{Builder, Extension, WeakEmitter};
 use once_cell::sync::OnceCell;
-use tracing::error;
 
 use crate::companion::{self, Activity};
-use crate::tables::{Database, Tables};
+use crate::tables::{Database, Doubted, Tables};
 
 mod control;
 mod given_up;
@@ -230,27 +228,21 @@ impl Extension for Outbox {
         let begin = companion::after(&["capture"], begin);
         builder
             .state(attached)
+            .state(Doubted::default())
             .troubles(move || asked.trouble().into_iter().collect())
             .backlog(move || counted.backlog())
             .companion("outbox", begin)
     }
 }
 
-/// Connects, and looks whether the database can be relied on.
+/// Connects, and looks whether the tables are there.
 fn open(
     tables: &Tables,
     queue: QueueConfig,
     emitter: &WeakEmitter,
 ) -> Result<(Box<dyn Database>, Opened), String> {
-    let (mut database, found) = tables.open()?;
+    let (mut database, found) = tables.open_for(emitter, "the outbox")?;
     let store = Store { dialect: database.dialect(), names: tables.all_names().clone() };
-    let settings = database
-        .pairs(store.settings())
-        .map_err(|error| format!("its database does not tell its settings: {error}"))?;
-    let settings = settings.iter().map(|pair| (&*pair.text, pair.number));
-    for doubt in store::doubts(settings, Timestamp::now().as_millis()) {
-        error!("the outbox cannot rely on its database: {doubt}");
-    }
     if let Some(listen) = store.listen() {
         database.run(&listen).map_err(|error| format!("its database does not let it listen: {error}"))?;
     }

@@ -91,7 +91,7 @@ use emitter_core::{Builder, Emitter, Extension, WeakEmitter};
 
 use crate::clearing::{Clearing, PORTION};
 use crate::inbox::long_enough;
-use crate::tables::{Found, Tables};
+use crate::tables::{Doubted, Found, Tables};
 
 mod applying;
 mod copy;
@@ -248,6 +248,7 @@ impl<M: Model, C: ReplicaConnection, L: Copied<C> + From<M::Row>> Extension for 
         let (tables, names, keep) = (tables.clone(), tables.all_names().clone(), *keep);
         let tally = Arc::clone(tally);
         let clearing = Clearing {
+            part: "the replica",
             thread: "emitter-replica",
             rows: "notes of deleted rows",
             rest: REST,
@@ -270,7 +271,8 @@ impl<M: Model, C: ReplicaConnection, L: Copied<C> + From<M::Row>> Extension for 
             )?;
             Ok(clear)
         };
-        builder.companion("replica", clearing.companion(tables, open)).state(self)
+        let begin = clearing.companion(tables, open);
+        builder.companion("replica", begin).state(self).state(Doubted::default())
     }
 }
 

@@ -16,14 +16,19 @@
 //!
 //! All of them are made by the same migrations, so that a database has all or none.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use diesel::result::{ConnectionError, ConnectionResult, QueryResult};
+use emitter_core::WeakEmitter;
+use emitter_core::event::Timestamp;
+use tracing::error;
 
 mod database;
 mod dialect;
+mod doubts;
 mod names;
 mod schema;
 mod session;
@@ -31,6 +36,7 @@ mod session;
 pub use self::database::{Database, GivenUpRow, Lane, LedgerRow, LetterRow, Pair, Queued, RequestRow, Seen};
 pub use self::dialect::Dialect;
 pub(crate) use self::dialect::{PROBE, array, list, list_of};
+pub(crate) use self::doubts::journal;
 pub use self::names::{BadName, Names};
 pub(crate) use self::schema::Found;
 pub use self::schema::{LANES, Migration, VERSION};
@@ -163,6 +169,52 @@ impl Tables {
         }
         Ok((database, found))
     }
+}
+
+/// Of which databases a node has said what speaks against relying on them, by the ids of their outboxes. A part that relies on
+/// one gives it to its builder as a state; the last one counts for all.
+#[derive(Debug, Default)]
+pub(crate) struct Doubted(Mutex<HashSet<String>>);
+
+impl Doubted {
+    /// Whether nothing was said of it.
+    fn is_new(&self, outbox: &str) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(outbox.to_owned())
+    }
+}
+
+impl Tables {
+    /// As [`open`](Self::open), for a part of a node that tells others what it has committed here: what speaks against
+    /// relying on that is said, once for each node and database.
+    ///
+    /// # Errors
+    /// What is wrong and what to do, in words.
+    pub(crate) fn open_for(
+        &self,
+        emitter: &WeakEmitter,
+        part: &'static str,
+    ) -> Result<(Box<dyn Database>, Found), String> {
+        let (mut database, found) = self.open()?;
+        let emitter = emitter.upgrade().ok_or("its emitter is there no more")?;
+        if emitter.state::<Doubted>().is_none_or(|doubted| doubted.is_new(&found.outbox_id)) {
+            let doubts = doubts_of(&mut *database, &self.names)
+                .map_err(|error| format!("its database does not tell its settings: {error}"))?;
+            for doubt in doubts {
+                error!("{part} cannot rely on its database: {doubt}");
+            }
+        }
+        Ok((database, found))
+    }
+}
+
+/// What is to be said against the settings and the clock of a database, each with what to do about it.
+///
+/// # Errors
+/// The database's.
+pub(crate) fn doubts_of(database: &mut dyn Database, names: &Names) -> QueryResult<Vec<String>> {
+    let told = database.pairs(doubts::settings(database.dialect(), names))?;
+    let told = told.iter().map(|pair| (&*pair.text, pair.number));
+    Ok(doubts::doubts(told, Timestamp::now().as_millis()))
 }
 
 impl fmt::Debug for Tables {

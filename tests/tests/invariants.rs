@@ -311,6 +311,7 @@ const PURE: &[&str] = &[
     "emitter-diesel/src/mirror/selection.rs",
     "emitter-diesel/src/mirror/store.rs",
     "emitter-diesel/src/tables/dialect.rs",
+    "emitter-diesel/src/tables/doubts.rs",
     "emitter-diesel/src/tables/names.rs",
     "emitter-core/src/batch.rs",
     "emitter-core/src/signature.rs",

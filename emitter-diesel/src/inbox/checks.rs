@@ -39,8 +39,13 @@ pub(super) fn companion<C: InboxConnection>(
         desk.open.send_replace(true);
         Ok(marks.clear(keep, PORTION))
     };
-    let clearing =
-        Clearing { thread: "emitter-inbox", rows: "marks of the inbox", rest: REST, cleared: Arc::default() };
+    let clearing = Clearing {
+        part: "the inbox",
+        thread: "emitter-inbox",
+        rows: "marks of the inbox",
+        rest: REST,
+        cleared: Arc::default(),
+    };
     clearing.companion(tables, open)
 }
 

@@ -8,7 +8,7 @@ use emitter_core::EventId;
 use emitter_core::event::Timestamp;
 
 use super::store::{self, Store};
-use crate::tables::{Database, GivenUpRow, Pair, Tables};
+use crate::tables::{Database, GivenUpRow, Pair, Tables, doubts_of, journal};
 
 /// The hand on an outbox, from wherever its database can be reached: of a command, a test, a job. It needs no
 /// running emitter, and blocks.
@@ -227,11 +227,10 @@ impl Control {
     /// # Errors
     /// The database's.
     pub fn doubts(&mut self) -> QueryResult<Vec<String>> {
-        let settings = self.database.pairs(self.store.settings())?;
-        let settings = settings.iter().map(|pair| (&*pair.text, pair.number));
-        let mut doubts = store::doubts(settings, Timestamp::now().as_millis());
-        if let Some(journal) = self.store.journal() {
-            let modes = self.database.pairs(journal.to_owned())?;
+        let Store { dialect, names } = &self.store;
+        let mut doubts = doubts_of(&mut *self.database, names)?;
+        if let Some(journal) = journal(*dialect, names) {
+            let modes = self.database.pairs(journal)?;
             doubts.extend(modes.iter().filter(|mode| mode.number != 0).map(|mode| {
                 format!(
                     "its journal_mode is `{}`, so that readers and writers hold each other up: run `PRAGMA journal_mode = WAL` \

@@ -16,7 +16,6 @@ mod writing;
 pub(crate) use self::history::Kept;
 pub(crate) use self::ledger::{HANDLED, RETRYING};
 pub(crate) use self::publishing::{Due, Next, Reading, Settled, Unsettled};
-pub(crate) use self::standing::doubts;
 
 /// How the statements of one outbox are written.
 #[derive(Debug, Clone)]

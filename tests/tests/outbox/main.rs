@@ -36,7 +36,6 @@ mod metrics;
 mod paused;
 mod queued;
 mod refusals;
-mod starts;
 mod timeouts;
 
 diesel::table! {

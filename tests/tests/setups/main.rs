@@ -16,6 +16,7 @@ use tokio::sync::{Mutex as Turn, MutexGuard};
 #[allow(dead_code, reason = "it is written for the outbox's suite")]
 #[path = "../outbox/databases.rs"]
 mod databases;
+mod doubts;
 mod schemas;
 
 diesel::table! {

@@ -1,4 +1,4 @@
-//! How an outbox stands, an operator's hand on it, and whether its database can be relied on.
+//! How an outbox stands, and an operator's hand on it.
 
 use emitter_core::EventId;
 
@@ -139,81 +139,5 @@ impl Store {
             }
             Dialect::MySql => format!("TIMESTAMPDIFF(MICROSECOND, '1970-01-01', {column}) DIV 1000"),
         }
-    }
-
-    /// Settings by which the database might forget what it has committed, each with 1 where it might; and its
-    /// clock.
-    pub(crate) fn settings(&self) -> String {
-        let settings = match self.dialect {
-            Dialect::Postgres => {
-                "SELECT 'synchronous_commit' AS text, \
-                 CASE current_setting('synchronous_commit') WHEN 'off' THEN 1::bigint ELSE 0 END AS number \
-                 UNION ALL SELECT 'fsync', CASE current_setting('fsync') WHEN 'off' THEN 1 ELSE 0 END UNION ALL "
-            }
-            Dialect::Sqlite => "",
-            Dialect::MySql => {
-                "SELECT 'innodb_flush_log_at_trx_commit' AS text, \
-                 CAST(@@innodb_flush_log_at_trx_commit <> 1 AS SIGNED) AS number UNION ALL "
-            }
-        };
-        settings.to_owned() + &self.clock()
-    }
-}
-
-impl Store {
-    /// The mode of SQLite's journal, with 1 where readers and writers hold each other up.
-    pub(crate) fn journal(&self) -> Option<&'static str> {
-        (self.dialect == Dialect::Sqlite).then_some(
-            "SELECT journal_mode AS text, journal_mode NOT IN ('wal', 'memory') AS number FROM pragma_journal_mode",
-        )
-    }
-}
-
-/// What is to be said of a database with such [settings](Store::settings), at this time by the program's clock.
-pub(crate) fn doubts<'p>(settings: impl IntoIterator<Item = (&'p str, i64)>, now: i64) -> Vec<String> {
-    let doubt = |(setting, number): (&str, i64)| {
-        if setting == "clock" {
-            let seconds = (number - now) / 1000;
-            return (seconds.abs() > 60).then(|| {
-                format!(
-                    "its clock is {} s {} this program's: leases go by the database's clock, the times of events by \
-                     the program's; have both set by NTP",
-                    seconds.abs(),
-                    if seconds > 0 { "ahead of" } else { "behind" }
-                )
-            });
-        }
-        let cure = match setting {
-            "synchronous_commit" => "set it to `on`, for the roles that write durable events at least",
-            "fsync" => "set it to `on`",
-            _ => "set it to 1",
-        };
-        (number != 0).then(|| {
-            format!(
-                "with its `{setting}`, a crash may take back what was committed, and what was published already tells \
-                 of rows that never were: {cure}"
-            )
-        })
-    };
-    settings.into_iter().filter_map(doubt).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_database_that_forgets_or_has_another_time_is_doubted() {
-        let good = [("synchronous_commit", 0), ("fsync", 0), ("clock", 1_000_000_000)];
-        assert_eq!(doubts(good, 1_000_000_000 + 59_000), Vec::<String>::new());
-        let bad = [("synchronous_commit", 1), ("fsync", 1), ("innodb_flush_log_at_trx_commit", 1)];
-        let said = doubts(bad, 0);
-        assert_eq!(said.len(), 3);
-        for (doubt, (setting, _)) in said.iter().zip(bad) {
-            assert!(doubt.contains(setting) && doubt.contains(": set it to"), "{doubt}");
-        }
-        let hour = 3_600_000;
-        assert!(doubts([("clock", 0)], hour)[0].contains("3600 s behind"));
-        assert!(doubts([("clock", hour)], 0)[0].contains("3600 s ahead of"));
     }
 }
