@@ -139,6 +139,7 @@ extern crate self as emitter_diesel;
 
 #[cfg(feature = "_async")]
 mod bound_async;
+mod bounds;
 mod buffer;
 pub mod bypass;
 #[cfg(feature = "postgres")]

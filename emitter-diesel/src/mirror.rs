@@ -71,6 +71,7 @@ use std::time::Duration;
 use emitter_core::metrics::{Report, table};
 use emitter_core::{Builder, Emitter, Extension, WeakEmitter};
 
+use crate::bounds::{AGES, DAY, within};
 use crate::companion::{self, Activity};
 use crate::tables::{Doubted, Tables};
 
@@ -111,19 +112,19 @@ impl Mirror {
     }
 }
 
-/// How a mirror is written.
+/// How a mirror is written. A value that would not work is replaced by the nearest one that does; a start says so.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MirrorConfig {
     /// What it is called among the mirrors of its service: the client at the broker is `{service}-{name}`, and
     /// one node at a time is that client. A service that mirrors into two databases needs two names. Default `mirror`.
     pub name: String,
-    /// How many events are written at a time at most. Default 1,000.
+    /// How many events are written at a time at most. Default 1,000; 1 to 10,000.
     pub batch: usize,
     /// How long an event waits for others at most; while a batch is written the next one gathers anyway. Brokers
-    /// send no more than a window of unacknowledged messages, so a long time is a slow mirror. Default 2 ms.
+    /// send no more than a window of unacknowledged messages, so a long time is a slow mirror. Default 2 ms; at most 1 s.
     pub linger: Duration,
-    /// How long the writing belongs to a node that says nothing more, by the database's clock. Default 15 s; at
-    /// least 1 s.
+    /// How long the writing belongs to a node that says nothing more, by the database's clock. Default 15 s; 1 s
+    /// to a day.
     pub lease: Duration,
     /// How long rows are kept. On PostgreSQL days are dropped as a whole. Default 30 days; at least 1 s.
     pub keep: Duration,
@@ -144,13 +145,13 @@ impl Default for MirrorConfig {
 impl MirrorConfig {
     /// What nobody meant, as near to it as works.
     fn within_bounds(self) -> Self {
-        const DAY: Duration = Duration::from_secs(24 * 3600);
+        const OF: &str = "the mirror";
+        const SECOND: Duration = Duration::from_secs(1);
         Self {
-            batch: self.batch.clamp(1, 10_000),
-            linger: self.linger.min(Duration::from_secs(1)),
-            lease: self.lease.clamp(Duration::from_secs(1), DAY),
-            // Databases know no later times than some thousand years from now.
-            keep: self.keep.clamp(Duration::from_secs(1), 100 * 365 * DAY),
+            batch: within(OF, "batch", self.batch, 1, 10_000),
+            linger: within(OF, "linger", self.linger, Duration::ZERO, SECOND),
+            lease: within(OF, "lease", self.lease, SECOND, DAY),
+            keep: within(OF, "keep", self.keep, SECOND, AGES),
             ..self
         }
     }

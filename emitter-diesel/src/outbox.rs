@@ -33,7 +33,7 @@
 //! | | `.durable()` | `.queued()` |
 //! |---|---|---|
 //! | the row is written | in the transaction, which waits for it | after it, by another connection |
-//! | it cannot be written | the transaction fails | tried three times in all, after 1 s and 2 s; then the event is lost to other nodes, counted (`queue_failed`), and a [dead letter](emitter_core::dead_letter) |
+//! | it cannot be written | the transaction fails | tried three times in all, after 1 s and 2 s ([`QueueConfig::attempts`] and [`backoff`](QueueConfig::backoff)); then the event is lost to other nodes, counted (`queue_failed`), and a [dead letter](emitter_core::dead_letter) |
 //! | the database is away | there is no transaction | it waits in memory, up to [`QueueConfig::capacity`] and [`bytes`](QueueConfig::bytes), and is not counted as an attempt |
 //! | the process is killed | nothing is lost | what was not written yet is lost: `queued` less `queue_written` in [`Stats`](emitter_core::metrics::Stats) |
 //! | the order of a key | that of its commits, whichever node wrote | that in which the commits returned in this process; none across processes, nor beside durable events of the same key |
@@ -266,6 +266,6 @@ fn open(
     Ok((database, opened))
 }
 
-/// How long a row that could not be published waits for its next attempt.
+/// How long what was refused waits for its next attempt, where nobody says otherwise.
 const BACKOFF: Backoff =
     Backoff { base: Duration::from_secs(1), cap: Duration::from_secs(60), jitter: Duration::from_secs(1) };

@@ -46,6 +46,7 @@ use emitter_core::event::Timestamp;
 use emitter_core::{BeginCompanion, Builder, Extension, WeakEmitter};
 use tokio::runtime::Handle;
 
+use crate::bounds::within;
 use crate::companion::{self, Activity};
 use crate::mirror::Cursor;
 use crate::tables::{RequestRow, Session, Tables};
@@ -78,9 +79,9 @@ impl Attendant {
     }
 
     /// For how long a request belongs to a node that says nothing more, by the database's clock: when it died, another one goes on
-    /// after that time. Default 30 s; 2 s to 1 h.
+    /// after that time. Default 30 s; 2 s to 1 h: the nearest of these is used, and a start says so.
     pub fn lease(mut self, lease: Duration) -> Self {
-        self.lease = lease.clamp(Duration::from_secs(2), Duration::from_secs(3600));
+        self.lease = lease;
         self
     }
 }
@@ -98,8 +99,11 @@ impl Extension for Attendant {
         let begin: BeginCompanion = Box::new(move |emitter| {
             // Listeners' time is the runtime's.
             let runtime = Handle::current();
-            let open =
-                move |_: &WeakEmitter| Ok(Attending::new(Session::open(&tables)?, runtime, lease, trouble));
+            let open = move |_: &WeakEmitter| {
+                let [least, most] = [2, 3600].map(Duration::from_secs);
+                let lease = within("the attendant", "lease", lease, least, most);
+                Ok(Attending::new(Session::open(&tables)?, runtime, lease, trouble))
+            };
             let run = move |mut attending: Attending, emitter, activity: &Arc<Activity>| {
                 attending.run(&emitter, &ended, activity);
             };

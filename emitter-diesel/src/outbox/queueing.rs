@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use diesel::result::{Error, QueryResult};
 use emitter_core::receipt::Loss;
 use emitter_core::record::Record;
+use emitter_core::retry::Backoff;
 use emitter_core::transport::Ack;
 use emitter_core::{Emitter, HandOut, Origin, QueueKeeper, Queued};
 use tracing::warn;
@@ -13,6 +14,7 @@ use tracing::warn;
 use super::handing::{Handing, handler, later};
 use super::writing::{NO_OUTBOX, wrong};
 use super::{BACKOFF, Mailbox, Opened, Store};
+use crate::bounds::{backoff, within};
 use crate::tables::Database;
 
 /// How events of `.queued()` are written into the outbox.
@@ -20,8 +22,14 @@ use crate::tables::Database;
 /// They are written as soon as the thread of the outbox is free; while it writes, the next ones gather.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QueueConfig {
-    /// How many events are written at a time. Default 100.
+    /// How many events are written at a time. Default 100; at least 1.
     pub batch: usize,
+    /// How often it is tried to write an event that the database refuses, before it is lost to other nodes: the last time
+    /// by itself. Default 3; at least 1.
+    pub attempts: u32,
+    /// How long it waits for its next attempt. Default 1 s, doubled each time up to 60 s, and up to 1 s more; each part no longer than a
+    /// day.
+    pub backoff: Backoff,
     /// How long an event may wait in memory before [`Emitter::health`] tells of it. Default 10 s. It waits for
     /// that long only where the database is away, or slower than what is written into it.
     pub late: Duration,
@@ -34,17 +42,32 @@ pub struct QueueConfig {
 
 impl Default for QueueConfig {
     fn default() -> Self {
-        Self { batch: 100, late: Duration::from_secs(10), capacity: 65_536, bytes: 64 * 1024 * 1024 }
+        Self {
+            batch: 100,
+            attempts: 3,
+            backoff: BACKOFF,
+            late: Duration::from_secs(10),
+            capacity: 65_536,
+            bytes: 64 * 1024 * 1024,
+        }
     }
 }
-
-/// How often it is tried to write an event that the database refuses.
-const ATTEMPTS: u32 = 3;
 
 /// How many batches are written before the thread does other things.
 const TURN: usize = 8;
 
 impl QueueConfig {
+    /// What nobody meant, as near to it as works.
+    pub(super) fn within_bounds(self) -> Self {
+        const OF: &str = "the queue of an outbox";
+        Self {
+            batch: within(OF, "batch", self.batch, 1, usize::MAX),
+            attempts: within(OF, "attempts", self.attempts, 1, u32::MAX),
+            backoff: backoff(OF, self.backoff),
+            ..self
+        }
+    }
+
     /// Who writes down what is queued, on the side of those who wait for nothing.
     pub(super) fn keeper(self, mailbox: &Arc<Mailbox>) -> QueueKeeper {
         let (hands, came) = (Arc::clone(mailbox), Arc::clone(mailbox));
@@ -73,7 +96,7 @@ pub(crate) fn refuse_to_queue(emitter: &Emitter) -> QueryResult<()> {
 
 /// What is to be written, and how often the database refused it.
 pub(super) struct Queueing {
-    batch: usize,
+    config: QueueConfig,
     store: Store,
     lanes: u32,
     /// Whose listeners work on it already, or are to read it.
@@ -90,7 +113,7 @@ pub(super) struct Queueing {
 impl Queueing {
     pub(super) fn new(config: QueueConfig, opened: &Opened, origin: &Origin) -> Self {
         Self {
-            batch: config.batch.max(1),
+            config: config.within_bounds(),
             store: opened.store.clone(),
             lanes: opened.lanes,
             handlers: [handler(origin).into(), later(&handler(origin)).into()],
@@ -127,7 +150,7 @@ impl Queueing {
             return Vec::new();
         }
         // What was refused is tried again as it was, so that each is tried as often as all.
-        let batch = emitter.queued(if self.refused > 0 { self.tried } else { self.batch });
+        let batch = emitter.queued(if self.refused > 0 { self.tried } else { self.config.batch });
         self.next = (!batch.is_empty()).then(Instant::now);
         batch
     }
@@ -140,7 +163,7 @@ impl Queueing {
     ) -> QueryResult<bool> {
         let batch = if self.is_unsure { self.absent(database, emitter, batch)? } else { batch };
         let batch = recorded(emitter, batch);
-        if self.refused + 1 == ATTEMPTS {
+        if self.refused + 1 >= self.config.attempts {
             return self.write_each(database, emitter, batch);
         }
         let Err(error) = self.insert(database, &batch)? else {
@@ -149,7 +172,7 @@ impl Queueing {
             return Ok(true);
         };
         (self.refused, self.tried) = (self.refused + 1, batch.len());
-        self.next = Some(Instant::now() + BACKOFF.delay(self.refused, fastrand::f64()));
+        self.next = Some(Instant::now() + self.config.backoff.delay(self.refused, fastrand::f64()));
         warn!(events = batch.len(), "the outbox does not take events: {error}");
         Ok(false)
     }
@@ -161,13 +184,12 @@ impl Queueing {
         emitter: &Emitter,
         batch: Vec<(Arc<Queued>, Record)>,
     ) -> QueryResult<bool> {
-        let mut wrote = false;
+        let (attempts, mut wrote) = (self.config.attempts, false);
         // Some of those that were tried before may have been found in the table.
         self.tried = batch.len();
         for one in batch {
             let outcome = self.insert(database, std::slice::from_ref(&one))?;
-            let outcome =
-                outcome.map_err(|error| Loss::Unwritten { attempts: ATTEMPTS, error: error.to_string() });
+            let outcome = outcome.map_err(|error| Loss::Unwritten { attempts, error: error.to_string() });
             wrote |= outcome.is_ok();
             self.tried -= 1;
             emitter.settle_queued(vec![(one.0, outcome)]);

@@ -15,7 +15,7 @@ use tracing::{error, info, warn};
 use super::handing::handler;
 use super::mailbox::{self, Mail, Mailbox, Sending, Standing};
 use super::store::{self, Due, Next, Reading, Settled, Store, Unsettled};
-use super::{Attached, BACKOFF, Opened, OutboxState, Queueing};
+use super::{Attached, Opened, OutboxState, Queueing};
 use crate::companion::Activity;
 use crate::tables::{Database, Queued, Tables};
 
@@ -365,7 +365,7 @@ impl Relay {
             _ if overtaken => Next::Failed,
             PublishError::TooLarge { .. } | PublishError::EndsConnections { .. } => Next::Failed,
             _ if attempts >= self.config.max_attempts => Next::Failed,
-            _ => Next::Again(millis(BACKOFF.delay(attempts, fastrand::f64()))),
+            _ => Next::Again(millis(self.config.backoff.delay(attempts, fastrand::f64()))),
         };
         let error = if overtaken {
             format!("{error}; a later event of its key was published")
@@ -491,11 +491,9 @@ impl Relay {
         const MOST: usize = 1_000;
         // Also where this fails: it keeps nothing else waiting.
         self.next_clearing = Instant::now() + Duration::from_secs(60);
-        // Databases know no later times than some thousand years from now.
-        let keep = self.config.keep.min(Duration::from_secs(100 * 365 * 24 * 3600));
         let clock = self.store.clock();
         let now = self.database()?.pairs(clock)?.first().map_or(0, |clock| clock.number);
-        let old = self.store.old(now.saturating_sub(millis(keep)), MOST);
+        let old = self.store.old(now.saturating_sub(millis(self.config.keep)), MOST);
         let old = self.database()?.pairs(old)?;
         if !old.is_empty() {
             let clear = self.store.clear(&old);

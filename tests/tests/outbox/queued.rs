@@ -21,6 +21,7 @@ macro_rules! queued {
             use diesel::result::Error;
             use emitter_core::dead_letter::Reason;
             use emitter_core::receipt::{Loss, Way};
+            use emitter_core::retry::Backoff;
             use emitter_diesel::outbox::{Outbox, QueueConfig, RelayConfig};
             use emitter_diesel::tables::Tables;
             use emitter_diesel::{Bind, Bound, Emit, Receipt, update};
@@ -288,6 +289,27 @@ macro_rules! queued {
                 eventually(|| heard.len() == 1).await;
                 assert_eq!(heard.steps(), BTreeMap::from([(4, vec![0])]));
                 for emitter in [emitter, ear] {
+                    assert!(emitter.shutdown(10 * SECOND).await.is_clean());
+                }
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn how_often_and_when_it_is_tried_again_can_be_said() {
+                let server = <$server>::with_tables();
+                let broker = MemoryBroker::new();
+                let backoff = Backoff { base: Duration::from_millis(20), cap: SECOND, jitter: Duration::ZERO };
+                for (attempts, within) in [(1, 0..2_900), (4, 140..2_900)] {
+                    let queue = QueueConfig { attempts, backoff, ..QueueConfig::default() };
+                    let emitter = builder(&broker, "a").with(server.outbox().queue(queue)).start().await.unwrap();
+                    let (mut db, receipt) = (server.connect(), Receipt::new());
+                    hide(&mut db);
+                    let begun = std::time::Instant::now();
+                    create(&mut emitter.bind(&mut db).unwrap(), attempts.into(), &receipt).unwrap();
+                    let lost = receipt.recorded().await.unwrap_err();
+                    let took = begun.elapsed().as_millis();
+                    assert!(matches!(&lost, Loss::Unwritten { attempts: tried, .. } if *tried == attempts), "{lost:?}");
+                    assert!(within.contains(&took), "{attempts} attempts took {took} ms");
+                    show(&mut db);
                     assert!(emitter.shutdown(10 * SECOND).await.is_clean());
                 }
             }

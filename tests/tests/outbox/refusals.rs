@@ -2,6 +2,8 @@
 
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
+use emitter_core::retry::Backoff;
+use emitter_core::transport::mqtt::MqttConfig;
 use emitter_diesel::outbox::{GivenUp, GivenUpSelection, RelayConfig};
 use emitter_diesel::{Bind, Emit, update};
 use emitter_tests::eventually::eventually;
@@ -126,6 +128,45 @@ async fn what_the_broker_refuses_is_tried_again_given_up_and_holds_up_its_own_ke
     for emitter in [emitter, ear] {
         assert!(emitter.shutdown(10 * SECOND).await.is_clean());
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn how_long_a_refused_row_waits_can_be_said() {
+    let server = Sqlite::with_tables();
+    let broker = Mosquitto::builder().forbid("prisma/events/order/create").start();
+    let mut db = server.connect();
+    let quick =
+        Backoff { base: Duration::from_millis(50), cap: Duration::from_millis(100), jitter: Duration::ZERO };
+    let slow = Backoff { base: 3_600 * SECOND, cap: 3_600 * SECOND, jitter: Duration::ZERO };
+    for (id, backoff, status) in [(1, quick, "FAILED"), (2, slow, "WAITING")] {
+        let config = RelayConfig { max_attempts: 5, backoff, ..RelayConfig::default() };
+        // A refusal may end the connection.
+        let mqtt = MqttConfig::new(&broker.url()).unwrap().reconnect(quick).unwrap();
+        let emitter = Emitter::builder().service("shop").node("a").mqtt(mqtt);
+        let emitter = emitter.with(server.outbox().relay(config)).start().await.unwrap();
+        emitter.connected(10 * SECOND).await.unwrap();
+        let insert = diesel::insert_into(orders::table).values((orders::id.eq(id), orders::step.eq(0)));
+        let begun = std::time::Instant::now();
+        let _: Order = insert.emit().durable().get_result(&mut emitter.bind(&mut db).unwrap()).unwrap();
+        until(&mut db, |rows| {
+            rows.iter().any(|row| row.record_id == Some(id.to_string()) && row.status == status)
+        });
+        // By default the five attempts would take 15 s and more.
+        let took = begun.elapsed();
+        let attempts = if id == 1 { 5 } else { 1 };
+        assert_eq!(rows(&mut db).last().unwrap().retries, attempts);
+        assert!(took < 8 * SECOND && (id == 2 || took > Duration::from_millis(350)), "{took:?}");
+        assert!(emitter.shutdown(10 * SECOND).await.is_clean());
+    }
+    let wait = "SELECT (next_attempt - (julianday('now') - 2440587.5) * 86400000) / 1000 > 3500 AS number FROM emitter_outbox \
+                WHERE status = 'WAITING'";
+    assert_eq!(diesel::sql_query(wait).get_result::<Number>(&mut db).unwrap().number, 1);
+}
+
+#[derive(QueryableByName)]
+struct Number {
+    #[diesel(sql_type = diesel::sql_types::BigInt)]
+    number: i64,
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -13,6 +13,7 @@ use emitter_diesel::{Bind, Emit, Emits};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex as Turn, MutexGuard};
 
+mod bounds;
 #[allow(dead_code, reason = "it is written for the outbox's suite")]
 #[path = "../outbox/databases.rs"]
 mod databases;

@@ -8,8 +8,8 @@ use emitter_core::record::{Progress, Standing};
 use emitter_core::{Emitter, EventId};
 use tracing::{error, warn};
 
-use super::{BACKOFF, millis};
-use crate::outbox::Store;
+use super::millis;
+use crate::outbox::{BACKOFF, Store};
 use crate::tables::{Database, Dialect};
 
 /// What is to be written into the ledger.
