@@ -90,6 +90,7 @@ use emitter_core::event::Timestamp;
 use emitter_core::{Builder, EventId, Extension};
 use tokio::sync::watch;
 
+use crate::mirror;
 use crate::tables::{Doubted, Pair, Tables};
 
 mod checks;
@@ -178,8 +179,8 @@ pub struct InboxStats {
     pub waiting: usize,
 }
 
-/// So long a mark is kept at least, where nobody says otherwise.
-const KEEP: Duration = Duration::from_secs(30 * 24 * 3600);
+/// So long a mark is kept at least, where nobody says otherwise: as long as mirrors have rows by default.
+const KEEP: Duration = mirror::KEEP.saturating_add(mirror::LATE);
 
 impl<C: InboxConnection> Inbox<C> {
     fn with(tables: Tables, connect: C::Connect) -> Self {
@@ -196,8 +197,9 @@ impl<C: InboxConnection> Inbox<C> {
 
     /// How long a mark is kept. An event that comes again later has its effect again, so it cannot be shorter than events may
     /// come again: 7 days, which is how long histories keep what they mend gaps from, or what this node's own history
-    /// keeps, or as long as its session at the broker, or its [dead letters](crate::dead_letters), where these are longer.
-    /// Default: so long, and at least 30 days.
+    /// keeps, or as long as its session at the broker, its [dead letters](crate::dead_letters), or its [mirror](crate::mirror) and
+    /// a day, where these are longer. Default: so long, and at least 31 days: longer than a mirror has what it is to replay, by
+    /// default, wherever it is.
     #[must_use]
     pub fn keep(mut self, keep: Duration) -> Self {
         self.keep = Some(keep);

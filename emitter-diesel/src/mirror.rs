@@ -126,7 +126,9 @@ pub struct MirrorConfig {
     /// How long the writing belongs to a node that says nothing more, by the database's clock. Default 15 s; 1 s
     /// to a day.
     pub lease: Duration,
-    /// How long rows are kept. On PostgreSQL days are dropped as a whole. Default 30 days; at least 1 s.
+    /// How long rows are kept. On PostgreSQL days are dropped as a whole, so that a row is there for up to a day more. An
+    /// [inbox](crate::inbox::Inbox::keep) or a [replica](crate::replica::Replica::keep) of this node remembers for a day longer than
+    /// this, or the start fails. Default 30 days; 1 s to 100 years.
     pub keep: Duration,
 }
 
@@ -137,10 +139,17 @@ impl Default for MirrorConfig {
             batch: 1_000,
             linger: Duration::from_millis(2),
             lease: Duration::from_secs(15),
-            keep: Duration::from_secs(30 * 24 * 3600),
+            keep: KEEP,
         }
     }
 }
+
+/// How long rows are kept, where nobody says otherwise.
+pub(crate) const KEEP: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// So much longer than the mark of its event a row may be there: a day is dropped as a whole, and a mirror that was away writes
+/// down late.
+pub(crate) const LATE: Duration = DAY;
 
 impl MirrorConfig {
     /// What nobody meant, as near to it as works.
@@ -189,9 +198,17 @@ pub fn stats(emitter: &Emitter) -> Option<MirrorStats> {
 }
 
 /// A mirror that an emitter has.
-#[derive(Debug, Default)]
-struct Attached {
+#[derive(Debug)]
+pub(crate) struct Attached {
     tally: Arc<Tally>,
+    keep: Duration,
+}
+
+impl Attached {
+    /// How long after the mark of an event it may still be replayed.
+    pub(crate) fn keeps(&self) -> Duration {
+        self.keep.saturating_add(LATE)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -263,8 +280,8 @@ impl Tally {
 /// where the database cannot be reached, its tables are not those of this version, or there is no bus.
 impl Extension for Mirror {
     fn extend(self, builder: Builder) -> Builder {
-        let attached = Attached::default();
-        let tally = Arc::clone(&attached.tally);
+        let tally = Arc::<Tally>::default();
+        let attached = Attached { tally: Arc::clone(&tally), keep: self.config.keep.min(AGES) };
         let bell = Arc::new(Bell::default());
         let end = Arc::clone(&bell);
         let asked = Arc::clone(&tally);

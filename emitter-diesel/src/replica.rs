@@ -49,7 +49,7 @@
 //! [`version`](Replica::version).
 //!
 //! # Deletes
-//! Of a deleted row it stays noted for 30 days ([`keep`](Replica::keep)) that it was, so that an older event which comes late does not
+//! Of a deleted row it stays noted for 31 days ([`keep`](Replica::keep)) that it was, so that an older event which comes late does not
 //! bring it back; a newer one does. Dead letters and mirrors may be older than that: what is redriven or replayed out of them then
 //! may bring a row back.
 //!
@@ -198,7 +198,7 @@ impl<M: Model, C: ReplicaConnection, L: Copied<C> + From<M::Row>> Replica<M, C, 
         self
     }
 
-    /// How long it is remembered of a deleted row that it was. Default: 30 days, or as long as events may come
+    /// How long it is remembered of a deleted row that it was. Default: 31 days, or as long as events may come
     /// again. An older event that comes after that brings the row back, so it cannot be shorter: as [`Inbox::keep`](crate::inbox::Inbox::keep).
     #[must_use]
     pub fn keep(mut self, keep: Duration) -> Self {

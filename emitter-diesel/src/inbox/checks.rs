@@ -8,9 +8,9 @@ use emitter_core::{BeginCompanion, Emitter, WeakEmitter};
 use super::marks::{LONGEST_NAME, Marks};
 use super::{Desk, Inbox, InboxConnection, KEEP};
 use crate::clearing::{Clearing, PORTION};
-use crate::dead_letters;
 use crate::outbox::{Attached, RelayConfig};
 use crate::tables::Tables;
+use crate::{dead_letters, mirror};
 
 /// How long nobody looks for old marks when there were no more.
 const REST: Duration = Duration::from_secs(600);
@@ -53,16 +53,18 @@ pub(super) fn companion<C: InboxConnection>(
 fn may_come_again(emitter: &Emitter) -> Option<(Duration, &'static str)> {
     let own = emitter.state::<Attached>().and_then(|attached| attached.keeps());
     let letters = emitter.state::<dead_letters::Keeps>().map(|keeps| keeps.0);
+    let mirror = emitter.state::<mirror::Attached>().map(|mirror| mirror.keeps());
     let reasons = [
         (Some(RelayConfig::default().keep), "other nodes mend gaps from histories that go back so far"),
         (own, "this node's own history goes back so far, and others are mended from it"),
         (emitter.session_expiry(), "the broker keeps events so long for a node that is away"),
         (letters, "dead letters are kept so long, and redriven"),
+        (mirror, "this node's mirror has them for up to a day longer than its `keep`, and they are replayed"),
     ];
     reasons.into_iter().filter_map(|(floor, why)| Some((floor?, why))).max()
 }
 
-/// How long something is remembered of events: 30 days, or longer where they may come again so late. Refuses to forget what may
+/// How long something is remembered of events: 31 days, or longer where they may come again so late. Refuses to forget what may
 /// come again; `cure` says what to do then.
 pub(crate) fn long_enough(keep: Option<Duration>, emitter: &Emitter, cure: &str) -> Result<Duration, String> {
     match (keep, may_come_again(emitter)) {

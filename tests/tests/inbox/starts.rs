@@ -8,6 +8,7 @@ use emitter_core::{Event, StartError};
 use emitter_diesel::dead_letters::DeadLetters;
 use emitter_diesel::inbox::{Inbox, InboxTx};
 use emitter_diesel::listener;
+use emitter_diesel::mirror::{Mirror, MirrorConfig};
 use emitter_diesel::outbox::{Outbox, RelayConfig};
 use emitter_diesel::tables::Tables;
 use emitter_tests::eventually::eventually;
@@ -107,7 +108,25 @@ async fn marks_are_kept_as_long_as_events_may_come_again() {
     let letters = || DeadLetters::new(server.tables());
     let said = refusal(start(inbox(&server).keep(89 * DAY)).with(letters())).await;
     assert!(said.contains("after 7776000s, for dead letters are kept so long"), "{said}");
+    // What a mirror has is replayed, and a day of it is dropped as a whole.
+    let mirrored = |config: MirrorConfig| {
+        let bus = MemoryBroker::new().connect("shop.a");
+        start(month()).transport(bus).with(Mirror::new(server.tables()).config(config))
+    };
+    let said = refusal(mirrored(MirrorConfig::default())).await;
+    assert!(
+        said.contains("after 2678400s, for this node's mirror has them for up to a day longer"),
+        "{said}"
+    );
+    let shorter = MirrorConfig { keep: 29 * DAY, ..MirrorConfig::default() };
+    let emitter = mirrored(shorter).start().await.unwrap();
+    assert!(emitter.shutdown(SECOND).await.is_clean());
     // Whoever says nothing gets what is long enough.
+    let longer = MirrorConfig { keep: 80 * DAY, ..MirrorConfig::default() };
+    let bus = MemoryBroker::new().connect("shop.a");
+    let mirror = Mirror::new(server.tables()).config(longer);
+    let emitter = start(inbox(&server)).transport(bus).with(mirror).start().await.unwrap();
+    assert!(emitter.shutdown(SECOND).await.is_clean());
     let emitter = start(inbox(&server)).mqtt(mqtt()).with(letters()).start().await.unwrap();
     assert!(emitter.shutdown(SECOND).await.is_clean());
     let mut conn = server.connect();
@@ -158,7 +177,7 @@ macro_rules! clearing {
             for some in orders.chunks(500) {
                 diesel::insert_into(orders::table).values(some).execute(&mut conn).unwrap();
             }
-            for (age, listener) in [("29", "young"), ("31", "old")] {
+            for (age, listener) in [("30", "young"), ("32", "old")] {
                 conn.batch_execute(&mark(age, listener)).unwrap();
             }
             let left = |conn: &mut _| {
