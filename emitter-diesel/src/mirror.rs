@@ -70,6 +70,7 @@ use std::time::Duration;
 
 use emitter_core::metrics::{Report, table};
 use emitter_core::{Builder, Emitter, Extension, WeakEmitter};
+use tracing::warn;
 
 use crate::bounds::{AGES, DAY, within};
 use crate::companion::{self, Activity};
@@ -227,6 +228,7 @@ struct Tally {
 #[derive(Debug, Default)]
 struct Troubles {
     database: Option<String>,
+    days: Option<String>,
     bus: Vec<String>,
 }
 
@@ -239,14 +241,22 @@ impl Tally {
         self.trouble().database = trouble;
     }
 
+    /// What hinders it from having partitions; told to the log when it begins.
+    fn days(&self, trouble: Option<String>) {
+        let earlier = std::mem::replace(&mut self.trouble().days, trouble.clone());
+        if let Some(trouble) = trouble.filter(|_| earlier.is_none()) {
+            warn!("the mirror: {trouble}");
+        }
+    }
+
     fn bus(&self, troubles: Vec<String>) {
         self.trouble().bus = troubles;
     }
 
     /// As a node's health has it.
     fn troubles(&self) -> Vec<String> {
-        let Troubles { database, bus } = &*self.trouble();
-        database.iter().chain(bus).map(|trouble| format!("mirror: {trouble}")).collect()
+        let Troubles { database, days, bus } = &*self.trouble();
+        database.iter().chain(days).chain(bus).map(|trouble| format!("mirror: {trouble}")).collect()
     }
 
     /// As it is told to who exports metrics.

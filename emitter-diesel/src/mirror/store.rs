@@ -221,28 +221,37 @@ impl Store {
         dialect.optional(sql, exact);
     }
 
-    /// Makes the partitions of the next days, and drops those of which all is older than so many milliseconds.
-    pub(super) fn partitions(&self, keep: i64) -> Option<String> {
-        let mirror = self.names.table("events_mirror");
-        (self.dialect == Dialect::Postgres).then(|| {
+    /// Statements that make the partitions of the next days, each by itself, and one that drops those of which all is older
+    /// than so many milliseconds.
+    pub(super) fn partitions(&self, keep: i64) -> Vec<String> {
+        if self.dialect != Dialect::Postgres {
+            return Vec::new();
+        }
+        let (mirror, rest) = (self.names.table("events_mirror"), self.names.table("events_mirror_rest"));
+        // Of a day of which rows lie elsewhere already there can be none: they are cleared away one by one. Another mirror may make it
+        // at the same time.
+        let made = (0..3).map(|ahead| {
             format!(
                 "DO $emitter$ DECLARE day date; part text; BEGIN \
                  PERFORM set_config('lock_timeout', '2s', true); \
-                 FOR ahead IN 0..2 LOOP \
-                 day := (clock_timestamp() AT TIME ZONE 'UTC')::date + ahead; \
+                 day := (clock_timestamp() AT TIME ZONE 'UTC')::date + {ahead}; \
                  part := '{mirror}_' || to_char(day, 'YYYYMMDD'); \
-                 IF to_regclass(part) IS NULL THEN BEGIN \
+                 IF to_regclass(part) IS NULL AND NOT EXISTS (SELECT 1 FROM {rest} \
+                 WHERE created_at >= day::timestamp AT TIME ZONE 'UTC' AND created_at < (day + 1)::timestamp AT TIME ZONE 'UTC') THEN \
                  EXECUTE format('CREATE TABLE %s PARTITION OF {mirror} FOR VALUES FROM (%L) TO (%L)', part, \
-                 day || ' 00:00:00+00', (day + 1) || ' 00:00:00+00'); \
-                 EXCEPTION WHEN OTHERS THEN RAISE WARNING 'no partition of {mirror} for %: %', day, SQLERRM; END; END IF; \
-                 END LOOP; \
-                 FOR part IN SELECT c.oid::regclass::text FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid \
-                 WHERE i.inhparent = '{mirror}'::regclass AND c.relname ~ '_[0-9]{{8}}$' \
-                 AND to_date(right(c.relname, 8), 'YYYYMMDD') \
-                 < ((clock_timestamp() - {keep} * interval '1 millisecond') AT TIME ZONE 'UTC')::date LOOP \
-                 EXECUTE 'DROP TABLE ' || part; END LOOP; END $emitter$"
+                 day || ' 00:00:00+00', (day + 1) || ' 00:00:00+00'); END IF; EXCEPTION WHEN duplicate_table THEN NULL; END $emitter$"
             )
-        })
+        });
+        let dropped = format!(
+            "DO $emitter$ DECLARE part text; BEGIN \
+             PERFORM set_config('lock_timeout', '2s', true); \
+             FOR part IN SELECT c.oid::regclass::text FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid \
+             WHERE i.inhparent = '{mirror}'::regclass AND c.relname ~ '_[0-9]{{8}}$' \
+             AND to_date(right(c.relname, 8), 'YYYYMMDD') \
+             < ((clock_timestamp() - {keep} * interval '1 millisecond') AT TIME ZONE 'UTC')::date LOOP \
+             EXECUTE 'DROP TABLE ' || part; END LOOP; END $emitter$"
+        );
+        made.chain([dropped]).collect()
     }
 
     /// Clears away what is older than so many milliseconds and is not dropped with its day.

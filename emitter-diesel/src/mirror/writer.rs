@@ -175,6 +175,7 @@ impl Writer {
         self.tally.writes.store(false, Ordering::Relaxed);
         self.tally.hears.store(false, Ordering::Relaxed);
         self.tally.bus(Vec::new());
+        self.tally.days(None);
         // Where another one has the lease, nothing more may be acknowledged in its name.
         if let Some(bus) = writing.bus.filter(|_| !goodbye.is_zero()) {
             bus.close(goodbye);
@@ -313,13 +314,17 @@ impl Writer {
         let keep = millis(self.config.keep);
         let (partitions, clear) = (self.store.partitions(keep), self.store.clear(keep, CLEARED));
         let database = self.database()?;
-        if let Some(partitions) = partitions
-            && let Err(error) = database.run(&partitions)
-        {
-            // They may be in use; what has no day of its own has a place all the same.
-            warn!("the days of the mirror were not made or dropped: {error}");
-        }
+        // They may be in use; what has no day of its own has a place all the same.
+        let made = partitions.iter().try_for_each(|statement| database.run(statement));
         let cleared = database.change(clear)?;
+        self.tally.days(made.err().map(|error| {
+            format!(
+                "its days cannot be made or dropped, so that rows go to `{rest}` and are deleted one by one: {error}; where that is a \
+                 missing right, let its role own `{mirror}` and its partitions, and have CREATE on their schema (docs/PRODUCTION.md)",
+                mirror = self.tables.all_names().table("events_mirror"),
+                rest = self.tables.all_names().table("events_mirror_rest"),
+            )
+        }));
         let pause = if cleared == CLEARED { Duration::ZERO } else { Duration::from_secs(60) };
         self.next_clearing = Instant::now() + pause;
         Ok(())

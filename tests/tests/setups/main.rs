@@ -18,6 +18,7 @@ mod bounds;
 #[path = "../outbox/databases.rs"]
 mod databases;
 mod doubts;
+mod rights;
 mod schemas;
 
 diesel::table! {
