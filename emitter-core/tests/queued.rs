@@ -47,7 +47,9 @@ async fn what_is_to_be_handed_on_from_its_row_is_handed_on_where_it_comes_into_n
         }),
         came: Box::new(|| {}),
     });
-    (1..=3).for_each(|id| drop(emitter.publish(OrderCreated::new(Order { id }))));
+    for id in 1..=3 {
+        emitter.publish(OrderCreated::new(Order { id }));
+    }
     let waiting = emitter.queued(9);
     let [one, two, _] = &waiting[..] else { panic!("three wait") };
     assert!(one.is_handed_later());

@@ -300,7 +300,9 @@ mod tests {
             let (database, _) = tables.open().unwrap();
             let (dialect, names) = (database.dialect(), tables.all_names().clone());
             let (node, noted) = ("desk/a".to_owned(), HashMap::new());
-            let memory = Memory { database: Some(database), dialect, names, node, noted, failures: 0 };
+            let trouble = Arc::default();
+            let memory =
+                Memory { database: Some(database), dialect, names, node, noted, failures: 0, trouble };
             Self { memory, tables }
         }
 
