@@ -135,7 +135,8 @@ impl DeadLetterBook {
         loop {
             let deleted = self.ask(|database, store| database.change(store.discard(selection, PORTION)))?;
             discarded += deleted as u64;
-            if deleted < PORTION {
+            // A portion may be smaller: some of it may have been claimed by then.
+            if deleted == 0 {
                 return Ok(discarded);
             }
         }

@@ -159,15 +159,33 @@ impl Store {
         }
     }
 
-    /// Clears away letters that were kept for so long.
+    /// Clears away letters that were kept for so long, and that no redrive has.
     pub(crate) fn clear(&self, keep: Duration, most: usize) -> String {
         // Databases know no later times than some thousand years from now.
         let keep = keep.min(Duration::from_secs(100 * 365 * 24 * 3600)).as_millis();
-        let (table, old) = (self.table(), self.moment(&format!("({} - {keep})", self.dialect.now())));
-        format!(
-            "DELETE FROM {table} WHERE id IN (SELECT id FROM \
-             (SELECT id FROM {table} WHERE created_at < {old} ORDER BY created_at LIMIT {most}) AS old)"
-        )
+        // By a clock that stands still within the statement: the index leads to nothing that another one says.
+        let old = match self.dialect {
+            Dialect::Postgres => format!("now() - {keep} * interval '1 millisecond'"),
+            Dialect::Sqlite => self.moment(&format!("({} - {keep})", self.dialect.now())),
+            Dialect::MySql => format!("UTC_TIMESTAMP(3) - INTERVAL {} MICROSECOND", keep * 1000),
+        };
+        self.delete_free(&format!(" AND o.created_at < {old} ORDER BY o.created_at LIMIT {most}"))
+    }
+
+    /// Deletes the first rows called `o`, of those that no redrive has. That is looked at once more where they are deleted: one may
+    /// have been claimed meanwhile.
+    fn delete_free(&self, which: &str) -> String {
+        let (table, free) = (self.table(), self.is_free());
+        let first = format!("SELECT o.id FROM {table} o WHERE {free}{which}");
+        match self.dialect {
+            Dialect::Postgres | Dialect::Sqlite => {
+                format!("DELETE FROM {table} AS o WHERE o.id IN ({first}) AND {free}")
+            }
+            // With `IN` it reads the whole table: MySQL before 8.0.21, MariaDB before 11.1.
+            Dialect::MySql => {
+                format!("DELETE o FROM {table} o JOIN ({first}) AS first ON first.id = o.id WHERE {free}")
+            }
+        }
     }
 
     /// Milliseconds since 1970 as the tables' times are.
@@ -311,13 +329,7 @@ impl Store {
 
     /// Deletes letters that no redrive has, no more than so many.
     pub(crate) fn discard(&self, selection: &Selection, most: usize) -> String {
-        format!(
-            "DELETE FROM {table} WHERE id IN (SELECT id FROM \
-             (SELECT o.id FROM {table} o WHERE {}{} ORDER BY o.id LIMIT {most}) AS first)",
-            self.is_free(),
-            self.chosen(selection),
-            table = self.table(),
-        )
+        self.delete_free(&format!("{} ORDER BY o.id LIMIT {most}", self.chosen(selection)))
     }
 
     /// The last number that there is.
@@ -365,17 +377,27 @@ impl Store {
         let (table, now) = (self.table(), self.dialect.now());
         let mut statements = vec![self.one_after_the_other()];
         statements.push(self.renew(run));
-        statements.push(format!(
-            "UPDATE {table} SET owner = '{me}', until = {now} + {lease} WHERE id IN (SELECT id FROM \
-             (SELECT o.id FROM {table} o WHERE o.id <= {last} AND {} AND (o.tried IS NULL OR o.tried <> '{me}'){}{} \
+        let first = format!(
+            "SELECT o.id FROM {table} o WHERE o.id <= {last} AND {} AND (o.tried IS NULL OR o.tried <> '{me}'){}{} \
              AND NOT EXISTS (SELECT 1 FROM {table} e WHERE e.owner IS NOT NULL AND e.owner <> '{me}' AND e.until > {now} \
              AND e.id < o.id AND e.ordered = 1 AND o.ordered = 1 AND e.listener = o.listener AND e.model = o.model \
              AND (e.record_id = o.record_id OR e.record_id IS NULL OR o.record_id IS NULL)) \
-             ORDER BY o.id LIMIT {most}) AS first)",
+             ORDER BY o.id LIMIT {most}",
             self.is_free(),
             self.redrivable(service, listeners, true),
             self.chosen(selection),
-        ));
+        );
+        let (owner, until) = (format!("owner = '{me}'"), format!("until = {now} + {lease}"));
+        statements.push(match self.dialect {
+            Dialect::Postgres | Dialect::Sqlite => {
+                format!("UPDATE {table} SET {owner}, {until} WHERE id IN ({first})")
+            }
+            Dialect::MySql => {
+                format!(
+                    "UPDATE {table} c JOIN ({first}) AS first ON first.id = c.id SET c.{owner}, c.{until}"
+                )
+            }
+        });
         self.dialect.atomic(&statements)
     }
 

@@ -274,10 +274,14 @@ impl Store {
                 format!("created_at < UTC_TIMESTAMP(3) - INTERVAL {} MICROSECOND", keep.saturating_mul(1000)),
             ),
         };
-        format!(
-            "DELETE FROM {table} WHERE id IN (SELECT id FROM \
-             (SELECT id FROM {table} WHERE {old} ORDER BY created_at LIMIT {most}) AS old)"
-        )
+        let first = format!("WHERE {old} ORDER BY created_at LIMIT {most}");
+        match self.dialect {
+            Dialect::Postgres | Dialect::Sqlite => {
+                format!("DELETE FROM {table} WHERE id IN (SELECT id FROM {table} {first})")
+            }
+            // With `IN` it reads the whole table: MySQL before 8.0.21, MariaDB before 11.1.
+            Dialect::MySql => format!("DELETE FROM {table} {first}"),
+        }
     }
 
     /// Rows that came with a dump from another server tell of transactions that are still to come here.

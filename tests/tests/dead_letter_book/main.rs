@@ -18,6 +18,7 @@ mod databases;
 #[macro_use]
 mod suite;
 mod kills;
+mod plans;
 
 /// The databases need none of their own.
 const TABLES: [&str; 0] = [];

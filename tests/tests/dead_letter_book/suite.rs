@@ -433,6 +433,29 @@ macro_rules! suite {
             }
 
             #[tokio::test(flavor = "multi_thread")]
+            async fn what_a_redrive_claims_while_it_is_discarded_stays() {
+                let stage = Stage::set().await;
+                stage.shop.refuse([1, 2]);
+                stage.emitter.publish(order(1, 1));
+                stage.emitter.publish(order(2, 1));
+                stage.until(2).await;
+                let mut db = stage.server.connect();
+                let first = stage.all()[0].id;
+                let until = Timestamp::now().as_millis() + 60_000;
+                let claim = format!("UPDATE emitter_dlq_events SET owner = 'another', until = {until} WHERE id = {first}");
+                db.batch_execute(&format!("BEGIN; {claim}")).unwrap();
+                // Both are free as far as it can see.
+                let book = stage.book.clone();
+                let discarding = std::thread::spawn(move || book.discard(&Selection::default()).unwrap());
+                tokio::time::sleep(SECOND).await;
+                assert!(!discarding.is_finished(), "it waits for the claim");
+                db.batch_execute("COMMIT").unwrap();
+                assert_eq!(tokio::task::block_in_place(|| discarding.join().unwrap()), 1);
+                assert_eq!(stage.all().iter().map(|kept| kept.id).collect::<Vec<_>>(), [first]);
+                stage.end().await;
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
             async fn a_redrive_keeps_to_its_rate_and_renews_its_claims() {
                 let stage = Stage::set().await;
                 stage.shop.refuse(0..60);
@@ -579,9 +602,14 @@ macro_rules! suite {
                 let old = ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
                 db.batch_execute(&format!("UPDATE emitter_dlq_events SET created_at = '2020-01-01 00:00:00' WHERE id IN ({old})"))
                     .unwrap();
+                // A redrive of an hour has the first one still.
+                let until = Timestamp::now().as_millis() + 3_600_000;
+                let claim = format!("UPDATE emitter_dlq_events SET owner = 'another', until = {until} WHERE id = {}", ids[0]);
+                db.batch_execute(&claim).unwrap();
                 let letters = DeadLetters::new(stage.server.tables());
                 let next = builder("a", &stage.shop).with(letters).start().await.unwrap();
-                stage.until(20).await;
+                stage.until(21).await;
+                assert!(stage.book.show(ids[0]).unwrap().is_claimed);
                 assert!(next.shutdown(10 * SECOND).await.is_clean());
             }
 

@@ -19,6 +19,7 @@ mod suite;
 #[path = "../outbox/databases.rs"]
 mod databases;
 mod kills;
+mod plans;
 mod rates;
 mod troubles;
 
