@@ -393,9 +393,7 @@ impl Store {
                 format!("UPDATE {table} SET {owner}, {until} WHERE id IN ({first})")
             }
             Dialect::MySql => {
-                format!(
-                    "UPDATE {table} c JOIN ({first}) AS first ON first.id = c.id SET c.{owner}, c.{until}"
-                )
+                format!("UPDATE {table} c JOIN ({first}) AS first ON first.id = c.id SET {owner}, {until}")
             }
         });
         self.dialect.atomic(&statements)
