@@ -124,7 +124,7 @@ macro_rules! timeouts {
                 let emitter = builder.with(server.outbox()).start().await.unwrap();
                 let mut db = connect(&server)$(.$await)?;
                 let conn = &mut emitter.bind(&mut db).unwrap();
-                for id in [1, 2] {
+                for (id, timeout) in [(1, None), (2, Some(LONG))] {
                     let idle = conn.transaction($($async)? |_| {
                         $sleep(WAIT)$(.$await)?;
                         QueryResult::Ok(())
@@ -135,7 +135,7 @@ macro_rules! timeouts {
                         create(conn, 9)$(.$await)?
                     });
                     late(at_its_statement$(.$await)?);
-                    conn.transaction_timeout([None, Some(LONG)][id as usize % 2]);
+                    conn.transaction_timeout(timeout);
                     let in_time = conn.transaction($($async)? |conn| {
                         $sleep(WAIT)$(.$await)?;
                         create(conn, id)$(.$await)?
