@@ -95,6 +95,11 @@ macro_rules! paused {
                 if round % 2 == 0 { all(conn) } else { conn.transaction(all) }.unwrap();
             }
 
+            /// How many were heard.
+            fn number(heard: &Ear) -> i64 {
+                i64::try_from(heard.len()).unwrap()
+            }
+
             /// Writes orders until one is left in its row.
             fn until_shut(emitter: &Emitter, db: &mut Conn) -> i64 {
                 let begun = std::time::Instant::now();
@@ -126,10 +131,10 @@ macro_rules! paused {
                 (0..KEYS).for_each(|id| create(&emitter, &mut db, id));
                 let mut control = Control::open(&server.tables()).unwrap();
                 assert!(control.drain(10 * SECOND).unwrap(), "{:?}", control.state());
-                assert_eq!(heard.len(), KEYS as usize, "drained is what listeners are done with, too");
+                assert_eq!(number(&heard), KEYS, "drained is what listeners are done with, too");
                 control.pause().unwrap();
                 let created = tokio::task::block_in_place(|| until_shut(&emitter, &mut db));
-                eventually(|| heard.len() + 1 == created as usize).await;
+                eventually(|| number(&heard) + 1 == created).await;
                 let before = heard.len();
                 tokio::task::block_in_place(|| (0..10).for_each(|round| step(&emitter, &mut db, round)));
                 until_left(&mut other, 10 * KEYS + 1);
@@ -157,9 +162,9 @@ macro_rules! paused {
                     goes_on.store(false, Ordering::Relaxed);
                     writer.join().unwrap()
                 });
-                let all = (created + rounds * KEYS) as usize;
+                let all = created + rounds * KEYS;
                 let begun = std::time::Instant::now();
-                while heard.len() < all && begun.elapsed() < 60 * SECOND {
+                while number(&heard) < all && begun.elapsed() < 60 * SECOND {
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
                 in_order(&heard, created, rounds);
@@ -196,7 +201,7 @@ macro_rules! paused {
                     created
                 });
                 eventually(|| first.queue_status().is_some_and(|queue| queue.waiting == 0)).await;
-                eventually(|| heard.len() + 1 == created as usize).await;
+                eventually(|| number(&heard) + 1 == created).await;
                 tokio::time::sleep(SECOND / 2).await;
                 kill(first);
                 let (second, after) = start(&server, &broker).await;
@@ -206,8 +211,8 @@ macro_rules! paused {
                 tokio::time::sleep(2 * SECOND).await;
                 assert_eq!(after.len(), 0);
                 control.resume().unwrap();
-                let all = (8 * KEYS + 1) as usize;
-                eventually(|| after.len() >= all).await;
+                let all = 8 * KEYS + 1;
+                eventually(|| number(&after) >= all).await;
                 assert!(control.drain(20 * SECOND).unwrap(), "{:?}", control.state());
                 heard.0.lock().unwrap().extend(after.heard());
                 in_order(&heard, created, 8);
