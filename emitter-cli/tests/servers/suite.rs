@@ -86,6 +86,7 @@ macro_rules! suite {
                 eventually(owned).await;
                 let (drained, code) = cli.report("drained", &["outbox", "drain", "--within", "300ms"]);
                 assert_eq!((code, &drained["drained"], &drained["pending"]), (1, &json!(false), &json!(4)));
+                assert_eq!(drained["processing"], 0, "nobody listens here");
                 assert!(drained["findings"].to_string().contains("emitter outbox resume"), "{drained}");
 
                 assert_eq!(cli.report("paused", &["outbox", "resume"]).0["paused"], false);

@@ -55,3 +55,30 @@ fn no_letter_orders_a_terminal() {
         assert_eq!(cli.report("dlq_show", &["dlq", "show", &id]).0["payload"], payload);
     }
 }
+
+#[test]
+fn no_row_that_was_given_up_does() {
+    let server = Sqlite::start();
+    emitter_diesel::outbox::GivenUp::open(&server.tables(), "shop").unwrap();
+    let cli = Cli::at(&server);
+    for (id, payload, is_harmless) in [("1", "{\"name\": \"größer\"}", true), ("2", "a\u{1b}[2Jb", false)] {
+        let row = format!(
+            "INSERT INTO emitter_outbox (id, event_id, action, model, payload, status, last_error, created_at, operation, topic, \
+             qos, lane, by_model, park, trace_id) VALUES ({id}, '{id}', 'CREATE', 'order', '{payload}', 'FAILED', '{payload}', '', \
+             'create', 'a/b', 1, 0, 0, 0, '')"
+        );
+        server.connect().batch_execute(&row).unwrap();
+        let show = ["outbox", "given-up", "show", id];
+        assert_eq!(cli.report("given_up_show", &show).0["payload"], payload);
+        let shown = String::from_utf8(on_a_terminal(&cli, &show).stdout).unwrap();
+        assert!(!shown.contains('\u{1b}'), "{shown:?}");
+        let bytes = [&show[..], &["--payload"]].concat();
+        assert_eq!(cli.run(&bytes).out, payload);
+        let output = on_a_terminal(&cli, &bytes);
+        let (code, shown) = (output.status.code(), String::from_utf8(output.stdout).unwrap());
+        match is_harmless {
+            true => assert_eq!((code, &*shown), (Some(0), payload)),
+            false => assert!(code == Some(2) && shown.contains("> FILE"), "{shown:?}"),
+        }
+    }
+}
