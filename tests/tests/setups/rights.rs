@@ -11,7 +11,7 @@ use emitter_diesel::inbox::{Inbox, InboxTx};
 use emitter_diesel::listener;
 use emitter_diesel::mirror::{self, Mirror, MirrorConfig};
 use emitter_diesel::outbox::{Control, Outbox};
-use emitter_diesel::requests::Attendant;
+use emitter_diesel::requests::{Attendant, Requests, Status, Work};
 use emitter_diesel::tables::Tables;
 use emitter_tests::eventually::eventually;
 use emitter_tests::servers::Postgres;
@@ -118,6 +118,12 @@ async fn what_the_documents_grant_is_enough_for_all_parts() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
+    // The node is asked to try them again, and they fail again.
+    let requests = Requests::open(&tables(&server)).unwrap();
+    let work = Work::Redrive { letters: Selection::default(), per_second: 50 };
+    let request = requests.ask("shop", &work, None).unwrap();
+    eventually(|| requests.state(request).unwrap().progress.failed == 3).await;
+    eventually(|| requests.state(request).unwrap().status == Status::Done).await;
     let book = DeadLetterBook::open(&tables(&server)).unwrap();
     assert_eq!(tokio::task::block_in_place(|| book.discard(&Selection::default())).unwrap(), 3);
     for emitter in [shop, billing] {
