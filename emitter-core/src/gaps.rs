@@ -449,6 +449,29 @@ impl<H> Gaps<H> {
         Some(item)
     }
 
+    /// The first of what waits with a number before one that an answer tells, and after what it begins with: it goes on before
+    /// that. Who answers does not have it any more.
+    pub(crate) fn held_before(&mut self, stream: &Stream, after: u64, sequence: u64) -> Option<H> {
+        let first = self.held_within(stream, after, sequence.saturating_sub(1)).next()?;
+        self.take_held(stream, first)
+    }
+
+    /// The numbers of what waits, of those that an answer tells of: after one, up to another.
+    pub(crate) fn held_within(
+        &mut self,
+        stream: &Stream,
+        after: u64,
+        up_to: u64,
+    ) -> impl Iterator<Item = u64> {
+        write_key(&mut self.key, &stream.outbox, stream.lane, &stream.model);
+        let track = self.tracks.get(&*self.key).filter(|_| after < up_to);
+        let held = track.into_iter().flat_map(move |track| {
+            let held = track.held.range(after.saturating_add(1)..=up_to);
+            held.filter(|(sequence, held)| track.counts(held.epoch, **sequence))
+        });
+        held.map(|(sequence, _)| *sequence)
+    }
+
     /// What waits with a number that an answer tells: it goes on in place of what was told.
     pub(crate) fn take_held(&mut self, stream: &Stream, sequence: u64) -> Option<H> {
         write_key(&mut self.key, &stream.outbox, stream.lane, &stream.model);

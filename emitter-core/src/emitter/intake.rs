@@ -210,13 +210,31 @@ impl Intake {
         if !shared.catching_up.gaps().wants(&stream, &told) {
             return ack.done();
         }
-        shared.count_lost(lost, Some(&stream));
+        // What waits here is lost to nobody, though who answers does not have it any more.
+        let is_told = |sequence: u64| events.iter().any(|event| event.sequence == sequence);
+        let untold = {
+            let mut gaps = shared.catching_up.gaps();
+            let held: Vec<u64> = if lost == 0 {
+                Vec::new()
+            } else {
+                gaps.held_within(&stream, told.after, told.covered).collect()
+            };
+            held.into_iter().filter(|sequence| !is_told(*sequence)).count() as u64
+        };
+        shared.count_lost(lost.saturating_sub(untold), Some(&stream));
         if events.is_empty() {
             ack.done();
         } else {
             self.letters = LETTERS_A_BATCH;
             let acks = ack.shared(events.len());
             for (ToldEvent { sequence, topic, payload, properties }, ack) in events.into_iter().zip(acks) {
+                // What waits and comes before it, and what comes then.
+                loop {
+                    let Ok(place) = Arc::clone(&self.places).acquire_owned().await else { return };
+                    let earlier = shared.catching_up.gaps().held_before(&stream, told.after, sequence);
+                    let Some(Waiting { original, ack }) = earlier else { break };
+                    self.go_on(original, ack, place, false);
+                }
                 let Ok(place) = Arc::clone(&self.places).acquire_owned().await else { return };
                 let waited = shared.catching_up.gaps().take_held(&stream, sequence);
                 if let Some(Waiting { original, ack: own }) = waited {

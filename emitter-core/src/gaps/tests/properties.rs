@@ -206,9 +206,13 @@ proptest! {
                 let covered = known.settled.min(after + most).max(after);
                 let told = Told { epoch: 0, base: 0, after, covered, last: known.settled.max(after) };
                 if receiver.gaps.wants(&asked, &told) {
-                    *lost += known.lost(covered);
                     let kept: Vec<u64> = events.map(|(sequence, _)| sequence).take_while(|sequence| *sequence <= covered).collect();
+                    let untold = receiver.gaps.held_within(&asked, after, covered).filter(|held| !kept.contains(held)).count();
+                    *lost += known.lost(covered).saturating_sub(untold as u64);
                     for sequence in kept {
+                        while let Some(earlier) = receiver.gaps.held_before(&asked, after, sequence) {
+                            receiver.heard.push(earlier);
+                        }
                         let held = receiver.gaps.take_held(&asked, sequence);
                         receiver.heard.push(held.unwrap_or(sequence));
                     }
