@@ -197,7 +197,7 @@ impl<C: InboxConnection> Inbox<C> {
 
     /// How long a mark is kept. An event that comes again later has its effect again, so it cannot be shorter than events may
     /// come again: 7 days, which is how long histories keep what they mend gaps from, or what this node's own history
-    /// keeps, or as long as its session at the broker, its [dead letters](crate::dead_letters), or its [mirror](crate::mirror) and
+    /// keeps, or as long as its session at the broker, its [dead letters](crate::dead_letters), or its [mirror] and
     /// a day, where these are longer. Default: so long, and at least 31 days: longer than a mirror has what it is to replay, by
     /// default, wherever it is.
     #[must_use]
