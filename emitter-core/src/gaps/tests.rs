@@ -85,6 +85,19 @@ impl Receiver {
     }
 }
 
+/// Who published has forgotten one that came here, and not the next one.
+#[test]
+fn what_waits_goes_before_what_an_answer_tells_after_it() {
+    let mut receiver = receiver_of_a_life([1, 8, 9]);
+    let due = receiver.gaps.due(LONGEST);
+    let [(asked, After::Sequence(1))] = &due[..] else { panic!("{due:?}") };
+    assert_eq!(receiver.gaps.held_within(asked, 1, 9).collect::<Vec<_>>(), [8, 9]);
+    assert_eq!(receiver.gaps.held_before(asked, 8, 9), None, "it is before what the answer begins with");
+    assert_eq!(receiver.gaps.held_before(asked, 1, 9), Some(8));
+    assert_eq!(receiver.gaps.held_before(asked, 1, 9), None);
+    assert_eq!(receiver.gaps.take_held(asked, 9), Some(9));
+}
+
 #[test]
 fn what_waits_for_too_long_goes_on_before_what_comes_then() {
     let mut receiver = receiver_of_a_life([1, 3, 4]);
