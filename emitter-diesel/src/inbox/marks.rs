@@ -52,9 +52,10 @@ impl Marks {
         let seconds = keep.as_secs().min(100 * 365 * 24 * 3600);
         let inbox = self.names.table("inbox");
         match self.dialect {
+            // By the time at which the statement began, for an index can be asked for that one.
             Dialect::Postgres => format!(
                 "DELETE FROM {inbox} WHERE ctid = ANY (ARRAY(SELECT ctid FROM {inbox} \
-                 WHERE claimed_at < clock_timestamp() - {seconds} * interval '1 second' ORDER BY claimed_at LIMIT {most}))"
+                 WHERE claimed_at < now() - {seconds} * interval '1 second' ORDER BY claimed_at LIMIT {most}))"
             ),
             // Times are texts, in the order of what they mean.
             Dialect::Sqlite => format!(

@@ -259,7 +259,7 @@ impl Store {
         let (table, old) = match self.dialect {
             Dialect::Postgres => (
                 self.names.table("events_mirror_rest"),
-                format!("created_at < clock_timestamp() - {keep} * interval '1 millisecond'"),
+                format!("created_at < now() - {keep} * interval '1 millisecond'"),
             ),
             Dialect::Sqlite => (
                 self.names.table("events_mirror"),

@@ -84,7 +84,7 @@ impl Positions {
         match self.dialect {
             Dialect::Postgres => format!(
                 "DELETE FROM {table} WHERE ctid = ANY (ARRAY(SELECT ctid FROM {table} WHERE {of_these} \
-                 AND deleted_at < clock_timestamp() - {seconds} * interval '1 second' ORDER BY deleted_at LIMIT {most}))"
+                 AND deleted_at < now() - {seconds} * interval '1 second' ORDER BY deleted_at LIMIT {most}))"
             ),
             // Times are texts, in the order of what they mean.
             Dialect::Sqlite => format!(
