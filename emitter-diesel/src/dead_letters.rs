@@ -52,7 +52,7 @@ use emitter_core::{BeginCompanion, Builder, Companion, EventId, Extension, Origi
 use futures_util::FutureExt;
 
 use crate::clearing::{Clearing, PORTION};
-use crate::tables::{Doubted, LetterRow, Tables};
+use crate::tables::{Doubted, LetterRow, Tables, ago};
 
 mod book;
 mod keeping;
@@ -172,7 +172,7 @@ pub struct Selection {
     pub reason: Option<Reason>,
     /// A pattern of the topic, in which `*` stands for anything, as in `prisma/events/user/*`.
     pub topic: Option<String>,
-    /// The model, of what listeners did not handle.
+    /// The model; what could not be read has none.
     pub model: Option<String>,
     /// The listener that did not handle them.
     pub listener: Option<String>,
@@ -198,10 +198,7 @@ impl Selection {
     /// What came in the last 24 hours, or however long, by this machine's clock.
     #[must_use]
     pub fn last(duration: Duration) -> Self {
-        let millis = i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
-        // Databases know no times of any age.
-        let since = Timestamp::from_millis(Timestamp::now().as_millis().saturating_sub(millis).max(0));
-        Self { since: Some(since), ..Self::default() }
+        Self { since: Some(ago(duration)), ..Self::default() }
     }
 }
 
@@ -263,7 +260,7 @@ pub struct KeptLetter {
     pub failure_reason: String,
     /// The listener that did not handle it.
     pub listener: Option<String>,
-    /// The model, of what a listener did not handle.
+    /// The model; none of what could not be read.
     pub model: Option<String>,
     /// The key of its row, of what a listener did not handle.
     pub key: Option<String>,

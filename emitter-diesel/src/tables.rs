@@ -20,6 +20,7 @@ use std::collections::HashSet;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use diesel::result::{ConnectionError, ConnectionResult, QueryResult};
 use emitter_core::WeakEmitter;
@@ -169,6 +170,12 @@ impl Tables {
         }
         Ok((database, found))
     }
+}
+
+/// The time so long ago, by this machine's clock, for a column to be compared with: databases know no times of any age.
+pub(crate) fn ago(duration: Duration) -> Timestamp {
+    let millis = i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
+    Timestamp::from_millis(Timestamp::now().as_millis().saturating_sub(millis).max(0))
 }
 
 /// Of which databases a node has said what speaks against relying on them, by the ids of their outboxes. A part that relies on

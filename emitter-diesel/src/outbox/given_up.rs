@@ -8,7 +8,7 @@ use emitter_core::EventId;
 use emitter_core::event::Timestamp;
 
 use super::store::{FAILED, ORPHANED, PENDING, PROCESSING, Store, UNREADABLE};
-use crate::tables::{Database, GivenUpRow, Session, Tables, list};
+use crate::tables::{Database, GivenUpRow, Session, Tables, ago, list};
 
 /// The events that an outbox has given up: listed, counted, shown, put back to work and discarded, without a running emitter.
 /// It blocks.
@@ -94,10 +94,7 @@ impl GivenUpSelection {
     /// What was written down in the last 24 hours, or however long, by this machine's clock.
     #[must_use]
     pub fn last(duration: Duration) -> Self {
-        let millis = i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
-        // Databases know no times of any age.
-        let since = Timestamp::from_millis(Timestamp::now().as_millis().saturating_sub(millis).max(0));
-        Self { since: Some(since), ..Self::default() }
+        Self { since: Some(ago(duration)), ..Self::default() }
     }
 }
 
