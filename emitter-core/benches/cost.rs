@@ -5,6 +5,7 @@
 //! Each figure is the median of many short rounds. What a write costs is measured by the benchmark
 //! `writes` of the tests.
 
+use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
@@ -105,47 +106,18 @@ fn wire(rounds: usize) {
     for format in [Format::Specification, Format::CloudEvents, Format::CloudEventsBinary, Format::Tracker] {
         form(format, emitter.origin(), rounds);
     }
+    wide(emitter.origin(), rounds);
     assert!(runtime.block_on(emitter.shutdown(Duration::from_secs(5))).is_clean());
 }
 
 fn form(format: Format, origin: &Origin, rounds: usize) {
-    const EVENTS: u32 = 2_000;
     let limits = WireLimits::default();
     let row = row();
     let encode = || {
-        let content = Content::Row { row: envelope::encode_row(&row).unwrap(), before: None };
-        let outgoing = Outgoing {
-            model: "user",
-            key_columns: &["id"],
-            operation: Operation::Create,
-            kind: "user_created",
-            keys: &[Key::Int(7)],
-            content: &content,
-            columns: User::COLUMNS,
-            set: None,
-            inserted: None,
-            time: Timestamp::now(),
-            id: EventId::now(),
-            origin,
-            sequence: Some(42),
-            version: 1,
-            trace: None,
-            trace_state: None,
-            idempotency_key: None,
-            metadata: None,
-            cause: None,
-            hops: 0,
-        };
-        envelope::encode(&outgoing, format, &limits).unwrap()
+        let content = Content::Row { row: envelope::encode_row(&row).unwrap(), before: None, was: None };
+        envelope::encode(&outgoing(&content, Operation::Create, origin), format, &limits).unwrap()
     };
-    let timed = |work: &dyn Fn()| {
-        let samples = (0..rounds).map(|_| {
-            let begun = Instant::now();
-            (0..EVENTS).for_each(|_| work());
-            begun.elapsed() / EVENTS
-        });
-        median(samples.collect())
-    };
+    let timed = |work: &dyn Fn()| timed(rounds, work);
     let Encoded { payload, properties } = encode();
     let bytes = payload.len() + properties.bytes();
     print(&format!("encode as {format:?} ({bytes} bytes)"), timed(&|| drop(black_box(encode()))));
@@ -159,6 +131,69 @@ fn form(format: Format, origin: &Origin, rounds: usize) {
         }
     };
     print(&format!("decode {format:?}"), timed(&|| drop(black_box(decode()))));
+}
+
+fn outgoing<'a>(content: &'a Content, operation: Operation, origin: &'a Origin) -> Outgoing<'a> {
+    Outgoing {
+        model: "user",
+        key_columns: &["id"],
+        operation,
+        kind: "user_created",
+        keys: const { &[Key::Int(7)] },
+        content,
+        columns: User::COLUMNS,
+        set: None,
+        inserted: None,
+        time: Timestamp::now(),
+        id: EventId::now(),
+        origin,
+        sequence: Some(42),
+        version: 1,
+        trace: None,
+        trace_state: None,
+        idempotency_key: None,
+        metadata: None,
+        cause: None,
+        hops: 0,
+    }
+}
+
+/// An update of one column of twenty, with the row before, and with what differs of it alone.
+fn wide(origin: &Origin, rounds: usize) {
+    let row = |status: &str| {
+        let columns = (0..19).map(|column| (format!("column_{column}"), "some text of it".to_owned()));
+        let row: BTreeMap<String, String> =
+            columns.chain([("status".to_owned(), status.to_owned())]).collect();
+        envelope::encode_row(&row).unwrap()
+    };
+    let (old, new) = (row("NEW"), row("ACTIVE"));
+    for narrow in [false, true] {
+        let encode = || {
+            let mut content = Content::Row { row: new.clone(), before: Some(old.clone()), was: None };
+            if narrow {
+                content.narrow();
+            }
+            let outgoing = outgoing(&content, Operation::Update, origin);
+            envelope::encode(&outgoing, Format::Specification, &WireLimits::default()).unwrap()
+        };
+        let bytes = encode().payload.len();
+        let told = if narrow { "what differs" } else { "the row before" };
+        print(
+            &format!("20 columns and {told} ({bytes} bytes)"),
+            timed(rounds, &|| drop(black_box(encode()))),
+        );
+    }
+}
+
+/// How long one takes.
+fn timed(rounds: usize, work: &dyn Fn()) -> Duration {
+    const EVENTS: u32 = 2_000;
+    let samples = (0..rounds).map(|_| {
+        let begun = Instant::now();
+        (0..EVENTS).for_each(|_| work());
+        begun.elapsed() / EVENTS
+    });
+    median(samples.collect())
 }
 
 fn median(mut samples: Vec<Duration>) -> Duration {

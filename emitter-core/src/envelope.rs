@@ -25,6 +25,9 @@
 //! A bulk operation has `"result":{"count":2}` and its rows beside it:
 //! `"rows":[{"before":{…},"after":{…}}, …]`.
 //!
+//! Where the model says so ([`Before::Changed`](crate::model::Before::Changed)), an update has in place of `before`
+//! the values before of those columns that differ, `"was":{"status":"NEW"}`: the others are those of the row after.
+//!
 //! CloudEvents 1.0 have the head in attributes and the rest as their data:
 //!
 //! ```json
@@ -66,6 +69,7 @@ use crate::trace::Trace;
 
 mod args;
 mod cloud_events;
+mod earlier;
 mod format;
 mod glimpse;
 mod json;
@@ -76,6 +80,7 @@ mod tracker;
 mod tests;
 
 pub use args::Names;
+pub(crate) use earlier::row_before;
 pub use format::{Format, Kind, NoKind};
 pub(crate) use glimpse::{Glimpse, is_kept_by_value, key_of_row};
 pub(crate) use json::text;
@@ -178,6 +183,8 @@ pub enum Content {
         row: Box<RawValue>,
         /// The row before an update, where it is known.
         before: Option<Box<RawValue>>,
+        /// In its place, what was in those of its columns that differ.
+        was: Option<Box<RawValue>>,
     },
     /// Of a bulk operation.
     Rows {
@@ -193,10 +200,28 @@ impl Content {
     pub(crate) fn bytes(&self) -> usize {
         let of = |row: Option<&RawValue>| row.map_or(0, |row| row.get().len());
         match self {
-            Self::Row { row, before } => of(Some(row)) + of(before.as_deref()),
+            Self::Row { row, before, was } => of(Some(row)) + of(before.as_deref()) + of(was.as_deref()),
             Self::Rows { rows, .. } => {
-                let each = rows.iter().flatten();
-                each.map(|images| of(images.before.as_deref()) + of(images.after.as_deref())).sum()
+                let each =
+                    rows.iter().flatten().flat_map(|RowImages { before, was, after }| [before, was, after]);
+                each.map(|row| of(row.as_deref())).sum()
+            }
+        }
+    }
+
+    /// Tells each row before by the values that differ from the row after, where that tells it.
+    pub fn narrow(&mut self) {
+        let narrow = |before: &mut Option<Box<RawValue>>, after: &RawValue| {
+            let was = earlier::narrowed(before.as_deref()?, after)?;
+            *before = None;
+            Some(was)
+        };
+        match self {
+            Self::Row { row, before, was } => *was = narrow(before, row),
+            Self::Rows { rows, .. } => {
+                for RowImages { before, was, after } in rows.iter_mut().flatten() {
+                    *was = after.as_deref().and_then(|after| narrow(before, after));
+                }
             }
         }
     }
@@ -205,6 +230,14 @@ impl Content {
     fn before(&self) -> Option<&RawValue> {
         match self {
             Self::Row { before, .. } => before.as_deref(),
+            Self::Rows { .. } => None,
+        }
+    }
+
+    /// What was in those of its columns that differ, where that is told in its place.
+    fn was(&self) -> Option<&RawValue> {
+        match self {
+            Self::Row { was, .. } => was.as_deref(),
             Self::Rows { .. } => None,
         }
     }
@@ -224,6 +257,9 @@ pub struct RowImages {
     /// Before; `None` for inserts and where it is not known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub before: Option<Box<RawValue>>,
+    /// In its place, what was in those of its columns that differ.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub was: Option<Box<RawValue>>,
     /// After; `None` for deletes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub after: Option<Box<RawValue>>,
@@ -357,6 +393,8 @@ pub enum IncomingContent<'a> {
         row: &'a RawValue,
         /// Meant to be the row before.
         before: Option<&'a RawValue>,
+        /// Meant to be those of its columns that differ.
+        was: Option<&'a RawValue>,
     },
     /// Of a bulk operation.
     Rows {
@@ -373,6 +411,9 @@ pub struct IncomingRow<'a> {
     /// Before.
     #[serde(borrow, default)]
     pub before: Option<&'a RawValue>,
+    /// Those of its columns that differ.
+    #[serde(borrow, default)]
+    pub was: Option<&'a RawValue>,
     /// After.
     #[serde(borrow, default)]
     pub after: Option<&'a RawValue>,
@@ -598,13 +639,13 @@ struct Count {
 fn content<'a>(
     operation: Operation,
     result: Option<&'a RawValue>,
-    before: Option<&'a RawValue>,
+    [before, was]: [Option<&'a RawValue>; 2],
     rows: Option<Vec<IncomingRow<'a>>>,
 ) -> Result<IncomingContent<'a>, DecodeError> {
     let result = result.ok_or_else(|| DecodeError::Malformed("`result` is absent".to_owned()))?;
     match operation {
         Operation::Create | Operation::Update | Operation::Upsert | Operation::Delete => {
-            Ok(IncomingContent::Row { row: result, before })
+            Ok(IncomingContent::Row { row: result, before, was })
         }
         Operation::CreateMany | Operation::UpdateMany | Operation::DeleteMany => {
             let Count { count } = from_object(result.get()).map_err(|error| malformed(&error))?;

@@ -62,9 +62,8 @@ pub trait Model: Sized + Send + Sync + 'static {
     /// Default: for ever.
     const EXPIRES: Option<Duration> = None;
 
-    /// Whether updates carry the row as it was before, though no listener of this node wants it.
-    /// Default: no.
-    const BEFORE: bool = false;
+    /// Whether updates carry the row as it was before, and how. Default [`Before::Wanted`].
+    const BEFORE: Before = Before::Wanted;
 
     /// Whether it hashes a column, and so needs a [`HashKey`].
     const HASHES: bool = false;
@@ -121,6 +120,21 @@ pub trait Model: Sized + Send + Sync + 'static {
     fn read_row(version: u32, row: &RawValue) -> Result<Self::Row, DecodeError> {
         read_row::<Self>(version, row)
     }
+}
+
+/// What an update tells of the row as it was before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
+pub enum Before {
+    /// The row, where a listener of the node that writes wants it. The default.
+    #[default]
+    Wanted,
+    /// The row, whoever listens: `#[emits(before)]`.
+    Row,
+    /// What was in the columns that differ, whoever listens: `#[emits(before = "changed")]`. Events are smaller on
+    /// the wire and in tables by all other columns; listeners are handed the whole row, for the others are those of
+    /// the row after. Where one of the two rows lacks a column that the other one has (`skip_serializing_if`), it is
+    /// sent whole.
+    Changed,
 }
 
 /// Reads a row of a model's present version, for `#[derive(Emits)]`.

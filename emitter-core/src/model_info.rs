@@ -12,11 +12,12 @@ use crate::diff::Images;
 use crate::emit::{Notes, QoS};
 use crate::envelope::{
     Content, DecodeError, EncodeError, Incoming, IncomingContent, IncomingRow, RowImages, encode_row,
+    row_before,
 };
 use crate::event::{EventId, Keys, Meta, Operation, Origin, Source, Stored, Timestamp};
 use crate::key::Key;
 use crate::model::{
-    Body, BodyRef, Created, CreatedMany, Deleted, DeletedMany, Model, ModelEvent, RowChange, Updated,
+    Before, Body, BodyRef, Created, CreatedMany, Deleted, DeletedMany, Model, ModelEvent, RowChange, Updated,
     UpdatedMany, Upserted,
 };
 use crate::net::{Net, NetRow, Place};
@@ -37,6 +38,7 @@ pub(crate) struct ModelInfo {
     pub(crate) qos: fn(Operation) -> QoS,
     pub(crate) expires: Option<Duration>,
     pub(crate) park: bool,
+    pub(crate) before: Before,
     pub(crate) operations: &'static [Operation],
     pub(crate) decode: fn(Incoming<'_>, Received) -> Result<Arc<dyn AnyEvent>, DecodeError>,
     pub(crate) merge: Merge,
@@ -60,6 +62,7 @@ impl ModelInfo {
                 qos: M::qos,
                 expires: M::EXPIRES,
                 park: M::PARK,
+                before: M::BEFORE,
                 operations: M::OPERATIONS,
                 decode: decode::<M>,
                 merge: merge::<M>,
@@ -80,6 +83,15 @@ impl fmt::Debug for ModelInfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "ModelInfo({})", self.name)
     }
+}
+
+/// Its rows as they are sent.
+pub(crate) fn sent(event: &dyn AnyEvent) -> Result<Content, EncodeError> {
+    let mut content = event.content()?;
+    if event.model().before == Before::Changed {
+        content.narrow();
+    }
+    Ok(content)
 }
 
 /// What the receiver adds to an event whose sender left it out.
@@ -176,7 +188,7 @@ fn all_keys(rows: Option<usize>, key: &dyn Fn(usize) -> Option<Key>) -> Keys {
 fn encode<M: Model>(body: &BodyRef<'_, M>) -> Result<Content, EncodeError> {
     let images = |place| {
         let Images { before, after } = body.images(place);
-        Ok(RowImages { before: encoded::<M>(before)?, after: encoded::<M>(after)? })
+        Ok(RowImages { before: encoded::<M>(before)?, was: None, after: encoded::<M>(after)? })
     };
     let count = match body {
         BodyRef::CreateMany(body) => Some(body.count),
@@ -205,10 +217,10 @@ fn content(
             Ok(Content::Rows { count, rows })
         }
         None => Ok(match images(0)? {
-            RowImages { before, after: Some(row) } => Content::Row { row, before },
+            RowImages { before, was, after: Some(row) } => Content::Row { row, before, was },
             // A delete has its row before, and sends it as its result.
-            RowImages { before, after: None } => {
-                Content::Row { row: before.ok_or(EncodeError::Json)?, before: None }
+            RowImages { before, was, after: None } => {
+                Content::Row { row: before.ok_or(EncodeError::Json)?, before: None, was }
             }
         }),
     }
@@ -387,9 +399,10 @@ fn body<M: Model>(content: IncomingContent<'_>, event: &Surrounding) -> Result<B
             Body::Upsert(Upserted::new(read(row)?, set, inserted))
         }
         (Operation::Delete, IncomingContent::Row { row, .. }) => Body::Delete(Deleted::new(read(row)?)),
-        (Operation::Update, IncomingContent::Row { row, before }) => {
+        (Operation::Update, IncomingContent::Row { row, before, was }) => {
             let after = read(row)?;
-            Body::Update(Updated::new(optional(before)?, after, set))
+            let before = row_before(before, was, row)?;
+            Body::Update(Updated::new(optional(before.as_deref())?, after, set))
         }
         (Operation::CreateMany, IncomingContent::Rows { count, rows }) => {
             Body::CreateMany(CreatedMany::new(count, all(rows, &|row| needed(row.after))?))
@@ -399,8 +412,9 @@ fn body<M: Model>(content: IncomingContent<'_>, event: &Surrounding) -> Result<B
         }
         (Operation::UpdateMany, IncomingContent::Rows { count, rows }) => {
             let change = |row: IncomingRow<'_>| {
-                let before = optional(row.before)?;
-                Ok(RowChange::new(before, needed(row.after)?))
+                let after = row.after.ok_or(DecodeError::Rows)?;
+                let before = row_before(row.before, row.was, after)?;
+                Ok(RowChange::new(optional(before.as_deref())?, read(after)?))
             };
             Body::UpdateMany(UpdatedMany::new(count, all(rows, &change)?, set))
         }

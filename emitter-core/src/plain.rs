@@ -69,7 +69,7 @@ pub(crate) fn json(event: &dyn AnyEvent) -> Result<String, EncodeError> {
     let (info, meta) = (event.model(), event.meta());
     let content = event.content()?;
     let (payload, before, rows) = match &content {
-        Content::Row { row, before } => (Payload::Row(row), before.as_deref(), None),
+        Content::Row { row, before, .. } => (Payload::Row(row), before.as_deref(), None),
         Content::Rows { count, rows } => (Payload::Count { count: *count }, None, rows.as_deref()),
     };
     let changed = event.set().map(|set| {

@@ -57,7 +57,7 @@ use crate::envelope::{self, Encoded, Outgoing};
 use crate::event::{Event, EventId, Meta, Origin, Source, Stored, Timestamp};
 use crate::listener::typed;
 use crate::model::{EventBody, ModelEvent};
-use crate::model_info::{AnyEvent, ModelInfo, keys};
+use crate::model_info::{AnyEvent, ModelInfo, keys, sent};
 use crate::properties::Properties;
 use crate::retry::{Backoff, Retry};
 use crate::transport::memory::{MemoryBroker, Published};
@@ -243,7 +243,7 @@ impl TestEmitter {
             *sequence
         };
         let stored = Stored::<T::Model> { meta, event };
-        let content = stored.content().unwrap_or_else(|error| panic!("{error}"));
+        let content = sent(&stored).unwrap_or_else(|error| panic!("{error}"));
         let outgoing = Outgoing {
             model: info.name,
             key_columns: info.key_columns,

@@ -103,6 +103,71 @@ async fn a_node_understands_every_form_side_by_side() {
     assert!(transcripts[0][1].contains(r#""changed":["status"]"#), "{:?}", transcripts[0]);
 }
 
+/// Of which updates tell what differs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Emits)]
+#[emits(update, update_many, before = "changed")]
+struct Plan {
+    id: i64,
+    title: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<String>,
+}
+
+#[tokio::test]
+async fn what_differs_is_told_in_every_form_and_listeners_have_the_row() {
+    let plan = |id: i64, title: &str, note: Option<&str>| {
+        let [title, note] = [Some(title), note].map(|text| text.map(str::to_owned));
+        Plan { id, title: title.unwrap(), note }
+    };
+    let (old, new) = (plan(1, "old", Some("same")), plan(2, "new", Some("same")));
+    let without = plan(2, "new", None);
+    for format in FORMATS {
+        let broker = MemoryBroker::new();
+        let hearer = builder("b").transport(broker.connect("b")).start().await.unwrap();
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let noted = Arc::clone(&heard);
+        let _ = hearer.on::<PlanEvent>().remote_only().run(move |event: Event<PlanEvent>| {
+            let rows = match &*event {
+                PlanEvent::Updated(body) => vec![(body.before.clone(), body.after.clone())],
+                PlanEvent::UpdatedMany(body) => {
+                    let rows = body.rows.iter().flatten();
+                    rows.map(|row| (row.before.clone(), row.after.clone())).collect()
+                }
+            };
+            noted.lock().unwrap().extend(rows);
+            std::future::ready(())
+        });
+        eventually(|| hearer.transport_status().unwrap().subscriptions == 1).await;
+        let writer = builder("a").format(format).transport(broker.connect("a")).start().await.unwrap();
+        writer.publish(PlanUpdated::new(Some(old.clone()), new.clone(), None));
+        let change = |before: Option<&Plan>, after: &Plan| {
+            emitter_core::model::RowChange::new(before.cloned(), after.clone())
+        };
+        // A column that is left out of one of them would be lost, and nothing is known of the last one.
+        let changes = vec![change(Some(&old), &new), change(Some(&old), &without), change(None, &new)];
+        writer.publish(PlanUpdatedMany::new(3, Some(changes), None));
+        eventually(|| heard.lock().unwrap().len() == 4).await;
+        let pairs = [(Some(&old), &new), (Some(&old), &new), (Some(&old), &without), (None, &new)];
+        let pairs = pairs.map(|(before, after)| (before.cloned(), after.clone()));
+        assert_eq!(*heard.lock().unwrap(), pairs, "{format:?}");
+        let told = |place: usize| -> Value {
+            let event: Value = serde_json::from_slice(&broker.published()[place].payload).unwrap();
+            let within = ["data", "change"].into_iter().find_map(|name| event.get(name).cloned());
+            within.unwrap_or(event)
+        };
+        let was = json!({ "id": 1, "title": "old" });
+        let (one, many) = (told(0), told(1));
+        assert_eq!((&one["was"], one.get("before")), (&was, None), "{format:?}");
+        assert_eq!((&many["rows"][0]["was"], many["rows"][0].get("before")), (&was, None), "{format:?}");
+        assert_eq!(
+            (&many["rows"][1]["before"], many["rows"][1].get("was")),
+            (&json!(old), None),
+            "{format:?}"
+        );
+        let _ = (writer.shutdown(SECOND).await, hearer.shutdown(SECOND).await);
+    }
+}
+
 #[tokio::test]
 async fn forms_look_as_their_documents_say() {
     let sent = async |format: Format, layout: &str| {

@@ -133,6 +133,18 @@ async fn images_and_bulk_rows_are_of_the_events_version_too() {
     world.node.replay(&written(Some(1), "elsewhere", &update)).unwrap();
     let [before, after] = ["Byron", "King"].map(|last| (Source::Remote, user(1, "Ada", last, "UNKNOWN")));
     assert_eq!(world.seen().await, [before, after]);
+    // What differs is said in the names of that version, too.
+    let update = json!({
+        "operation": "update", "result": {"id": 1, "name": "Ada King"}, "was": {"name": "Ada Byron"}
+    });
+    let world = World::new().await;
+    world.node.replay(&written(Some(1), "elsewhere", &update)).unwrap();
+    let [before, after] = ["Byron", "King"].map(|last| (Source::Remote, user(1, "Ada", last, "UNKNOWN")));
+    assert_eq!(world.seen().await, [before, after]);
+    let of_this_version = json!({
+        "operation": "update", "result": {"id": 1, "name": "Ada King"}, "was": {"last": "Byron"}
+    });
+    assert!(world.node.replay(&written(Some(1), "elsewhere", &of_this_version)).is_err());
     let many = json!({
         "operation": "updateMany", "result": {"count": 1}, "rows": [{"after": {"id": 2, "name": "Bo Diddley"}}]
     });

@@ -13,7 +13,7 @@ use crate::cause::noted;
 use crate::emit::{Notes, Persistence, QoS, Scope};
 use crate::event::{EventId, Meta, Operation, Source, Stored, Timestamp};
 use crate::masked::HashKey;
-use crate::model::{Model, ModelEvent};
+use crate::model::{Before, Model, ModelEvent};
 use crate::model_info::{AnyEvent, keys};
 use crate::receipt::{Receipt, Ticket};
 use crate::spans;
@@ -125,7 +125,7 @@ impl<M: Model> Route<M> {
     /// wants it.
     #[must_use]
     pub fn wants_before(&self) -> bool {
-        M::BEFORE || self.state.before.load(Ordering::Relaxed) > 0
+        M::BEFORE != Before::Wanted || self.state.before.load(Ordering::Relaxed) > 0
     }
 
     /// The key of the model's hashed columns, for [`Model::to_row`]; `None` where it hashes none.

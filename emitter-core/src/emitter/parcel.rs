@@ -5,7 +5,7 @@ use crate::dead_letter::Original;
 use crate::emit::QoS;
 use crate::envelope::{self, Content, Encoded, Format, Outgoing, WireLimits};
 use crate::event::Operation;
-use crate::model_info::{AnyEvent, ModelInfo};
+use crate::model_info::{AnyEvent, ModelInfo, sent};
 use crate::record::{Number, Parcel, RecordError};
 use crate::signature::Signatures;
 use crate::topic::{Topic, TopicError};
@@ -39,7 +39,7 @@ impl Address {
 pub(super) fn parcel(shared: &Shared, event: &dyn AnyEvent, qos: Option<QoS>) -> Result<Parcel, RecordError> {
     let (info, meta) = (event.model(), event.meta());
     let address = Address::new(shared, info, meta.operation)?;
-    let content = event.content()?;
+    let content = sent(event)?;
     let outgoing = outgoing(shared, event, &content, &address.kind, None);
     let beside = Number::MAX_BYTES + shared.signatures.as_ref().map_or(0, Signatures::bytes);
     let limits = WireLimits { max_bytes: shared.wire.max_bytes.saturating_sub(beside), ..shared.wire };
@@ -86,7 +86,7 @@ pub(super) fn original(shared: &Shared, event: &dyn AnyEvent) -> Original {
     let Ok(Address { topic, kind, .. }) = Address::new(shared, info, meta.operation) else {
         return Original::default();
     };
-    let payload = event.content().ok().and_then(|content| {
+    let payload = sent(event).ok().and_then(|content| {
         let outgoing = outgoing(shared, event, &content, &kind, meta.sequence.or(Some(0)));
         // No limit: it is not to be sent.
         let limits = WireLimits { max_bytes: usize::MAX, max_depth: usize::MAX };

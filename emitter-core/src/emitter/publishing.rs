@@ -28,7 +28,7 @@ use crate::envelope::{self, Encoded, Format, WireLimits};
 use crate::event::{EventId, Operation};
 use crate::gaps::ring::{Place, Ring};
 use crate::metrics::{Counters, OnceInAWhile, table};
-use crate::model_info::{AnyEvent, ModelInfo};
+use crate::model_info::{AnyEvent, ModelInfo, sent};
 use crate::queue::Linger;
 use crate::record::{Number, Parcel};
 use crate::signature::{self, Signatures};
@@ -567,7 +567,7 @@ fn encode(
     sequence: u64,
     address: &Address,
 ) -> Result<Ready, Failure> {
-    let content = event.content()?;
+    let content = sent(event)?;
     let outgoing = outgoing(shared, event, &content, &address.kind, Some(sequence));
     Ok(Ready {
         id: event.meta().id,

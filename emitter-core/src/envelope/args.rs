@@ -9,6 +9,7 @@ use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 
+use super::json::{Members, Text};
 use super::{Content, Outgoing, RowImages};
 use crate::columns::{Column, Columns};
 use crate::event::{Operation, Origin};
@@ -33,7 +34,7 @@ pub(super) struct Args<'a> {
 enum Data<'a> {
     Row(&'a RawValue),
     Part(Part<'a>),
-    Common(Fields<'a>),
+    Common(Members<'a>),
     Unknown {},
     UnknownRows([u8; 0]),
 }
@@ -109,7 +110,7 @@ fn written_in_all<'a>(event: &Outgoing<'a>) -> Data<'a> {
     let Content::Rows { rows: Some(rows), .. } = event.content else { return Data::Unknown {} };
     let mut rows = rows.iter().map(|RowImages { after, .. }| after.as_deref());
     let (Some(set), Some(Some(row))) = (event.set, rows.next()) else { return Data::Unknown {} };
-    let fields = |row: &'a RawValue| serde_json::from_str::<Fields<'a>>(row.get()).ok();
+    let fields = |row: &'a RawValue| serde_json::from_str::<Members<'a>>(row.get()).ok();
     let Some(mut common) = fields(row) else { return Data::Unknown {} };
     common.0.retain(|(name, _)| named(event.columns, set).any(|column| column == name));
     for other in rows {
@@ -137,55 +138,12 @@ struct Part<'a> {
 
 impl Serialize for Part<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut fields: Fields<'_> =
+        let mut fields: Members<'_> =
             serde_json::from_str(self.row.get()).map_err(serde::ser::Error::custom)?;
         fields.0.retain(|(name, _)| self.names.contains(&&**name));
         fields.serialize(serializer)
     }
 }
-
-/// An object's fields in their order.
-struct Fields<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
-
-impl Fields<'_> {
-    fn get(&self, name: &str) -> Option<&RawValue> {
-        self.0.iter().find(|(field, _)| field == name).map(|(_, value)| *value)
-    }
-}
-
-impl Serialize for Fields<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.0.iter().map(|(name, value)| (name, value)))
-    }
-}
-
-impl<'de> Deserialize<'de> for Fields<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Object;
-
-        impl<'de> Visitor<'de> for Object {
-            type Value = Fields<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut fields = Vec::new();
-                while let Some(Name(name)) = map.next_key()? {
-                    fields.push((name, map.next_value()?));
-                }
-                Ok(Fields(fields))
-            }
-        }
-
-        deserializer.deserialize_map(Object)
-    }
-}
-
-/// A text that is borrowed where the JSON has no escapes in it.
-#[derive(Deserialize)]
-struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// Names of columns, from the wire: an object's keys or a list. Beyond twice as many as a model may
 /// have, they are passed over, for each is looked up.
@@ -232,7 +190,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Names<'a> {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut names = Names::default();
-                while let Some((Name(name), IgnoredAny)) = map.next_entry()? {
+                while let Some((Text(name), IgnoredAny)) = map.next_entry()? {
                     names.push(name);
                 }
                 Ok(names)
@@ -240,7 +198,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Names<'a> {
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
                 let mut names = Names::default();
-                while let Some(Name(name)) = list.next_element()? {
+                while let Some(Text(name)) = list.next_element()? {
                     names.push(name);
                 }
                 Ok(names)

@@ -62,6 +62,8 @@ struct DataOut<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     before: Option<&'a RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    was: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     rows: Option<&'a [RowImages]>,
     #[serde(skip_serializing_if = "Option::is_none")]
     changed: Option<Vec<&'static str>>,
@@ -79,6 +81,7 @@ impl<'a> DataOut<'a> {
             args: args::args(event),
             result: WireResult::of(event.content),
             before: event.content.before(),
+            was: event.content.was(),
             rows: event.content.rows(),
             changed: event.changed(),
             inserted: event.inserted,
@@ -274,6 +277,8 @@ struct DataIn<'a> {
     result: Option<&'a RawValue>,
     #[serde(borrow, default)]
     before: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    was: Option<&'a RawValue>,
     #[serde(borrow, default, deserialize_with = "lenient")]
     rows: Option<Vec<IncomingRow<'a>>>,
     #[serde(borrow, default, deserialize_with = "lenient")]
@@ -321,7 +326,7 @@ fn event<'a>(
     let ((Some(model), Some(operation)), true) = (named, parts.result.is_some()) else {
         // Another program's: the data is the row.
         let operation = said.or(of_this_kind).ok_or(DecodeError::UnknownOperation)?;
-        let content = content(operation, Some(data), None, None)?;
+        let content = content(operation, Some(data), [None; 2], None)?;
         return Ok(Incoming { time: attributes.time, content, ..head.incoming(operation) });
     };
     let operation = Operation::from_name(&operation).ok_or(DecodeError::UnknownOperation)?;
@@ -329,7 +334,7 @@ fn event<'a>(
     Ok(Incoming {
         model: Some(model),
         time: attributes.time,
-        content: content(operation, parts.result, parts.before, parts.rows)?,
+        content: content(operation, parts.result, [parts.before, parts.was], parts.rows)?,
         set,
         inserted: parts.inserted,
         ..Head { metadata: parts.metadata, ..head }.incoming(operation)

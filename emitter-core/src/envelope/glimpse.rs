@@ -8,7 +8,7 @@ use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use super::json::{Text, as_text, from_object, lenient};
+use super::json::{Members, Text, as_text, from_object, lenient};
 use super::{IncomingContent, cloud_events};
 use crate::properties::Properties;
 
@@ -74,8 +74,7 @@ impl<'a> Glimpse<'a> {
 pub(crate) fn key_of_row(content: &IncomingContent<'_>, columns: &[&str]) -> Option<String> {
     let IncomingContent::Row { row, .. } = content else { return None };
     let members: Members<'_> = serde_json::from_str(row.get()).ok()?;
-    let value = |column: &&str| members.0.iter().find(|(name, _)| name == column).map(|(_, value)| *value);
-    text_of(columns.iter().map(value).collect::<Option<Vec<_>>>()?)
+    text_of(columns.iter().map(|column| members.get(column)).collect::<Option<Vec<_>>>()?)
 }
 
 /// The values of key columns as a [`Key`](crate::Key) shows itself.
@@ -180,38 +179,6 @@ impl<'de> Deserialize<'de> for Unique {
     }
 }
 
-/// The members of an object, in their order; beyond [`MOST`] it has none.
-struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
-
-/// More columns than any key is looked for among.
-const MOST: usize = 1_000;
-
-impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Each;
-
-        impl<'de> Visitor<'de> for Each {
-            type Value = Members<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut members = Vec::new();
-                while let Some((Text(name), value)) = map.next_entry::<Text<'de>, &'de RawValue>()? {
-                    if members.len() == MOST {
-                        return Err(A::Error::custom("too many members"));
-                    }
-                    members.push((name, value));
-                }
-                Ok(Members(members))
-            }
-        }
-        deserializer.deserialize_map(Each)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -279,7 +246,7 @@ mod tests {
     fn a_row_has_the_key_of_its_columns() {
         let key = |row: &str, columns: &[&str]| {
             let row: Box<RawValue> = serde_json::from_str(row).unwrap();
-            key_of_row(&IncomingContent::Row { row: &row, before: None }, columns)
+            key_of_row(&IncomingContent::Row { row: &row, before: None, was: None }, columns)
         };
         let row = r#"{"name":"a","id":-7,"on":true,"tag":"x\u00e4","none":null}"#;
         assert_eq!(key(row, &["id"]).as_deref(), Some("-7"));

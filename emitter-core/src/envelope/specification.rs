@@ -23,6 +23,8 @@ struct WireOut<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     before: Option<&'a RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    was: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     rows: Option<&'a [RowImages]>,
     #[serde(skip_serializing_if = "Option::is_none")]
     changed: Option<Vec<&'static str>>,
@@ -73,6 +75,7 @@ pub(super) fn encode(event: &Outgoing<'_>) -> Result<String, EncodeError> {
         timestamp: event.time,
         event_id: event.id,
         before: event.content.before(),
+        was: event.content.was(),
         rows: event.content.rows(),
         changed: event.changed(),
         inserted: event.inserted,
@@ -106,6 +109,8 @@ struct WireIn<'a> {
     event_id: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
     before: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    was: Option<&'a RawValue>,
     #[serde(borrow, default)]
     rows: Option<Vec<IncomingRow<'a>>>,
     #[serde(borrow, default)]
@@ -155,7 +160,7 @@ pub(super) fn decode(text: &str) -> Result<Incoming<'_>, DecodeError> {
         model: Some(wire.model),
         operation,
         time: wire.timestamp,
-        content: content(operation, wire.result, wire.before, wire.rows)?,
+        content: content(operation, wire.result, [wire.before, wire.was], wire.rows)?,
         set,
         inserted: wire.inserted,
         ..head.incoming(operation)

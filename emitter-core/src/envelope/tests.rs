@@ -86,10 +86,11 @@ fn origin() -> Origin {
 
 fn content_of(sent: &Sent) -> Content {
     if !is_bulk(sent.operation) {
-        return Content::Row { row: raw(&sent.row), before: sent.before.as_ref().map(raw) };
+        return Content::Row { row: raw(&sent.row), before: sent.before.as_ref().map(raw), was: None };
     }
     let image = |(before, after): &(Option<Value>, Option<Value>)| RowImages {
         before: before.as_ref().map(raw),
+        was: None,
         after: after.as_ref().map(raw),
     };
     Content::Rows { count: sent.count, rows: sent.rows.as_ref().map(|rows| rows.iter().map(image).collect()) }
@@ -145,6 +146,15 @@ fn hops(sent: &Sent) -> u8 {
 }
 
 fn encoded_as(format: Format, sent: &Sent, limits: &WireLimits) -> Result<Encoded, EncodeError> {
+    encoded_of(&content_of(sent), format, sent, limits)
+}
+
+fn encoded_of(
+    content: &Content,
+    format: Format,
+    sent: &Sent,
+    limits: &WireLimits,
+) -> Result<Encoded, EncodeError> {
     let columns: &[&str] = match &sent.key {
         Some(Key::Composite(_)) => &["a", "b"],
         _ => &["id"],
@@ -156,7 +166,7 @@ fn encoded_as(format: Format, sent: &Sent, limits: &WireLimits) -> Result<Encode
         operation: sent.operation,
         kind: &format.default_kind().parse::<Kind>().unwrap().of("shop", "user", sent.operation),
         keys: sent.key.as_slice(),
-        content: &content_of(sent),
+        content,
         columns: COLUMNS,
         set: sent.set.map(Columns::from_flags),
         inserted: inserted(sent),
@@ -215,6 +225,13 @@ fn depth(value: &Value) -> usize {
     }
 }
 
+/// A row of the same columns, of which one differs.
+fn alike(row: &Value) -> Value {
+    let mut other = row.clone();
+    other.as_object_mut().unwrap().values_mut().take(1).for_each(|value| *value = json!([value]));
+    other
+}
+
 /// Bytes that are nearly an event.
 fn nearly() -> impl Strategy<Value = Vec<u8>> {
     let token = prop::sample::select(vec![
@@ -248,6 +265,7 @@ fn nearly() -> impl Strategy<Value = Vec<u8>> {
         "\"timestamp\"",
         "\"seq\"",
         "\"before\"",
+        "\"was\"",
     ]);
     let soup = prop::collection::vec(token, 0..40).prop_map(|tokens| tokens.concat().into_bytes());
     let broken = (sent(), prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4)).prop_map(
@@ -291,8 +309,8 @@ proptest! {
             prop_assert_eq!(told, Some(Columns::from_flags(set)));
         }
         match incoming.content {
-            IncomingContent::Row { row, before } => {
-                prop_assert!(!is_bulk(sent.operation));
+            IncomingContent::Row { row, before, was } => {
+                prop_assert!(!is_bulk(sent.operation) && was.is_none());
                 prop_assert_eq!(parsed(row), sent.row);
                 prop_assert_eq!(before.map(parsed), sent.before);
             }
@@ -301,6 +319,44 @@ proptest! {
                 prop_assert_eq!(count, sent.count);
                 let image = |row: IncomingRow<'_>| (row.before.map(parsed), row.after.map(parsed));
                 prop_assert_eq!(rows.map(|rows| rows.into_iter().map(image).collect::<Vec<_>>()), sent.rows);
+            }
+        }
+    }
+
+    /// Whichever way it is told in.
+    #[test]
+    fn rows_before_that_are_told_by_what_differs_come_back(
+        sent in sent(), same in any::<bool>(), format in prop::sample::select(FORMATS.to_vec())
+    ) {
+        let mut sent = sent;
+        // Rows of two shapes are told whole.
+        if same {
+            let of = |row: &Value| Some(alike(row));
+            sent.before = of(&sent.row);
+            let rows = sent.rows.iter_mut().flatten().filter(|(_, after)| after.is_some());
+            rows.for_each(|(before, after)| *before = after.as_ref().and_then(of));
+        }
+        let mut content = content_of(&sent);
+        content.narrow();
+        let narrow = encoded_of(&content, format, &sent, &WIDE).unwrap();
+        let whole = encoded_as(format, &sent, &WIDE).unwrap();
+        prop_assert!(!same || narrow.payload.len() <= whole.payload.len());
+        let incoming = decode(&narrow.payload, &narrow.properties, Said::Nothing, &WIDE).unwrap();
+        let back = |before: Option<&RawValue>, was: Option<&RawValue>, after: &RawValue| {
+            row_before(before, was, after).unwrap().map(|row| parsed(&row))
+        };
+        match incoming.content {
+            IncomingContent::Row { row, before, was } => {
+                prop_assert!(!same || (before.is_none() && was.is_some()));
+                prop_assert_eq!(back(before, was, row), sent.before);
+            }
+            IncomingContent::Rows { rows, .. } => {
+                for (row, (before, _)) in rows.iter().flatten().zip(sent.rows.iter().flatten()) {
+                    match row.after {
+                        Some(after) => prop_assert_eq!(&back(row.before, row.was, after), before),
+                        None => prop_assert_eq!(&row.before.map(parsed), before),
+                    }
+                }
             }
         }
     }
@@ -384,7 +440,7 @@ proptest! {
 #[test]
 fn args_of_many_rows() {
     let args = |columns: &[&str], keys: &[Key], rows: &[Value]| {
-        let images = rows.iter().map(|row| RowImages { before: None, after: Some(raw(row)) });
+        let images = rows.iter().map(|row| RowImages { before: None, was: None, after: Some(raw(row)) });
         let content = Content::Rows { count: rows.len() as u64, rows: Some(images.collect()) };
         let sent = Outgoing {
             model: "user",
@@ -462,7 +518,7 @@ fn errors(payload: &[u8]) -> Vec<String> {
     let said = |error: DecodeError| format!("{error} {error:?}");
     match read(payload, &limits) {
         Err(error) => vec![said(error)],
-        Ok(Incoming { content: IncomingContent::Row { row, before }, .. }) => [Some(row), before]
+        Ok(Incoming { content: IncomingContent::Row { row, before, was }, .. }) => [Some(row), before, was]
             .into_iter()
             .flatten()
             .filter_map(|row| decode_row::<User>(row).err())

@@ -40,6 +40,8 @@ struct ChangeOut<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     before: Option<&'a RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    was: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     rows: Option<&'a [RowImages]>,
     #[serde(skip_serializing_if = "Option::is_none")]
     changed: Option<Vec<&'static str>>,
@@ -78,6 +80,7 @@ pub(super) fn encode(event: &Outgoing<'_>) -> Result<String, EncodeError> {
             origin: event.origin,
             seq: event.sequence,
             before: event.content.before(),
+            was: event.content.was(),
             rows: event.content.rows(),
             changed: event.changed(),
             inserted: event.inserted,
@@ -132,6 +135,8 @@ struct ChangeIn<'a> {
     seq: Option<u64>,
     #[serde(borrow, default)]
     before: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    was: Option<&'a RawValue>,
     #[serde(borrow, default)]
     rows: Option<Vec<IncomingRow<'a>>>,
     #[serde(borrow, default)]
@@ -202,7 +207,7 @@ pub(super) fn decode(text: &str, said: Option<Operation>) -> Result<Incoming<'_>
             metadata: wire.payload.and_then(metadata),
             ..Head::default()
         };
-        let content = content(operation, wire.payload, None, None)?;
+        let content = content(operation, wire.payload, [None; 2], None)?;
         return Ok(Incoming { time, trace, content, ..head.incoming(operation) });
     };
     let operation = change.operation;
@@ -222,7 +227,7 @@ pub(super) fn decode(text: &str, said: Option<Operation>) -> Result<Incoming<'_>
     Ok(Incoming {
         model: Some(change.model.0),
         time,
-        content: content(operation, wire.payload, change.before, change.rows)?,
+        content: content(operation, wire.payload, [change.before, change.was], change.rows)?,
         set: change.changed,
         inserted: change.inserted,
         ..head.incoming(operation)

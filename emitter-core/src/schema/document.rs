@@ -153,6 +153,14 @@ fn message(model: &Described, event: &DescribedEvent, place: &str) -> Value {
     add("hops", json!({ "type": "integer", "minimum": 1 }));
     add("metadata", json!({ "type": "object", "additionalProperties": { "type": "string" } }));
     let one = |add: &mut dyn FnMut(&str, Value)| add("result", row());
+    let was = || {
+        let columns = model.columns.iter().map(|column| (column.name.clone(), value(&column.shape)));
+        json!({
+            "description": "In place of `before`, what was in the columns that differ",
+            "type": "object",
+            "properties": columns.collect::<Map<_, _>>(),
+        })
+    };
     let many = |add: &mut dyn FnMut(&str, Value)| {
         let count = json!({
             "type": "object", "properties": { "count": { "type": "integer", "minimum": 0 } }, "required": ["count"],
@@ -161,7 +169,7 @@ fn message(model: &Described, event: &DescribedEvent, place: &str) -> Value {
         let images = json!({
             "type": "array",
             "description": "Each row, where they are known",
-            "items": { "type": "object", "properties": { "before": row(), "after": row() } },
+            "items": { "type": "object", "properties": { "before": row(), "was": was(), "after": row() } },
         });
         add("rows", images);
     };
@@ -173,6 +181,7 @@ fn message(model: &Described, event: &DescribedEvent, place: &str) -> Value {
         Operation::Update => {
             one(&mut add);
             add("before", row());
+            add("was", was());
             add("changed", changed);
         }
         Operation::Upsert => {

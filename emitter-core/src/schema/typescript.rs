@@ -49,6 +49,8 @@ export interface RowEvent<Model extends string, Operation extends string, Row> e
 export interface ChangeEvent<Model extends string, Operation extends string, Row>
   extends RowEvent<Model, Operation, Row> {
   before?: Row;
+  /** In place of `before`, what was in the columns that differ. */
+  was?: Partial<Row>;
   /** The columns that were set. */
   changed?: (keyof Row & string)[];
 }
@@ -57,7 +59,7 @@ export interface ChangeEvent<Model extends string, Operation extends string, Row
 export interface RowsEvent<Model extends string, Operation extends string, Row> extends Envelope<Model, Operation> {
   result: { count: number };
   /** Each of them, where they are known. */
-  rows?: { before?: Row; after?: Row }[];
+  rows?: { before?: Row; was?: Partial<Row>; after?: Row }[];
   /** The columns that were set. */
   changed?: (keyof Row & string)[];
 }

@@ -33,7 +33,7 @@ pub(crate) struct StructAttr {
     pub(crate) qos_of: Vec<(Operation, LitInt)>,
     pub(crate) expires: Option<Millis>,
     /// Updates carry the row before, whoever listens.
-    pub(crate) before: Option<Path>,
+    pub(crate) before: Option<(Path, Before)>,
     /// Its events are written down with the rows.
     pub(crate) durable: Option<Path>,
     /// What comes after one of them that is given up waits for it.
@@ -41,6 +41,15 @@ pub(crate) struct StructAttr {
     /// Its events are written down after the commit.
     pub(crate) queued: Option<Path>,
     pub(crate) krate: Option<Path>,
+}
+
+/// How updates carry the row before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Before {
+    /// The row.
+    Row,
+    /// What was in the columns that differ.
+    Changed,
 }
 
 /// What `#[emits(…)]` on a field says.
@@ -107,7 +116,7 @@ const STRUCT_WORDS: [&str; 24] = [
 
 const STRUCT_HELP: &str = "known are the operations `create`, `create_many`, `update`, `update_many`, `upsert`, `delete`, \
                            `delete_many`, `all`, and `model = \"…\"`, `key(…)`, `local`, `remote`, `version = …`, `earlier(…)`, \
-                           `topic = \"…\"`, `qos = …`, `expires = \"…\"`, `before`, `durable`, `queued`, `park`, `crate = …`, and \
+                           `topic = \"…\"`, `qos = …`, `expires = \"…\"`, `before`, `before = \"changed\"`, `durable`, `queued`, `park`, `crate = …`, and \
                            for what is no row `event`, `kind = \"…\"`";
 
 impl StructAttr {
@@ -132,7 +141,7 @@ impl StructAttr {
             "topic" => once(&mut self.topic, meta, errors, text),
             "qos" => once(&mut self.qos, meta, errors, qos),
             "expires" => once(&mut self.expires, meta, errors, some_time),
-            "before" => once(&mut self.before, meta, errors, |meta| flag(meta).map(|()| meta.path.clone())),
+            "before" => once(&mut self.before, meta, errors, |meta| Ok((meta.path.clone(), before(meta)?))),
             "durable" => once(&mut self.durable, meta, errors, |meta| flag(meta).map(|()| meta.path.clone())),
             "park" => once(&mut self.park, meta, errors, |meta| flag(meta).map(|()| meta.path.clone())),
             "queued" => once(&mut self.queued, meta, errors, |meta| flag(meta).map(|()| meta.path.clone())),
@@ -374,6 +383,19 @@ fn qos(meta: &ParseNestedMeta<'_>) -> syn::Result<LitInt> {
         Ok(0..=2) => Ok(number),
         _ => Err(syn::Error::new(number.span(), HELP)),
     }
+}
+
+/// `before`, or `before = "changed"`.
+fn before(meta: &ParseNestedMeta<'_>) -> syn::Result<Before> {
+    if !meta.input.peek(Token![=]) {
+        return flag(meta).map(|()| Before::Row);
+    }
+    let word = text(meta)?;
+    if word.value() == "changed" {
+        return Ok(Before::Changed);
+    }
+    let help = "write `before` for the row as it was, or `before = \"changed\"` for those of its columns that differ";
+    Err(syn::Error::new_spanned(word, help))
 }
 
 /// The types of `earlier(UserV1, UserV2)`.

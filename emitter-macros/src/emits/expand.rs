@@ -6,7 +6,7 @@ use syn::ext::IdentExt;
 use syn::spanned::Spanned;
 use syn::{Ident, ImplGenerics, Lifetime, Path, TypeGenerics, WhereClause, parse_quote};
 
-use super::attr::Mask;
+use super::attr::{Before, Mask};
 use super::model::{Column, KeyField, Model, Operation, Persistence, Reach, Row};
 use crate::crate_path;
 use crate::time::Millis;
@@ -399,9 +399,13 @@ fn delivery(model: &Model) -> TokenStream {
             }
         }
     });
-    let before = before.then(|| {
+    let before = before.map(|before| {
+        let before = match before {
+            Before::Row => quote!(Row),
+            Before::Changed => quote!(Changed),
+        };
         quote!(
-            const BEFORE: bool = true;
+            const BEFORE: #krate::model::Before = #krate::model::Before::#before;
         )
     });
     let persistence = match persistence {

@@ -10,7 +10,7 @@ use syn::{
 };
 
 use super::attr::{
-    FieldAttr, Mask, StructAttr, diesel_embeds, diesel_primary_key, diesel_table_name, serde_has,
+    Before, FieldAttr, Mask, StructAttr, diesel_embeds, diesel_primary_key, diesel_table_name, serde_has,
     serde_rename, serde_rename_all,
 };
 use crate::crate_path;
@@ -136,7 +136,7 @@ pub(crate) struct Model {
     pub(crate) topic: Option<String>,
     pub(crate) qos: Qos,
     pub(crate) expires: Option<Millis>,
-    pub(crate) before: bool,
+    pub(crate) before: Option<Before>,
     pub(crate) persistence: Persistence,
     pub(crate) park: bool,
     pub(crate) operations: Vec<Operation>,
@@ -242,7 +242,7 @@ impl Model {
         }
         let updates =
             |(operation, _): &(Operation, _)| matches!(operation, Operation::Update | Operation::UpdateMany);
-        if let Some(before) = attr
+        if let Some((before, _)) = attr
             .before
             .as_ref()
             .filter(|_| complete && attr.event.is_none() && !attr.operations.iter().any(updates))
@@ -272,7 +272,7 @@ impl Model {
                     .collect(),
             },
             expires: attr.expires,
-            before: attr.before.is_some(),
+            before: attr.before.as_ref().map(|(_, before)| *before),
             persistence: persistence(&attr, &errors),
             park: attr.park.is_some(),
             version,

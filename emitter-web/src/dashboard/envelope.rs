@@ -174,27 +174,46 @@ pub(super) fn changes(text: &str) -> Vec<Change> {
     let Some(whole) = Members::of(text) else { return Vec::new() };
     // A CloudEvent has it one level below.
     let whole = whole.get("data").and_then(|data| Members::of(data.get())).unwrap_or(whole);
-    if let Some(rows) = whole.get("rows").and_then(elements) {
+    // The tracker form has beside the row what others do not know.
+    let beside = whole.get("change").and_then(|change| Members::of(change.get()));
+    let told = |name: &str| whole.get(name).or_else(|| beside.as_ref()?.get(name));
+    if let Some(rows) = told("rows").and_then(elements) {
         let change = |row: &RawValue| {
             let row = Members::of(row.get())?;
-            Change::of(row.get("before"), row.get("after"), &[])
+            Change::of(Before::of(|name| row.get(name)), row.get("after"), &[])
         };
         return rows.into_iter().take(MOST_ROWS).filter_map(change).collect();
     }
     let names = |value| Some(elements(value)?.into_iter().filter_map(string).collect());
-    let changed: Vec<String> = whole.get("changed").and_then(names).unwrap_or_default();
+    let changed: Vec<String> = told("changed").and_then(names).unwrap_or_default();
     let after = whole.get("result").or_else(|| whole.get("payload"));
-    let (before, after) = match (whole.get("operation").and_then(string).as_deref(), after) {
-        (Some("delete"), row) => (row, None),
-        (_, row) => (whole.get("before"), row),
+    let (before, after) = match (told("operation").and_then(string).as_deref(), after) {
+        (Some("delete"), row) => (row.map(Before::Row), None),
+        (_, row) => (Before::of(told), row),
     };
     Change::of(before, after, &changed).into_iter().collect()
 }
 
+/// The row before, as an event tells of it.
+enum Before<'t> {
+    Row(&'t RawValue),
+    /// What was in the columns that differ; the others were as they are.
+    Was(&'t RawValue),
+}
+
+impl<'t> Before<'t> {
+    fn of(told: impl Fn(&str) -> Option<&'t RawValue>) -> Option<Self> {
+        told("before").map(Self::Row).or_else(|| told("was").map(Self::Was))
+    }
+}
+
 impl Change {
-    fn of(before: Option<&RawValue>, after: Option<&RawValue>, changed: &[String]) -> Option<Self> {
+    fn of(before: Option<Before<'_>>, after: Option<&RawValue>, changed: &[String]) -> Option<Self> {
+        let others_were = matches!(before, Some(Before::Was(_)));
+        let before = before.map(|(Before::Row(row) | Before::Was(row))| row);
         let (before, after) = (Members::of_row(before), Members::of_row(after));
-        let is = after.0.iter().map(|(name, is)| (name, before.get(name), Some(*is)));
+        let was = |name, is| before.get(name).or(Some(is).filter(|_| others_were));
+        let is = after.0.iter().map(|(name, is)| (name, was(name, *is), Some(*is)));
         let was = before.0.iter().filter(|(name, _)| after.get(name).is_none());
         let all = is.chain(was.map(|(name, was)| (name, Some(*was), None))).take(MOST_COLUMNS);
         let column = |(name, was, is): (&String, Option<&RawValue>, Option<&RawValue>)| ColumnChange {
@@ -233,6 +252,12 @@ mod tests {
                 r#"{{"specversion":"1.0","data":{{"operation":"update","result":{row},"before":{before},"changed":["status","card"]}}}}"#
             ),
             format!(r#"{{"kind":"a","payload":{row},"before":{before},"changed":["status","card"]}}"#),
+            format!(
+                r#"{{"operation":"update","result":{row},"was":{{"status":"NEW"}},"changed":["status","card"]}}"#
+            ),
+            format!(
+                r#"{{"trace_id":"a","payload":{row},"change":{{"operation":"update","was":{{"status":"NEW"}},"changed":["status","card"]}}}}"#
+            ),
         ] {
             let [change] = &changes(&text)[..] else { panic!("{text}") };
             let [id, status, card] = &change.columns[..] else { panic!("{text}") };
@@ -259,6 +284,11 @@ mod tests {
         let text =
             r#"{"result":{"count":2},"rows":[{"after":{"id":1}},{"before":{"id":2},"after":{"id":2}},{}]}"#;
         assert_eq!(changes(text).len(), 2);
+        let text = r#"{"result":{"count":1},"rows":[{"was":{"b":1},"after":{"a":1,"b":2}}]}"#;
+        let [change] = &changes(text)[..] else { panic!() };
+        let [a, b] = &change.columns[..] else { panic!() };
+        assert_eq!((&a.before, a.changed), (&value("1"), false));
+        assert_eq!((&b.before, &b.after, b.changed), (&value("1"), &value("2"), true));
     }
 
     #[test]

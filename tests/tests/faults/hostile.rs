@@ -124,13 +124,31 @@ fn wrong_meaning() -> Vec<(&'static str, Vec<u8>)> {
         (ALL, many("createMany", &json!({ "count": 1 }), &json!([{ "before": row() }]))),
         (ALL, many("deleteMany", &json!({ "count": 1 }), &json!([{ "after": row() }]))),
         (ALL, many("deleteMany", &json!({ "count": 1 }), &json!([null]))),
+        updated("before", &json!({ "id": 1 })),
+        updated("was", &json!({ "unheard_of": 1 })),
+        updated("was", &json!({ "id": "one" })),
+        updated("was", &json!([1])),
         (
             ALL,
-            json!({ "model": "User", "operation": "update", "result": row(), "before": { "id": 1 } })
+            json!({ "model": "User", "operation": "update", "result": row(), "before": row(), "was": {} })
                 .to_string()
                 .into(),
         ),
+        (
+            ALL,
+            many(
+                "updateMany",
+                &json!({ "count": 1 }),
+                &json!([{ "after": row(), "was": { "unheard_of": 1 } }]),
+            ),
+        ),
+        (ALL, many("updateMany", &json!({ "count": 1 }), &json!([{ "was": {} }]))),
     ]
+}
+
+fn updated(name: &str, value: &Value) -> (&'static str, Vec<u8>) {
+    let event = json!({ "model": "User", "operation": "update", "result": row(), name: value });
+    (ALL, event.to_string().into())
 }
 
 fn too_large() -> Vec<(&'static str, Vec<u8>)> {

@@ -90,13 +90,14 @@ impl<'a> Arbitrary<'a> for Name<'a> {
 }
 
 /// Events that are whole, one of each form.
-const EVENTS: [&str; 6] = [
+const EVENTS: [&str; 7] = [
     r#"{"model":"user","operation":"update","args":{"where":{"id":7},"data":{"name":"Ada"}},"result":{"id":7,"name":"Ada","tags":[]},"timestamp":"2026-11-21T00:42:25.735Z","eventId":"01935a3c-6f1e-7a52-8d10-3f5b9c0ffee1","origin":{"service":"shop","node":"a","incarnation":"01935a3b-0000-7000-8000-00000000000a"},"seq":42}"#,
     r#"{"model":"user","operation":"updateMany","args":{},"result":{"count":2},"rows":[{"before":{},"after":{"id":7}},{}]}"#,
     r#"{"specversion":"1.0","id":"01935a3c-6f1e-7a52-8d10-3f5b9c0ffee1","source":"/shop/a","type":"user.upsert","time":"2026-11-21T00:42:25.735Z","sequence":"42","incarnation":"01935a3b-0000-7000-8000-00000000000a","data":{"model":"user","operation":"upsert","args":{"create":{},"update":{}},"result":{"id":7}}}"#,
     r#"{"specversion":"1.0","id":"1","source":"/elsewhere","type":"user.created","data":{"id":7}}"#,
     r#"{"trace_id":"01935a3c-6f1e-7a52-8d10-3f5b9c0ffee1","ts":"2026-11-21T00:42:25.735Z","kind":"user_updated","idempotency_key":"k","payload":{"id":7},"change":{"model":"user","operation":"update","eventId":"01935a3c-6f1e-7a52-8d10-3f5b9c0ffee1","origin":{"service":"shop","node":"a","incarnation":"01935a3b-0000-7000-8000-00000000000a"},"seq":42,"before":{"id":7}}}"#,
     r#"{"trace_id":"01935a3c-6f1e-7a52-8d10-3f5b9c0ffee1","ts":"2026-11-21T00:42:25","kind":"user_deleted_many","idempotency_key":"k","payload":{"count":1}}"#,
+    r#"{"model":"user","operation":"update","args":{},"result":{"id":7,"name":"Ada"},"was":{"name":"Bo"}}"#,
 ];
 
 /// The fields of all forms. The corpus names them, as all that stands in such lists, by their place.
@@ -105,7 +106,7 @@ const FIELDS: &str = concat!(
     "traceparent|tracestate|idempotencyKey|causedBy|hops|specversion|id|source|type|time|subject|",
     "datacontenttype|sequence|incarnation|idempotencykey|rowversion|causedby|data|trace_id|ts|kind|",
     "idempotency_key|payload|change|service|node|where|create|update|count|name|tags|after|in|OR||c4n4ry|",
-    "é\"|metadata|actor",
+    "é\"|metadata|actor|was",
 );
 
 /// One of a list, whichever number is given.
@@ -265,9 +266,9 @@ fn is_within(payload: &[u8], limits: &WireLimits) {
 
 fn rows_are_read(incoming: &Incoming<'_>) {
     let rows = match &incoming.content {
-        IncomingContent::Row { row, before } => vec![Some(*row), *before],
+        IncomingContent::Row { row, before, was } => vec![Some(*row), *before, *was],
         IncomingContent::Rows { rows, .. } => {
-            rows.iter().flatten().flat_map(|row| [row.before, row.after]).collect()
+            rows.iter().flatten().flat_map(|row| [row.before, row.was, row.after]).collect()
         }
     };
     for row in rows.into_iter().flatten() {
@@ -359,11 +360,13 @@ fn origin(incoming: &Incoming<'_>) -> Origin {
 fn content(content: &IncomingContent<'_>) -> Content {
     let image = |row: &IncomingRow<'_>| RowImages {
         before: row.before.map(RawValue::to_owned),
+        was: row.was.map(RawValue::to_owned),
         after: row.after.map(RawValue::to_owned),
     };
     match content {
-        IncomingContent::Row { row, before } => {
-            Content::Row { row: (*row).to_owned(), before: before.map(RawValue::to_owned) }
+        IncomingContent::Row { row, before, was } => {
+            let [before, was] = [before, was].map(|row| row.map(RawValue::to_owned));
+            Content::Row { row: (*row).to_owned(), before, was }
         }
         IncomingContent::Rows { count, rows } => {
             Content::Rows { count: *count, rows: rows.as_ref().map(|rows| rows.iter().map(image).collect()) }

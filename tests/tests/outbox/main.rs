@@ -67,6 +67,15 @@ struct Note {
     text: String,
 }
 
+/// A model of which updates tell what differs.
+#[derive(Debug, Clone, PartialEq, Queryable, Identifiable, Insertable, Serialize, Deserialize, Emits)]
+#[diesel(table_name = notes)]
+#[emits(update, durable, before = "changed")]
+struct Page {
+    id: i64,
+    text: String,
+}
+
 diesel::table! {
     jobs {
         id -> BigInt,

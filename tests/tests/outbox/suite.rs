@@ -102,6 +102,39 @@ macro_rules! suite {
             }
 
             #[tokio::test(flavor = "multi_thread")]
+            async fn an_update_may_tell_what_differs_alone() {
+                let server = <$server>::with_tables();
+                let broker = MemoryBroker::new();
+                let ear = builder(&broker, "ear").start().await.unwrap();
+                let heard = Arc::new(Mutex::new(Vec::new()));
+                let log = Arc::clone(&heard);
+                ear.on::<PageUpdated>().allow_remote().run(move |event: Event<PageUpdated>| {
+                    let old = event.changed().text().and_then(|text| text.old.cloned());
+                    log.lock().unwrap().push((event.before.clone(), event.after.clone(), old));
+                    std::future::ready(())
+                });
+                ear.connected(10 * SECOND).await.unwrap();
+                let emitter = builder(&broker, "a").with(server.outbox()).start().await.unwrap();
+                let mut db = server.connect();
+                let page = |text: &str| Page { id: 1, text: text.to_owned() };
+                {
+                    let conn = &mut emitter.bind(&mut db).unwrap();
+                    diesel::insert_into(notes::table).values(page("old")).execute(conn).unwrap();
+                    let old = page("old");
+                    let _: Page = update(&old).set(notes::text.eq("new")).emit().get_result(conn).unwrap();
+                }
+                eventually(|| heard.lock().unwrap().len() == 1).await;
+                let whole = (Some(page("old")), page("new"), Some("old".to_owned()));
+                assert_eq!(*heard.lock().unwrap(), [whole]);
+                let published = broker.published();
+                let sent = published.iter().find(|message| message.topic.ends_with("/page/update")).unwrap();
+                let sent: serde_json::Value = serde_json::from_slice(&sent.payload).unwrap();
+                assert_eq!((&sent["was"], sent.get("before")), (&serde_json::json!({ "text": "old" }), None));
+                assert!(emitter.shutdown(10 * SECOND).await.is_clean());
+                assert!(ear.shutdown(10 * SECOND).await.is_clean());
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
             async fn of_a_skipped_model_nothing_is_written_down() {
                 let server = <$server>::with_tables();
                 let broker = MemoryBroker::new();

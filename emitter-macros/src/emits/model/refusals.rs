@@ -39,7 +39,7 @@ pub(super) fn refuse_rows_words(attr: &StructAttr, fields: &[Field<'_>], errors:
             "an event that is no row has no operations, `emitter.publish(…)` tells of it: leave this out, or `event`",
         );
     }
-    if let Some(word) = &attr.before {
+    if let Some((word, _)) = &attr.before {
         errors.at(word, "an event that is no row is not updated, so there is nothing before: leave this out");
     }
     if let Some(word) = &attr.durable {
