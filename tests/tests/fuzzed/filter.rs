@@ -200,15 +200,47 @@ struct Write {
     rows: Vec<(Option<Article>, Article)>,
 }
 
+/// How a message tells of a row before.
+#[derive(Debug, Clone, Copy)]
+enum Told {
+    Whole,
+    /// By what differs.
+    Differing,
+}
+
+impl Told {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Whole => "before",
+            Self::Differing => "was",
+        }
+    }
+
+    fn of(self, before: Option<&Article>, after: &Article) -> Value {
+        let (mut before, after) = (json!(before), json!(after));
+        if let (Self::Differing, Some(columns)) = (self, before.as_object_mut()) {
+            columns.retain(|name, was| after[&*name] != *was);
+        }
+        before
+    }
+}
+
 impl Write {
     fn check(&self) {
+        let is_update = matches!(self.operation, Operation::Update | Operation::UpdateMany);
+        for before in [Told::Whole, Told::Differing].into_iter().take(if is_update { 2 } else { 1 }) {
+            self.check_told(before);
+        }
+    }
+
+    fn check_told(&self, told: Told) {
         let Some(body) = self.body() else { return };
         let expected: BTreeSet<_> = EXPECTED
             .iter()
             .filter(|(_, holds)| self.seen().iter().any(holds))
             .flat_map(|(name, _)| [(*name, false), (*name, true)])
             .collect();
-        assert_eq!(heard(body, &self.message()), expected, "of {:?}; `true` is remote", self.operation);
+        assert_eq!(heard(body, &self.message(told)), expected, "of {:?}; `true` is remote", self.operation);
     }
 
     fn is_bulk(&self) -> bool {
@@ -240,7 +272,7 @@ impl Write {
     }
 
     /// As another node sends it.
-    fn message(&self) -> Vec<u8> {
+    fn message(&self, told: Told) -> Vec<u8> {
         let (before, after) = &self.rows[0];
         let mut message = json!({
             "model": "article", "operation": self.operation.as_str(), "result": after,
@@ -251,10 +283,10 @@ impl Write {
         }
         if let Some(rows) = self.told().filter(|_| self.is_bulk()) {
             message["rows"] =
-                rows.iter().map(|(before, after)| self.images(before.as_ref(), after)).collect();
+                rows.iter().map(|(before, after)| self.images(told, before.as_ref(), after)).collect();
         }
         if self.operation == Operation::Update {
-            message["before"] = json!(before);
+            message[told.name()] = told.of(before.as_ref(), after);
         }
         if let Some(set) = self.set.filter(|_| self.can_set()) {
             message["changed"] =
@@ -272,11 +304,11 @@ impl Write {
         matches!(self.operation, Operation::Update | Operation::UpdateMany | Operation::Upsert)
     }
 
-    fn images(&self, before: Option<&Article>, row: &Article) -> Value {
+    fn images(&self, told: Told, before: Option<&Article>, row: &Article) -> Value {
         match self.operation {
             Operation::CreateMany => json!({ "after": row }),
             Operation::DeleteMany => json!({ "before": row }),
-            _ => json!({ "before": before, "after": row }),
+            _ => json!({ told.name(): told.of(before, row), "after": row }),
         }
     }
 
