@@ -120,10 +120,12 @@ pub struct OutboxRow {
     pub written_at: Option<Timestamp>,
     /// When it came into the history: everything is done.
     pub done_at: Option<Timestamp>,
+    /// The event itself, as it is published.
+    pub payload: Option<String>,
 }
 
 impl fmt::Debug for OutboxRow {
-    /// Leaves the key out, which is the user's.
+    /// Leaves key and event out, which are the user's.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { id, status, model, .. } = self;
         f.debug_struct("OutboxRow")
@@ -258,6 +260,7 @@ impl Control {
             topic: row.topic,
             retries: u32::try_from(row.retries).unwrap_or_default(),
             last_error: row.last_error,
+            payload: row.payload,
         };
         Ok(rows.into_iter().map(row).collect())
     }

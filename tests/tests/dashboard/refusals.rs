@@ -2,8 +2,9 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -187,6 +188,32 @@ async fn a_busy_key_has_its_next_neighbours() {
     let neighbours: Vec<u32> =
         (0..500).filter(|number| shown.contains(&format!("/ops/event/{}\"", id(*number)))).collect();
     assert_eq!(neighbours, (430..450).chain(451..471).collect::<Vec<_>>());
+    stage.end().await;
+}
+
+/// Without a mirror: the outbox and its history keep what they published.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_event_changed_is_in_the_outbox_too() {
+    let mut stage = Stage::set().await;
+    stage.mail.is_there.store(true, Ordering::SeqCst);
+    stage.send("parcel 1");
+    let id = "0193ac5e-0000-7000-8000-000000000001";
+    let begun = Instant::now();
+    let shown = loop {
+        // No mirror knows it by this one.
+        stage.execute(&format!(
+            "UPDATE emitter_history SET event_id = '{id}' WHERE payload LIKE '%\"operation\":\"update\"%'"
+        ));
+        let shown = page(&stage, &format!("/event/{id}"), "reader").await;
+        if shown.contains("COMPLETED") {
+            break shown;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(20), "{shown}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    assert!(shown.contains("not in a mirror of this database"), "{shown}");
+    assert!(shown.contains("What it changed") && shown.contains("Envelope"), "{shown}");
+    assert!(shown.contains("<td class=\"after\"><span class=\"value\">SENT</span>"), "{shown}");
     stage.end().await;
 }
 

@@ -43,7 +43,7 @@ diesel::table! {
 
 #[derive(Debug, Clone, Queryable, Identifiable, Serialize, Deserialize, Emits)]
 #[diesel(table_name = parcels)]
-#[emits(model = "parcel", create, update, delete, durable, before)]
+#[emits(model = "parcel", create, update, delete, durable, before = "changed")]
 pub(crate) struct Parcel {
     id: String,
     note: String,

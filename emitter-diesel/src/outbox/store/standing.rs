@@ -83,7 +83,7 @@ impl Store {
         let rows = [("outbox", false), ("history", true)].map(|(table, is_done)| {
             format!(
                 "SELECT {} FROM {} WHERE event_id = '{event}'",
-                self.row_columns(is_done, false),
+                self.row_columns(is_done, true),
                 self.names.table(table)
             )
         });

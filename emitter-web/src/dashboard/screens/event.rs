@@ -105,7 +105,8 @@ impl Told {
             }
         }
         let of_letter = kept.and_then(|letter| String::from_utf8(letter.payload?).ok());
-        told.text = told.seen.as_ref().map(|seen| seen.payload.clone()).or(of_letter);
+        let of_row = || told.rows.iter().find_map(|row| row.payload.clone());
+        told.text = told.seen.as_ref().map(|seen| seen.payload.clone()).or(of_letter).or_else(of_row);
         Ok(told)
     }
 
