@@ -22,7 +22,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use diesel::result::{Error, QueryResult};
 pub use emitter_core::gaps::Since;
@@ -84,8 +84,15 @@ impl Extension for CatchUp {
     }
 }
 
-/// How often it is noted how far the node is. What came since is sent again, if the node dies.
-const EVERY: Duration = Duration::from_secs(1);
+/// How often it is noted how far the node is, at most and at least. What came since is sent again, if the node dies.
+const OFTEN: Duration = Duration::from_millis(50);
+const SELDOM: Duration = Duration::from_secs(1);
+
+/// How long nothing is noted at an age of this life: a tenth of it. A node that is killed again and again is sent a part of what
+/// its last life heard, and not all of it each time.
+fn pause(age: Duration) -> Duration {
+    (age / 10).clamp(OFTEN, SELDOM)
+}
 
 /// How many positions one statement notes.
 const BATCH: usize = 500;
@@ -198,8 +205,10 @@ fn erase(dialect: Dialect, names: &Names, node: &str, streams: &[Stream]) -> Str
 impl Memory {
     /// Notes how far the node is until it ends, and then once more.
     fn keep(mut self, tables: &Tables, emitter: &WeakEmitter, has_ended: &Receiver<()>, activity: &Activity) {
+        let began = Instant::now();
         loop {
-            let ended = !matches!(has_ended.recv_timeout(EVERY), Err(RecvTimeoutError::Timeout));
+            let pause = pause(began.elapsed());
+            let ended = !matches!(has_ended.recv_timeout(pause), Err(RecvTimeoutError::Timeout));
             let Some(emitter) = emitter.upgrade() else { return };
             if let Err(error) = activity.works(|| self.note(tables, &emitter.positions())) {
                 self.failures += 1;
@@ -333,6 +342,21 @@ mod tests {
 
     fn stream(lane: u32) -> Stream {
         Stream { outbox: "box".into(), lane, model: "order".into() }
+    }
+
+    #[test]
+    fn a_life_that_ends_repeats_a_part_of_itself_and_a_long_one_notes_every_second() {
+        let mut noted = vec![Duration::ZERO];
+        while let Some(last) = noted.last().filter(|last| **last < 60 * SELDOM) {
+            noted.push(*last + pause(*last));
+        }
+        for pair in noted.windows(2) {
+            let (from, until) = (pair[0], pair[1]);
+            assert!(until - from <= OFTEN.max(until / 10), "{from:?} to {until:?}");
+        }
+        let within =
+            |end: Duration| noted.iter().filter(|at| (1..=end.as_millis()).contains(&at.as_millis())).count();
+        assert_eq!((within(SELDOM / 2), within(10 * SELDOM), within(60 * SELDOM)), (10, 41, 91));
     }
 
     #[test]

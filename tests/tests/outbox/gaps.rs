@@ -209,6 +209,27 @@ async fn a_forged_lane_keeps_no_other_from_being_noted() {
     assert!(desk.shutdown(10 * SECOND).await.is_clean());
 }
 
+/// Each life is over before it is a second old, and ends without a last note.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_killed_again_and_again_notes_how_far_it_heard() {
+    let mut shop = Shop::open(Mosquitto::start()).await;
+    let desk = Desk::new();
+    let begun = std::time::Instant::now();
+    loop {
+        let emitter = desk.open(&shop, Since::Now).await;
+        shop.sell(1).await;
+        tokio::time::sleep(3 * SECOND / 10).await;
+        kill(emitter);
+        let noted = "SELECT COUNT(*) AS number FROM emitter_positions";
+        let noted: Vec<Number> = diesel::sql_query(noted).load(&mut desk.memory.connect()).unwrap();
+        if noted[0].number > 0 {
+            break;
+        }
+        assert!(begun.elapsed() < 30 * SECOND, "nothing was noted in {} lives", shop.next);
+    }
+    assert!(shop.emitter.shutdown(10 * SECOND).await.is_clean());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_of_questions_for_heads_is_answered_once_in_a_while() {
     let (database, broker) = (Sqlite::with_tables(), MemoryBroker::new());
