@@ -59,6 +59,17 @@ impl Store {
         }
     }
 
+    /// Deletes such rows of the outbox, which an index finds on MySQL.
+    fn delete(&self, index: &str, such: &str) -> String {
+        let outbox = self.names.table("outbox");
+        match self.dialect {
+            Dialect::Postgres | Dialect::Sqlite => format!("DELETE FROM {outbox} WHERE {such}"),
+            // A short table it would rather read as a whole, and wait at each row that somebody writes until he commits: a process
+            // that was frozen in between would hold up all relays.
+            Dialect::MySql => format!("DELETE {outbox} FROM {outbox} FORCE INDEX ({index}) WHERE {such}"),
+        }
+    }
+
     /// The database's clock.
     pub(crate) fn clock(&self) -> String {
         format!("SELECT 'clock' AS text, {} AS number", self.dialect.now())

@@ -21,6 +21,7 @@ mod databases;
 mod kills;
 mod plans;
 mod rates;
+mod transactions;
 mod troubles;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Emits)]

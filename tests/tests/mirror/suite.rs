@@ -430,6 +430,8 @@ macro_rules! suite {
 
             type Conn = <$server as Database>::Conn;
 
+            /// Whoever may write into the mirror's own table: its reads miss nothing behind an id that is not committed. The whole
+            /// way of an event, with one writer of the mirror, is in `transactions`.
             #[tokio::test(flavor = "multi_thread")]
             async fn sixteen_writers_and_one_that_holds_an_early_id_hide_nothing() {
                 let server = <$server>::with_tables();

@@ -81,7 +81,7 @@ impl Store {
                  SELECT {COLUMNS}, sequence, stream, '{COMPLETED}', {} FROM {outbox} WHERE {done}",
                 dialect.timestamp()
             ),
-            format!("DELETE FROM {outbox} WHERE {done}"),
+            self.delete(&names.index("outbox_event").to_string(), &done),
         ])
     }
 }

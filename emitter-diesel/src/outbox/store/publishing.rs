@@ -206,7 +206,7 @@ impl Store {
                 statements.push(format!(
                     "{into} SELECT {COLUMNS}, {sequences}, {streams}, {end} FROM {outbox} WHERE {these}"
                 ));
-                statements.push(format!("DELETE FROM {outbox} WHERE {these}"));
+                statements.push(self.delete("PRIMARY", &these));
             }
         }
         statements.extend(self.count(relay, rows.iter()));
