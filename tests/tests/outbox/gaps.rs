@@ -93,11 +93,16 @@ impl Desk {
     }
 
     /// Waits until every order of the shop was heard; nothing else was.
-    async fn has_heard_all(&self, shop: &Shop) {
+    async fn has_heard_all(&self, emitter: &Emitter, shop: &Shop) {
         let begun = std::time::Instant::now();
         let all = usize::try_from(shop.next).unwrap();
         while self.heard.steps().len() < all {
-            assert!(begun.elapsed() < 30 * SECOND, "{} of {all} were heard", self.heard.steps().len());
+            assert!(
+                begun.elapsed() < 30 * SECOND,
+                "{} of {all} were heard: {:?}",
+                self.heard.steps().len(),
+                emitter.stats()
+            );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         let ids: Vec<i64> = self.heard.steps().into_keys().collect();
@@ -111,7 +116,7 @@ async fn a_broker_that_was_killed_while_a_node_was_away_loses_nothing() {
     let desk = Desk::new();
     let emitter = desk.open(&shop, Since::Now).await;
     shop.sell(300).await;
-    desk.has_heard_all(&shop).await;
+    desk.has_heard_all(&emitter, &shop).await;
     assert!(emitter.shutdown(10 * SECOND).await.is_clean());
     // What waits at the broker for the desk dies with it.
     shop.sell(2_000).await;
@@ -121,13 +126,13 @@ async fn a_broker_that_was_killed_while_a_node_was_away_loses_nothing() {
         shop.broker.restart();
     });
     let emitter = desk.open(&shop, Since::Now).await;
-    desk.has_heard_all(&shop).await;
+    desk.has_heard_all(&emitter, &shop).await;
     let stats = emitter.stats();
     assert!(stats.recovered >= 2_000, "{stats:?}");
     assert_eq!(stats.lost, 0);
     // And what comes now comes as always.
     shop.sell(100).await;
-    desk.has_heard_all(&shop).await;
+    desk.has_heard_all(&emitter, &shop).await;
     assert!(emitter.shutdown(10 * SECOND).await.is_clean());
     assert!(shop.emitter.shutdown(10 * SECOND).await.is_clean());
 }
@@ -138,11 +143,11 @@ async fn a_queue_that_is_too_short_loses_nothing() {
     let desk = Desk::new();
     let emitter = desk.open(&shop, Since::Now).await;
     shop.sell(10).await;
-    desk.has_heard_all(&shop).await;
+    desk.has_heard_all(&emitter, &shop).await;
     assert!(emitter.shutdown(10 * SECOND).await.is_clean());
     shop.sell(5_000).await;
     let emitter = desk.open(&shop, Since::Now).await;
-    desk.has_heard_all(&shop).await;
+    desk.has_heard_all(&emitter, &shop).await;
     assert!(emitter.stats().gaps > 0);
     assert!(emitter.shutdown(10 * SECOND).await.is_clean());
     assert!(shop.emitter.shutdown(10 * SECOND).await.is_clean());
