@@ -97,12 +97,16 @@ impl Desk {
         let begun = std::time::Instant::now();
         let all = usize::try_from(shop.next).unwrap();
         while self.heard.steps().len() < all {
-            assert!(
-                begun.elapsed() < 30 * SECOND,
-                "{} of {all} were heard: {:?}",
-                self.heard.steps().len(),
-                emitter.stats()
-            );
+            if begun.elapsed() > 60 * SECOND {
+                let heard = self.heard.steps();
+                let missing: Vec<i64> = (0..shop.next).filter(|id| !heard.contains_key(id)).collect();
+                panic!(
+                    "{} of {all} are missing: {:?}… {:?}",
+                    missing.len(),
+                    &missing[..missing.len().min(20)],
+                    emitter.stats()
+                );
+            }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         let ids: Vec<i64> = self.heard.steps().into_keys().collect();
