@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use emitter_core::envelope::{self, Content, Encoded, Format, Outgoing, WireLimits};
+use emitter_core::envelope::{self, Content, Encoded, Format, Outgoing, RowBefore, WireLimits};
 use emitter_core::event::{EventId, Operation, Origin, Timestamp};
 use emitter_core::key::Key;
 use emitter_core::metrics::Metrics;
@@ -114,7 +114,7 @@ fn form(format: Format, origin: &Origin, rounds: usize) {
     let limits = WireLimits::default();
     let row = row();
     let encode = || {
-        let content = Content::Row { row: envelope::encode_row(&row).unwrap(), before: None, was: None };
+        let content = Content::Row { row: envelope::encode_row(&row).unwrap(), before: None };
         envelope::encode(&outgoing(&content, Operation::Create, origin), format, &limits).unwrap()
     };
     let timed = |work: &dyn Fn()| timed(rounds, work);
@@ -169,7 +169,7 @@ fn wide(origin: &Origin, rounds: usize) {
     let (old, new) = (row("NEW"), row("ACTIVE"));
     for narrow in [false, true] {
         let encode = || {
-            let mut content = Content::Row { row: new.clone(), before: Some(old.clone()), was: None };
+            let mut content = Content::Row { row: new.clone(), before: Some(RowBefore::Whole(old.clone())) };
             if narrow {
                 content.narrow();
             }

@@ -26,7 +26,8 @@
 //! `"rows":[{"before":{…},"after":{…}}, …]`.
 //!
 //! Where the model says so ([`Before::Changed`](crate::model::Before::Changed)), an update has in place of `before`
-//! the values before of those columns that differ, `"was":{"status":"NEW"}`: the others are those of the row after.
+//! what was in the columns that differ, `"was":{"status":"NEW"}`: the row before is the row after with these put over it.
+//! Where that would not tell it, for the two rows have not the same columns, `before` is there all the same.
 //!
 //! CloudEvents 1.0 have the head in attributes and the rest as their data:
 //!
@@ -69,7 +70,7 @@ use crate::trace::Trace;
 
 mod args;
 mod cloud_events;
-mod earlier;
+mod differences;
 mod format;
 mod glimpse;
 mod json;
@@ -80,7 +81,7 @@ mod tracker;
 mod tests;
 
 pub use args::Names;
-pub(crate) use earlier::row_before;
+pub(crate) use differences::row_before;
 pub use format::{Format, Kind, NoKind};
 pub(crate) use glimpse::{Glimpse, is_kept_by_value, key_of_row};
 pub(crate) use json::text;
@@ -182,9 +183,7 @@ pub enum Content {
         /// The row after the operation; the row as it was for a delete.
         row: Box<RawValue>,
         /// The row before an update, where it is known.
-        before: Option<Box<RawValue>>,
-        /// In its place, what was in those of its columns that differ.
-        was: Option<Box<RawValue>>,
+        before: Option<RowBefore>,
     },
     /// Of a bulk operation.
     Rows {
@@ -198,46 +197,38 @@ pub enum Content {
 impl Content {
     /// How many bytes its rows have.
     pub(crate) fn bytes(&self) -> usize {
-        let of = |row: Option<&RawValue>| row.map_or(0, |row| row.get().len());
+        let of = |before: Option<&RowBefore>, after: Option<&RawValue>| {
+            let rows = [before.map(RowBefore::json), after];
+            rows.into_iter().flatten().map(|row| row.get().len()).sum::<usize>()
+        };
         match self {
-            Self::Row { row, before, was } => of(Some(row)) + of(before.as_deref()) + of(was.as_deref()),
+            Self::Row { row, before } => of(before.as_ref(), Some(row)),
             Self::Rows { rows, .. } => {
-                let each =
-                    rows.iter().flatten().flat_map(|RowImages { before, was, after }| [before, was, after]);
-                each.map(|row| of(row.as_deref())).sum()
+                let each = rows.iter().flatten();
+                each.map(|RowImages { before, after }| of(before.as_ref(), after.as_deref())).sum()
             }
         }
     }
 
-    /// Tells each row before by the values that differ from the row after, where that tells it.
+    /// Tells each row before by what was in the columns that differ, where that tells it.
     pub fn narrow(&mut self) {
-        let narrow = |before: &mut Option<Box<RawValue>>, after: &RawValue| {
-            let was = earlier::narrowed(before.as_deref()?, after)?;
-            *before = None;
-            Some(was)
-        };
         match self {
-            Self::Row { row, before, was } => *was = narrow(before, row),
+            Self::Row { row, before: Some(before) } => before.narrow(row),
+            Self::Row { before: None, .. } => {}
             Self::Rows { rows, .. } => {
-                for RowImages { before, was, after } in rows.iter_mut().flatten() {
-                    *was = after.as_deref().and_then(|after| narrow(before, after));
+                for RowImages { before, after } in rows.iter_mut().flatten() {
+                    if let (Some(before), Some(after)) = (before, after) {
+                        before.narrow(after);
+                    }
                 }
             }
         }
     }
 
     /// The row before an update, where it is known.
-    fn before(&self) -> Option<&RawValue> {
+    fn before(&self) -> Option<&RowBefore> {
         match self {
-            Self::Row { before, .. } => before.as_deref(),
-            Self::Rows { .. } => None,
-        }
-    }
-
-    /// What was in those of its columns that differ, where that is told in its place.
-    fn was(&self) -> Option<&RawValue> {
-        match self {
-            Self::Row { was, .. } => was.as_deref(),
+            Self::Row { before, .. } => before.as_ref(),
             Self::Rows { .. } => None,
         }
     }
@@ -251,15 +242,39 @@ impl Content {
     }
 }
 
+/// A row before an update as JSON, in one of two ways, each with a name of its own.
+#[derive(Debug, Clone, Serialize)]
+pub enum RowBefore {
+    /// The row: `before`.
+    #[serde(rename = "before")]
+    Whole(Box<RawValue>),
+    /// What was in those of its columns that differ from the row after: `was`.
+    #[serde(rename = "was")]
+    Differing(Box<RawValue>),
+}
+
+impl RowBefore {
+    fn json(&self) -> &RawValue {
+        match self {
+            Self::Whole(row) | Self::Differing(row) => row,
+        }
+    }
+
+    fn narrow(&mut self, after: &RawValue) {
+        if let Self::Whole(before) = self
+            && let Some(was) = differences::narrowed(before, after)
+        {
+            *self = Self::Differing(was);
+        }
+    }
+}
+
 /// One row of a bulk operation as JSON.
 #[derive(Debug, Clone, Serialize)]
 pub struct RowImages {
     /// Before; `None` for inserts and where it is not known.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub before: Option<Box<RawValue>>,
-    /// In its place, what was in those of its columns that differ.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub was: Option<Box<RawValue>>,
+    #[serde(flatten)]
+    pub before: Option<RowBefore>,
     /// After; `None` for deletes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub after: Option<Box<RawValue>>,

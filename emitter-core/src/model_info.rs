@@ -11,8 +11,8 @@ use crate::columns::{Column, Columns};
 use crate::diff::Images;
 use crate::emit::{Notes, QoS};
 use crate::envelope::{
-    Content, DecodeError, EncodeError, Incoming, IncomingContent, IncomingRow, RowImages, encode_row,
-    row_before,
+    Content, DecodeError, EncodeError, Incoming, IncomingContent, IncomingRow, RowBefore, RowImages,
+    encode_row, row_before,
 };
 use crate::event::{EventId, Keys, Meta, Operation, Origin, Source, Stored, Timestamp};
 use crate::key::Key;
@@ -188,7 +188,7 @@ fn all_keys(rows: Option<usize>, key: &dyn Fn(usize) -> Option<Key>) -> Keys {
 fn encode<M: Model>(body: &BodyRef<'_, M>) -> Result<Content, EncodeError> {
     let images = |place| {
         let Images { before, after } = body.images(place);
-        Ok(RowImages { before: encoded::<M>(before)?, was: None, after: encoded::<M>(after)? })
+        Ok((encoded::<M>(before)?, encoded::<M>(after)?))
     };
     let count = match body {
         BodyRef::CreateMany(body) => Some(body.count),
@@ -206,22 +206,26 @@ fn encoded<M: Model>(row: Option<&M::Row>) -> Result<Option<Box<RawValue>>, Enco
     }
 }
 
+/// A row before and after.
+type Encoded = (Option<Box<RawValue>>, Option<Box<RawValue>>);
+
 fn content(
     count: Option<u64>,
     rows: Option<usize>,
-    images: &dyn Fn(usize) -> Result<RowImages, EncodeError>,
+    images: &dyn Fn(usize) -> Result<Encoded, EncodeError>,
 ) -> Result<Content, EncodeError> {
     match count {
         Some(count) => {
+            let images = |place| {
+                images(place).map(|(before, after)| RowImages { before: before.map(RowBefore::Whole), after })
+            };
             let rows = rows.map(|rows| (0..rows).map(images).collect()).transpose()?;
             Ok(Content::Rows { count, rows })
         }
         None => Ok(match images(0)? {
-            RowImages { before, was, after: Some(row) } => Content::Row { row, before, was },
+            (before, Some(row)) => Content::Row { row, before: before.map(RowBefore::Whole) },
             // A delete has its row before, and sends it as its result.
-            RowImages { before, was, after: None } => {
-                Content::Row { row: before.ok_or(EncodeError::Json)?, before: None, was }
-            }
+            (before, None) => Content::Row { row: before.ok_or(EncodeError::Json)?, before: None },
         }),
     }
 }

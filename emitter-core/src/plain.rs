@@ -17,7 +17,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use crate::envelope::{Content, EncodeError, RowImages};
+use crate::envelope::{Content, EncodeError, RowBefore, RowImages};
 use crate::event::{EventId, Operation, Timestamp};
 use crate::model_info::{AnyEvent, ModelInfo};
 use crate::trace::Trace;
@@ -34,8 +34,8 @@ struct Plain<'a> {
     idempotency_key: Option<&'a str>,
     keys: Vec<String>,
     payload: Payload<'a>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    before: Option<&'a RawValue>,
+    #[serde(flatten)]
+    before: Option<&'a RowBefore>,
     #[serde(skip_serializing_if = "Option::is_none")]
     rows: Option<&'a [RowImages]>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -69,7 +69,7 @@ pub(crate) fn json(event: &dyn AnyEvent) -> Result<String, EncodeError> {
     let (info, meta) = (event.model(), event.meta());
     let content = event.content()?;
     let (payload, before, rows) = match &content {
-        Content::Row { row, before, .. } => (Payload::Row(row), before.as_deref(), None),
+        Content::Row { row, before } => (Payload::Row(row), before.as_ref(), None),
         Content::Rows { count, rows } => (Payload::Count { count: *count }, None, rows.as_deref()),
     };
     let changed = event.set().map(|set| {

@@ -47,7 +47,8 @@ mod tests;
 ///   published; default: for ever. Over MQTT 5 the broker drops later ones, too.
 /// - `before`: updates carry the row as it was, whoever listens. Default: where a listener of the
 ///   node that writes wants it. `before = "changed"`: they carry of it what was in the columns that differ; listeners
-///   are handed the row as it was, and what is sent and stored is smaller by the other columns.
+///   are handed the row as it was, and what is sent and stored is smaller by the other columns. It is sent whole where
+///   the rows before and after have not the same columns (`skip_serializing_if`).
 /// - `durable`: its events are written into the outbox of the database with the rows that they tell of, as if each
 ///   call said `.durable()`. (`emitter.publish(…)` is in no transaction, and not durable.)
 /// - `park`: when one of its durable events is given up, later ones of its key wait until somebody has it sent again

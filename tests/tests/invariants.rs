@@ -325,7 +325,7 @@ const PURE: &[&str] = &[
     "emitter-core/src/envelope.rs",
     "emitter-core/src/envelope/args.rs",
     "emitter-core/src/envelope/cloud_events.rs",
-    "emitter-core/src/envelope/earlier.rs",
+    "emitter-core/src/envelope/differences.rs",
     "emitter-core/src/envelope/format.rs",
     "emitter-core/src/envelope/glimpse.rs",
     "emitter-core/src/envelope/json.rs",

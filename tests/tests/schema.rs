@@ -137,6 +137,21 @@ async fn what_is_published_is_of_the_json_schema() {
             assert!(!validator.is_valid(&event), "{place} of {event}");
         }
     }
+    // What differs alone, in place of the row before.
+    let mut update = events[1].clone();
+    let before = update.as_object_mut().unwrap().remove("before").unwrap();
+    for (was, is_right) in [
+        (json!({ "paid": before["paid"], "note": before["note"] }), true),
+        (json!({}), true),
+        (json!({ "paid": "yes" }), false),
+        (json!([]), false),
+    ] {
+        update["was"] = was.clone();
+        assert_eq!(validator.is_valid(&update), is_right, "{was}");
+        let mut many = events[3].clone();
+        many["rows"] = json!([{ "was": was, "after": update["result"] }]);
+        assert_eq!(validator.is_valid(&many), is_right, "{was}");
+    }
     let row = &schema["$defs"]["ShopOrderRow"];
     assert_eq!(row["properties"]["extra"], json!({ "description": "Value" }));
     assert_eq!(row["properties"]["placedOn"], json!({ "type": ["string", "null"], "format": "date" }));

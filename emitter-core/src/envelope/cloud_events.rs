@@ -14,7 +14,9 @@ use super::args::{self, Args, Names};
 use super::format::operation_of;
 use super::json::{Text, as_text, from_object, inner, is_object, lenient, malformed};
 use super::specification::WireResult;
-use super::{DecodeError, EncodeError, Head, Incoming, IncomingRow, JSON, Outgoing, RowImages, content};
+use super::{
+    DecodeError, EncodeError, Head, Incoming, IncomingRow, JSON, Outgoing, RowBefore, RowImages, content,
+};
 use crate::event::{EventId, Operation, Origin, Timestamp};
 use crate::metadata::Metadata;
 use crate::properties::Properties;
@@ -59,10 +61,8 @@ struct DataOut<'a> {
     operation: Operation,
     args: Args<'a>,
     result: WireResult<'a>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    before: Option<&'a RawValue>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    was: Option<&'a RawValue>,
+    #[serde(flatten)]
+    before: Option<&'a RowBefore>,
     #[serde(skip_serializing_if = "Option::is_none")]
     rows: Option<&'a [RowImages]>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -81,7 +81,6 @@ impl<'a> DataOut<'a> {
             args: args::args(event),
             result: WireResult::of(event.content),
             before: event.content.before(),
-            was: event.content.was(),
             rows: event.content.rows(),
             changed: event.changed(),
             inserted: event.inserted,

@@ -7,7 +7,9 @@ use serde_json::value::RawValue;
 
 use super::args::{self, Args, Names};
 use super::json::{from_object, malformed};
-use super::{Content, DecodeError, EncodeError, Head, Incoming, IncomingRow, Outgoing, RowImages, content};
+use super::{
+    Content, DecodeError, EncodeError, Head, Incoming, IncomingRow, Outgoing, RowBefore, RowImages, content,
+};
 use crate::event::{EventId, Operation, Origin, Timestamp};
 use crate::metadata::Metadata;
 
@@ -20,10 +22,8 @@ struct WireOut<'a> {
     result: WireResult<'a>,
     timestamp: Timestamp,
     event_id: EventId,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    before: Option<&'a RawValue>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    was: Option<&'a RawValue>,
+    #[serde(flatten)]
+    before: Option<&'a RowBefore>,
     #[serde(skip_serializing_if = "Option::is_none")]
     rows: Option<&'a [RowImages]>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -75,7 +75,6 @@ pub(super) fn encode(event: &Outgoing<'_>) -> Result<String, EncodeError> {
         timestamp: event.time,
         event_id: event.id,
         before: event.content.before(),
-        was: event.content.was(),
         rows: event.content.rows(),
         changed: event.changed(),
         inserted: event.inserted,

@@ -86,11 +86,13 @@ fn origin() -> Origin {
 
 fn content_of(sent: &Sent) -> Content {
     if !is_bulk(sent.operation) {
-        return Content::Row { row: raw(&sent.row), before: sent.before.as_ref().map(raw), was: None };
+        return Content::Row {
+            row: raw(&sent.row),
+            before: sent.before.as_ref().map(raw).map(RowBefore::Whole),
+        };
     }
     let image = |(before, after): &(Option<Value>, Option<Value>)| RowImages {
-        before: before.as_ref().map(raw),
-        was: None,
+        before: before.as_ref().map(raw).map(RowBefore::Whole),
         after: after.as_ref().map(raw),
     };
     Content::Rows { count: sent.count, rows: sent.rows.as_ref().map(|rows| rows.iter().map(image).collect()) }
@@ -331,10 +333,9 @@ proptest! {
         let mut sent = sent;
         // Rows of two shapes are told whole.
         if same {
-            let of = |row: &Value| Some(alike(row));
-            sent.before = of(&sent.row);
+            sent.before = Some(alike(&sent.row));
             let rows = sent.rows.iter_mut().flatten().filter(|(_, after)| after.is_some());
-            rows.for_each(|(before, after)| *before = after.as_ref().and_then(of));
+            rows.for_each(|(before, after)| *before = after.as_ref().map(alike));
         }
         let mut content = content_of(&sent);
         content.narrow();
@@ -440,7 +441,7 @@ proptest! {
 #[test]
 fn args_of_many_rows() {
     let args = |columns: &[&str], keys: &[Key], rows: &[Value]| {
-        let images = rows.iter().map(|row| RowImages { before: None, was: None, after: Some(raw(row)) });
+        let images = rows.iter().map(|row| RowImages { before: None, after: Some(raw(row)) });
         let content = Content::Rows { count: rows.len() as u64, rows: Some(images.collect()) };
         let sent = Outgoing {
             model: "user",

@@ -13,7 +13,7 @@ use super::args::Names;
 use super::format::operation_of;
 use super::json::{Text, as_text, from_object, inner, is_object, lenient, malformed};
 use super::specification::WireResult;
-use super::{DecodeError, EncodeError, Head, Incoming, IncomingRow, Outgoing, RowImages, content};
+use super::{DecodeError, EncodeError, Head, Incoming, IncomingRow, Outgoing, RowBefore, RowImages, content};
 use crate::event::{EventId, Operation, Origin, Timestamp};
 use crate::metadata::Metadata;
 use crate::trace::Trace;
@@ -37,10 +37,8 @@ struct ChangeOut<'a> {
     origin: &'a Origin,
     #[serde(skip_serializing_if = "Option::is_none")]
     seq: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    before: Option<&'a RawValue>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    was: Option<&'a RawValue>,
+    #[serde(flatten)]
+    before: Option<&'a RowBefore>,
     #[serde(skip_serializing_if = "Option::is_none")]
     rows: Option<&'a [RowImages]>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -80,7 +78,6 @@ pub(super) fn encode(event: &Outgoing<'_>) -> Result<String, EncodeError> {
             origin: event.origin,
             seq: event.sequence,
             before: event.content.before(),
-            was: event.content.was(),
             rows: event.content.rows(),
             changed: event.changed(),
             inserted: event.inserted,

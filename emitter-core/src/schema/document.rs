@@ -156,7 +156,7 @@ fn message(model: &Described, event: &DescribedEvent, place: &str) -> Value {
     let was = || {
         let columns = model.columns.iter().map(|column| (column.name.clone(), value(&column.shape)));
         json!({
-            "description": "In place of `before`, what was in the columns that differ",
+            "description": "In place of `before`: the row before is the row after with these put over it",
             "type": "object",
             "properties": columns.collect::<Map<_, _>>(),
         })

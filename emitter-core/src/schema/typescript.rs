@@ -49,7 +49,7 @@ export interface RowEvent<Model extends string, Operation extends string, Row> e
 export interface ChangeEvent<Model extends string, Operation extends string, Row>
   extends RowEvent<Model, Operation, Row> {
   before?: Row;
-  /** In place of `before`, what was in the columns that differ. */
+  /** In place of `before`: the row before is `result` with these put over it. */
   was?: Partial<Row>;
   /** The columns that were set. */
   changed?: (keyof Row & string)[];

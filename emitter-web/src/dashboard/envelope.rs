@@ -180,7 +180,7 @@ pub(super) fn changes(text: &str) -> Vec<Change> {
     if let Some(rows) = told("rows").and_then(elements) {
         let change = |row: &RawValue| {
             let row = Members::of(row.get())?;
-            Change::of(Before::of(|name| row.get(name)), row.get("after"), &[])
+            Change::of(RowBefore::of(|name| row.get(name)), row.get("after"), &[])
         };
         return rows.into_iter().take(MOST_ROWS).filter_map(change).collect();
     }
@@ -188,29 +188,30 @@ pub(super) fn changes(text: &str) -> Vec<Change> {
     let changed: Vec<String> = told("changed").and_then(names).unwrap_or_default();
     let after = whole.get("result").or_else(|| whole.get("payload"));
     let (before, after) = match (told("operation").and_then(string).as_deref(), after) {
-        (Some("delete"), row) => (row.map(Before::Row), None),
-        (_, row) => (Before::of(told), row),
+        (Some("delete"), row) => (row.map(RowBefore::Row), None),
+        (_, row) => (RowBefore::of(told), row),
     };
     Change::of(before, after, &changed).into_iter().collect()
 }
 
 /// The row before, as an event tells of it.
-enum Before<'t> {
+enum RowBefore<'t> {
     Row(&'t RawValue),
     /// What was in the columns that differ; the others were as they are.
     Was(&'t RawValue),
 }
 
-impl<'t> Before<'t> {
+impl<'t> RowBefore<'t> {
     fn of(told: impl Fn(&str) -> Option<&'t RawValue>) -> Option<Self> {
+        let told = |name| told(name).filter(|value| value.get() != "null");
         told("before").map(Self::Row).or_else(|| told("was").map(Self::Was))
     }
 }
 
 impl Change {
-    fn of(before: Option<Before<'_>>, after: Option<&RawValue>, changed: &[String]) -> Option<Self> {
-        let others_were = matches!(before, Some(Before::Was(_)));
-        let before = before.map(|(Before::Row(row) | Before::Was(row))| row);
+    fn of(before: Option<RowBefore<'_>>, after: Option<&RawValue>, changed: &[String]) -> Option<Self> {
+        let others_were = matches!(before, Some(RowBefore::Was(_)));
+        let before = before.map(|(RowBefore::Row(row) | RowBefore::Was(row))| row);
         let (before, after) = (Members::of_row(before), Members::of_row(after));
         let was = |name, is| before.get(name).or(Some(is).filter(|_| others_were));
         let is = after.0.iter().map(|(name, is)| (name, was(name, *is), Some(*is)));

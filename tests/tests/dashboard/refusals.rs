@@ -213,7 +213,10 @@ async fn what_an_event_changed_is_in_the_outbox_too() {
     };
     assert!(shown.contains("not in a mirror of this database"), "{shown}");
     assert!(shown.contains("What it changed") && shown.contains("Envelope"), "{shown}");
-    assert!(shown.contains("<td class=\"after\"><span class=\"value\">SENT</span>"), "{shown}");
+    for (when, status) in [("before", "NEW"), ("after", "SENT")] {
+        let told = format!("<td class=\"{when}\"><span class=\"value\">{status}</span>");
+        assert!(shown.contains(&told), "{shown}");
+    }
     stage.end().await;
 }
 

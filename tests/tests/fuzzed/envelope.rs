@@ -8,7 +8,7 @@ use arbitrary::{Arbitrary, Unstructured};
 use emitter_core::columns::{Column, Columns};
 use emitter_core::envelope::{
     Content, DecodeError, EncodeError, Encoded, Format, Incoming, IncomingContent, IncomingRow, Kind,
-    Outgoing, RowImages, WireLimits, decode, decode_row, encode,
+    Outgoing, RowBefore, RowImages, WireLimits, decode, decode_row, encode,
 };
 use emitter_core::event::Timestamp;
 use emitter_core::topic::Said;
@@ -357,16 +357,20 @@ fn origin(incoming: &Incoming<'_>) -> Origin {
     })
 }
 
+/// No node sends both.
+fn before_of(before: Option<&RawValue>, was: Option<&RawValue>) -> Option<RowBefore> {
+    let whole = before.map(|row| RowBefore::Whole(row.to_owned()));
+    whole.or_else(|| was.map(|row| RowBefore::Differing(row.to_owned())))
+}
+
 fn content(content: &IncomingContent<'_>) -> Content {
     let image = |row: &IncomingRow<'_>| RowImages {
-        before: row.before.map(RawValue::to_owned),
-        was: row.was.map(RawValue::to_owned),
+        before: before_of(row.before, row.was),
         after: row.after.map(RawValue::to_owned),
     };
     match content {
         IncomingContent::Row { row, before, was } => {
-            let [before, was] = [before, was].map(|row| row.map(RawValue::to_owned));
-            Content::Row { row: (*row).to_owned(), before, was }
+            Content::Row { row: (*row).to_owned(), before: before_of(*before, *was) }
         }
         IncomingContent::Rows { count, rows } => {
             Content::Rows { count: *count, rows: rows.as_ref().map(|rows| rows.iter().map(image).collect()) }

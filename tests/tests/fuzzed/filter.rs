@@ -219,7 +219,7 @@ impl Told {
     fn of(self, before: Option<&Article>, after: &Article) -> Value {
         let (mut before, after) = (json!(before), json!(after));
         if let (Self::Differing, Some(columns)) = (self, before.as_object_mut()) {
-            columns.retain(|name, was| after[&*name] != *was);
+            columns.retain(|name, was| after[name] != *was);
         }
         before
     }
