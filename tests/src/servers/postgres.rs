@@ -149,7 +149,8 @@ impl Postgres {
         if let Some(disk) = &self.disk {
             disk.hold(&mut command, &self.folder.path().join("data"));
         }
-        let mut process = Process::spawn(&PROGRAM, as_its_user(command), self.log_file())?;
+        let process = Process::spawn(&PROGRAM, as_its_user(command), self.log_file())?;
+        let mut process = process.ended_by(Signal::QUIT);
         process.wait_for_log("database system is ready to accept connections")?;
         Ok(process)
     }
@@ -165,6 +166,27 @@ impl Postgres {
 
     fn log_file(&self) -> PathBuf {
         self.folder.path().join("postgres.log")
+    }
+}
+
+impl Postgres {
+    /// The piece of shared memory that it has, or had when it was killed.
+    fn memory(&self) -> Option<String> {
+        let file = std::fs::read_to_string(self.folder.path().join("data/postmaster.pid")).ok()?;
+        // The line has its key and its number.
+        file.lines().nth(6)?.split_whitespace().nth(1).map(str::to_owned)
+    }
+}
+
+impl Drop for Postgres {
+    /// Leaves no shared memory behind, of which a machine has a few thousand pieces.
+    fn drop(&mut self) {
+        self.process = None;
+        // One that has ended in order has none any more.
+        if let Some(id) = self.memory() {
+            // Who cannot, leaves it.
+            let _ = Command::new("ipcrm").args(["-m", &id]).env("PATH", search_path()).output();
+        }
     }
 }
 
@@ -187,5 +209,28 @@ fn as_its_user(mut command: Command) -> Command {
 fn give(folder: &Path) {
     if let Some((uid, gid)) = user("postgres").filter(|_| getuid().is_root()) {
         chown(folder, Some(uid), Some(gid)).expect("root gives folders away");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Postgres;
+
+    #[test]
+    fn no_shared_memory_is_left_behind() {
+        let is_there = |id: &str| {
+            let pieces = std::fs::read_to_string("/proc/sysvipc/shm").unwrap();
+            pieces.lines().any(|piece| piece.split_whitespace().nth(1) == Some(id))
+        };
+        for is_killed in [false, true] {
+            let mut server = Postgres::start();
+            let id = server.memory().unwrap();
+            assert!(is_there(&id));
+            if is_killed {
+                server.kill();
+            }
+            drop(server);
+            assert!(!is_there(&id), "{is_killed}");
+        }
     }
 }

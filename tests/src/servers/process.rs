@@ -23,11 +23,16 @@ const END: Duration = Duration::from_secs(30);
 /// How often we look whether it has started or ended.
 const LOOK: Duration = Duration::from_millis(2);
 
-/// A running server. Dropping it kills it; in a test that fails, the end of its log is printed then.
+/// How long one may take that is dropped and is not simply killed.
+const LAST: Duration = Duration::from_secs(5);
+
+/// A running server. Dropping it ends it; in a test that fails, the end of its log is printed then.
 #[derive(Debug)]
 pub(super) struct Process {
     name: &'static str,
     child: Child,
+    /// The signal by which it is ended when it is dropped.
+    last: Signal,
     log: PathBuf,
     /// Where this run's part of the log begins.
     log_start: usize,
@@ -43,7 +48,7 @@ impl Process {
         let errors = file.try_clone().map_err(|error| format!("cannot share {}: {error}", log.display()))?;
         command.env("PATH", search_path()).stdin(Stdio::null()).stdout(file).stderr(errors);
         match command.spawn() {
-            Ok(child) => Ok(Self { name, child, log, log_start }),
+            Ok(child) => Ok(Self { name, child, last: Signal::KILL, log, log_start }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err(program.advice()),
             Err(error) => Err(format!("{name} could not be started: {error}")),
         }
@@ -85,6 +90,12 @@ impl Process {
             }
             thread::sleep(LOOK);
         }
+    }
+
+    /// Has it ended by this signal when it is dropped. By default it is killed.
+    pub(super) fn ended_by(mut self, last: Signal) -> Self {
+        self.last = last;
+        self
     }
 
     /// Whether it has ended, by itself or not.
@@ -161,6 +172,15 @@ impl Drop for Process {
         let ended = self.has_ended();
         if thread::panicking() && !ended {
             eprintln!("{}", self.log_end());
+        }
+        if !ended && self.last != Signal::KILL {
+            let id = Pid::from_child(&self.child);
+            let _ = kill_process(id, self.last);
+            let _ = kill_process(id, Signal::CONT);
+            let deadline = Instant::now() + LAST;
+            while !self.has_ended() && Instant::now() < deadline {
+                thread::sleep(LOOK);
+            }
         }
         // Fails only for one that has ended, and both then do nothing.
         let _ = self.child.kill();
