@@ -1,5 +1,5 @@
-//! A process that writes durable events into PostgreSQL or SQLite, relays them, or has effects of them, and may be
-//! killed at any moment, or at a certain one.
+//! A process that writes durable events into PostgreSQL, SQLite or MariaDB, relays them, or has effects of them, and may
+//! be killed at any moment, or at a certain one.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::ExitStatusExt;
@@ -20,7 +20,7 @@ use crate::servers::Disk;
 pub struct Task {
     /// Its node's name.
     pub node: String,
-    /// The database's URL; of SQLite its file.
+    /// The database's URL, which tells what it is; of SQLite its file.
     pub database: String,
     /// The broker's URL.
     pub broker: String,
@@ -66,7 +66,7 @@ pub enum Deed {
     Stop,
 }
 
-/// A moment in the work of a node, which its SQL tells. (On PostgreSQL.)
+/// A moment in the work of a node, which its SQL tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Moment {
     /// A transaction with events is about to be committed.
@@ -86,17 +86,19 @@ pub enum Moment {
 }
 
 impl Moment {
-    /// Whether it is now: before a statement, or when that is over.
+    /// Whether it is now: before a statement, or when that is over. What inserts events is to be one statement with its COMMIT.
     #[must_use]
     pub fn is_at(self, sql: &str, is_over: bool) -> bool {
         let (after, parts): (bool, &[&str]) = match self {
-            Self::BeforeCommit => (false, &["INSERT INTO", "emitter_outbox", "; COMMIT"]),
-            Self::Committed => (true, &["INSERT INTO", "emitter_outbox", "; COMMIT"]),
+            Self::BeforeCommit => (false, &["INSERT INTO emitter_outbox", "; COMMIT"]),
+            Self::Committed => (true, &["INSERT INTO emitter_outbox", "; COMMIT"]),
             Self::LaneTaken => (true, &["SET owner = ", "epoch = epoch + 1"]),
-            Self::Read => (true, &["emitter_outbox", "o.status = 'PENDING'"]),
-            Self::BeforeMark => (false, &["DELETE FROM", "emitter_outbox", "INTO emitter_history"]),
-            Self::Marked => (true, &["DELETE FROM", "emitter_outbox", "INTO emitter_history"]),
-            Self::InEffect => (false, &["UPDATE \"totals\""]),
+            // MariaDB is asked for their ids before, and for nothing where there are none.
+            Self::Read if sql.contains("emitter_outbox o WHERE o.id IN (") => (true, &["handled_here"]),
+            Self::Read => (true, &["handled_here", "emitter_outbox", "o.status = 'PENDING'"]),
+            Self::BeforeMark => (false, &["DELETE ", "emitter_outbox", "INTO emitter_history"]),
+            Self::Marked => (true, &["DELETE ", "emitter_outbox", "INTO emitter_history"]),
+            Self::InEffect => (false, &["UPDATE ", "totals"]),
         };
         after == is_over && parts.iter().all(|part| sql.contains(part))
     }

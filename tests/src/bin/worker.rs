@@ -1,5 +1,5 @@
-//! A node that the tests of outbox and inbox kill: it writes durable events into PostgreSQL or SQLite, relays them, or has
-//! effects of them, until somebody ends it, or it ends itself at its cue. What it is to do it is told by one JSON value.
+//! A node that the tests of outbox and inbox kill: it writes durable events into PostgreSQL, SQLite or MariaDB, relays
+//! them, or has effects of them, until somebody ends it, or it ends itself at its cue. What it is to do it is told by one JSON value.
 #![allow(missing_docs, reason = "diesel's `table!` documents nothing")]
 
 use std::error::Error;
@@ -13,14 +13,14 @@ use diesel::connection::{Instrumentation, InstrumentationEvent, SimpleConnection
 use diesel::prelude::*;
 use diesel::r2d2;
 use diesel::result::ConnectionResult;
-use diesel_async::AsyncPgConnection;
 use diesel_async::pooled_connection::{AsyncDieselConnectionManager, ManagerConfig, deadpool};
+use diesel_async::{AsyncConnection, AsyncMysqlConnection, AsyncPgConnection};
 use emitter_diesel::capture::Capture;
 use emitter_diesel::inbox::{Inbox, InboxTx};
 use emitter_diesel::outbox::{Outbox, RelayConfig};
 use emitter_diesel::replica::Replica;
 use emitter_diesel::tables::Tables;
-use emitter_diesel::{Bind, Bound, Emit, Emits, Emitter, Event, listener, update};
+use emitter_diesel::{Bind, Emit, Emits, Emitter, Event, listener, update};
 use emitter_tests::worker::{Cue, Deed, STARTED, Task};
 use rustix::process::{Signal, getpid, kill_process};
 use serde::{Deserialize, Serialize};
@@ -64,27 +64,37 @@ diesel::table! {
     }
 }
 
-/// Two writes, and time to be killed in between.
-#[listener(model = "order", remote_only)]
-fn bill(event: Event<OrderUpdated>, mut tx: InboxTx<'_, PgConnection>) -> QueryResult<()> {
-    let Order { id, step } = event.after;
-    let bill = (bills::order_id.eq(id), bills::step.eq(step));
-    diesel::insert_into(bills::table).values(bill).execute(&mut *tx)?;
-    thread::sleep(Duration::from_millis(fastrand::u64(..10)));
-    let total = diesel::update(totals::table.find(id)).set(totals::bills.eq(totals::bills + 1));
-    total.execute(&mut *tx).map(|_| ())
+/// Listeners of one database, blocking and asynchronous: two writes, and time to be killed in between.
+macro_rules! bills {
+    ($bill:ident: $conn:ty, $bill_async:ident: $async_conn:ty) => {
+        #[listener(model = "order", remote_only)]
+        fn $bill(event: Event<OrderUpdated>, mut tx: InboxTx<'_, $conn>) -> QueryResult<()> {
+            let Order { id, step } = event.after;
+            let bill = (bills::order_id.eq(id), bills::step.eq(step));
+            diesel::insert_into(bills::table).values(bill).execute(&mut *tx)?;
+            thread::sleep(Duration::from_millis(fastrand::u64(..10)));
+            let total = diesel::update(totals::table.find(id)).set(totals::bills.eq(totals::bills + 1));
+            total.execute(&mut *tx).map(|_| ())
+        }
+
+        #[listener(model = "order", remote_only)]
+        async fn $bill_async(
+            event: Event<OrderUpdated>,
+            mut tx: InboxTx<'_, $async_conn>,
+        ) -> QueryResult<()> {
+            let Order { id, step } = event.after;
+            let bill = (bills::order_id.eq(id), bills::step.eq(step));
+            let bill = diesel::insert_into(bills::table).values(bill);
+            diesel_async::RunQueryDsl::execute(bill, &mut *tx).await?;
+            tokio::time::sleep(Duration::from_millis(fastrand::u64(..10))).await;
+            let total = diesel::update(totals::table.find(id)).set(totals::bills.eq(totals::bills + 1));
+            diesel_async::RunQueryDsl::execute(total, &mut *tx).await.map(|_| ())
+        }
+    };
 }
 
-#[listener(model = "order", remote_only)]
-async fn bill_async(event: Event<OrderUpdated>, mut tx: InboxTx<'_, AsyncPgConnection>) -> QueryResult<()> {
-    let Order { id, step } = event.after;
-    let bill = (bills::order_id.eq(id), bills::step.eq(step));
-    let bill = diesel::insert_into(bills::table).values(bill);
-    diesel_async::RunQueryDsl::execute(bill, &mut *tx).await?;
-    tokio::time::sleep(Duration::from_millis(fastrand::u64(..10))).await;
-    let total = diesel::update(totals::table.find(id)).set(totals::bills.eq(totals::bills + 1));
-    diesel_async::RunQueryDsl::execute(total, &mut *tx).await.map(|_| ())
-}
+bills!(bill: PgConnection, bill_async: AsyncPgConnection);
+bills!(bill_mysql: MysqlConnection, bill_mysql_async: AsyncMysqlConnection);
 
 /// Watches the statements of a node's connections for its cue.
 #[derive(Debug, Clone, Default)]
@@ -101,12 +111,23 @@ impl Prompter {
 
     fn instrumentation(&self) -> impl Instrumentation + use<> {
         let prompter = self.clone();
-        move |event: InstrumentationEvent<'_>| match event {
-            InstrumentationEvent::StartQuery { query, .. } => prompter.see(&query.to_string(), false),
-            InstrumentationEvent::FinishQuery { query, error: None, .. } => {
-                prompter.see(&query.to_string(), true);
+        // What was inserted and is not committed: PostgreSQL is told it in one message with its COMMIT.
+        let mut inserted = None;
+        move |event: InstrumentationEvent<'_>| {
+            let (mut sql, is_over) = match event {
+                InstrumentationEvent::StartQuery { query, .. } => (query.to_string(), false),
+                InstrumentationEvent::FinishQuery { query, error: None, .. } => (query.to_string(), true),
+                _ => return,
+            };
+            if let Some(inserted) = inserted.as_ref().filter(|_| sql == "COMMIT") {
+                sql = format!("{inserted}; {sql}");
+            } else if is_over && sql.starts_with("INSERT INTO emitter_outbox") {
+                inserted = Some(sql.clone());
             }
-            _ => {}
+            prompter.see(&sql, is_over);
+            if is_over && (sql.ends_with("COMMIT") || sql == "ROLLBACK") {
+                inserted = None;
+            }
         }
     }
 
@@ -128,15 +149,25 @@ impl Prompter {
         }
     }
 
-    fn postgres(&self, url: &str) -> ConnectionResult<PgConnection> {
-        let mut conn = PgConnection::establish(url)?;
+    fn connect<C: Connection>(&self, url: &str) -> ConnectionResult<C> {
+        let mut conn = C::establish(url)?;
         conn.set_instrumentation(self.instrumentation());
+        Ok(conn)
+    }
+
+    /// A connection that waits for the disk at each COMMIT.
+    fn sqlite(&self, path: &str) -> ConnectionResult<SqliteConnection> {
+        let mut conn = self.connect::<SqliteConnection>(path)?;
+        conn.batch_execute(
+            "PRAGMA busy_timeout = 20000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL",
+        )
+        .map_err(ConnectionError::CouldntSetupConfiguration)?;
         Ok(conn)
     }
 }
 
-impl r2d2::CustomizeConnection<PgConnection, r2d2::Error> for Prompter {
-    fn on_acquire(&self, conn: &mut PgConnection) -> Result<(), r2d2::Error> {
+impl<C: Connection> r2d2::CustomizeConnection<C, r2d2::Error> for Prompter {
+    fn on_acquire(&self, conn: &mut C) -> Result<(), r2d2::Error> {
         conn.set_instrumentation(self.instrumentation());
         Ok(())
     }
@@ -164,39 +195,46 @@ fn answer(emitter: Emitter) {
     });
 }
 
-/// Has effects until it is killed.
-async fn listen(task: Task, listener: String) -> Result<(), Box<dyn Error>> {
-    let tables = |url: String| Tables::new(move || PgConnection::establish(&url));
-    let [url, blocking, asynchronous] = [(); 3].map(|()| task.database.clone());
-    let prompter = Prompter::of(&task);
-    let watching = prompter.clone();
-    // Those of one kind are never used.
-    let pool = r2d2::Pool::builder().max_size(CALLS).min_idle(Some(0)).connection_timeout(2 * SECOND);
-    let pool = pool.connection_customizer(Box::new(prompter));
-    let pool = pool.build(r2d2::ConnectionManager::<PgConnection>::new(blocking))?;
-    let mut setup = ManagerConfig::default();
-    setup.custom_setup = Box::new(move |url| {
-        let (url, watching) = (url.to_owned(), watching.clone());
-        Box::pin(async move {
-            use diesel_async::AsyncConnection;
-            let mut conn = AsyncPgConnection::establish(&url).await?;
-            conn.set_instrumentation(watching.instrumentation());
-            Ok(conn)
-        })
-    });
-    let manager = AsyncDieselConnectionManager::new_with_config(asynchronous, setup);
-    let not_blocking = deadpool::Pool::builder(manager).max_size(CALLS as usize).build()?;
-    let plain = Inbox::new(tables(url.clone()), move || pool.get());
-    let not_blocking = Inbox::from_async(tables(url), async move || not_blocking.get().await);
-    let builder = Emitter::builder().service("billing").node(task.node).mqtt(task.broker.as_str());
-    let builder =
-        builder.listener_concurrency(CALLS as usize).select_listeners(move |info| info.name == listener);
-    let emitter = builder.with(plain).with(not_blocking).start().await?;
-    // In later lives answers come behind all that waited for it, and it works meanwhile.
-    emitter.connected(PATIENCE).await?;
-    say(STARTED);
-    std::future::pending().await
+/// Has effects until it is killed, in a database of this kind.
+macro_rules! listen {
+    ($name:ident: $conn:ty, $async_conn:ty) => {
+        async fn $name(task: Task, listener: String) -> Result<(), Box<dyn Error>> {
+            let tables = |url: String| Tables::new(move || <$conn>::establish(&url));
+            let [url, blocking, asynchronous] = [(); 3].map(|()| task.database.clone());
+            let prompter = Prompter::of(&task);
+            let watching = prompter.clone();
+            // Those of one kind are never used.
+            let pool = r2d2::Pool::builder().max_size(CALLS).min_idle(Some(0)).connection_timeout(2 * SECOND);
+            let pool = pool.connection_customizer(Box::new(prompter));
+            let pool = pool.build(r2d2::ConnectionManager::<$conn>::new(blocking))?;
+            let mut setup = ManagerConfig::default();
+            setup.custom_setup = Box::new(move |url| {
+                let (url, watching) = (url.to_owned(), watching.clone());
+                Box::pin(async move {
+                    let mut conn = <$async_conn>::establish(&url).await?;
+                    conn.set_instrumentation(watching.instrumentation());
+                    Ok(conn)
+                })
+            });
+            let manager = AsyncDieselConnectionManager::<$async_conn>::new_with_config(asynchronous, setup);
+            let not_blocking = deadpool::Pool::builder(manager).max_size(CALLS as usize).build()?;
+            let plain = Inbox::new(tables(url.clone()), move || pool.get());
+            let not_blocking = Inbox::from_async(tables(url), async move || not_blocking.get().await);
+            let builder = Emitter::builder().service("billing").node(task.node).mqtt(task.broker.as_str());
+            let builder = builder
+                .listener_concurrency(CALLS as usize)
+                .select_listeners(move |info| info.name == listener);
+            let emitter = builder.with(plain).with(not_blocking).start().await?;
+            // In later lives answers come behind all that waited for it, and it works meanwhile.
+            emitter.connected(PATIENCE).await?;
+            say(STARTED);
+            std::future::pending().await
+        }
+    };
 }
+
+listen!(listen: PgConnection, AsyncPgConnection);
+listen!(listen_mysql: MysqlConnection, AsyncMysqlConnection);
 
 /// Copies the orders of others until it is killed.
 async fn copy(task: Task) -> Result<(), Box<dyn Error>> {
@@ -216,19 +254,23 @@ async fn copy(task: Task) -> Result<(), Box<dyn Error>> {
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let mut task: Task = serde_json::from_str(&std::env::args().nth(1).ok_or("a task is missing")?)?;
+    let kind = task.database.split_once("://").map_or("sqlite", |(kind, _)| kind);
+    let kind = kind.to_owned();
     if let Some(listener) = task.listener.take() {
-        return listen(task, listener).await;
+        return match kind.as_str() {
+            "mysql" => listen_mysql(task, listener).await,
+            _ => listen(task, listener).await,
+        };
     }
     if task.replica {
         return copy(task).await;
     }
     let prompter = Prompter::of(&task);
-    let is_sqlite = !task.database.contains("://");
     let (url, watching) = (task.database.clone(), prompter.clone());
-    let outbox = Outbox::new(if is_sqlite {
-        Tables::new(move || sqlite(&url))
-    } else {
-        Tables::new(move || watching.postgres(&url))
+    let outbox = Outbox::new(match kind.as_str() {
+        "sqlite" => Tables::new(move || watching.sqlite(&url)),
+        "mysql" => Tables::new(move || watching.connect::<MysqlConnection>(&url)),
+        _ => Tables::new(move || watching.connect::<PgConnection>(&url)),
     });
     let outbox = match task.lease {
         Some(millis) => {
@@ -249,10 +291,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
     }
     let writing = tokio::task::spawn_blocking(move || {
         loop {
-            let ended = if is_sqlite {
-                write_sqlite(&emitter, &task)
-            } else {
-                write_postgres(&emitter, &task, &prompter)
+            let ended = match kind.as_str() {
+                "sqlite" => write_sqlite(&emitter, &task, &prompter),
+                "mysql" => write_mysql(&emitter, &task, &prompter),
+                _ => write_postgres(&emitter, &task, &prompter),
             };
             // Whatever ends the connection: the next one goes on.
             if let Err(error) = ended {
@@ -264,55 +306,44 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(writing.await?)
 }
 
-/// A connection that waits for the disk at each COMMIT.
-fn sqlite(path: &str) -> ConnectionResult<SqliteConnection> {
-    let mut conn = SqliteConnection::establish(path)?;
-    conn.batch_execute("PRAGMA busy_timeout = 20000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL")
-        .map_err(ConnectionError::CouldntSetupConfiguration)?;
-    Ok(conn)
+/// Writes until something fails, by such a connection and in transactions that begin so.
+macro_rules! writes {
+    ($name:ident: $conn:ty, $connect:ident, $transaction:ident) => {
+        fn $name(emitter: &Emitter, task: &Task, prompter: &Prompter) -> Result<(), Box<dyn Error>> {
+            let mut db: $conn = prompter.$connect(&task.database)?;
+            let conn = &mut emitter.bind(&mut db)?;
+            loop {
+                let ended: QueryResult<()> = conn.$transaction(|conn| {
+                    let (one, two) = (fastrand::i64(0..task.keys), fastrand::i64(0..task.keys));
+                    // In this order, so that no two wait for each other.
+                    for id in [one.min(two), one.max(two)] {
+                        let step = update(orders::table.find(id)).set(orders::step.eq(orders::step + 1));
+                        let step = step.emit::<Order>();
+                        if task.queued {
+                            step.queued().get_result(conn)
+                        } else {
+                            step.durable().get_result(conn)
+                        }?;
+                    }
+                    // A third of the times in vain.
+                    if fastrand::u8(..3) == 0 {
+                        Err(diesel::result::Error::RollbackTransaction)
+                    } else {
+                        Ok(())
+                    }
+                });
+                if let Some(pause) = task.pause {
+                    thread::sleep(Duration::from_micros(pause));
+                }
+                match ended {
+                    Ok(()) | Err(diesel::result::Error::RollbackTransaction) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+    };
 }
 
-fn write_postgres(emitter: &Emitter, task: &Task, prompter: &Prompter) -> Result<(), Box<dyn Error>> {
-    let mut db = prompter.postgres(&task.database)?;
-    let conn = &mut emitter.bind(&mut db)?;
-    loop {
-        ended(task, conn.transaction(|conn| steps(task, |id| step(conn, id, task.queued))))?;
-    }
-}
-
-fn write_sqlite(emitter: &Emitter, task: &Task) -> Result<(), Box<dyn Error>> {
-    let mut db = sqlite(&task.database)?;
-    let conn = &mut emitter.bind(&mut db)?;
-    loop {
-        ended(task, conn.immediate_transaction(|conn| steps(task, |id| step_sqlite(conn, id))))?;
-    }
-}
-
-/// Steps through two orders, a third of the times in vain.
-fn steps(task: &Task, mut step: impl FnMut(i64) -> QueryResult<Order>) -> QueryResult<()> {
-    let (one, two) = (fastrand::i64(0..task.keys), fastrand::i64(0..task.keys));
-    // In this order, so that no two wait for each other.
-    for id in [one.min(two), one.max(two)] {
-        step(id)?;
-    }
-    if fastrand::u8(..3) == 0 { Err(diesel::result::Error::RollbackTransaction) } else { Ok(()) }
-}
-
-fn ended(task: &Task, result: QueryResult<()>) -> QueryResult<()> {
-    if let Some(pause) = task.pause {
-        thread::sleep(Duration::from_micros(pause));
-    }
-    match result {
-        Err(diesel::result::Error::RollbackTransaction) => Ok(()),
-        result => result,
-    }
-}
-
-fn step(conn: &mut Bound<'_, PgConnection>, id: i64, queued: bool) -> QueryResult<Order> {
-    let update = update(orders::table.find(id)).set(orders::step.eq(orders::step + 1)).emit();
-    if queued { update.queued().get_result(conn) } else { update.durable().get_result(conn) }
-}
-
-fn step_sqlite(conn: &mut Bound<'_, SqliteConnection>, id: i64) -> QueryResult<Order> {
-    update(orders::table.find(id)).set(orders::step.eq(orders::step + 1)).emit().durable().get_result(conn)
-}
+writes!(write_postgres: PgConnection, connect, transaction);
+writes!(write_mysql: MysqlConnection, connect, transaction);
+writes!(write_sqlite: SqliteConnection, sqlite, immediate_transaction);

@@ -23,6 +23,8 @@ mod away;
 mod databases;
 mod kills;
 mod starts;
+#[path = "../outbox/workplaces.rs"]
+mod workplaces;
 
 diesel::table! {
     orders {

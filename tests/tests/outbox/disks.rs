@@ -11,7 +11,7 @@ use emitter_tests::servers::{Disk, Fault, Mosquitto, Postgres};
 use emitter_tests::worker::{Task, Worker};
 
 use super::databases::{Database, Sqlite};
-use super::kills::{Stage, agrees};
+use super::kills::{Stage, agrees, start};
 use super::*;
 
 fn rounds() -> u32 {
@@ -21,7 +21,7 @@ fn rounds() -> u32 {
 /// PostgreSQL on a disk that may fail, two nodes that write and relay, and one of which the health is asked.
 struct Server {
     disk: Arc<Disk>,
-    stage: Stage,
+    stage: Stage<Postgres>,
     writers: [Worker; 2],
     node: Emitter,
 }
@@ -32,7 +32,7 @@ impl Server {
         let database = tokio::task::block_in_place(|| Postgres::start_on(&disk));
         TABLES.iter().for_each(|table| database.connect().batch_execute(table).unwrap());
         let stage = Stage::set_in(database).await;
-        let writers = ["a", "b"].map(|node| Stage::start(&stage.writer(node)));
+        let writers = ["a", "b"].map(|node| start(&stage.writer(node)));
         let node = Emitter::builder().service("shop").node("c").mqtt(stage.broker.url().as_str());
         let relay = RelayConfig { lease: SECOND, ..RelayConfig::default() };
         let node = node.select_listeners(|_| false).with(stage.database.outbox().relay(relay));

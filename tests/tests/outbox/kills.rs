@@ -6,10 +6,11 @@ use diesel::prelude::*;
 use emitter_diesel::outbox::Control;
 use emitter_diesel::{Bind, Emit};
 use emitter_tests::eventually::eventually;
-use emitter_tests::servers::{Mosquitto, Postgres};
+use emitter_tests::servers::{MariaDb, Mosquitto, Postgres};
 use emitter_tests::worker::{Cue, Deed, Moment, Task, Worker};
 
-use super::databases::Database as _;
+use super::databases::{Database as _, Sqlite};
+use super::workplaces::Workplace;
 use super::*;
 
 const KEYS: i64 = 40;
@@ -23,27 +24,27 @@ fn rounds() -> u32 {
     if is_full() { 50 } else { 6 }
 }
 
-/// PostgreSQL with an outbox, mosquitto, and a node that hears what becomes of orders.
-pub(super) struct Stage {
-    pub(super) database: Postgres,
+/// A database with an outbox, mosquitto, and a node that hears what becomes of orders.
+pub(super) struct Stage<D> {
+    pub(super) database: D,
     pub(super) broker: Mosquitto,
     emitter: Emitter,
     pub(super) heard: Ear,
 }
 
-impl Stage {
+impl<D: Workplace> Stage<D> {
     async fn set() -> Self {
-        Self::set_in(<Postgres as databases::Database>::with_tables()).await
+        Self::set_in(tokio::task::block_in_place(D::with_tables)).await
     }
 
     /// In a database with the tables of the models.
-    pub(super) async fn set_in(database: Postgres) -> Self {
+    pub(super) async fn set_in(database: D) -> Self {
         let broker = Mosquitto::start();
         // Makes the tables.
         let maker = Emitter::builder().with(database.outbox()).start().await.unwrap();
         assert!(maker.shutdown(10 * SECOND).await.is_clean());
-        let orders: Vec<Order> = (0..KEYS).map(|id| Order { id, step: 0 }).collect();
-        diesel::insert_into(orders::table).values(&orders).execute(&mut database.connect()).unwrap();
+        let orders = (0..KEYS).map(|id| format!("({id}, 0)")).collect::<Vec<_>>().join(", ");
+        database.connect().batch_execute(&format!("INSERT INTO orders (id, step) VALUES {orders}")).unwrap();
         let emitter = Emitter::builder().service("desk").node("ear").mqtt(broker.url().as_str());
         let emitter = emitter.start().await.unwrap();
         let heard = Ear::default();
@@ -76,16 +77,17 @@ impl Stage {
         Task { lease: None, ..self.writer("writer") }
     }
 
+    /// The steps of all orders that are committed, as rows.
+    fn committed(&self) -> Vec<Order> {
+        let steps = D::numbers(&mut self.database.connect(), "SELECT step AS number FROM orders ORDER BY id");
+        (0..).zip(steps).map(|(id, step)| Order { id, step }).collect()
+    }
+
     /// Ids of the events that nobody has noted as published.
     fn unsettled(&self) -> BTreeSet<EventId> {
-        #[derive(QueryableByName)]
-        struct Id {
-            #[diesel(sql_type = diesel::sql_types::Text)]
-            id: String,
-        }
-        let ids = diesel::sql_query("SELECT CAST(event_id AS TEXT) AS id FROM emitter_outbox");
-        let ids: Vec<Id> = ids.load(&mut self.database.connect()).unwrap();
-        ids.into_iter().map(|id| id.id.parse().unwrap()).collect()
+        let ids = "SELECT CAST(event_id AS CHAR(36)) AS text FROM emitter_outbox";
+        let ids = D::texts(&mut self.database.connect(), ids);
+        ids.into_iter().map(|id| id.parse().unwrap()).collect()
     }
 
     /// How many of these were heard.
@@ -93,35 +95,34 @@ impl Stage {
         self.heard.heard().into_iter().filter(|heard| events.contains(&heard.event)).count()
     }
 
-    pub(super) fn start(task: &Task) -> Worker {
-        tokio::task::block_in_place(|| Worker::start(env!("CARGO_BIN_EXE_worker"), task))
-    }
-
     /// Waits until everything is relayed, and compares what was heard with the database. Returns how many events
     /// there were, and how many came twice.
     pub(super) async fn settle(self) -> (usize, u64) {
-        let _relay = Self::start(&self.task("last"));
+        let _relay = start(&self.task("last"));
         let mut db = self.database.connect();
-        let committed: Vec<Order> = orders::table.order(orders::id).load(&mut db).unwrap();
+        let committed = self.committed();
         let events: i64 = committed.iter().map(|order| order.step).sum();
         let events = usize::try_from(events).unwrap();
         let begun = std::time::Instant::now();
-        while (self.heard.len() < events || outbox(&mut db) > 0) && begun.elapsed() < 60 * SECOND {
+        while (self.heard.len() < events || outbox::<D>(&mut db) > 0) && begun.elapsed() < 60 * SECOND {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         agrees(&committed, &self.heard);
-        assert_eq!(outbox(&mut db), 0);
-        let history: Vec<Number> = diesel::sql_query(
+        assert_eq!(outbox::<D>(&mut db), 0);
+        let history = D::numbers(
+            &mut db,
             "SELECT COUNT(*) AS number FROM emitter_history WHERE status = 'COMPLETED' \
              UNION ALL SELECT COUNT(DISTINCT event_id) FROM emitter_history",
-        )
-        .load(&mut db)
-        .unwrap();
-        assert_eq!([history[0].number, history[1].number], [i64::try_from(events).unwrap(); 2]);
+        );
+        assert_eq!(history, [i64::try_from(events).unwrap(); 2]);
         let twice = self.emitter.stats().duplicates;
         assert!(self.emitter.shutdown(10 * SECOND).await.is_clean());
         (events, twice)
     }
+}
+
+pub(super) fn start(task: &Task) -> Worker {
+    tokio::task::block_in_place(|| Worker::start(env!("CARGO_BIN_EXE_worker"), task))
 }
 
 /// That what was committed was heard, once and in order, and nothing else.
@@ -141,27 +142,18 @@ pub(super) fn agrees(committed: &[Order], heard: &Ear) {
     );
 }
 
-#[derive(QueryableByName)]
-struct Number {
-    #[diesel(sql_type = diesel::sql_types::BigInt)]
-    number: i64,
-}
-
-fn outbox(conn: &mut PgConnection) -> i64 {
-    let rows: QueryResult<Vec<Number>> =
-        diesel::sql_query("SELECT COUNT(*) AS number FROM emitter_outbox").load(conn);
-    rows.unwrap()[0].number
+fn outbox<D: Workplace>(conn: &mut D::Conn) -> i64 {
+    D::number(conn, "SELECT COUNT(*) AS number FROM emitter_outbox")
 }
 
 fn some_time(most: u64) -> Duration {
     Duration::from_millis(fastrand::u64(10..most))
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_writes_and_relays_is_killed_at_any_moment() {
-    let stage = Stage::set().await;
+async fn a_node_that_writes_and_relays_is_killed_at_any_moment<D: Workplace>() {
+    let stage = Stage::<D>::set().await;
     for _ in 0..rounds() {
-        let worker = Stage::start(&stage.writer("a"));
+        let worker = start(&stage.writer("a"));
         tokio::time::sleep(some_time(400)).await;
         worker.kill();
     }
@@ -175,19 +167,17 @@ fn dies_at(moment: Moment) -> Option<Cue> {
 }
 
 /// What the database has: events of committed steps, and rows.
-fn written(db: &mut PgConnection) -> [i64; 2] {
-    let numbers: Vec<Number> = diesel::sql_query(
-        "SELECT CAST(SUM(step) AS BIGINT) AS number FROM orders \
+fn written<D: Workplace>(db: &mut D::Conn) -> [i64; 2] {
+    let numbers = format!(
+        "SELECT CAST(SUM(step) AS {}) AS number FROM orders \
          UNION ALL SELECT (SELECT COUNT(*) FROM emitter_outbox) + (SELECT COUNT(*) FROM emitter_history)",
-    )
-    .load(db)
-    .unwrap();
-    [numbers[0].number, numbers[1].number]
+        D::BIGINT
+    );
+    D::numbers(db, &numbers).try_into().unwrap()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn one_that_dies_before_its_commit_has_written_nothing_and_told_nobody() {
-    let stage = Stage::set().await;
+async fn one_that_dies_before_its_commit_has_written_nothing_and_told_nobody<D: Workplace>() {
+    let stage = Stage::<D>::set().await;
     let mut db = stage.database.connect();
     for _ in 0..rounds() {
         // Nothing else is committed in this life.
@@ -195,25 +185,24 @@ async fn one_that_dies_before_its_commit_has_written_nothing_and_told_nobody() {
             cue: dies_at(Moment::BeforeCommit).map(|cue| Cue { skip: 0, ..cue }),
             ..stage.writer("a")
         };
-        let before = written(&mut db);
+        let before = written::<D>(&mut db);
         tokio::task::block_in_place(|| Worker::start(env!("CARGO_BIN_EXE_worker"), &task).died());
         tokio::time::sleep(Duration::from_millis(20)).await;
-        assert_eq!(written(&mut db), before);
+        assert_eq!(written::<D>(&mut db), before);
         assert_eq!((before[0], stage.heard.len()), (before[1], 0));
     }
     let (events, twice) = stage.settle().await;
     assert_eq!((events, twice), (0, 0));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn one_that_dies_at_its_commit_has_not_told_what_another_one_then_does() {
-    let stage = Stage::set().await;
+async fn one_that_dies_at_its_commit_has_not_told_what_another_one_then_does<D: Workplace>() {
+    let stage = Stage::<D>::set().await;
     let mut db = stage.database.connect();
     let mut hits = 0;
     for _ in 0..rounds() {
         let task = Task { cue: dies_at(Moment::Committed), ..stage.writer("a") };
         tokio::task::block_in_place(|| Worker::start(env!("CARGO_BIN_EXE_worker"), &task).died());
-        let [events, rows] = written(&mut db);
+        let [events, rows] = written::<D>(&mut db);
         assert_eq!(events, rows);
         // The relay may have had it already, for it looks by itself.
         hits += u32::from(stage.heard_of(&stage.unsettled()) < stage.unsettled().len());
@@ -226,9 +215,9 @@ async fn one_that_dies_at_its_commit_has_not_told_what_another_one_then_does() {
 
 /// Relays that die at a moment while another node writes, until in so many rounds rows were unsettled that had been
 /// heard, or not, as the moment has it. (One that reads when there is nothing new is no hit.)
-async fn a_relay_dies(moment: Moment, heard: bool) {
-    let stage = Stage::set().await;
-    let writer = Stage::start(&stage.scribe());
+async fn a_relay_dies<D: Workplace>(moment: Moment, heard: bool) {
+    let stage = Stage::<D>::set().await;
+    let writer = start(&stage.scribe());
     let (mut hits, mut deaths) = (0, 0);
     while hits < rounds() {
         assert!(deaths < 2 * rounds(), "{hits} of {deaths} died at that moment");
@@ -251,28 +240,24 @@ async fn a_relay_dies(moment: Moment, heard: bool) {
     assert!(events > 0 && (twice > 0 || !heard), "{twice} came twice");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_relay_dies_between_reading_and_publishing() {
-    a_relay_dies(Moment::Read, false).await;
+async fn a_relay_dies_between_reading_and_publishing<D: Workplace>() {
+    a_relay_dies::<D>(Moment::Read, false).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_relay_dies_between_the_confirmation_and_its_mark() {
-    a_relay_dies(Moment::BeforeMark, true).await;
+async fn a_relay_dies_between_the_confirmation_and_its_mark<D: Workplace>() {
+    a_relay_dies::<D>(Moment::BeforeMark, true).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_relay_dies_when_it_has_marked_and_does_not_know() {
-    a_relay_dies(Moment::Marked, false).await;
+async fn a_relay_dies_when_it_has_marked_and_does_not_know<D: Workplace>() {
+    a_relay_dies::<D>(Moment::Marked, false).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_relay_dies_between_publishing_and_the_confirmation() {
-    let stage = Stage::set().await;
-    let writer = Stage::start(&stage.scribe());
+async fn a_relay_dies_between_publishing_and_the_confirmation<D: Workplace>() {
+    let stage = Stage::<D>::set().await;
+    let writer = start(&stage.scribe());
     let mut hits = 0;
     for _ in 0..rounds() {
-        let relay = Stage::start(&stage.task("relay"));
+        let relay = start(&stage.task("relay"));
         let before = stage.heard.len();
         eventually(|| stage.heard.len() > before).await;
         tokio::time::sleep(some_time(50)).await;
@@ -297,62 +282,116 @@ async fn a_relay_dies_between_publishing_and_the_confirmation() {
 }
 
 /// A lane changed hands, by the database's clock, in milliseconds.
-#[derive(Debug, QueryableByName)]
+#[derive(Debug)]
 struct Takeover {
-    #[diesel(sql_type = diesel::sql_types::Integer)]
-    lane: i32,
-    #[diesel(sql_type = diesel::sql_types::BigInt)]
+    lane: i64,
     epoch: i64,
     /// For how long before the lease of the last owner had run out; negative where it had not. None where that had
     /// given the lane back.
-    #[diesel(sql_type = diesel::sql_types::Nullable<diesel::sql_types::BigInt>)]
     since_lease: Option<i64>,
     /// For how long before the new owner was there.
-    #[diesel(sql_type = diesel::sql_types::BigInt)]
     since_begun: i64,
 }
 
-/// Notes when lanes change hands, and when relays begin.
-const WITNESS: &str = "
-    CREATE TABLE begun (relay TEXT, at BIGINT);
-    CREATE TABLE takeovers (lane INTEGER, epoch BIGINT, owner TEXT, lease BIGINT, at BIGINT);
-    CREATE FUNCTION clock() RETURNS BIGINT AS 'SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint' LANGUAGE sql;
-    CREATE FUNCTION relay_begins() RETURNS trigger AS
-        'BEGIN INSERT INTO begun VALUES (NEW.relay, clock()); RETURN NULL; END' LANGUAGE plpgsql;
-    CREATE FUNCTION lane_is_taken() RETURNS trigger AS 'BEGIN
-        INSERT INTO takeovers VALUES (
-            NEW.lane, NEW.epoch, NEW.owner, CASE WHEN OLD.owner IS NULL THEN NULL ELSE OLD.until END, clock()
+impl Takeover {
+    fn all<D: Witnessed>(db: &mut D::Conn) -> Vec<Self> {
+        let takeovers = format!(
+            "SELECT {} AS text FROM takeovers t JOIN begun b ON b.relay = t.owner ORDER BY t.lane, t.epoch",
+            D::words(&["t.lane", "t.epoch", "COALESCE(t.at - t.lease, -1000000)", "(t.at - b.at)"])
         );
-        RETURN NULL;
-    END' LANGUAGE plpgsql;
-    CREATE TRIGGER relay_begins AFTER INSERT ON emitter_relays FOR EACH ROW EXECUTE FUNCTION relay_begins();
-    CREATE TRIGGER lane_is_taken AFTER UPDATE ON emitter_lanes FOR EACH ROW WHEN (NEW.epoch <> OLD.epoch)
-        EXECUTE FUNCTION lane_is_taken()";
+        let takeovers = D::texts(db, &takeovers).into_iter().map(|takeover| {
+            let numbers: Vec<i64> = takeover.split(' ').map(|number| number.parse().unwrap()).collect();
+            let [lane, epoch, since_lease, since_begun] = numbers.try_into().unwrap();
+            Self {
+                lane,
+                epoch,
+                since_lease: Some(since_lease).filter(|since| *since != -1_000_000),
+                since_begun,
+            }
+        });
+        takeovers.collect()
+    }
+}
 
-const TAKEOVERS: &str = "SELECT t.lane, t.epoch, t.at - t.lease AS since_lease, t.at - b.at AS since_begun \
-                         FROM takeovers t JOIN begun b ON b.relay = t.owner ORDER BY t.lane, t.epoch";
+/// A database that notes when lanes change hands, and when relays begin.
+trait Witnessed: Workplace {
+    const WITNESS: &'static str;
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_owner_of_lanes_dies_and_its_lease_is_taken_over_by_another() {
+    /// These as one text, with spaces in between.
+    fn words(columns: &[&str]) -> String {
+        columns.join(" || ' ' || ")
+    }
+}
+
+impl Witnessed for Postgres {
+    const WITNESS: &'static str = "
+        CREATE TABLE begun (relay TEXT, at BIGINT);
+        CREATE TABLE takeovers (lane INTEGER, epoch BIGINT, owner TEXT, lease BIGINT, at BIGINT);
+        CREATE FUNCTION clock() RETURNS BIGINT AS 'SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint' LANGUAGE sql;
+        CREATE FUNCTION relay_begins() RETURNS trigger AS
+            'BEGIN INSERT INTO begun VALUES (NEW.relay, clock()); RETURN NULL; END' LANGUAGE plpgsql;
+        CREATE FUNCTION lane_is_taken() RETURNS trigger AS 'BEGIN
+            INSERT INTO takeovers VALUES (
+                NEW.lane, NEW.epoch, NEW.owner, CASE WHEN OLD.owner IS NULL THEN NULL ELSE OLD.until END, clock()
+            );
+            RETURN NULL;
+        END' LANGUAGE plpgsql;
+        CREATE TRIGGER relay_begins AFTER INSERT ON emitter_relays FOR EACH ROW EXECUTE FUNCTION relay_begins();
+        CREATE TRIGGER lane_is_taken AFTER UPDATE ON emitter_lanes FOR EACH ROW WHEN (NEW.epoch <> OLD.epoch)
+            EXECUTE FUNCTION lane_is_taken()";
+}
+
+impl Witnessed for MariaDb {
+    const WITNESS: &'static str = "
+        CREATE TABLE begun (relay VARCHAR(200), at BIGINT);
+        CREATE TABLE takeovers (lane INTEGER, epoch BIGINT, owner VARCHAR(200), lease BIGINT, at BIGINT);
+        CREATE TRIGGER relay_begins AFTER INSERT ON emitter_relays FOR EACH ROW
+            INSERT INTO begun VALUES (NEW.relay, CAST(UNIX_TIMESTAMP(SYSDATE(3)) * 1000 AS SIGNED));
+        CREATE TRIGGER lane_is_taken AFTER UPDATE ON emitter_lanes FOR EACH ROW
+            INSERT INTO takeovers
+            SELECT NEW.lane, NEW.epoch, NEW.owner, CASE WHEN OLD.owner IS NULL THEN NULL ELSE OLD.until END,
+                CAST(UNIX_TIMESTAMP(SYSDATE(3)) * 1000 AS SIGNED) FROM dual WHERE NEW.epoch <> OLD.epoch";
+
+    fn words(columns: &[&str]) -> String {
+        format!("CONCAT_WS(' ', {})", columns.join(", "))
+    }
+}
+
+impl Witnessed for Sqlite {
+    const WITNESS: &'static str = "
+        CREATE TABLE begun (relay TEXT, at BIGINT);
+        CREATE TABLE takeovers (lane INTEGER, epoch BIGINT, owner TEXT, lease BIGINT, at BIGINT);
+        CREATE TRIGGER relay_begins AFTER INSERT ON emitter_relays BEGIN
+            INSERT INTO begun VALUES (NEW.relay, CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER));
+        END;
+        CREATE TRIGGER lane_is_taken AFTER UPDATE ON emitter_lanes WHEN NEW.epoch <> OLD.epoch BEGIN
+            INSERT INTO takeovers VALUES (
+                NEW.lane, NEW.epoch, NEW.owner, CASE WHEN OLD.owner IS NULL THEN NULL ELSE OLD.until END,
+                CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)
+            );
+        END";
+}
+
+async fn the_owner_of_lanes_dies_and_its_lease_is_taken_over_by_another<D: Witnessed>() {
     const LEASE: i64 = 1_000;
-    let stage = Stage::set().await;
+    let stage = Stage::<D>::set().await;
     let mut db = stage.database.connect();
-    tokio::task::block_in_place(|| db.batch_execute(WITNESS)).unwrap();
-    let writer = Stage::start(&stage.scribe());
+    tokio::task::block_in_place(|| db.batch_execute(D::WITNESS)).unwrap();
+    let writer = start(&stage.scribe());
     let mut longest = Duration::ZERO;
-    let mut relay = Stage::start(&stage.task("relay-0"));
+    let mut relay = start(&stage.task("relay-0"));
     for round in 1..=rounds() {
         // It waits for lanes, and dies as soon as it has some of them.
         let heir = Task { cue: dies_at(Moment::LaneTaken), ..stage.task(&format!("heir-{round}")) };
-        let heir = Stage::start(&heir);
+        let heir = start(&heir);
         relay.kill();
         tokio::task::block_in_place(|| heir.died());
         let died = std::time::Instant::now();
-        relay = Stage::start(&stage.task(&format!("relay-{round}")));
+        relay = start(&stage.task(&format!("relay-{round}")));
         let all = format!("emitter_lanes WHERE node = 'shop/relay-{round}'");
         let all = format!("SELECT COUNT(*) AS number FROM {all}");
         tokio::task::block_in_place(|| {
-            while diesel::sql_query(&all).get_result::<Number>(&mut db).unwrap().number < 16 {
+            while D::number(&mut db, &all) < 16 {
                 assert!(died.elapsed() < 60 * SECOND, "nobody took the lanes over");
                 std::thread::sleep(Duration::from_millis(2));
             }
@@ -361,9 +400,9 @@ async fn the_owner_of_lanes_dies_and_its_lease_is_taken_over_by_another() {
     }
     writer.kill();
     relay.kill();
-    let takeovers: Vec<Takeover> = diesel::sql_query(TAKEOVERS).load(&mut db).unwrap();
+    let takeovers = Takeover::all::<D>(&mut db);
     // Each owner begins an epoch of its own, and each round has one for each lane at least.
-    let mut epochs = BTreeMap::<i32, Vec<i64>>::new();
+    let mut epochs = BTreeMap::<i64, Vec<i64>>::new();
     takeovers.iter().for_each(|of| epochs.entry(of.lane).or_default().push(of.epoch));
     assert_eq!(epochs.len(), 16);
     for (lane, epochs) in epochs {
@@ -388,42 +427,41 @@ async fn the_owner_of_lanes_dies_and_its_lease_is_taken_over_by_another() {
     );
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_relay_that_wakes_at_its_mark_after_its_lease_marks_nothing() {
-    let stage = Stage::set().await;
+async fn a_relay_that_wakes_at_its_mark_after_its_lease_marks_nothing<D: Workplace>() {
+    let stage = Stage::<D>::set().await;
     let mut db = stage.database.connect();
     let mut control = Control::open(&stage.database.tables()).unwrap();
     for round in 0..rounds() {
         // Rows of this round, which nobody else adds to.
-        let writer = Stage::start(&stage.scribe());
+        let writer = start(&stage.scribe());
         tokio::task::block_in_place(|| {
-            while outbox(&mut db) < 20 {
+            while outbox::<D>(&mut db) < 20 {
                 std::thread::sleep(Duration::from_millis(2));
             }
         });
         writer.kill();
         tokio::time::sleep(Duration::from_millis(50)).await;
         let stops = Some(Cue { moment: Moment::BeforeMark, skip: 0, deed: Deed::Stop });
-        let stale = Stage::start(&Task { cue: stops, ..stage.task(&format!("stale-{round}")) });
+        let stale = start(&Task { cue: stops, ..stage.task(&format!("stale-{round}")) });
         tokio::task::block_in_place(|| assert_eq!(stale.line(), "stopped"));
-        let before = outbox(&mut db);
+        let before = outbox::<D>(&mut db);
         assert!(before >= 20);
         // Another one gets its lanes, and leaves the rows where they are.
         control.pause().unwrap();
-        let fresh = Stage::start(&stage.task(&format!("fresh-{round}")));
+        let fresh = start(&stage.task(&format!("fresh-{round}")));
         let taken = format!("SELECT COUNT(*) AS number FROM emitter_lanes WHERE node = 'shop/fresh-{round}'");
         tokio::task::block_in_place(|| {
-            while diesel::sql_query(&taken).get_result::<Number>(&mut db).unwrap().number < 16 {
+            while D::number(&mut db, &taken) < 16 {
                 std::thread::sleep(Duration::from_millis(2));
             }
             stale.thaw();
             assert_eq!(stale.line(), "over");
         });
-        assert_eq!(outbox(&mut db), before, "it marked what is not its any more");
+        assert_eq!(outbox::<D>(&mut db), before, "it marked what is not its any more");
         stale.kill();
         control.resume().unwrap();
         tokio::task::block_in_place(|| {
-            while outbox(&mut db) > 0 {
+            while outbox::<D>(&mut db) > 0 {
                 std::thread::sleep(Duration::from_millis(2));
             }
         });
@@ -437,9 +475,9 @@ async fn a_relay_that_wakes_at_its_mark_after_its_lease_marks_nothing() {
 /// What it owned is its next life's at once: all of it, though the lease of the dead one still runs.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_next_life_of_a_relay_waits_for_no_lease() {
-    let stage = Stage::set().await;
+    let stage = Stage::<Postgres>::set().await;
     let long = Task { lease: Some(600_000), ..stage.task("a") };
-    Stage::start(&long).kill();
+    start(&long).kill();
     let writer =
         Emitter::builder().service("shop").node("writer").with(stage.database.outbox().without_relay());
     let writer = writer.start().await.unwrap();
@@ -449,42 +487,43 @@ async fn the_next_life_of_a_relay_waits_for_no_lease() {
         step.emit::<Order>().durable().get_result(&mut writer.bind(&mut db).unwrap()).unwrap();
     }
     assert!(writer.shutdown(10 * SECOND).await.is_clean());
-    let _next = Stage::start(&long);
+    let _next = start(&long);
     // Keys of every lane.
     let begun = std::time::Instant::now();
-    while outbox(&mut db) > 0 {
-        assert!(begun.elapsed() < 30 * SECOND, "{} wait for the lease of the dead", outbox(&mut db));
+    while outbox::<Postgres>(&mut db) > 0 {
+        assert!(
+            begun.elapsed() < 30 * SECOND,
+            "{} wait for the lease of the dead",
+            outbox::<Postgres>(&mut db)
+        );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let (events, _) = stage.settle().await;
     assert_eq!(events, usize::try_from(KEYS).unwrap());
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn of_what_is_queued_a_kill_takes_the_last_alone() {
-    let stage = Stage::set().await;
-    let steps = |db: &mut PgConnection| -> BTreeMap<i64, i64> {
-        let orders: Vec<Order> = orders::table.load(db).unwrap();
-        orders.into_iter().map(|order| (order.id, order.step)).collect()
+async fn of_what_is_queued_a_kill_takes_the_last_alone<D: Workplace>() {
+    let stage = Stage::<D>::set().await;
+    let steps = || -> BTreeMap<i64, i64> {
+        stage.committed().into_iter().map(|order| (order.id, order.step)).collect()
     };
     let mut db = stage.database.connect();
-    let mut lives = vec![steps(&mut db)];
+    let mut lives = vec![steps()];
     for _ in 0..rounds() {
-        let worker = Stage::start(&Task { queued: true, ..stage.writer("a") });
+        let worker = start(&Task { queued: true, ..stage.writer("a") });
         tokio::time::sleep(some_time(400)).await;
         worker.kill();
         // The database may be about to commit what the worker asked last.
         tokio::time::sleep(Duration::from_millis(200)).await;
-        lives.push(steps(&mut db));
+        lives.push(steps());
     }
-    let _relay = Stage::start(&stage.task("last"));
+    let _relay = start(&stage.task("last"));
     let begun = std::time::Instant::now();
-    while outbox(&mut db) > 0 && begun.elapsed() < 60 * SECOND {
+    while outbox::<D>(&mut db) > 0 && begun.elapsed() < 60 * SECOND {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    let written: Vec<Number> =
-        diesel::sql_query("SELECT COUNT(*) AS number FROM emitter_history").load(&mut db).unwrap();
-    let written = usize::try_from(written[0].number).unwrap();
+    let written = D::number(&mut db, "SELECT COUNT(*) AS number FROM emitter_history");
+    let written = usize::try_from(written).unwrap();
     emitter_tests::eventually::eventually(|| stage.heard.len() >= written).await;
     let heard = stage.heard.steps();
     let (mut committed, mut lost) = (0, 0);
@@ -506,16 +545,15 @@ async fn of_what_is_queued_a_kill_takes_the_last_alone() {
     assert!(stage.emitter.shutdown(10 * SECOND).await.is_clean());
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_owner_of_lanes_is_killed_and_others_take_them() {
-    let stage = Stage::set().await;
-    let _writer = Stage::start(&Task { lease: None, ..stage.writer("writer") });
-    let mut relays: Vec<Worker> = (0..3).map(|n| Stage::start(&stage.task(&format!("relay-{n}")))).collect();
+async fn the_owner_of_lanes_is_killed_and_others_take_them<D: Workplace>() {
+    let stage = Stage::<D>::set().await;
+    let _writer = start(&Task { lease: None, ..stage.writer("writer") });
+    let mut relays: Vec<Worker> = (0..3).map(|n| start(&stage.task(&format!("relay-{n}")))).collect();
     for round in 0..rounds() {
         tokio::time::sleep(some_time(600)).await;
         relays.remove(0).kill();
         // Another one, for an earlier life's lanes would be taken at once.
-        relays.push(Stage::start(&stage.task(&format!("relay-{}", round + 3))));
+        relays.push(start(&stage.task(&format!("relay-{}", round + 3))));
     }
     drop(_writer);
     drop(relays);
@@ -523,11 +561,10 @@ async fn the_owner_of_lanes_is_killed_and_others_take_them() {
     println!("{events} events, {twice} came twice");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_relay_that_is_frozen_for_longer_than_its_lease_marks_nothing() {
-    let stage = Stage::set().await;
-    let writer = Stage::start(&Task { lease: None, ..stage.writer("writer") });
-    let relays: Vec<Worker> = (0..2).map(|n| Stage::start(&stage.task(&format!("relay-{n}")))).collect();
+async fn a_relay_that_is_frozen_for_longer_than_its_lease_marks_nothing<D: Workplace>() {
+    let stage = Stage::<D>::set().await;
+    let writer = start(&Task { lease: None, ..stage.writer("writer") });
+    let relays: Vec<Worker> = (0..2).map(|n| start(&stage.task(&format!("relay-{n}")))).collect();
     for round in 0..rounds().div_ceil(5) {
         let relay = &relays[round as usize % 2];
         tokio::time::sleep(some_time(600)).await;
@@ -541,25 +578,59 @@ async fn a_relay_that_is_frozen_for_longer_than_its_lease_marks_nothing() {
     println!("{events} events, {twice} came twice");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn postgresql_is_killed_and_its_sessions_are_terminated() {
-    let mut stage = Stage::set().await;
-    let workers = ["a", "b"].map(|node| Stage::start(&stage.writer(node)));
+/// A database of which the server can be killed.
+trait Server: Workplace {
+    /// Kills it, and starts it again.
+    fn dies(&mut self);
+
+    /// Ends all sessions but one's own.
+    fn ends_sessions(&self);
+}
+
+impl Server for Postgres {
+    fn dies(&mut self) {
+        self.kill();
+        self.restart();
+    }
+
+    fn ends_sessions(&self) {
+        let all = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+                   WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'";
+        self.connect().batch_execute(all).unwrap();
+    }
+}
+
+impl Server for MariaDb {
+    fn dies(&mut self) {
+        self.restart();
+    }
+
+    fn ends_sessions(&self) {
+        let conn = &mut self.connect();
+        let others = "SELECT CAST(id AS SIGNED) AS number FROM information_schema.processlist \
+                      WHERE id <> connection_id() AND user = 'root'";
+        for id in Self::numbers(conn, others) {
+            // It may have ended by itself.
+            let _ = conn.batch_execute(&format!("KILL {id}"));
+        }
+    }
+}
+
+async fn the_server_is_killed_and_its_sessions_are_terminated<D: Server>() {
+    let mut stage = Stage::<D>::set().await;
+    let workers = ["a", "b"].map(|node| start(&stage.writer(node)));
     for _ in 0..if is_full() { 20 } else { 2 } {
         tokio::time::sleep(some_time(600)).await;
-        tokio::task::block_in_place(|| {
-            stage.database.kill();
-            stage.database.restart();
-        });
+        tokio::task::block_in_place(|| stage.database.dies());
         for _ in 0..3 {
             tokio::time::sleep(some_time(300)).await;
-            tokio::task::block_in_place(|| stage.database.connect().batch_execute(TERMINATE)).unwrap();
+            tokio::task::block_in_place(|| stage.database.ends_sessions());
         }
     }
     // For a minute, every two seconds.
     for _ in 0..if is_full() { 30 } else { 1 } {
         tokio::time::sleep(2 * SECOND).await;
-        tokio::task::block_in_place(|| stage.database.connect().batch_execute(TERMINATE)).unwrap();
+        tokio::task::block_in_place(|| stage.database.ends_sessions());
     }
     tokio::time::sleep(SECOND).await;
     workers.into_iter().for_each(Worker::kill);
@@ -568,6 +639,55 @@ async fn postgresql_is_killed_and_its_sessions_are_terminated() {
     assert!(events > 0);
 }
 
-/// Ends all sessions but one's own.
-const TERMINATE: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() \
-                         AND backend_type = 'client backend'";
+macro_rules! kills {
+    ($name:ident: $database:ty, $($test:ident)*) => {
+        mod $name {
+            use super::*;
+
+            $(
+                #[tokio::test(flavor = "multi_thread")]
+                async fn $test() {
+                    super::$test::<$database>().await;
+                }
+            )*
+        }
+    };
+}
+
+/// Those of a database that is a server.
+macro_rules! server_kills {
+    ($name:ident: $database:ty) => {
+        kills! { $name: $database,
+            a_node_that_writes_and_relays_is_killed_at_any_moment
+            one_that_dies_before_its_commit_has_written_nothing_and_told_nobody
+            one_that_dies_at_its_commit_has_not_told_what_another_one_then_does
+            a_relay_dies_between_reading_and_publishing
+            a_relay_dies_between_publishing_and_the_confirmation
+            a_relay_dies_between_the_confirmation_and_its_mark
+            a_relay_dies_when_it_has_marked_and_does_not_know
+            the_owner_of_lanes_dies_and_its_lease_is_taken_over_by_another
+            the_owner_of_lanes_is_killed_and_others_take_them
+            a_relay_that_wakes_at_its_mark_after_its_lease_marks_nothing
+            a_relay_that_is_frozen_for_longer_than_its_lease_marks_nothing
+            of_what_is_queued_a_kill_takes_the_last_alone
+            the_server_is_killed_and_its_sessions_are_terminated
+        }
+    };
+}
+
+server_kills!(postgres: Postgres);
+server_kills!(mariadb: MariaDb);
+kills! { sqlite: Sqlite,
+    a_node_that_writes_and_relays_is_killed_at_any_moment
+    one_that_dies_before_its_commit_has_written_nothing_and_told_nobody
+    one_that_dies_at_its_commit_has_not_told_what_another_one_then_does
+    a_relay_dies_between_reading_and_publishing
+    a_relay_dies_between_publishing_and_the_confirmation
+    a_relay_dies_between_the_confirmation_and_its_mark
+    a_relay_dies_when_it_has_marked_and_does_not_know
+    the_owner_of_lanes_dies_and_its_lease_is_taken_over_by_another
+    the_owner_of_lanes_is_killed_and_others_take_them
+    a_relay_that_wakes_at_its_mark_after_its_lease_marks_nothing
+    a_relay_that_is_frozen_for_longer_than_its_lease_marks_nothing
+    of_what_is_queued_a_kill_takes_the_last_alone
+}

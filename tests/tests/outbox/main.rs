@@ -37,6 +37,7 @@ mod paused;
 mod queued;
 mod refusals;
 mod timeouts;
+mod workplaces;
 
 diesel::table! {
     orders {
