@@ -58,7 +58,7 @@ pub struct Tables {
 
 impl Tables {
     /// Tables that are reached by connections of their own, made by `connect`: to the database of the bound
-    /// connections. Each of outbox, dead letters and mirror uses one, in a thread of its own.
+    /// connections. Each of outbox, catch-up, dead letters, mirror and attendant uses one, in a thread of its own.
     ///
     /// Let `connect` bound how long a server is waited for that has vanished without a word, or its threads notice it when the
     /// operating system does, after a quarter of an hour or more: on PostgreSQL in the URL,

@@ -148,8 +148,8 @@ pub struct Behind {
     pub lane: u32,
     /// The model.
     pub model: String,
-    /// How many numbers are settled that the node has not noted, which it does every second; `None` where the stream is of
-    /// an outbox in another database.
+    /// How many numbers are settled that the node has not noted. It notes every 50 ms at first, then after each tenth of its
+    /// life, and at least every second. `None` where the stream is of an outbox in another database.
     pub numbers: Option<u64>,
 }
 

@@ -3,14 +3,14 @@
 use diesel::connection::SimpleConnection;
 use diesel::result::ConnectionResult;
 use emitter_core::retry::Retry;
-use emitter_core::{Event, HealthStatus};
+use emitter_core::{Event, EventId, HealthStatus};
 use emitter_diesel::capture::Capture;
 use emitter_diesel::catch_up::CatchUp;
 use emitter_diesel::dead_letters::{DeadLetterBook, DeadLetters, Selection};
-use emitter_diesel::inbox::{Inbox, InboxTx};
+use emitter_diesel::inbox::{self, Inbox, InboxTx};
 use emitter_diesel::listener;
-use emitter_diesel::mirror::{self, Mirror, MirrorConfig};
-use emitter_diesel::outbox::{Control, Outbox};
+use emitter_diesel::mirror::{self, Mirror, MirrorConfig, Mirrored};
+use emitter_diesel::outbox::{Control, GivenUp, GivenUpSelection, Ledger, Outbox};
 use emitter_diesel::requests::{Attendant, Requests, Status, Work};
 use emitter_diesel::tables::Tables;
 use emitter_tests::eventually::eventually;
@@ -126,6 +126,21 @@ async fn what_the_documents_grant_is_enough_for_all_parts() {
     eventually(|| requests.state(request).unwrap().status == Status::Done).await;
     let book = DeadLetterBook::open(&tables(&server)).unwrap();
     assert_eq!(tokio::task::block_in_place(|| book.discard(&Selection::default())).unwrap(), 3);
+    // What an operator's programs ask, whether there is a mirror or not: `emitter lag`, `why`, `outbox`.
+    tokio::task::block_in_place(|| {
+        let (tables, event) = (tables(&server), EventId::now());
+        let mut control = Control::open(&tables).unwrap();
+        assert!(control.behind().unwrap().iter().any(|behind| behind.node == "billing/a"));
+        assert_eq!((control.state().unwrap().pending, control.find(event).unwrap().len()), (0, 0));
+        assert_eq!(Ledger::open(&tables).unwrap().event(event).unwrap().len(), 0);
+        assert_eq!(inbox::marks_of(&tables, event).unwrap().len(), 0);
+        let given_up = GivenUp::open(&tables, "shop").unwrap();
+        assert!(given_up.count(&GivenUpSelection::default()).unwrap().iter().all(|(_, count)| *count == 0));
+        let mut mirrored = Mirrored::open(&tables).unwrap();
+        mirrored.state().unwrap();
+        let this = mirror::Selection { event_id: Some(event), ..mirror::Selection::default() };
+        assert_eq!(mirrored.read(&this).unwrap().events.len(), 0);
+    });
     for emitter in [shop, billing] {
         assert_eq!(emitter.health().reasons, [""; 0]);
         assert!(emitter.shutdown(10 * SECOND).await.is_clean());
