@@ -9,6 +9,7 @@ use emitter_diesel::EventId;
 use emitter_diesel::dead_letter::Reason;
 use emitter_diesel::dead_letters::{DeadLetterBook, Facet, KeptLetter, Page, Selection};
 use emitter_diesel::event::Timestamp;
+use emitter_diesel::outbox::Control;
 use emitter_diesel::requests::Work;
 use serde::Serialize;
 
@@ -20,9 +21,9 @@ use crate::report::{self, Failure, Out, Plain, Verdict};
 /// What is done with them.
 #[derive(Subcommand)]
 pub(crate) enum Dlq {
-    /// Lists them, without their events
+    /// Lists them, without their events, and says how many events the outbox gave up, which are no letters
     List(List),
-    /// Counts them; exit code 1 where there are more than --most
+    /// Counts them, likewise; exit code 1 where there are more than --most
     Count(Count),
     /// Shows one, with its event: that is users' data
     Show(Show),
@@ -219,15 +220,18 @@ impl Which {
 
 impl Dlq {
     pub(super) fn run(self, place: &Place, out: Out) -> Result<Verdict, Failure> {
-        let book = DeadLetterBook::open(&place.tables()?)?;
+        let tables = place.tables()?;
+        let book = DeadLetterBook::open(&tables)?;
+        let given_up = || Ok::<_, Failure>(Control::open(&tables)?.state()?.given_up());
         match self {
             Self::List(List { which, after, limit, newest }) => {
                 let page = Page { after, limit: limit.into(), newest_first: newest };
                 let letters = book.list(&which.selection(), page)?;
-                out.print(&Letters { letters: letters.iter().map(Letter::of).collect() })?;
+                let letters = letters.iter().map(Letter::of).collect();
+                out.print(&Letters { letters, given_up: given_up()? })?;
                 Ok(Verdict::Well)
             }
-            Self::Count(count) => count.run(&book, out),
+            Self::Count(count) => count.run(&book, given_up()?, out),
             Self::Show(Show { id, payload }) => show(&book, id, payload, out),
             Self::Edit(Edit { id, payload }) => {
                 book.edit(id, &read(&payload)?)?;
@@ -244,6 +248,21 @@ impl Dlq {
 #[derive(Serialize)]
 struct Letters {
     letters: Vec<Letter>,
+    given_up: u64,
+}
+
+/// What is no dead letter, and yet for a person to look after.
+struct Beside(u64);
+
+impl fmt::Display for Beside {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            0 => Ok(()),
+            given_up => {
+                writeln!(f, "{given_up:>8}  more lie in the outbox, given up: `emitter outbox given-up list`")
+            }
+        }
+    }
 }
 
 /// A letter without its event.
@@ -291,7 +310,7 @@ impl Letter {
 impl fmt::Display for Letters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.letters.is_empty() {
-            return writeln!(f, "There are no such dead letters.");
+            writeln!(f, "There are no such dead letters.")?;
         }
         for letter in &self.letters {
             let Letter { id, created_at, reason, original_topic, attempts, failure_reason, .. } = letter;
@@ -299,7 +318,7 @@ impl fmt::Display for Letters {
             let (topic, why) = (Plain(original_topic), Plain(failure_reason));
             writeln!(f, "{id}  {created_at}  {reason}  {topic}  {listener}  {attempts} attempts  {why}")?;
         }
-        Ok(())
+        Beside(self.given_up).fmt(f)
     }
 }
 
@@ -308,6 +327,7 @@ impl fmt::Display for Letters {
 struct Counted {
     total: u64,
     by: Option<Vec<Kind>>,
+    given_up: u64,
     findings: Vec<String>,
 }
 
@@ -318,7 +338,7 @@ struct Kind {
 }
 
 impl Count {
-    fn run(&self, book: &DeadLetterBook, out: Out) -> Result<Verdict, Failure> {
+    fn run(&self, book: &DeadLetterBook, given_up: u64, out: Out) -> Result<Verdict, Failure> {
         let selection = self.which.selection();
         let facet = self.by.map(|by| match by {
             By::Reason => Facet::Reason,
@@ -332,7 +352,7 @@ impl Count {
         let kinds = |kinds: Vec<_>| kinds.into_iter().map(|(name, letters)| Kind { name, letters }).collect();
         let finding = format!("{total} dead letters: `emitter dlq list` says why");
         let findings: Vec<String> = (total > self.most).then_some(finding).into_iter().collect();
-        let report = Counted { total, by: by.map(kinds), findings };
+        let report = Counted { total, by: by.map(kinds), given_up, findings };
         out.print(&report)?;
         Ok(Verdict::of(&report.findings))
     }
@@ -343,7 +363,8 @@ impl fmt::Display for Counted {
         for Kind { name, letters } in self.by.iter().flatten() {
             writeln!(f, "{letters:>8}  {}", report::or_dash(Some(&**name).filter(|name| !name.is_empty())))?;
         }
-        writeln!(f, "{:>8}  in all", self.total)
+        writeln!(f, "{:>8}  in all", self.total)?;
+        Beside(self.given_up).fmt(f)
     }
 }
 

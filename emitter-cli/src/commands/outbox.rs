@@ -145,7 +145,7 @@ pub(super) fn findings_now(outbox: &mut Control) -> Result<Vec<String>, Failure>
 
 fn findings(state: &OutboxState, relays: &[Relay], status: &Status) -> Vec<String> {
     let to_do = state.pending + state.waiting;
-    let given_up = state.failed + state.unreadable + state.orphaned;
+    let given_up = state.given_up();
     let mut findings = Vec::new();
     if state.paused {
         findings.push(

@@ -115,6 +115,14 @@ macro_rules! suite {
                 eventually(|| list().0["rows"].as_array().unwrap().len() == 3).await;
                 let (rows, code) = list();
                 assert_eq!((code, &rows["rows"][0]["status"], &rows["rows"][0]["key"]), (1, &json!("unreadable"), &json!("0")));
+                // Whoever looks for dead letters is told.
+                let (counted, code) = cli.report("dlq_count", &["dlq", "count"]);
+                assert_eq!((&counted["total"], &counted["given_up"], code), (&json!(0), &json!(3), 0));
+                assert_eq!(cli.report("dlq_list", &["dlq", "list"]).0["given_up"], 3);
+                let beside = "3  more lie in the outbox, given up: `emitter outbox given-up list`";
+                for say in ["count", "list"] {
+                    assert!(cli.run(&["dlq", say]).out.contains(beside), "{say}");
+                }
                 let retry = ["outbox", "given-up", "retry", "--service", "shop"];
                 for (filter, number) in [
                     (["--key", "1"], 1),

@@ -70,6 +70,14 @@ pub struct OutboxState {
     pub paused: bool,
 }
 
+impl OutboxState {
+    /// Rows that nobody tries any more, until a person looks after them: see [`GivenUp`](super::GivenUp).
+    #[must_use]
+    pub const fn given_up(&self) -> u64 {
+        self.failed + self.unreadable + self.orphaned
+    }
+}
+
 /// A lane of an outbox, and whose it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]

@@ -28,6 +28,8 @@ struct Told {
     letters: Vec<KeptLetter>,
     count: u64,
     groups: Vec<Group>,
+    /// What the outbox gave up.
+    given_up: u64,
 }
 
 /// How many there are of each.
@@ -58,6 +60,7 @@ async fn ask(shared: &Shared, chosen: &Chosen, after: Option<i64>) -> Result<Tol
             letters: book.list(&selection, page).map_err(said)?,
             count: book.count(&selection).map_err(said)?,
             groups: FACETS.into_iter().map(group).collect::<Result<_, String>>()?,
+            given_up: drawer.control()?.state().map_err(said)?.given_up(),
         })
     });
     told.await
@@ -74,6 +77,9 @@ pub(crate) async fn draw(
         Ok(told) => html! {
             (filter(&guest, &chosen, &pairs))
             p .count { strong { (frame::number(told.count)) } " dead letters" @if !chosen.pairs().is_empty() { " of these" } "." }
+            @if told.given_up > 0 {
+                p { (frame::number(told.given_up)) " more events lie in the outbox, " a href={ (guest.base) "/outbox" } { "given up" } "." }
+            }
             (groups(&guest, &chosen, &told))
             @if told.count > 0 {
                 div .bar { a .button href={ (guest.base) "/letters/plan" (chosen.query()) } { "What would a redrive or a discard touch?" } }

@@ -103,7 +103,7 @@ fn tiles(samples: &[Sample]) -> Markup {
 
 fn outbox(guest: &Guest, outbox: &OutboxState) -> Markup {
     let waiting = outbox.oldest.map_or("–".to_owned(), frame::age);
-    let given_up = outbox.failed + outbox.unreadable + outbox.orphaned;
+    let given_up = outbox.given_up();
     let content = html! {
         dl {
             dt { "To be published" } dd { (frame::number(outbox.pending + outbox.waiting)) }
