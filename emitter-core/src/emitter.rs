@@ -43,6 +43,7 @@ mod health;
 mod intake;
 mod models;
 mod net;
+mod nodes;
 mod on;
 mod outbound;
 mod parcel;
@@ -67,6 +68,7 @@ pub use emission::{Emission, Published, Route};
 pub use health::{Backlog, Health, HealthStatus, Unpublished};
 use intake::Intake;
 use models::{ModelState, Models};
+use nodes::Nodes;
 use on::On;
 pub use on::Subscription;
 use outbound::Outbound;
@@ -155,6 +157,7 @@ struct Shared {
     /// Filled by who keeps account of what listeners do with what is written down, if anybody does.
     ledger: OnceCell<Keeper>,
     catching_up: Arc<CatchingUp>,
+    nodes: Nodes,
     counters: Arc<Counters>,
     calls: Mutex<AllCalls>,
     /// To whom it is told what is counted, if to anybody.
@@ -394,7 +397,7 @@ impl Emitter {
             let status = transport.status();
             let shared = &self.node.shared;
             let subscribed = |status: &TransportStatus, group: Option<&str>| {
-                let own = if group.is_none() { shared.catching_up.subscriptions() } else { 0 };
+                let own = if group.is_none() { shared.own_subscriptions() } else { 0 };
                 let wanted = shared.subscribed_models(group) + own;
                 status.subscriptions >= wanted && (wanted == 0 || status.subscriber.connected)
             };

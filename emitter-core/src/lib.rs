@@ -45,6 +45,7 @@
 extern crate self as emitter_core;
 
 mod ack;
+pub mod announcement;
 mod batch;
 mod cause;
 pub mod columns;

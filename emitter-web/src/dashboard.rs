@@ -164,6 +164,7 @@ impl DashboardBuilder {
             ..StreamConfig::default()
         });
         let live = live.start(&emitter)?;
+        emitter.watch_nodes();
         let desk = Desk::new(tables, &emitter.origin().service, config.patience);
         let every = config.sample_every.max(Duration::from_millis(100));
         let authorize: Authorize = Box::new(move |parts| who(parts).boxed());

@@ -140,6 +140,57 @@ async fn a_node_tells_its_listeners_and_when_they_change() {
     let _ = observer.close(Duration::from_secs(1)).await;
 }
 
+async fn check_watching(version: MqttVersion) {
+    let broker = Mosquitto::start();
+    let early = start("early", config(&broker).protocol(version)).await;
+    hear(&early);
+    let watching = start("watching", config(&broker).protocol(version)).await;
+    let others = |watching: &Emitter| {
+        let mut others = watching.nodes();
+        others.retain(|said| said.node != "watching");
+        others
+    };
+    assert_eq!(others(&watching), []);
+    watching.watch_nodes();
+    watching.watch_nodes();
+    watching.connected(LONG).await.expect("it is subscribed");
+    // It was there before; who comes later is told, too, and what changes.
+    eventually(|| {
+        others(&watching).iter().any(|said| said.listeners.as_ref().is_some_and(|all| all.len() == 1))
+    })
+    .await;
+    let late = start("late", config(&broker).protocol(version)).await;
+    eventually(|| others(&watching).len() == 2).await;
+    assert!(watching.nodes().iter().all(|said| said.service == "shop" && said.is_online()));
+    let heard = &others(&watching)[0].listeners.clone().unwrap()[0];
+    assert_eq!(
+        (&*heard.model, heard.operation.as_deref(), &*heard.hears),
+        ("user", Some("create"), "remote")
+    );
+    let gone = |watching: &Emitter, node: &str| {
+        others(watching).iter().any(|said| said.node == node && !said.is_online())
+    };
+    assert!(late.shutdown(Duration::from_secs(5)).await.is_clean());
+    eventually(|| gone(&watching, "late")).await;
+    drop(early);
+    eventually(|| gone(&watching, "early")).await;
+    assert_eq!(watching.health().reasons, [""; 0]);
+    assert!(watching.shutdown(Duration::from_secs(5)).await.is_clean());
+
+    // A session is subscribed still, in a life that asks for nothing.
+    let again = start("watching", config(&broker).protocol(version)).await;
+    let _third = start("third", config(&broker).protocol(version)).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let stats = again.stats();
+    assert_eq!((again.nodes().len(), stats.received, stats.dead_letters), (0, 0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_can_watch_the_others() {
+    check_watching(MqttVersion::V5).await;
+    check_watching(MqttVersion::V311).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_is_not_to_be_seen_says_nothing() {
     let broker = Mosquitto::start();

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use clap::Args;
 use emitter_diesel::EventId;
+use emitter_diesel::announcement::{AnnouncedListener, Announcement};
 use emitter_diesel::topic::{Layout, ModelTopic, TopicPrefix, Topics};
 use emitter_diesel::transport::mqtt::{ClientId, MqttTransport};
 use emitter_diesel::transport::{Delivery, Transport};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::connection::Place;
@@ -37,40 +38,11 @@ pub(crate) struct Listeners {
 
 #[derive(Serialize)]
 struct Report {
-    nodes: Vec<Node>,
+    nodes: Vec<Announcement>,
     findings: Vec<String>,
 }
 
-/// A node, as it says itself; once it is gone, as it had its broker say.
-#[derive(Serialize, Deserialize)]
-struct Node {
-    service: String,
-    node: String,
-    incarnation: String,
-    status: String,
-    since: Option<String>,
-    /// `None` of a node that is gone, or does not say.
-    #[serde(default)]
-    listeners: Option<Vec<Listener>>,
-    /// How many there are beside those.
-    #[serde(default)]
-    more: u64,
-}
-
-#[derive(Serialize, Deserialize)]
-struct Listener {
-    name: String,
-    model: String,
-    /// All where it is none.
-    #[serde(default)]
-    operation: Option<String>,
-    hears: String,
-    #[serde(default)]
-    group: Option<String>,
-}
-
-/// The longest announcement that is read, and how many are.
-const MOST_BYTES: usize = 64 * 1024;
+/// How many are read.
 const MOST_NODES: usize = 10_000;
 
 /// What the broker has kept comes at once.
@@ -99,7 +71,10 @@ impl Listeners {
         Ok(Verdict::of(&report.findings))
     }
 
-    async fn hear(&self, broker: &MqttTransport) -> Result<BTreeMap<(String, String), Node>, Failure> {
+    async fn hear(
+        &self,
+        broker: &MqttTransport,
+    ) -> Result<BTreeMap<(String, String), Announcement>, Failure> {
         let begun = Instant::now();
         while broker.status().subscriptions == 0 {
             let status = broker.status();
@@ -115,27 +90,28 @@ impl Listeners {
         while begun.elapsed() < self.patience && nodes.len() < MOST_NODES {
             let Ok(Some(Delivery { payload, ack, .. })) = timeout(QUIET, broker.next()).await else { break };
             // Whoever may publish there may say anything.
-            let node = (payload.len() <= MOST_BYTES).then(|| serde_json::from_slice::<Node>(&payload));
+            let node = Announcement::read(&payload);
             ack.done();
-            if let Some(Ok(node)) = node {
+            if let Some(node) = node {
                 nodes.insert((node.service.clone(), node.node.clone()), node);
             }
         }
         Ok(nodes)
     }
 
-    fn report(&self, heard: BTreeMap<(String, String), Node>) -> Report {
-        let is_meant = |node: &Node| {
+    fn report(&self, heard: BTreeMap<(String, String), Announcement>) -> Report {
+        let is_meant = |node: &Announcement| {
             let of_service = self.service.as_ref().is_none_or(|service| *service == node.service);
-            of_service && (self.gone || node.status == "online")
+            of_service && (self.gone || node.is_online())
         };
-        let mut nodes: Vec<Node> = heard.into_values().filter(is_meant).collect();
+        let mut nodes: Vec<Announcement> = heard.into_values().filter(is_meant).collect();
         if let Some(model) = &self.model {
             for listeners in nodes.iter_mut().filter_map(|node| node.listeners.as_mut()) {
                 listeners.retain(|listener| listener.model.eq_ignore_ascii_case(model));
             }
         }
-        let is_heard = |node: &Node| node.listeners.as_ref().is_some_and(|listeners| !listeners.is_empty());
+        let is_heard =
+            |node: &Announcement| node.listeners.as_ref().is_some_and(|listeners| !listeners.is_empty());
         let mut findings = Vec::new();
         if nodes.is_empty() {
             findings.push(
@@ -151,10 +127,10 @@ impl Listeners {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for Node { service, node, status, since, listeners, more, .. } in &self.nodes {
+        for Announcement { service, node, status, since, listeners, more, .. } in &self.nodes {
             let since = since.as_ref().map_or(String::new(), |since| format!(", since {}", Plain(since)));
             writeln!(f, "{}/{}  {}{since}", Plain(service), Plain(node), Plain(status))?;
-            for Listener { name, model, operation, hears, group } in listeners.iter().flatten() {
+            for AnnouncedListener { name, model, operation, hears, group, .. } in listeners.iter().flatten() {
                 let operation = Plain(operation.as_deref().unwrap_or("everything"));
                 let group =
                     group.as_ref().map_or(String::new(), |group| format!(", in the group {}", Plain(group)));

@@ -17,6 +17,7 @@ use super::burying::{DeadLetters, Graveyard, Keeper};
 use super::catching_up::CatchingUp;
 use super::companion::BeginCompanion;
 use super::health::Unpublished;
+use super::nodes::Nodes;
 use super::publishing::Publishing;
 use super::{AskBacklog, Emitter, Node, Shared, Tap, Tasks, Troubles, WeakEmitter};
 use crate::batch::{self, Batches};
@@ -582,6 +583,7 @@ impl Builder {
         let shared = Arc::new(Shared {
             origin,
             catching_up,
+            nodes: Nodes::new(&topics),
             emit: self.emit,
             skipped: self.skipped,
             limits: self.dispatch,

@@ -137,6 +137,10 @@ impl Intake {
                 }
             };
             let Some(delivery) = delivery else { return };
+            if self.shared.nodes.take(&delivery.topic, &delivery.payload) {
+                delivery.ack.done();
+                continue;
+            }
             let about =
                 self.group.is_none().then(|| self.shared.catching_up.about(&delivery.topic)).flatten();
             match about {

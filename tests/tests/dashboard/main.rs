@@ -77,6 +77,7 @@ async fn an_operator_finds_and_mends_what_is_wrong() {
     });
     stage.broker.publish("prisma/events/parcel/update", foreign.to_string());
     stage.broker.publish("prisma/events/parcel/create", format!("{HOSTILE} is no JSON"));
+    stage.announce();
 
     let mut browser = Browser::start().await;
     let browser = &mut browser;

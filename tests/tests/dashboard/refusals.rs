@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::stage::Stage;
+use crate::stage::{HOSTILE, Stage};
 
 /// Everything that can be asked for.
 const PAGES: [&str; 16] = [
@@ -217,6 +217,33 @@ async fn what_an_event_changed_is_in_the_outbox_too() {
         let told = format!("<td class=\"{when}\"><span class=\"value\">{status}</span>");
         assert!(shown.contains(&told), "{shown}");
     }
+    stage.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_and_listeners_are_shown_as_they_say_on_the_bus() {
+    let stage = Stage::set().await;
+    stage.announce();
+    let begun = Instant::now();
+    let nodes = loop {
+        let nodes = page(&stage, "/nodes", "reader").await;
+        if nodes.contains("mail/b") {
+            break nodes;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(20), "{nodes}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    assert!(
+        nodes.contains("mail/a") && nodes.contains("there</span>") && nodes.contains("gone</span>"),
+        "{nodes}"
+    );
+    assert!(!nodes.contains("mail/c") && !nodes.contains("mail/d"), "{nodes}");
+    let listeners = page(&stage, "/listeners", "reader").await;
+    let escaped = HOSTILE.replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;");
+    assert!(
+        listeners.contains("stamp") && listeners.contains(&escaped) && !listeners.contains(HOSTILE),
+        "{listeners}"
+    );
     stage.end().await;
 }
 

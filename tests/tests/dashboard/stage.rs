@@ -24,6 +24,7 @@ use emitter_diesel::tables::Tables;
 use emitter_diesel::{Bind, Emit, Emits, Emitter, Event, HashKey, State, listener, update};
 use emitter_web::dashboard::{Dashboard, DashboardConfig, Visitor};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 
@@ -170,6 +171,23 @@ impl Stage {
             .get_result(conn)
             .unwrap();
         update(&taken).set(parcels::status.eq("SENT")).emit::<Parcel>().get_result(conn).unwrap();
+    }
+
+    /// Two nodes of another service say that they are there, and gone; and one speaks for another.
+    pub(crate) fn announce(&self) {
+        let said = |topic: &str, node: &str, status: &str| {
+            let announcement = json!({
+                "service": "mail", "node": node, "incarnation": HOSTILE, "status": status, "since": HOSTILE, "listeners": [
+                    { "name": HOSTILE, "model": HOSTILE, "operation": HOSTILE, "hears": HOSTILE, "group": HOSTILE },
+                    { "name": "stamp", "model": "parcel", "hears": "remote" },
+                ],
+            });
+            let topic = format!("prisma/events/_nodes/{topic}");
+            assert!(self.broker.send("shop.web-1", &topic, announcement.to_string()));
+        };
+        said("mail.a", "a", "online");
+        said("mail.c", "d", "online");
+        said("mail.b", "b", "offline");
     }
 
     /// Another program does this to the database.

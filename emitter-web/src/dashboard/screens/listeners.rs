@@ -1,10 +1,11 @@
-//! Listeners of this node, what they hear, and what they failed at; and the models of the program.
+//! Listeners of this node, what they hear, and what they failed at; those of other nodes; and the models of the program.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use axum::extract::State;
 use axum::response::Html;
+use emitter_core::announcement::{AnnouncedListener, Announcement};
 use emitter_core::emit::Scope;
 use emitter_core::listener::{Hears, ListenerInfo};
 use emitter_core::registry::RegisteredModel;
@@ -15,6 +16,9 @@ use crate::dashboard::access::Guest;
 use crate::dashboard::chosen::Chosen;
 use crate::dashboard::desk::said;
 use crate::dashboard::{Shared, frame};
+
+/// So many listeners of other nodes are shown.
+const MOST: usize = 1_000;
 
 pub(crate) async fn draw(State(shared): State<Arc<Shared>>, guest: Guest) -> Html<String> {
     let letters = shared.desk.ask(|drawer| {
@@ -37,6 +41,7 @@ pub(crate) async fn draw(State(shared): State<Arc<Shared>>, guest: Guest) -> Htm
     let content = html! {
         @if let Some(trouble) = trouble { (trouble) }
         (frame::section("Listeners of this node", &listeners))
+        (frame::section("Listeners of other nodes", &others(&shared)))
         (frame::section("Subscriptions", &subscriptions(&shared)))
         (frame::section("Models", &models()))
     };
@@ -64,6 +69,40 @@ fn listener(guest: &Guest, info: &ListenerInfo, letters: &HashMap<String, u64>) 
             td .note { (info.defined_at) }
         }
     }
+}
+
+/// As their nodes say.
+fn others(shared: &Shared) -> Markup {
+    let this = shared.emitter.origin();
+    let nodes = shared.emitter.nodes();
+    let others = nodes
+        .iter()
+        .filter(|said| said.is_online() && (&*said.service, &*said.node) != (&*this.service, &*this.node));
+    let of_nodes =
+        others.flat_map(|said| said.listeners.iter().flatten().map(move |listener| (said, listener)));
+    let row = |(said, listener): (&Announcement, &AnnouncedListener)| {
+        let hears = match &*listener.hears {
+            "local" => "its own node",
+            "remote" => "the other nodes",
+            "everything" => "every node",
+            other => other,
+        };
+        html! {
+            tr {
+                td { strong { (listener.name) } }
+                td { (said.service) "/" (said.node) }
+                td { (listener.model) }
+                td { (listener.operation.as_deref().unwrap_or("all")) }
+                td { (hears) }
+                td { (listener.group.as_deref().unwrap_or("–")) }
+            }
+        }
+    };
+    let rows: Vec<_> = of_nodes.take(MOST).map(row).collect();
+    if rows.is_empty() {
+        return frame::nothing("No other node says that it has any.");
+    }
+    frame::table(&["Listener", "Node", "Model", "Operation", "Hears", "Group"], &rows)
 }
 
 fn subscriptions(shared: &Shared) -> Markup {

@@ -1,10 +1,11 @@
-//! Nodes: how this one stands, who relays, and how far others are.
+//! Nodes: how this one stands, who else is there, who relays, and how far others are.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::extract::State;
 use axum::response::Html;
+use emitter_core::announcement::Announcement;
 use emitter_core::transport::{LinkStatus, TransportStatus};
 use emitter_diesel::mirror::MirrorState;
 use emitter_diesel::outbox::{Behind, RelayState};
@@ -29,6 +30,7 @@ pub(crate) async fn draw(State(shared): State<Arc<Shared>>, guest: Guest) -> Htm
     let told = told.await;
     let content = html! {
         (this(&shared))
+        (frame::section("Nodes on the bus", &all(&shared)))
         @match &told {
             Ok(told) => {
                 (frame::section("Relays", &relays(&told.relays)))
@@ -85,6 +87,28 @@ fn transport(status: &TransportStatus) -> Markup {
             (frame::table(&["Refused subscription", "Why"], &rows))
         }
     }
+}
+
+/// As they say themselves.
+fn all(shared: &Shared) -> Markup {
+    let nodes = shared.emitter.nodes();
+    if nodes.is_empty() {
+        return frame::nothing(
+            "No node says that it is there: none announces itself, or the broker has not answered.",
+        );
+    }
+    let row = |said: &Announcement| {
+        let listeners = said.listeners.as_ref().map(|listeners| listeners.len() as u64 + said.more);
+        html! {
+            tr {
+                td { (said.service) "/" (said.node) }
+                td { @if said.is_online() { (frame::pill("good", "there")) } @else { (frame::pill("warn", "gone")) } }
+                td { (said.since.as_deref().unwrap_or("–")) }
+                td .number { (listeners.map_or("–".to_owned(), frame::number)) }
+            }
+        }
+    };
+    frame::table(&["Node", "State", "Since", "Listeners"], &nodes.iter().map(row).collect::<Vec<_>>())
 }
 
 fn relays(relays: &[RelayState]) -> Markup {
