@@ -1,7 +1,7 @@
 //! The alerts of `ops/alerts.yml`, tried on what nodes told: as much of PromQL as they are written in.
 //!
 //! What is looked for within a span of time is what happened between two scrapes. How long something has to be so, the `for` of
-//! an alert, is not waited for.
+//! an alert, is not waited for: that is tried by Prometheus itself, in `tests/tests/alerts.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 

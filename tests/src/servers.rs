@@ -24,6 +24,7 @@ pub(crate) mod packages;
 mod port;
 mod postgres;
 mod process;
+pub mod promtool;
 mod rabbitmq;
 
 pub use aedes::Aedes;

@@ -21,6 +21,8 @@ const SERVERS: &[Server] = &[
     Server { program: "node", package: "nodejs npm" },
     // In which the dashboard is tried.
     Server { program: "chromium", package: "chromium" },
+    // Prometheus's own, which tries the alerts.
+    Server { program: "promtool", package: "prometheus" },
     Server { program: "postgres", package: "postgresql" },
     Server { program: "mariadbd", package: "mariadb-server" },
     // Says where the library is; Diesel links with it.
