@@ -81,9 +81,9 @@ struct Kept {
 }
 
 impl Announcements {
-    /// Takes what was said on the topic with this last level. One that is gone makes room for one that is there;
-    /// what has no room, or is none, is not kept.
-    pub(crate) fn hear(&mut self, name: &str, payload: &[u8]) {
+    /// Takes what was said on the topic with this last level, and returns whether that is an announcement. One that is gone
+    /// makes room for one that is there; what has no room is not kept.
+    pub(crate) fn hear(&mut self, name: &str, payload: &[u8]) -> bool {
         let said = Announcement::read(payload);
         // A broker lets a service say what its access list says: by the topic, and not by the text.
         let said = said.filter(|said| {
@@ -93,15 +93,16 @@ impl Announcements {
         if said.is_some() || payload.is_empty() {
             self.forget(name);
         }
-        let Some(announcement) = said else { return };
+        let Some(announcement) = said else { return payload.is_empty() };
         let bytes = payload.len();
         while self.nodes.len() >= MOST_NODES || self.bytes + bytes > MOST_BYTES {
             let gone = self.nodes.iter().find(|(_, kept)| !kept.announcement.is_online());
-            let Some(gone) = gone.map(|(name, _)| name.clone()) else { return };
+            let Some(gone) = gone.map(|(name, _)| name.clone()) else { return true };
             self.forget(&gone);
         }
         self.bytes += bytes;
         self.nodes.insert(name.to_owned(), Kept { announcement, bytes });
+        true
     }
 
     fn forget(&mut self, name: &str) {
@@ -161,9 +162,9 @@ mod tests {
         let of_another = said("bank", "a", "offline", 0);
         let large = said("shop", "a", "offline", Announcement::MAX_BYTES / 100);
         for none in [&b"{}"[..], b"[1]", b"\xff", of_another.as_bytes(), large.as_bytes()] {
-            heard.hear("shop.a", none);
+            assert!(!heard.hear("shop.a", none));
         }
-        heard.hear("shop", said("shop", "", "online", 0).as_bytes());
+        assert!(!heard.hear("shop", said("shop", "", "online", 0).as_bytes()));
         assert_eq!(names(&heard), ["shop/a online"]);
     }
 

@@ -9,7 +9,7 @@ use emitter_diesel::EventId;
 use emitter_diesel::dead_letter::Reason;
 use emitter_diesel::dead_letters::{DeadLetterBook, Facet, KeptLetter, Page, Selection};
 use emitter_diesel::event::Timestamp;
-use emitter_diesel::outbox::Control;
+use emitter_diesel::outbox::{GivenUp, GivenUpSelection};
 use emitter_diesel::requests::Work;
 use serde::Serialize;
 
@@ -23,7 +23,7 @@ use crate::report::{self, Failure, Out, Plain, Verdict};
 pub(crate) enum Dlq {
     /// Lists them, without their events, and says how many events the outbox gave up, which are no letters
     List(List),
-    /// Counts them, likewise; exit code 1 where there are more than --most
+    /// Counts them, and the events that the outbox gave up, which are no letters; exit code 1 where there are more letters than --most
     Count(Count),
     /// Shows one, with its event: that is users' data
     Show(Show),
@@ -222,7 +222,10 @@ impl Dlq {
     pub(super) fn run(self, place: &Place, out: Out) -> Result<Verdict, Failure> {
         let tables = place.tables()?;
         let book = DeadLetterBook::open(&tables)?;
-        let given_up = || Ok::<_, Failure>(Control::open(&tables)?.state()?.given_up());
+        let given_up = || {
+            let counts = GivenUp::open(&tables, "")?.count(&GivenUpSelection::default())?;
+            Ok::<_, Failure>(counts.into_iter().map(|(_, events)| events).sum())
+        };
         match self {
             Self::List(List { which, after, limit, newest }) => {
                 let page = Page { after, limit: limit.into(), newest_first: newest };
@@ -259,7 +262,7 @@ impl fmt::Display for Beside {
         match self.0 {
             0 => Ok(()),
             given_up => {
-                writeln!(f, "{given_up:>8}  more lie in the outbox, given up: `emitter outbox given-up list`")
+                writeln!(f, "{given_up:>8}  in the whole outbox, given up: `emitter outbox given-up list`")
             }
         }
     }

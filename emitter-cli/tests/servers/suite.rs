@@ -119,7 +119,7 @@ macro_rules! suite {
                 let (counted, code) = cli.report("dlq_count", &["dlq", "count"]);
                 assert_eq!((&counted["total"], &counted["given_up"], code), (&json!(0), &json!(3), 0));
                 assert_eq!(cli.report("dlq_list", &["dlq", "list"]).0["given_up"], 3);
-                let beside = "3  more lie in the outbox, given up: `emitter outbox given-up list`";
+                let beside = "3  in the whole outbox, given up: `emitter outbox given-up list`";
                 for say in ["count", "list"] {
                     assert!(cli.run(&["dlq", say]).out.contains(beside), "{say}");
                 }

@@ -92,6 +92,8 @@ enum Rejection {
     UnknownEvent,
     #[error("the origin has empty names")]
     Origin,
+    #[error("it is no announcement of the node whose topic it is")]
+    Announcement,
     #[error("the row's `Deserialize` panicked")]
     Panicked,
     #[error(transparent)]
@@ -137,7 +139,10 @@ impl Intake {
                 }
             };
             let Some(delivery) = delivery else { return };
-            if self.shared.nodes.take(&delivery.topic, &delivery.payload) {
+            if let Some(is_one) = self.shared.nodes.take(&delivery.topic, &delivery.payload) {
+                if !is_one {
+                    self.refuse(&Rejection::Announcement, &delivery.topic);
+                }
                 delivery.ack.done();
                 continue;
             }

@@ -28,14 +28,14 @@ impl Nodes {
         usize::from(self.watched.get().is_some())
     }
 
-    /// Whether it is one of these topics; then what came on it is taken. A session may have been subscribed by an
-    /// earlier life.
-    pub(super) fn take(&self, topic: &str, payload: &[u8]) -> bool {
-        let Some(name) = topic.strip_prefix(self.below.as_str()) else { return false };
-        if self.watched.get().is_some() {
-            self.heard.lock().unwrap_or_else(PoisonError::into_inner).hear(name, payload);
+    /// Takes what came on one of these topics, and returns whether it is an announcement; `None` of another topic. A session
+    /// may have been subscribed by an earlier life: then nothing of it is kept.
+    pub(super) fn take(&self, topic: &str, payload: &[u8]) -> Option<bool> {
+        let name = topic.strip_prefix(self.below.as_str())?;
+        if self.watched.get().is_none() {
+            return Some(Announcements::default().hear(name, payload));
         }
-        true
+        Some(self.heard.lock().unwrap_or_else(PoisonError::into_inner).hear(name, payload))
     }
 }
 

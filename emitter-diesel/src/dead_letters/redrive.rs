@@ -24,7 +24,7 @@ use crate::tables::{Database, LetterRow};
 pub struct Redrive {
     /// How many are begun in a second; 0 for as many as there are. Default 100.
     pub per_second: u32,
-    /// How many are in progress at a time, 1 to 256. Three times as many are in memory, each of 1 MiB at most. Default 32.
+    /// How many are in progress at a time, 1 to 256. Up to three times as many wait in memory, each of 1 MiB at most. Default 32.
     pub at_once: usize,
     /// How long the claim of a redrive that died holds its letters, 1 s to 1 h. One that lives renews it. Default 30 s.
     pub lease: Duration,

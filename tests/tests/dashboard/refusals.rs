@@ -250,14 +250,14 @@ async fn nodes_and_listeners_are_shown_as_they_say_on_the_bus() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_outbox_gave_up_is_told_beside_the_letters() {
     let mut stage = Stage::set().await;
-    assert!(!page(&stage, "/letters", "reader").await.contains("more events lie in the outbox"));
+    assert!(!page(&stage, "/letters", "reader").await.contains("In the whole outbox"));
     // No relay has them in its hands.
     stage.execute("UPDATE emitter_lanes SET paused = 1");
     stage.mail.is_there.store(true, Ordering::SeqCst);
     stage.send("parcel 1");
     stage.execute("UPDATE emitter_outbox SET status = 'FAILED', handler = NULL, last_error = 'too large'");
     let letters = page(&stage, "/letters", "reader").await;
-    let told = "<p>2 more events lie in the outbox, <a href=\"/ops/outbox\">given up</a>.</p>";
+    let told = "<p>In the whole outbox, <a href=\"/ops/outbox\">given up</a>: 2.</p>";
     assert!(letters.contains(told), "{letters}");
     assert_eq!(page(&stage, "/outbox", "reader").await.matches("too large").count(), 2);
     stage.end().await;

@@ -31,9 +31,10 @@ struct Found {
 impl Found {
     fn look<D: Workplace>(conn: &mut D::Conn) -> Self {
         let all = format!(
-            "SELECT CAST(SUM(step) AS {0}) AS number FROM orders UNION ALL SELECT COUNT(*) FROM bills \
-             UNION ALL SELECT COUNT(*) FROM (SELECT DISTINCT order_id, step FROM bills) AS different \
-             UNION ALL SELECT CAST(SUM(bills) AS {0}) FROM totals UNION ALL SELECT COUNT(*) FROM emitter_inbox",
+            "SELECT CAST(SUM(step) AS {0}) AS number, 1 AS place FROM orders UNION ALL SELECT COUNT(*), 2 FROM bills \
+             UNION ALL SELECT COUNT(*), 3 FROM (SELECT DISTINCT order_id, step FROM bills) AS different \
+             UNION ALL SELECT CAST(SUM(bills) AS {0}), 4 FROM totals UNION ALL SELECT COUNT(*), 5 FROM emitter_inbox \
+             ORDER BY place",
             D::BIGINT
         );
         let [events, effects @ ..]: [i64; 5] = D::numbers(conn, &all).try_into().unwrap();

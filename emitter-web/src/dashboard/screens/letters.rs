@@ -6,6 +6,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
 use emitter_core::dead_letter::Reason;
 use emitter_diesel::dead_letters::{Facet, KeptLetter, Page, Selection};
+use emitter_diesel::outbox::GivenUpSelection;
 use maud::{Markup, html};
 
 use crate::dashboard::access::Guest;
@@ -50,6 +51,7 @@ const FACETS: [(Facet, &str, &str); 5] = [
 async fn ask(shared: &Shared, chosen: &Chosen, after: Option<i64>) -> Result<Told, String> {
     let selection = chosen.selection.clone();
     let told = shared.desk.ask(move |drawer| {
+        let given_up = drawer.given_up()?.count(&GivenUpSelection::default()).map_err(said)?;
         let book = drawer.letters()?;
         let page = Page { after, limit: PAGE, newest_first: true };
         let group = |(facet, name, title)| {
@@ -60,7 +62,7 @@ async fn ask(shared: &Shared, chosen: &Chosen, after: Option<i64>) -> Result<Tol
             letters: book.list(&selection, page).map_err(said)?,
             count: book.count(&selection).map_err(said)?,
             groups: FACETS.into_iter().map(group).collect::<Result<_, String>>()?,
-            given_up: drawer.control()?.state().map_err(said)?.given_up(),
+            given_up: given_up.iter().map(|(_, events)| events).sum(),
         })
     });
     told.await
@@ -78,7 +80,7 @@ pub(crate) async fn draw(
             (filter(&guest, &chosen, &pairs))
             p .count { strong { (frame::number(told.count)) } " dead letters" @if !chosen.pairs().is_empty() { " of these" } "." }
             @if told.given_up > 0 {
-                p { (frame::number(told.given_up)) " more events lie in the outbox, " a href={ (guest.base) "/outbox" } { "given up" } "." }
+                p { "In the whole outbox, " a href={ (guest.base) "/outbox" } { "given up" } ": " (frame::number(told.given_up)) "." }
             }
             (groups(&guest, &chosen, &told))
             @if told.count > 0 {
