@@ -14,7 +14,8 @@ use diesel::prelude::*;
 use diesel::r2d2;
 use diesel::result::ConnectionResult;
 use diesel_async::pooled_connection::{AsyncDieselConnectionManager, ManagerConfig, deadpool};
-use diesel_async::{AsyncConnection, AsyncMysqlConnection, AsyncPgConnection};
+use diesel_async::sync_connection_wrapper::SyncConnectionWrapper;
+use diesel_async::{AsyncConnection, AsyncMysqlConnection, AsyncPgConnection, SimpleAsyncConnection};
 use emitter_diesel::capture::Capture;
 use emitter_diesel::inbox::{Inbox, InboxTx};
 use emitter_diesel::outbox::{Outbox, RelayConfig};
@@ -95,6 +96,7 @@ macro_rules! bills {
 
 bills!(bill: PgConnection, bill_async: AsyncPgConnection);
 bills!(bill_mysql: MysqlConnection, bill_mysql_async: AsyncMysqlConnection);
+bills!(bill_sqlite: SqliteConnection, bill_sqlite_async: SyncConnectionWrapper<SqliteConnection>);
 
 /// Watches the statements of a node's connections for its cue.
 #[derive(Debug, Clone, Default)]
@@ -166,9 +168,24 @@ impl Prompter {
     }
 }
 
-impl<C: Connection> r2d2::CustomizeConnection<C, r2d2::Error> for Prompter {
+/// What is said on a connection of this database, so that it waits where another one writes.
+fn patience(url: &str) -> Option<&'static str> {
+    (!url.contains("://")).then_some("PRAGMA busy_timeout = 20000")
+}
+
+/// Makes a pool's connections those of a worker.
+#[derive(Debug)]
+struct Customizer {
+    patience: Option<&'static str>,
+    prompter: Prompter,
+}
+
+impl<C: Connection> r2d2::CustomizeConnection<C, r2d2::Error> for Customizer {
     fn on_acquire(&self, conn: &mut C) -> Result<(), r2d2::Error> {
-        conn.set_instrumentation(self.instrumentation());
+        self.patience
+            .map_or(Ok(()), |patience| conn.batch_execute(patience))
+            .map_err(r2d2::Error::QueryError)?;
+        conn.set_instrumentation(self.prompter.instrumentation());
         Ok(())
     }
 }
@@ -205,13 +222,18 @@ macro_rules! listen {
             let watching = prompter.clone();
             // Those of one kind are never used.
             let pool = r2d2::Pool::builder().max_size(CALLS).min_idle(Some(0)).connection_timeout(2 * SECOND);
-            let pool = pool.connection_customizer(Box::new(prompter));
+            let pool =
+                pool.connection_customizer(Box::new(Customizer { patience: patience(&blocking), prompter }));
             let pool = pool.build(r2d2::ConnectionManager::<$conn>::new(blocking))?;
             let mut setup = ManagerConfig::default();
             setup.custom_setup = Box::new(move |url| {
                 let (url, watching) = (url.to_owned(), watching.clone());
                 Box::pin(async move {
                     let mut conn = <$async_conn>::establish(&url).await?;
+                    if let Some(patience) = patience(&url) {
+                        let set = SimpleAsyncConnection::batch_execute(&mut conn, patience).await;
+                        set.map_err(ConnectionError::CouldntSetupConfiguration)?;
+                    }
                     conn.set_instrumentation(watching.instrumentation());
                     Ok(conn)
                 })
@@ -235,6 +257,7 @@ macro_rules! listen {
 
 listen!(listen: PgConnection, AsyncPgConnection);
 listen!(listen_mysql: MysqlConnection, AsyncMysqlConnection);
+listen!(listen_sqlite: SqliteConnection, SyncConnectionWrapper<SqliteConnection>);
 
 /// Copies the orders of others until it is killed.
 async fn copy(task: Task) -> Result<(), Box<dyn Error>> {
@@ -258,6 +281,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let kind = kind.to_owned();
     if let Some(listener) = task.listener.take() {
         return match kind.as_str() {
+            "sqlite" => listen_sqlite(task, listener).await,
             "mysql" => listen_mysql(task, listener).await,
             _ => listen(task, listener).await,
         };

@@ -4,6 +4,7 @@ use diesel::connection::SimpleConnection;
 use emitter_tests::servers::{MariaDb, Mosquitto, Postgres};
 use emitter_tests::worker::{Cue, Deed, Moment, Task, Worker};
 
+use super::databases::Sqlite;
 use super::workplaces::Workplace;
 use super::*;
 
@@ -208,18 +209,24 @@ macro_rules! kills {
             async fn of_two_nodes_with_one_inbox_each_is_killed_in_turn() {
                 two_nodes_with_one_inbox_are_killed_in_turn::<$database>($bill).await;
             }
-
-            #[tokio::test(flavor = "multi_thread")]
-            async fn the_server_is_killed_in_the_middle_of_effects() {
-                the_server_is_killed::<$database>($bill, |server| {
-                    server.kill();
-                    server.restart();
-                })
-                .await;
-            }
         }
     };
 }
 
 kills!(postgres: Postgres, "bill", "bill_async");
 kills!(mariadb: MariaDb, "bill_mysql", "bill_mysql_async");
+kills!(sqlite: Sqlite, "bill_sqlite", "bill_sqlite_async");
+
+#[tokio::test(flavor = "multi_thread")]
+async fn postgresql_is_killed_in_the_middle_of_effects() {
+    the_server_is_killed("bill", |server: &mut Postgres| {
+        server.kill();
+        server.restart();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mariadb_is_killed_in_the_middle_of_effects() {
+    the_server_is_killed("bill_mysql", MariaDb::restart).await;
+}
