@@ -44,6 +44,9 @@ pub(crate) enum Command {
     /// How far outbox, mirror and the nodes that remember it are behind
     Lag(lag::Lag),
     /// What became of an event: what each listener did, or why it did not
+    ///
+    /// What is written down of it, in the tables. With a broker, the listeners, too, that nodes say they have and of which nothing
+    /// is: they handled it at once, do not hear such events, or a filter held it back.
     Why(why::Why),
     /// Shows events as they pass on the bus, until Ctrl-C
     ///

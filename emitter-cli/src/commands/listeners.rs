@@ -50,53 +50,9 @@ const QUIET: Duration = Duration::from_millis(700);
 
 impl Listeners {
     pub(super) fn run(&self, place: &Place, out: Out) -> Result<Verdict, Failure> {
-        let config = place.mqtt()?;
-        let prefix = place.prefix().map(TopicPrefix::new).transpose().map_err(|error| error.to_string())?;
-        let topics = Topics::new(prefix.unwrap_or_default(), Layout::default());
-        let nodes = ModelTopic::new("_nodes").map_err(|error| error.to_string())?;
-        let filter = topics.model_filter(&nodes);
-        let name = format!("emitter-listeners-{}", EventId::now());
-        let name = ClientId::new(&name).map_err(|error| error.to_string())?;
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
-        let runtime = runtime.map_err(|error| format!("no runtime: {error}"))?;
-        let heard = runtime.block_on(async {
-            let broker = MqttTransport::start(config, name);
-            broker.subscribe(filter);
-            let heard = self.hear(&broker).await;
-            let _ = broker.close(Duration::from_millis(200)).await;
-            heard
-        })?;
-        let report = self.report(heard);
+        let report = self.report(announced(place, self.patience)?);
         out.print(&report)?;
         Ok(Verdict::of(&report.findings))
-    }
-
-    async fn hear(
-        &self,
-        broker: &MqttTransport,
-    ) -> Result<BTreeMap<(String, String), Announcement>, Failure> {
-        let begun = Instant::now();
-        while broker.status().subscriptions == 0 {
-            let status = broker.status();
-            let refused = status.refused_subscriptions.first();
-            let refused = refused.map(|(filter, reason)| format!("it refuses {filter}: {reason}"));
-            let late = (begun.elapsed() > self.patience).then(|| "it does not answer in time".to_owned());
-            if let Some(why) = refused.or(status.subscriber.last_error).or(late) {
-                return Err(Failure::said(format!("the broker: {why}; `emitter doctor` says more")));
-            }
-            sleep(Duration::from_millis(20)).await;
-        }
-        let mut nodes = BTreeMap::new();
-        while begun.elapsed() < self.patience && nodes.len() < MOST_NODES {
-            let Ok(Some(Delivery { payload, ack, .. })) = timeout(QUIET, broker.next()).await else { break };
-            // Whoever may publish there may say anything.
-            let node = Announcement::read(&payload);
-            ack.done();
-            if let Some(node) = node {
-                nodes.insert((node.service.clone(), node.node.clone()), node);
-            }
-        }
-        Ok(nodes)
     }
 
     fn report(&self, heard: BTreeMap<(String, String), Announcement>) -> Report {
@@ -123,6 +79,57 @@ impl Listeners {
         }
         Report { nodes, findings }
     }
+}
+
+/// What the nodes below the place's prefix say of themselves, by service and name. The broker may take so long.
+pub(super) fn announced(
+    place: &Place,
+    patience: Duration,
+) -> Result<BTreeMap<(String, String), Announcement>, Failure> {
+    let config = place.mqtt()?;
+    let prefix = place.prefix().map(TopicPrefix::new).transpose().map_err(|error| error.to_string())?;
+    let topics = Topics::new(prefix.unwrap_or_default(), Layout::default());
+    let nodes = ModelTopic::new("_nodes").map_err(|error| error.to_string())?;
+    let filter = topics.model_filter(&nodes);
+    let name = format!("emitter-listeners-{}", EventId::now());
+    let name = ClientId::new(&name).map_err(|error| error.to_string())?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let runtime = runtime.map_err(|error| format!("no runtime: {error}"))?;
+    runtime.block_on(async {
+        let broker = MqttTransport::start(config, name);
+        broker.subscribe(filter);
+        let heard = hear(&broker, patience).await;
+        let _ = broker.close(Duration::from_millis(200)).await;
+        heard
+    })
+}
+
+async fn hear(
+    broker: &MqttTransport,
+    patience: Duration,
+) -> Result<BTreeMap<(String, String), Announcement>, Failure> {
+    let begun = Instant::now();
+    while broker.status().subscriptions == 0 {
+        let status = broker.status();
+        let refused = status.refused_subscriptions.first();
+        let refused = refused.map(|(filter, reason)| format!("it refuses {filter}: {reason}"));
+        let late = (begun.elapsed() > patience).then(|| "it does not answer in time".to_owned());
+        if let Some(why) = refused.or(status.subscriber.last_error).or(late) {
+            return Err(Failure::said(format!("the broker: {why}; `emitter doctor` says more")));
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+    let mut nodes = BTreeMap::new();
+    while begun.elapsed() < patience && nodes.len() < MOST_NODES {
+        let Ok(Some(Delivery { payload, ack, .. })) = timeout(QUIET, broker.next()).await else { break };
+        // Whoever may publish there may say anything.
+        let node = Announcement::read(&payload);
+        ack.done();
+        if let Some(node) = node {
+            nodes.insert((node.service.clone(), node.node.clone()), node);
+        }
+    }
+    Ok(nodes)
 }
 
 impl fmt::Display for Report {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use clap::Args;
 use emitter_diesel::EventId;
@@ -12,6 +13,7 @@ use emitter_diesel::mirror::{self, Mirrored, MirroredEvent};
 use emitter_diesel::outbox::{Control, Ledger, LedgerEntry, LedgerStatus, OutboxRow};
 use serde::Serialize;
 
+use super::listeners::announced;
 use crate::connection::Place;
 use crate::report::{self, Failure, Out, Plain, Verdict};
 
@@ -29,6 +31,9 @@ struct Report {
     outbox: Vec<Row>,
     mirror: Vec<Sight>,
     listeners: Vec<Listener>,
+    /// Those that hear of the model, as nodes that are there now announce them, and of which nothing is written down here;
+    /// `None` where no broker tells it.
+    untold: Option<Vec<Untold>>,
     /// Letters of no listener: it could not be read or published.
     letters: Vec<Letter>,
     findings: Vec<String>,
@@ -73,6 +78,15 @@ struct Listener {
     letters: Vec<Letter>,
 }
 
+/// A listener of which nothing is written down, and what that may mean.
+#[derive(Serialize)]
+struct Untold {
+    node: String,
+    listener: String,
+    group: Option<String>,
+    meaning: &'static str,
+}
+
 #[derive(Serialize)]
 struct Letter {
     id: i64,
@@ -107,11 +121,13 @@ impl Why {
             let listener = letter.listener.as_deref().unwrap_or_default();
             listeners.of(&letter.service, listener).letters.push(Letter::of(letter));
         }
+        let untold = untold(place, &rows, &seen, &listeners);
         let mut report = Report {
             event: event.to_string(),
             outbox: rows.into_iter().map(Row::of).collect(),
             mirror: seen.into_iter().map(Sight::of).collect(),
             listeners: listeners.0.into_values().collect(),
+            untold,
             letters: others.into_iter().map(Letter::of).collect(),
             findings: Vec::new(),
         };
@@ -121,11 +137,57 @@ impl Why {
     }
 }
 
+/// How long a broker may take to tell who is there.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Listeners of the event's model of which nothing is written down.
+fn untold(
+    place: &Place,
+    rows: &[OutboxRow],
+    seen: &[MirroredEvent],
+    told: &Listeners,
+) -> Option<Vec<Untold>> {
+    let of_mirror = seen.iter().find_map(|event| event.model.as_deref());
+    let model = rows.first().map(|row| &*row.model).or(of_mirror)?;
+    let operation = seen.iter().find_map(|event| event.operation);
+    let origin = seen.iter().find_map(|event| event.service.as_deref().zip(event.node.as_deref()));
+    let nodes = place.said().1.then(|| announced(place, PATIENCE).ok()).flatten()?;
+    let mut untold = Vec::new();
+    for said in nodes.values().filter(|said| said.is_online()) {
+        let is_origin = origin.map(|origin| origin == (&*said.service, &*said.node));
+        let of_model = said.listeners.iter().flatten().filter(|one| one.model.eq_ignore_ascii_case(model));
+        for one in of_model.filter(|one| !told.knows(&said.service, &one.name)) {
+            let other = operation.filter(|operation| {
+                one.operation.as_deref().is_some_and(|heard| heard != operation.as_str())
+            });
+            untold.push(Untold {
+                node: format!("{}/{}", said.service, said.node),
+                listener: one.name.clone(),
+                group: one.group.clone(),
+                meaning: match (&*one.hears, is_origin) {
+                    _ if other.is_some() => "it hears another operation",
+                    ("local", Some(false)) => "it hears its own node alone",
+                    ("remote", Some(true)) => "it hears the other nodes alone",
+                    _ if one.group.is_some() => {
+                        "it handled it at once, its filter held it back, or another node of the group had it"
+                    }
+                    _ => "it handled it at once, or its filter held it back",
+                },
+            });
+        }
+    }
+    Some(untold)
+}
+
 /// Listeners by service and name.
 #[derive(Default)]
 struct Listeners(BTreeMap<(String, String), Listener>);
 
 impl Listeners {
+    fn knows(&self, service: &str, listener: &str) -> bool {
+        self.0.contains_key(&(service.to_owned(), listener.to_owned()))
+    }
+
     fn of(&mut self, service: &str, listener: &str) -> &mut Listener {
         let (service, listener) = (service.to_owned(), listener.to_owned());
         let new = Listener { service: service.clone(), listener: listener.clone(), ..Listener::default() };
@@ -264,10 +326,17 @@ impl fmt::Display for Report {
             }
             writeln!(f, " {} dead letters", found.letters.len())?;
         }
+        for Untold { node, listener, meaning, .. } in self.untold.iter().flatten() {
+            writeln!(f, "untold    {} of {}: {meaning}", Plain(listener), Plain(node))?;
+        }
         report::list(f, &self.findings)?;
         writeln!(
             f,
             "Listeners that handled it at once leave no trace but an inbox's mark; other databases know what theirs did."
-        )
+        )?;
+        match self.untold {
+            Some(_) => Ok(()),
+            None => writeln!(f, "Which listeners there are a broker tells: `--mqtt URL`."),
+        }
     }
 }

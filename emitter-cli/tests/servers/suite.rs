@@ -395,6 +395,39 @@ macro_rules! suite {
                 assert!(why["findings"][0].as_str().unwrap().contains("courier of shop did not handle it"), "{why}");
                 let text = cli.run(&["why", event]);
                 assert!(text.code == 1 && text.out.contains("listener  books of shop: handled"), "{text:?}");
+                assert!(text.out.contains("Which listeners there are a broker tells"), "{text:?}");
+                assert!(why["untold"].is_null());
+
+                // A broker tells who is there; of `bill`, `books` and `courier` something is written down.
+                let mail = node(&broker, "c").service("mail").start().await.unwrap();
+                let nothing = |_: Event<OrderCreated>| std::future::ready(());
+                mail.on::<OrderCreated>().name("own").run(nothing);
+                mail.on::<OrderCreated>().allow_remote().name("stamp").run(nothing);
+                mail.on::<OrderCreated>().group("post").name("sort").run(nothing);
+                shop.on::<OrderCreated>().remote_only().name("others").run(nothing);
+                let connected = Cli::new([
+                    ("EMITTER_DATABASE", crate::command::Address::address(&server)),
+                    ("EMITTER_MQTT_URL", broker.url()),
+                ]);
+                let untold = || {
+                    let untold = connected.report("why", &["why", event]).0["untold"].clone();
+                    let line = |one: &serde_json::Value| {
+                        let word = |name: &str| one[name].as_str().unwrap_or("-").to_owned();
+                        format!("{} of {}, {}: {}", word("listener"), word("node"), word("group"), word("meaning"))
+                    };
+                    untold.as_array().unwrap().iter().map(line).collect::<Vec<_>>()
+                };
+                eventually(|| untold().len() == 4).await;
+                assert_eq!(untold(), [
+                    "own of mail/c, -: it hears its own node alone",
+                    "sort of mail/c, post: it handled it at once, its filter held it back, or another node of the group had it",
+                    "stamp of mail/c, -: it handled it at once, or its filter held it back",
+                    "others of shop/a, -: it hears the other nodes alone",
+                ]);
+                let text = connected.run(&["why", event]);
+                assert!(text.out.contains("untold    stamp of mail/c: it handled it at once"), "{text:?}");
+                assert!(mail.shutdown(10 * SECOND).await.is_clean());
+
                 let unknown = "01890000-0000-7000-8000-000000000000";
                 let (why, code) = cli.report("why", &["why", unknown]);
                 assert!(code == 1 && why["findings"][0].as_str().unwrap().contains("knows nothing"), "{why}");
