@@ -153,10 +153,11 @@ pub(super) fn agrees(committed: &[Order], heard: &Ear) {
         assert_eq!(steps.get(&order.id), Some(&expected), "order {}", order.id);
     }
     let events: i64 = committed.iter().map(|order| order.step).sum();
+    let twice = heard.twice();
     assert_eq!(
         (steps.len(), heard.len()),
         (written.count(), usize::try_from(events).unwrap()),
-        "nothing else was heard, or twice"
+        "nothing else was heard, or twice: {twice:?}"
     );
 }
 

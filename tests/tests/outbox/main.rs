@@ -147,6 +147,17 @@ impl Ear {
         self.0.lock().unwrap().len()
     }
 
+    /// What was heard more than once, each with its place among all that was heard, at first and again.
+    fn twice(&self) -> Vec<(Heard, [usize; 2])> {
+        let mut first = BTreeMap::new();
+        let heard = self.heard().into_iter().enumerate();
+        heard
+            .filter_map(|(place, heard)| {
+                first.insert(heard.event, place).map(|first| (heard, [first, place]))
+            })
+            .collect()
+    }
+
     /// Keys with the steps that were heard of them, at first sight.
     fn steps(&self) -> BTreeMap<i64, Vec<i64>> {
         let mut seen = BTreeSet::new();
