@@ -3,7 +3,7 @@
 //! Pure: the caller gives the time. Only ids of this framework's own envelopes are remembered;
 //! ids of other programs are no identities (three different creates of the npm package share one).
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use uuid::Uuid;
@@ -13,8 +13,7 @@ use crate::event::{EventId, Origin};
 /// How much the window for redelivered events remembers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DedupConfig {
-    /// How many ids at most. Default 100,000, which take about 10 MB when it is full. Beyond that the oldest id of that origin is
-    /// forgotten of which most are remembered: who says much takes nothing from the others.
+    /// How many ids at most. Default 100,000, which take about 20 MB when it is full.
     pub max_ids: usize,
     /// How long an id counts at least while there is room, by the clock of what its origin sends:
     /// it is forgotten when the same origin sent something new this much later. An origin, a
@@ -67,92 +66,81 @@ fn millis_of(uuid: &Uuid) -> u128 {
     uuid.as_u128() >> 80
 }
 
+/// An id and the life of the node that gave it.
+type Identity = (Option<Uuid>, EventId);
+
 /// The window of ids.
 #[derive(Debug)]
 pub struct DedupWindow {
     config: DedupConfig,
-    /// By the life of the node that gave them; `None` of peers that send no origin.
-    origins: HashMap<Option<Uuid>, Ids>,
-    /// Which have the most.
-    sizes: BTreeSet<(usize, Option<Uuid>)>,
-    /// How many all of them have.
-    len: usize,
-}
-
-/// What is remembered of one origin.
-#[derive(Debug, Default)]
-struct Ids {
-    seen: HashSet<EventId>,
-    /// The same in the order of arrival, and when each came.
-    order: VecDeque<(EventId, Duration)>,
+    /// When each id came.
+    seen: HashMap<Identity, Duration>,
+    /// The same in the order of arrival.
+    order: VecDeque<(Identity, Duration)>,
+    /// For each origin: when it last sent something new, and how often it is in `order`.
+    origins: HashMap<Option<Uuid>, (Duration, usize)>,
 }
 
 impl DedupWindow {
     /// An empty window.
     #[must_use]
     pub fn new(config: DedupConfig) -> Self {
-        Self { config, origins: HashMap::new(), sizes: BTreeSet::new(), len: 0 }
+        Self { config, seen: HashMap::new(), order: VecDeque::new(), origins: HashMap::new() }
     }
 
     /// Whether this event is new; it is remembered from here on. `incarnation` is its origin's,
     /// `now` any clock that does not run backwards.
     pub fn is_new(&mut self, incarnation: Option<Uuid>, id: EventId, now: Duration) -> bool {
-        let ids = self.origins.entry(incarnation).or_default();
-        let before = ids.order.len();
-        // Without an origin there is no resending peer to wait for: real time counts.
-        let (clock, max_age) = match incarnation {
-            None => (now, self.config.max_age_without_origin),
-            Some(_) => (ids.order.back().map_or(now, |(_, last)| *last), self.config.max_age),
-        };
-        while ids.order.front().is_some_and(|(_, at)| clock.saturating_sub(*at) > max_age) {
-            ids.forget_first();
+        let identity = (incarnation, id);
+        if self.seen.get(&identity).is_some_and(|at| !self.is_old(incarnation, *at, now)) {
+            return false;
         }
-        let is_new = ids.seen.insert(id);
-        if is_new {
-            ids.order.push_back((id, now));
+        while self.order.front().is_some_and(|((incarnation, _), at)| self.is_old(*incarnation, *at, now)) {
+            self.forget_first();
         }
-        let after = ids.order.len();
-        self.resized(incarnation, before, after);
-        while self.len > self.config.max_ids {
-            let Some((size, most)) = self.sizes.last().copied() else { break };
-            if let Some(ids) = self.origins.get_mut(&most) {
-                ids.forget_first();
-            }
-            self.resized(most, size, size - 1);
+        self.seen.insert(identity, now);
+        self.order.push_back((identity, now));
+        let (last, count) = self.origins.entry(incarnation).or_default();
+        (*last, *count) = (now, *count + 1);
+        while self.order.len() > self.config.max_ids {
+            self.forget_first();
         }
-        is_new
+        true
     }
 
     /// How many ids are remembered.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.len
+        self.order.len()
     }
 
     /// Whether nothing is remembered.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.order.is_empty()
     }
 
-    fn resized(&mut self, incarnation: Option<Uuid>, before: usize, after: usize) {
-        if before == after {
-            return;
+    fn is_old(&self, incarnation: Option<Uuid>, at: Duration, now: Duration) -> bool {
+        match incarnation {
+            // Without an origin there is no resending peer to wait for: real time counts.
+            None => now.saturating_sub(at) > self.config.max_age_without_origin,
+            Some(_) => self
+                .origins
+                .get(&incarnation)
+                .is_some_and(|(last, _)| last.saturating_sub(at) > self.config.max_age),
         }
-        self.sizes.remove(&(before, incarnation));
-        if after == 0 {
-            self.origins.remove(&incarnation);
-        } else {
-            self.sizes.insert((after, incarnation));
-        }
-        self.len = self.len + after - before;
     }
-}
 
-impl Ids {
     fn forget_first(&mut self) {
-        if let Some((id, _)) = self.order.pop_front() {
-            self.seen.remove(&id);
+        let Some((identity, at)) = self.order.pop_front() else { return };
+        if self.seen.get(&identity) == Some(&at) {
+            self.seen.remove(&identity);
+        }
+        if let Some((_, count)) = self.origins.get_mut(&identity.0) {
+            *count -= 1;
+            if *count == 0 {
+                self.origins.remove(&identity.0);
+            }
         }
     }
 }
@@ -167,36 +155,26 @@ mod tests {
         EventId::from_uuid(Uuid::from_u128(u128::from(number)))
     }
 
-    /// An id and the life of the node that gave it.
-    type Identity = (Option<Uuid>, EventId);
-
-    /// The definition, without a clever structure: what is remembered, in the order of arrival.
+    /// The definition, without a clever structure: every event that was new, in order.
     struct Naive {
         config: DedupConfig,
-        seen: Vec<(Identity, Duration)>,
+        news: Vec<(Identity, Duration)>,
     }
 
     impl Naive {
         fn is_new(&mut self, incarnation: Option<Uuid>, id: EventId, now: Duration) -> bool {
-            let (clock, max_age) = match incarnation {
-                None => (now, self.config.max_age_without_origin),
-                Some(_) => {
-                    let last = self.seen.iter().rfind(|((origin, _), _)| *origin == incarnation);
-                    (last.map_or(now, |(_, at)| *at), self.config.max_age)
-                }
-            };
-            self.seen.retain(|((origin, _), at)| *origin != incarnation || clock - *at <= max_age);
-            if self.seen.iter().any(|(identity, _)| *identity == (incarnation, id)) {
-                return false;
+            let window = &self.news[self.news.len().saturating_sub(self.config.max_ids)..];
+            let heard = |origin| self.news.iter().rev().find(|((o, _), _)| *o == origin).map(|(_, at)| *at);
+            let seen = window.iter().rev().find(|(identity, _)| *identity == (incarnation, id)).is_some_and(
+                |(_, at)| match incarnation {
+                    None => now - *at <= self.config.max_age_without_origin,
+                    Some(_) => heard(incarnation).unwrap_or(now) - *at <= self.config.max_age,
+                },
+            );
+            if !seen {
+                self.news.push(((incarnation, id), now));
             }
-            self.seen.push(((incarnation, id), now));
-            if self.seen.len() > self.config.max_ids {
-                let of = |origin| self.seen.iter().filter(|((o, _), _)| *o == origin).count();
-                let most = self.seen.iter().map(|((origin, _), _)| (of(*origin), *origin)).max().unwrap().1;
-                let first = self.seen.iter().position(|((origin, _), _)| *origin == most).unwrap();
-                self.seen.remove(first);
-            }
-            true
+            !seen
         }
     }
 
@@ -212,7 +190,7 @@ mod tests {
                 max_age_without_origin: Duration::from_secs(3),
             };
             let mut window = DedupWindow::new(config);
-            let mut naive = Naive { config, seen: Vec::new() };
+            let mut naive = Naive { config, news: Vec::new() };
             let mut now = Duration::ZERO;
             for (origin, event, seconds) in steps {
                 now += Duration::from_secs(seconds);
@@ -222,9 +200,8 @@ mod tests {
                     naive.is_new(incarnation, id(event), now)
                 );
                 prop_assert!(window.len() <= max_ids);
-                prop_assert_eq!(window.len(), naive.seen.len());
-                prop_assert_eq!(window.len(), window.origins.values().map(|ids| ids.seen.len()).sum::<usize>());
-                prop_assert_eq!(window.origins.len(), window.sizes.len());
+                prop_assert!(window.seen.len() <= window.order.len());
+                prop_assert!(window.origins.len() <= window.order.len());
             }
         }
     }
@@ -239,24 +216,6 @@ mod tests {
         let other = Some(Uuid::from_u128(1));
         assert!(window.is_new(other, id(1), Duration::ZERO));
         assert!(!window.is_new(other, id(1), Duration::from_secs(3600)));
-    }
-
-    #[test]
-    fn who_says_much_is_forgotten_and_not_the_others() {
-        let mut window = DedupWindow::new(DedupConfig { max_ids: 100, ..DedupConfig::default() });
-        let (quiet, noisy) = (Some(Uuid::from_u128(2)), Some(Uuid::from_u128(1)));
-        for number in 0..10 {
-            assert!(window.is_new(quiet, id(number), Duration::ZERO));
-        }
-        for number in 0..10_000 {
-            assert!(window.is_new(noisy, EventId::from_uuid(Uuid::from_u128(number)), Duration::ZERO));
-        }
-        assert_eq!(window.len(), 100);
-        for number in 0..10 {
-            assert!(!window.is_new(quiet, id(number), Duration::ZERO));
-        }
-        assert!(!window.is_new(noisy, EventId::from_uuid(Uuid::from_u128(9_999 - 89)), Duration::ZERO));
-        assert!(window.is_new(noisy, EventId::from_uuid(Uuid::from_u128(9_999 - 91)), Duration::ZERO));
     }
 
     #[test]
