@@ -53,7 +53,10 @@ impl Announcement {
     /// Reads one; `None` where it is none, or too long.
     #[must_use]
     pub fn read(payload: &[u8]) -> Option<Self> {
-        serde_json::from_slice(payload).ok().filter(|_| payload.len() <= Self::MAX_BYTES)
+        if payload.len() > Self::MAX_BYTES {
+            return None;
+        }
+        serde_json::from_slice(payload).ok()
     }
 
     /// Whether the node is there, as far as its broker knows.
@@ -63,13 +66,10 @@ impl Announcement {
     }
 }
 
-/// The announcements that a node keeps, and their bytes.
-pub(crate) const MOST_NODES: usize = 1_000;
-pub(crate) const MOST_BYTES: usize = 4 * 1024 * 1024;
-
-/// The last announcement of each node, by its topic's last level.
+/// The last announcement of each node, by its topic's last level: of [`MOST_NODES`](Self::MOST_NODES), and of
+/// [`MOST_BYTES`](Self::MOST_BYTES) of memory.
 #[derive(Debug, Default)]
-pub(crate) struct Announcements {
+pub struct Announcements {
     nodes: BTreeMap<String, Kept>,
     bytes: usize,
 }
@@ -81,25 +81,45 @@ struct Kept {
 }
 
 impl Announcements {
-    /// Takes what was said on the topic with this last level, and returns whether that is an announcement. One that is gone
-    /// makes room for one that is there; what has no room is not kept.
-    pub(crate) fn hear(&mut self, name: &str, payload: &[u8]) -> bool {
+    /// How many nodes are kept.
+    pub const MOST_NODES: usize = 1_000;
+
+    /// How many bytes of memory they take together, about.
+    pub const MOST_BYTES: usize = 8 * 1024 * 1024;
+
+    /// Takes what was said on the topic with this last level, and returns whether that is an announcement: of the node whose topic
+    /// it is. One that is gone makes room for one that is there; what has no room is not kept, and the node's last
+    /// one stays.
+    pub fn hear(&mut self, name: &str, payload: &[u8]) -> bool {
         let said = Announcement::read(payload);
         // A broker lets a service say what its access list says: by the topic, and not by the text.
         let said = said.filter(|said| {
             name.strip_prefix(&*said.service).and_then(|rest| rest.strip_prefix('.')) == Some(&*said.node)
         });
-        // A message without a text takes back what was kept.
-        if said.is_some() || payload.is_empty() {
-            self.forget(name);
-        }
-        let Some(announcement) = said else { return payload.is_empty() };
-        let bytes = payload.len();
-        while self.nodes.len() >= MOST_NODES || self.bytes + bytes > MOST_BYTES {
-            let gone = self.nodes.iter().find(|(_, kept)| !kept.announcement.is_online());
-            let Some(gone) = gone.map(|(name, _)| name.clone()) else { return true };
+        let Some(announcement) = said else {
+            // A message without a text takes back what was kept.
+            if payload.is_empty() {
+                self.forget(name);
+            }
+            return payload.is_empty();
+        };
+        // As it is in memory, where a listener is more than its JSON may be.
+        let listeners = announcement.listeners.as_ref().map_or(0, Vec::capacity);
+        let bytes = payload.len() + size_of::<Kept>() + listeners * size_of::<AnnouncedListener>();
+        loop {
+            let before = self.nodes.get(name).map(|kept| kept.bytes);
+            let others =
+                (self.nodes.len() - usize::from(before.is_some()), self.bytes - before.unwrap_or_default());
+            if others.0 < Self::MOST_NODES && others.1 + bytes <= Self::MOST_BYTES {
+                break;
+            }
+            let is_gone = |(other, kept): &(&String, &Kept)| *other != name && !kept.announcement.is_online();
+            let Some(gone) = self.nodes.iter().find(is_gone).map(|(name, _)| name.clone()) else {
+                return true;
+            };
             self.forget(&gone);
         }
+        self.forget(name);
         self.bytes += bytes;
         self.nodes.insert(name.to_owned(), Kept { announcement, bytes });
         true
@@ -111,8 +131,21 @@ impl Announcements {
         }
     }
 
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
+    }
+
     /// All of them, by service and node.
-    pub(crate) fn all(&self) -> Vec<Announcement> {
+    #[must_use]
+    pub fn all(&self) -> Vec<Announcement> {
         let mut all: Vec<_> = self.nodes.values().map(|kept| kept.announcement.clone()).collect();
         all.sort_unstable_by(|a, b| (&a.service, &a.node).cmp(&(&b.service, &b.node)));
         all
@@ -171,25 +204,35 @@ mod tests {
     #[test]
     fn as_many_are_kept_as_there_is_room_for() {
         let mut heard = Announcements::default();
-        for number in 0..MOST_NODES + 10 {
+        for number in 0..Announcements::MOST_NODES + 10 {
             let node = format!("{number:05}");
             heard.hear(&format!("shop.{node}"), said("shop", &node, "online", 0).as_bytes());
         }
-        assert_eq!(heard.all().len(), MOST_NODES);
+        assert_eq!(heard.all().len(), Announcements::MOST_NODES);
         // Who is there already may change, and who is gone makes room.
         heard.hear("shop.00007", said("shop", "00007", "offline", 0).as_bytes());
         heard.hear("shop.new", said("shop", "new", "online", 0).as_bytes());
         let names = names(&heard);
-        assert!(names.len() == MOST_NODES && names.contains(&"shop/new online".to_owned()));
+        assert!(names.len() == Announcements::MOST_NODES && names.contains(&"shop/new online".to_owned()));
         assert!(!names.iter().any(|name| name.contains("00007")));
         // So it is with their bytes.
         let mut heard = Announcements::default();
+        heard.hear("shop.small", said("shop", "small", "online", 1).as_bytes());
         for number in 0..200 {
             let node = format!("{number:05}");
             heard.hear(&format!("shop.{node}"), said("shop", &node, "online", 400).as_bytes());
         }
         let bytes: usize = heard.nodes.values().map(|kept| kept.bytes).sum();
         assert_eq!(heard.bytes, bytes);
-        assert!(bytes <= MOST_BYTES && heard.nodes.len() > 50 && heard.nodes.len() < 200);
+        assert!(bytes <= Announcements::MOST_BYTES && heard.nodes.len() > 50 && heard.nodes.len() < 200);
+        // What has no room is not known, but that a node goes is.
+        let small = |heard: &Announcements| {
+            let small = heard.all().into_iter().find(|said| said.node == "small").unwrap();
+            (small.status.clone(), small.listeners.map(|all| all.len()))
+        };
+        assert!(heard.hear("shop.small", said("shop", "small", "online", 400).as_bytes()));
+        assert_eq!(small(&heard), ("online".to_owned(), Some(1)));
+        heard.hear("shop.small", said("shop", "small", "offline", 0).as_bytes());
+        assert_eq!(small(&heard), ("offline".to_owned(), Some(0)));
     }
 }

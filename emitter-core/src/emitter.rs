@@ -397,7 +397,7 @@ impl Emitter {
             let status = transport.status();
             let shared = &self.node.shared;
             let subscribed = |status: &TransportStatus, group: Option<&str>| {
-                let own = if group.is_none() { shared.own_subscriptions() } else { 0 };
+                let own = if group.is_none() { shared.own_subscriptions(status) } else { 0 };
                 let wanted = shared.subscribed_models(group) + own;
                 status.subscriptions >= wanted && (wanted == 0 || status.subscriber.connected)
             };

@@ -132,6 +132,12 @@ async fn each_service_may_do_what_is_its_own() {
     eventually(|| heard.lock().expect("nobody panics").len() == 3).await;
     assert_eq!(heard.lock().expect("nobody panics")[2], "user 5");
     eventually(|| seen.lock().expect("nobody panics").len() == 2).await;
+    // Each says of itself that it is there, and hears it of others.
+    for emitter in [&shop, &audit, &operator] {
+        emitter.watch_nodes();
+        let names = || emitter.nodes().iter().map(|said| said.service.clone()).collect::<Vec<_>>();
+        eventually(|| names() == ["audit", "shop"]).await;
+    }
     for emitter in [shop, audit, operator] {
         assert!(emitter.shutdown(Duration::from_secs(5)).await.is_clean());
         assert_eq!(emitter.stats().dead_letters_lost, 0);

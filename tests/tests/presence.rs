@@ -141,7 +141,7 @@ async fn a_node_tells_its_listeners_and_when_they_change() {
 }
 
 async fn check_watching(version: MqttVersion) {
-    let broker = Mosquitto::start();
+    let broker = Mosquitto::builder().line("log_type all").start();
     let early = start("early", config(&broker).protocol(version)).await;
     hear(&early);
     let watching = start("watching", config(&broker).protocol(version)).await;
@@ -177,18 +177,45 @@ async fn check_watching(version: MqttVersion) {
     assert_eq!(watching.health().reasons, [""; 0]);
     assert!(watching.shutdown(Duration::from_secs(5)).await.is_clean());
 
-    // A session is subscribed still, in a life that asks for nothing.
+    // A session is subscribed still, in a life that asks for nothing: it gives that back.
     let again = start("watching", config(&broker).protocol(version)).await;
-    let _third = start("third", config(&broker).protocol(version)).await;
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    hear(&again);
+    again.connected(LONG).await.expect("it hears");
+    let third = start("third", config(&broker).protocol(version)).await;
+    let before = again.stats().received;
+    third.publish(UserCreated::new(User { id: 1 }));
+    eventually(|| again.stats().received > before).await;
     let stats = again.stats();
-    assert_eq!((again.nodes().len(), stats.received, stats.dead_letters), (0, 0, 0));
+    assert_eq!((again.nodes().len(), stats.bad_messages, stats.dead_letters), (0, 0, 0));
+    let gave_back = |log: String| {
+        let mut unsubscribed = log.split("Received UNSUBSCRIBE from ").skip(1);
+        unsubscribed.any(|said| said.lines().take(3).any(|line| line.contains("prisma/events/_nodes/+")))
+    };
+    eventually(|| gave_back(broker.log())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_can_watch_the_others() {
     check_watching(MqttVersion::V5).await;
     check_watching(MqttVersion::V311).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_may_not_watch_the_others_hears_events() {
+    let broker = Mosquitto::builder().forbid("prisma/events/_nodes/+").start();
+    let node = start("a", config(&broker).announce(false)).await;
+    hear(&node);
+    node.watch_nodes();
+    node.connected(LONG).await.expect("that nobody lets it look counts for nothing");
+    let refused = |node: &Emitter| {
+        let reasons = node.health().reasons;
+        reasons.iter().any(|why| why.contains("refuses the subscription to prisma/events/_nodes/+"))
+    };
+    eventually(|| refused(&node)).await;
+    let other = start("b", config(&broker).announce(false)).await;
+    other.publish(UserCreated::new(User { id: 1 }));
+    eventually(|| node.stats().received == 1).await;
+    assert_eq!(node.nodes(), []);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,12 +1,11 @@
 //! Which nodes there are, and what they listen to, as they say on the bus.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
 use clap::Args;
 use emitter_diesel::EventId;
-use emitter_diesel::announcement::{AnnouncedListener, Announcement};
+use emitter_diesel::announcement::{AnnouncedListener, Announcement, Announcements};
 use emitter_diesel::topic::{Layout, ModelTopic, TopicPrefix, Topics};
 use emitter_diesel::transport::mqtt::{ClientId, MqttTransport};
 use emitter_diesel::transport::{Delivery, Transport};
@@ -42,9 +41,6 @@ struct Report {
     findings: Vec<String>,
 }
 
-/// How many are read.
-const MOST_NODES: usize = 10_000;
-
 /// What the broker has kept comes at once.
 const QUIET: Duration = Duration::from_millis(700);
 
@@ -55,12 +51,12 @@ impl Listeners {
         Ok(Verdict::of(&report.findings))
     }
 
-    fn report(&self, heard: BTreeMap<(String, String), Announcement>) -> Report {
+    fn report(&self, heard: Vec<Announcement>) -> Report {
         let is_meant = |node: &Announcement| {
             let of_service = self.service.as_ref().is_none_or(|service| *service == node.service);
             of_service && (self.gone || node.is_online())
         };
-        let mut nodes: Vec<Announcement> = heard.into_values().filter(is_meant).collect();
+        let mut nodes: Vec<Announcement> = heard.into_iter().filter(is_meant).collect();
         if let Some(model) = &self.model {
             for listeners in nodes.iter_mut().filter_map(|node| node.listeners.as_mut()) {
                 listeners.retain(|listener| listener.model.eq_ignore_ascii_case(model));
@@ -82,10 +78,7 @@ impl Listeners {
 }
 
 /// What the nodes below the place's prefix say of themselves, by service and name. The broker may take so long.
-pub(super) fn announced(
-    place: &Place,
-    patience: Duration,
-) -> Result<BTreeMap<(String, String), Announcement>, Failure> {
+pub(super) fn announced(place: &Place, patience: Duration) -> Result<Vec<Announcement>, Failure> {
     let config = place.mqtt()?;
     let prefix = place.prefix().map(TopicPrefix::new).transpose().map_err(|error| error.to_string())?;
     let topics = Topics::new(prefix.unwrap_or_default(), Layout::default());
@@ -104,10 +97,7 @@ pub(super) fn announced(
     })
 }
 
-async fn hear(
-    broker: &MqttTransport,
-    patience: Duration,
-) -> Result<BTreeMap<(String, String), Announcement>, Failure> {
+async fn hear(broker: &MqttTransport, patience: Duration) -> Result<Vec<Announcement>, Failure> {
     let begun = Instant::now();
     while broker.status().subscriptions == 0 {
         let status = broker.status();
@@ -119,17 +109,18 @@ async fn hear(
         }
         sleep(Duration::from_millis(20)).await;
     }
-    let mut nodes = BTreeMap::new();
-    while begun.elapsed() < patience && nodes.len() < MOST_NODES {
-        let Ok(Some(Delivery { payload, ack, .. })) = timeout(QUIET, broker.next()).await else { break };
+    let mut nodes = Announcements::default();
+    while begun.elapsed() < patience {
+        let Ok(Some(Delivery { topic, payload, ack, .. })) = timeout(QUIET, broker.next()).await else {
+            break;
+        };
         // Whoever may publish there may say anything.
-        let node = Announcement::read(&payload);
-        ack.done();
-        if let Some(node) = node {
-            nodes.insert((node.service.clone(), node.node.clone()), node);
+        if let Some(name) = topic.rsplit('/').next() {
+            nodes.hear(name, &payload);
         }
+        ack.done();
     }
-    Ok(nodes)
+    Ok(nodes.all())
 }
 
 impl fmt::Display for Report {

@@ -6,11 +6,15 @@ use std::time::Duration;
 
 use clap::Args;
 use emitter_diesel::EventId;
+use emitter_diesel::announcement::{AnnouncedListener, Announcement};
 use emitter_diesel::dead_letters::{DeadLetterBook, KeptLetter, Page, Selection};
-use emitter_diesel::event::Timestamp;
+use emitter_diesel::envelope::{self, WireLimits};
+use emitter_diesel::event::{Operation, Timestamp};
 use emitter_diesel::inbox;
 use emitter_diesel::mirror::{self, Mirrored, MirroredEvent};
 use emitter_diesel::outbox::{Control, Ledger, LedgerEntry, LedgerStatus, OutboxRow};
+use emitter_diesel::topic::Said;
+use emitter_diesel::transport::Properties;
 use serde::Serialize;
 
 use super::listeners::announced;
@@ -34,6 +38,10 @@ struct Report {
     /// Those that hear of the model, as nodes that are there now announce them, and of which nothing is written down here;
     /// `None` where no broker tells it.
     untold: Option<Vec<Untold>>,
+    /// How many listeners more these nodes have, which they do not name.
+    unnamed: u64,
+    /// Why no broker tells it.
+    unasked: Option<String>,
     /// Letters of no listener: it could not be read or published.
     letters: Vec<Letter>,
     findings: Vec<String>,
@@ -121,13 +129,22 @@ impl Why {
             let listener = letter.listener.as_deref().unwrap_or_default();
             listeners.of(&letter.service, listener).letters.push(Letter::of(letter));
         }
-        let untold = untold(place, &rows, &seen, &listeners);
+        let (untold, unasked) = match About::of(event, &rows, &seen) {
+            Some(about) => match announced_to(place) {
+                Ok(nodes) => (Some(about.untold(&nodes, &listeners)), None),
+                Err(why) => (None, Some(why)),
+            },
+            None => (None, Some("nothing here tells the event's model".to_owned())),
+        };
+        let (untold, unnamed) = untold.map_or((None, 0), |(untold, unnamed)| (Some(untold), unnamed));
         let mut report = Report {
             event: event.to_string(),
             outbox: rows.into_iter().map(Row::of).collect(),
             mirror: seen.into_iter().map(Sight::of).collect(),
             listeners: listeners.0.into_values().collect(),
             untold,
+            unnamed,
+            unasked,
             letters: others.into_iter().map(Letter::of).collect(),
             findings: Vec::new(),
         };
@@ -140,43 +157,89 @@ impl Why {
 /// How long a broker may take to tell who is there.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Listeners of the event's model of which nothing is written down.
-fn untold(
-    place: &Place,
-    rows: &[OutboxRow],
-    seen: &[MirroredEvent],
-    told: &Listeners,
-) -> Option<Vec<Untold>> {
-    let of_mirror = seen.iter().find_map(|event| event.model.as_deref());
-    let model = rows.first().map(|row| &*row.model).or(of_mirror)?;
-    let operation = seen.iter().find_map(|event| event.operation);
-    let origin = seen.iter().find_map(|event| event.service.as_deref().zip(event.node.as_deref()));
-    let nodes = place.said().1.then(|| announced(place, PATIENCE).ok()).flatten()?;
-    let mut untold = Vec::new();
-    for said in nodes.values().filter(|said| said.is_online()) {
-        let is_origin = origin.map(|origin| origin == (&*said.service, &*said.node));
-        let of_model = said.listeners.iter().flatten().filter(|one| one.model.eq_ignore_ascii_case(model));
-        for one in of_model.filter(|one| !told.knows(&said.service, &one.name)) {
-            let other = operation.filter(|operation| {
-                one.operation.as_deref().is_some_and(|heard| heard != operation.as_str())
-            });
-            untold.push(Untold {
+/// What nodes announce, or why that is not known.
+fn announced_to(place: &Place) -> Result<Vec<Announcement>, String> {
+    if !place.said().1 {
+        return Err("a broker tells, `--mqtt URL`".to_owned());
+    }
+    announced(place, PATIENCE).map_err(|failure| place.hide(&failure.to_string()))
+}
+
+/// What an event says of itself.
+struct About {
+    model: String,
+    operation: Option<Operation>,
+    /// Its service and node.
+    origin: Option<(String, String)>,
+    written: Option<Timestamp>,
+}
+
+impl About {
+    /// `None` where nobody tells its model.
+    fn of(event: EventId, rows: &[OutboxRow], seen: &[MirroredEvent]) -> Option<Self> {
+        let payload = rows.iter().find_map(|row| row.payload.as_deref());
+        let (properties, limits) = (Properties::default(), WireLimits::default());
+        let said = payload.and_then(|payload| {
+            envelope::decode(payload.as_bytes(), &properties, Said::Nothing, &limits).ok()
+        });
+        let of_mirror = |event: &MirroredEvent| event.service.clone().zip(event.node.clone());
+        let of_row = said.as_ref().and_then(|said| said.origin.as_ref());
+        let model = rows.first().map(|row| &row.model);
+        Some(Self {
+            model: model.or_else(|| seen.iter().find_map(|event| event.model.as_ref()))?.clone(),
+            operation: said
+                .as_ref()
+                .map(|said| said.operation)
+                .or(seen.iter().find_map(|event| event.operation)),
+            origin: of_row
+                .map(|origin| (origin.service.to_string(), origin.node.to_string()))
+                .or_else(|| seen.iter().find_map(of_mirror)),
+            written: event.time(),
+        })
+    }
+
+    /// Listeners of its model of which nothing is written down, and how many there are that nobody names.
+    fn untold(&self, nodes: &[Announcement], told: &Listeners) -> (Vec<Untold>, u64) {
+        let (mut untold, mut unnamed) = (Vec::new(), 0_u64);
+        for said in nodes.iter().filter(|said| said.is_online()) {
+            unnamed = unnamed.saturating_add(said.more);
+            let listeners = said.listeners.iter().flatten();
+            let of_model = listeners.filter(|one| one.model.eq_ignore_ascii_case(&self.model));
+            untold.extend(of_model.filter(|one| !told.knows(&said.service, &one.name)).map(|one| Untold {
                 node: format!("{}/{}", said.service, said.node),
                 listener: one.name.clone(),
                 group: one.group.clone(),
-                meaning: match (&*one.hears, is_origin) {
-                    _ if other.is_some() => "it hears another operation",
-                    ("local", Some(false)) => "it hears its own node alone",
-                    ("remote", Some(true)) => "it hears the other nodes alone",
-                    _ if one.group.is_some() => {
-                        "it handled it at once, its filter held it back, or another node of the group had it"
-                    }
-                    _ => "it handled it at once, or its filter held it back",
-                },
-            });
+                meaning: self.meaning(said, one),
+            }));
+        }
+        (untold, unnamed)
+    }
+
+    /// What it may mean that nothing is written down of a listener.
+    fn meaning(&self, node: &Announcement, one: &AnnouncedListener) -> &'static str {
+        let is_origin =
+            self.origin.as_ref().map(|origin| (&*origin.0, &*origin.1) == (&*node.service, &*node.node));
+        let is_other = one.operation.as_deref().map(|heard| self.operation.map(|own| own.as_str() != heard));
+        let began = node.since.as_deref().and_then(Timestamp::parse);
+        match (&*one.hears, is_origin) {
+            _ if is_other == Some(Some(true)) => "it hears another operation",
+            ("local", Some(false)) => "it hears its own node alone",
+            ("remote", Some(true)) => "it hears the other nodes alone",
+            _ if began.zip(self.written).is_some_and(|(began, written)| began > written) => {
+                "its node began later, or again"
+            }
+            ("local" | "remote", None) => {
+                "it does not hear it, handled it at once, was added later, or its filter held it back"
+            }
+            _ if is_other == Some(None) => {
+                "it does not hear it, handled it at once, was added later, or its filter held it back"
+            }
+            _ if one.group.is_some() => {
+                "it handled it at once, was added later, its filter held it back, or another node of the group had it"
+            }
+            _ => "it handled it at once, was added later, or its filter held it back",
         }
     }
-    Some(untold)
 }
 
 /// Listeners by service and name.
@@ -334,9 +397,12 @@ impl fmt::Display for Report {
             f,
             "Listeners that handled it at once leave no trace but an inbox's mark; other databases know what theirs did."
         )?;
-        match self.untold {
-            Some(_) => Ok(()),
-            None => writeln!(f, "Which listeners there are a broker tells: `--mqtt URL`."),
+        if self.unnamed > 0 {
+            writeln!(f, "These nodes have {} listeners more, which they do not name.", self.unnamed)?;
+        }
+        match &self.unasked {
+            None => Ok(()),
+            Some(why) => writeln!(f, "Which listeners there are is not known: {}.", Plain(why)),
         }
     }
 }

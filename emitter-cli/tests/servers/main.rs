@@ -33,7 +33,7 @@ diesel::table! {
 }
 
 #[derive(Debug, Clone, PartialEq, Queryable, Identifiable, Insertable, Serialize, Deserialize, Emits)]
-#[emits(create)]
+#[emits(create, delete)]
 struct Order {
     id: i64,
     step: i64,

@@ -395,8 +395,15 @@ macro_rules! suite {
                 assert!(why["findings"][0].as_str().unwrap().contains("courier of shop did not handle it"), "{why}");
                 let text = cli.run(&["why", event]);
                 assert!(text.code == 1 && text.out.contains("listener  books of shop: handled"), "{text:?}");
-                assert!(text.out.contains("Which listeners there are a broker tells"), "{text:?}");
+                assert!(text.out.contains("is not known: a broker tells, `--mqtt URL`."), "{text:?}");
                 assert!(why["untold"].is_null());
+                let nobody = Cli::new([
+                    ("EMITTER_DATABASE", crate::command::Address::address(&server)),
+                    ("EMITTER_MQTT_URL", "mqtt://me:hunter2@127.0.0.1:9".to_owned()),
+                ]);
+                let text = nobody.run(&["why", event]);
+                assert!(text.out.contains("is not known: the broker: "), "{text:?}");
+                assert!(!text.out.contains("hunter2"), "{text:?}");
 
                 // A broker tells who is there; of `bill`, `books` and `courier` something is written down.
                 let mail = node(&broker, "c").service("mail").start().await.unwrap();
@@ -405,6 +412,8 @@ macro_rules! suite {
                 mail.on::<OrderCreated>().allow_remote().name("stamp").run(nothing);
                 mail.on::<OrderCreated>().group("post").name("sort").run(nothing);
                 shop.on::<OrderCreated>().remote_only().name("others").run(nothing);
+                shop.on::<OrderCreated>().name("at-once").run(nothing);
+                shop.on::<OrderDeleted>().name("deaths").run(|_: Event<OrderDeleted>| std::future::ready(()));
                 let connected = Cli::new([
                     ("EMITTER_DATABASE", crate::command::Address::address(&server)),
                     ("EMITTER_MQTT_URL", broker.url()),
@@ -417,15 +426,21 @@ macro_rules! suite {
                     };
                     untold.as_array().unwrap().iter().map(line).collect::<Vec<_>>()
                 };
-                eventually(|| untold().len() == 4).await;
-                assert_eq!(untold(), [
+                eventually(|| untold().len() == 6).await;
+                let expected = [
                     "own of mail/c, -: it hears its own node alone",
-                    "sort of mail/c, post: it handled it at once, its filter held it back, or another node of the group had it",
-                    "stamp of mail/c, -: it handled it at once, or its filter held it back",
+                    "sort of mail/c, post: its node began later, or again",
+                    "stamp of mail/c, -: its node began later, or again",
+                    "at-once of shop/a, -: it handled it at once, was added later, or its filter held it back",
+                    "deaths of shop/a, -: it hears another operation",
                     "others of shop/a, -: it hears the other nodes alone",
-                ]);
+                ];
+                assert_eq!(untold(), expected);
                 let text = connected.run(&["why", event]);
-                assert!(text.out.contains("untold    stamp of mail/c: it handled it at once"), "{text:?}");
+                assert!(text.out.contains("untold    at-once of shop/a: it handled it at once"), "{text:?}");
+                // Without a mirror the row itself tells what it is.
+                db.batch_execute(&format!("DELETE FROM emitter_events_mirror WHERE event_id = '{event}'")).unwrap();
+                assert_eq!((connected.report("why", &["why", event]).0["mirror"].clone(), untold()), (json!([]), expected.map(str::to_owned).to_vec()));
                 assert!(mail.shutdown(10 * SECOND).await.is_clean());
 
                 let unknown = "01890000-0000-7000-8000-000000000000";

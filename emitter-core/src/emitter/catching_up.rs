@@ -227,7 +227,7 @@ impl Shared {
         if !status.subscriber.connected {
             return;
         }
-        let wanted = self.subscribed_models(None) + self.own_subscriptions();
+        let wanted = self.subscribed_models(None) + self.own_subscriptions(&status);
         let now = (status.subscriber.connections, wanted);
         let outboxes = catching_up.hears_outboxes.load(Ordering::Relaxed);
         let mut asked_at = catching_up.asked_at();

@@ -139,7 +139,7 @@ impl Intake {
                 }
             };
             let Some(delivery) = delivery else { return };
-            if let Some(is_one) = self.shared.nodes.take(&delivery.topic, &delivery.payload) {
+            if let Some(is_one) = self.shared.nodes.take(&delivery.topic, &delivery.payload, &*transport) {
                 if !is_one {
                     self.refuse(&Rejection::Announcement, &delivery.topic);
                 }

@@ -181,6 +181,7 @@ impl Stage {
                     { "name": HOSTILE, "model": HOSTILE, "operation": HOSTILE, "hears": HOSTILE, "group": HOSTILE },
                     { "name": "stamp", "model": "parcel", "hears": "remote" },
                 ],
+                "more": u64::MAX,
             });
             let topic = format!("prisma/events/_nodes/{topic}");
             assert!(self.broker.send("shop.web-1", &topic, announcement.to_string()));

@@ -96,13 +96,14 @@ impl<D: Workplace> Stage<D> {
 
     /// The same once there are so many, and what was on its way to the ear has come.
     async fn quiet(&self, most: usize) -> BTreeSet<EventId> {
-        let mut came = self.came();
+        let (begun, mut came) = (std::time::Instant::now(), self.came());
         loop {
             tokio::time::sleep(Duration::from_millis(50)).await;
             let due = self.unsettled();
             if due.len() >= most && self.came() == came {
                 return due;
             }
+            assert!(begun.elapsed() < 60 * SECOND, "{} rows are due, of {most}", due.len());
             came = self.came();
         }
     }
@@ -238,14 +239,14 @@ async fn one_that_dies_at_its_commit_has_not_told_what_another_one_then_does<D: 
 }
 
 /// Relays that die at a moment while another node writes: each at the first such moment of its life, or at a later one, in turns.
-/// Of the first ones it is looked whether it was that moment, by the rows that were due before the relay began; it may have come
-/// to pass when there was nothing to read.
+/// Of the first ones it is looked whether it was that moment, by the rows that were due before the relay began, and these are
+/// counted; it may have come to pass when there was nothing to read.
 async fn a_relay_dies<D: Workplace>(moment: Moment) {
     let stage = Stage::<D>::set().await;
     let writer = start(&stage.scribe());
-    let (mut hits, mut deaths) = (0, 0);
+    let (mut hits, mut looked_at, mut deaths) = (0, 0, 0);
     while hits < rounds() {
-        assert!(deaths < 3 * rounds(), "{hits} of {deaths} died at that moment");
+        assert!(looked_at < 2 * rounds(), "{hits} of {looked_at} died at that moment");
         deaths += 1;
         let is_first = deaths % 2 == 0;
         let due = stage.quiet(20).await;
@@ -255,9 +256,9 @@ async fn a_relay_dies<D: Workplace>(moment: Moment) {
         let task = Task { cue, ..stage.task("relay") };
         tokio::task::block_in_place(|| Worker::start(env!("CARGO_BIN_EXE_worker"), &task).died());
         if !is_first {
-            hits += 1;
             continue;
         }
+        looked_at += 1;
         let left = stage.unsettled();
         let settled = due.difference(&left).count();
         let is_hit = match moment {
@@ -278,7 +279,9 @@ async fn a_relay_dies<D: Workplace>(moment: Moment) {
     }
     writer.kill();
     let (events, twice) = stage.settle().await;
-    println!("{moment:?}: {events} events, {twice} came twice; {hits} of {deaths} died at that moment");
+    println!(
+        "{moment:?}: {events} events, {twice} came twice; {hits} of {looked_at} died at that moment, {deaths} in all"
+    );
     assert!(events > 0 && (twice > 0 || moment != Moment::BeforeMark), "{twice} came twice");
 }
 
@@ -666,26 +669,30 @@ impl Server for MariaDb {
 async fn the_server_is_killed_and_its_sessions_are_terminated<D: Server>() {
     let mut stage = Stage::<D>::set().await;
     let workers = ["a", "b"].map(|node| start(&stage.writer(node)));
-    let mut ended = 0;
+    // How many sessions were ended, each time.
+    let mut ended = Vec::new();
     for _ in 0..if is_full() { 20 } else { 2 } {
         tokio::time::sleep(some_time(600)).await;
         tokio::task::block_in_place(|| stage.database.dies());
         for _ in 0..3 {
             tokio::time::sleep(some_time(300)).await;
-            ended += tokio::task::block_in_place(|| stage.database.ends_sessions());
+            ended.push(tokio::task::block_in_place(|| stage.database.ends_sessions()));
         }
     }
     // For a minute, every two seconds.
     for _ in 0..if is_full() { 30 } else { 1 } {
         tokio::time::sleep(2 * SECOND).await;
-        ended += tokio::task::block_in_place(|| stage.database.ends_sessions());
+        ended.push(tokio::task::block_in_place(|| stage.database.ends_sessions()));
     }
     tokio::time::sleep(SECOND).await;
     workers.into_iter().for_each(Worker::kill);
     let (events, twice) = stage.settle().await;
-    println!("{events} events, {twice} came twice; {ended} sessions were ended");
-    // Of two writers and two relays.
-    assert!(events > 0 && ended >= 4);
+    let hits = ended.iter().filter(|ended| **ended > 0).count();
+    let (sessions, times) = (ended.iter().sum::<i64>(), ended.len());
+    println!(
+        "{events} events, {twice} came twice; {sessions} sessions were ended, {hits} of {times} times some"
+    );
+    assert!(events > 0 && hits > times / 2, "{ended:?}");
 }
 
 macro_rules! kills {

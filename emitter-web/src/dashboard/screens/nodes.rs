@@ -94,11 +94,12 @@ fn all(shared: &Shared) -> Markup {
     let nodes = shared.emitter.nodes();
     if nodes.is_empty() {
         return frame::nothing(
-            "No node says that it is there: none announces itself, or the broker has not answered.",
+            "No node says that it is there: none announces itself, or the broker has not answered, or does not let this node read below `_nodes`. RabbitMQ tells of those that come from now on.",
         );
     }
     let row = |said: &Announcement| {
-        let listeners = said.listeners.as_ref().map(|listeners| listeners.len() as u64 + said.more);
+        let listeners =
+            said.listeners.as_ref().map(|listeners| (listeners.len() as u64).saturating_add(said.more));
         html! {
             tr {
                 td { (said.service) "/" (said.node) }
