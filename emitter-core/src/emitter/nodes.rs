@@ -30,7 +30,7 @@ impl Nodes {
         if self.watched.get().is_none() {
             // A session remembers what an earlier life of this node watched.
             transport.unsubscribe(&self.all);
-            return Some(true);
+            return Some(Announcements::default().hear(name, payload));
         }
         Some(self.heard.lock().unwrap_or_else(PoisonError::into_inner).hear(name, payload))
     }
