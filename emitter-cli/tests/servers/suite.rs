@@ -362,6 +362,12 @@ macro_rules! suite {
                 let far = "INSERT INTO emitter_positions (node, outbox, lane, model, epoch, sequence, noted_at) \
                            VALUES ('far/a', 'another', 0, 'order', 1, 5, '2026-01-01 00:00:00')";
                 db.batch_execute(far).unwrap();
+                // One that was set back by hand, in a stream of which nothing is settled.
+                let odd = "INSERT INTO emitter_positions (node, outbox, lane, model, epoch, sequence, noted_at) \
+                           SELECT 'odd/a', outbox_id, 0, 'tag', 1, -2, '2026-01-01 00:00:00' FROM emitter_schema WHERE version = 1";
+                db.batch_execute(odd).unwrap();
+                let odd = lag(&[]).0["nodes"].as_array().unwrap().iter().find(|node| node["node"] == "odd/a").cloned();
+                assert_eq!(odd.map(|node| node["behind"].clone()), Some(json!(2)));
                 eventually(|| lag(&[]).0["outbox"]["pending"] == 0).await;
                 let (behind, code, report) = lag_of_billing(&["--max-behind", "2", "--max-age", "1h"]);
                 assert!(behind.flatten() >= Some(3) && code == 1, "{report}");

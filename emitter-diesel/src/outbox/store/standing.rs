@@ -123,7 +123,7 @@ impl Store {
         };
         format!(
             "SELECT {text} AS text, CASE WHEN o.outbox_id IS NULL THEN -1 \
-             WHEN COALESCE(s.sequence, 0) > p.sequence THEN s.sequence - p.sequence ELSE 0 END AS number \
+             WHEN COALESCE(s.sequence, 0) > p.sequence THEN COALESCE(s.sequence, 0) - p.sequence ELSE 0 END AS number \
              FROM {positions} p LEFT JOIN {schema} o ON o.outbox_id = p.outbox AND o.version = 1 \
              LEFT JOIN {streams} s ON o.outbox_id IS NOT NULL AND s.lane = p.lane AND s.model = p.model \
              ORDER BY p.node, p.outbox, p.model, p.lane"
