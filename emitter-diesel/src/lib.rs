@@ -159,6 +159,7 @@ pub mod replica;
 pub mod requests;
 pub mod statements;
 pub mod tables;
+pub mod untold;
 mod update;
 #[cfg(feature = "_async")]
 mod watched;

@@ -6,15 +6,13 @@ use std::time::Duration;
 
 use clap::Args;
 use emitter_diesel::EventId;
-use emitter_diesel::announcement::{AnnouncedListener, Announcement};
+use emitter_diesel::announcement::Announcement;
 use emitter_diesel::dead_letters::{DeadLetterBook, KeptLetter, Page, Selection};
-use emitter_diesel::envelope::{self, WireLimits};
-use emitter_diesel::event::{Operation, Timestamp};
+use emitter_diesel::event::Timestamp;
 use emitter_diesel::inbox;
 use emitter_diesel::mirror::{self, Mirrored, MirroredEvent};
 use emitter_diesel::outbox::{Control, Ledger, LedgerEntry, LedgerStatus, OutboxRow};
-use emitter_diesel::topic::Said;
-use emitter_diesel::transport::Properties;
+use emitter_diesel::untold::{self, EventFacts};
 use serde::Serialize;
 
 use super::listeners::announced;
@@ -129,14 +127,19 @@ impl Why {
             let listener = letter.listener.as_deref().unwrap_or_default();
             listeners.of(&letter.service, listener).letters.push(Letter::of(letter));
         }
-        let (untold, unasked) = match About::of(event, &rows, &seen) {
-            Some(about) => match announced_to(place) {
-                Ok(nodes) => (Some(about.untold(&nodes, &listeners)), None),
-                Err(why) => (None, Some(why)),
-            },
-            None => (None, Some("nothing here tells the event's model".to_owned())),
+        let nodes = match EventFacts::of(event, &rows, &seen) {
+            Some(facts) => announced_to(place).map(|nodes| (facts, nodes)),
+            None => Err("nothing here tells the event's model".to_owned()),
         };
-        let (untold, unnamed) = untold.map_or((None, 0), |(untold, unnamed)| (Some(untold), unnamed));
+        let (untold, unnamed, unasked) = match nodes {
+            Ok((facts, nodes)) => {
+                let untold = facts.untold(&nodes, |service, listener| listeners.knows(service, listener));
+                let online = nodes.iter().filter(|node| node.is_online());
+                let unnamed = online.fold(0, |sum: u64, node| sum.saturating_add(node.more));
+                (Some(untold.into_iter().map(Untold::of).collect()), unnamed, None)
+            }
+            Err(why) => (None, 0, Some(why)),
+        };
         let mut report = Report {
             event: event.to_string(),
             outbox: rows.into_iter().map(Row::of).collect(),
@@ -165,83 +168,6 @@ fn announced_to(place: &Place) -> Result<Vec<Announcement>, String> {
     announced(place, PATIENCE).map_err(|failure| place.hide(&failure.to_string()))
 }
 
-/// What an event says of itself.
-struct About {
-    model: String,
-    operation: Option<Operation>,
-    /// Its service and node.
-    origin: Option<(String, String)>,
-    written: Option<Timestamp>,
-}
-
-impl About {
-    /// `None` where nobody tells its model.
-    fn of(event: EventId, rows: &[OutboxRow], seen: &[MirroredEvent]) -> Option<Self> {
-        let payload = rows.iter().find_map(|row| row.payload.as_deref());
-        let (properties, limits) = (Properties::default(), WireLimits::default());
-        let said = payload.and_then(|payload| {
-            envelope::decode(payload.as_bytes(), &properties, Said::Nothing, &limits).ok()
-        });
-        let of_mirror = |event: &MirroredEvent| event.service.clone().zip(event.node.clone());
-        let of_row = said.as_ref().and_then(|said| said.origin.as_ref());
-        let model = rows.first().map(|row| &row.model);
-        Some(Self {
-            model: model.or_else(|| seen.iter().find_map(|event| event.model.as_ref()))?.clone(),
-            operation: said
-                .as_ref()
-                .map(|said| said.operation)
-                .or(seen.iter().find_map(|event| event.operation)),
-            origin: of_row
-                .map(|origin| (origin.service.to_string(), origin.node.to_string()))
-                .or_else(|| seen.iter().find_map(of_mirror)),
-            written: event.time(),
-        })
-    }
-
-    /// Listeners of its model of which nothing is written down, and how many there are that nobody names.
-    fn untold(&self, nodes: &[Announcement], told: &Listeners) -> (Vec<Untold>, u64) {
-        let (mut untold, mut unnamed) = (Vec::new(), 0_u64);
-        for said in nodes.iter().filter(|said| said.is_online()) {
-            unnamed = unnamed.saturating_add(said.more);
-            let listeners = said.listeners.iter().flatten();
-            let of_model = listeners.filter(|one| one.model.eq_ignore_ascii_case(&self.model));
-            untold.extend(of_model.filter(|one| !told.knows(&said.service, &one.name)).map(|one| Untold {
-                node: format!("{}/{}", said.service, said.node),
-                listener: one.name.clone(),
-                group: one.group.clone(),
-                meaning: self.meaning(said, one),
-            }));
-        }
-        (untold, unnamed)
-    }
-
-    /// What it may mean that nothing is written down of a listener.
-    fn meaning(&self, node: &Announcement, one: &AnnouncedListener) -> &'static str {
-        let is_origin =
-            self.origin.as_ref().map(|origin| (&*origin.0, &*origin.1) == (&*node.service, &*node.node));
-        let is_other = one.operation.as_deref().map(|heard| self.operation.map(|own| own.as_str() != heard));
-        let began = node.since.as_deref().and_then(Timestamp::parse);
-        match (&*one.hears, is_origin) {
-            _ if is_other == Some(Some(true)) => "it hears another operation",
-            ("local", Some(false)) => "it hears its own node alone",
-            ("remote", Some(true)) => "it hears the other nodes alone",
-            _ if began.zip(self.written).is_some_and(|(began, written)| began > written) => {
-                "its node began later, or again"
-            }
-            ("local" | "remote", None) => {
-                "it does not hear it, handled it at once, was added later, or its filter held it back"
-            }
-            _ if is_other == Some(None) => {
-                "it does not hear it, handled it at once, was added later, or its filter held it back"
-            }
-            _ if one.group.is_some() => {
-                "it handled it at once, was added later, its filter held it back, or another node of the group had it"
-            }
-            _ => "it handled it at once, was added later, or its filter held it back",
-        }
-    }
-}
-
 /// Listeners by service and name.
 #[derive(Default)]
 struct Listeners(BTreeMap<(String, String), Listener>);
@@ -267,6 +193,13 @@ impl Listeners {
         found.attempts = Some(entry.attempts);
         found.last_error = entry.last_error;
         found.next_attempt = entry.next_attempt;
+    }
+}
+
+impl Untold {
+    fn of(one: untold::Untold) -> Self {
+        let untold::Untold { service, node, listener, group, meaning, .. } = one;
+        Self { node: format!("{service}/{node}"), listener, group, meaning }
     }
 }
 

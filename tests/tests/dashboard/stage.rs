@@ -179,6 +179,7 @@ impl Stage {
             let announcement = json!({
                 "service": "mail", "node": node, "incarnation": HOSTILE, "status": status, "since": HOSTILE, "listeners": [
                     { "name": HOSTILE, "model": HOSTILE, "operation": HOSTILE, "hears": HOSTILE, "group": HOSTILE },
+                    { "name": HOSTILE, "model": "Parcel", "hears": HOSTILE, "group": HOSTILE },
                     { "name": "stamp", "model": "parcel", "hears": "remote" },
                 ],
                 "more": u64::MAX,

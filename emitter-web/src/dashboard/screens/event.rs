@@ -6,11 +6,13 @@ use std::sync::Arc;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse as _, Redirect, Response};
 use emitter_core::EventId;
+use emitter_core::announcement::Announcement;
 use emitter_core::event::Timestamp;
 use emitter_diesel::dead_letters::{KeptLetter, Page};
 use emitter_diesel::inbox::Mark;
 use emitter_diesel::mirror::{MirroredEvent, Selection};
 use emitter_diesel::outbox::{LedgerEntry, LedgerStatus, OutboxRow};
+use emitter_diesel::untold::{EventFacts, Untold};
 use maud::{Markup, html};
 use serde_json::Value;
 
@@ -23,6 +25,9 @@ use crate::dashboard::{Shared, actions, frame};
 
 /// So many others of its key are shown before it and after it, and so many of its trace.
 const MOST: usize = 20;
+
+/// So many listeners are named of which nothing is written down.
+const MOST_UNTOLD: usize = 100;
 
 /// All that the tables know of an event.
 #[derive(Default)]
@@ -74,7 +79,7 @@ pub(crate) async fn draw(
     let content = html! {
         (search(&guest))
         @match &told {
-            Ok(told) => (all(&guest, id, told)),
+            Ok(told) => (all(&guest, id, told, &shared.emitter.nodes())),
             Err(why) if shared.desk.is_there() => (frame::trouble(why)),
             Err(why) => (frame::nothing(why)),
         }
@@ -141,7 +146,7 @@ fn neighbours(drawer: &mut Drawer, seen: &MirroredEvent) -> Result<Vec<MirroredE
     Ok(all)
 }
 
-fn all(guest: &Guest, id: EventId, told: &Told) -> Markup {
+fn all(guest: &Guest, id: EventId, told: &Told, nodes: &[Announcement]) -> Markup {
     if told.is_empty() {
         return frame::nothing(
             "This database knows nothing of it: it was buffered and went well, was cleared away, or belongs to another database.",
@@ -151,7 +156,7 @@ fn all(guest: &Guest, id: EventId, told: &Told) -> Markup {
     html! {
         (facts(told))
         @if !changes.is_empty() { (frame::section("What it changed", &html! { @for change in &changes { (diff(change)) } })) }
-        (frame::section("Listeners", &listeners(told)))
+        (frame::section("Listeners", &html! { (listeners(told)) (untold(id, told, nodes)) }))
         @if !told.rows.is_empty() { (frame::section("Outbox", &rows(&told.rows))) }
         @if !told.letters.is_empty() {
             (frame::section("Dead letters", &super::letters::list(guest, &told.letters)))
@@ -255,6 +260,39 @@ fn listeners(told: &Told) -> Markup {
     html! {
         @if !rows.is_empty() { (frame::table(&["Listener", "State", "Attempts", "Called again", "Effect committed", "Error"], &rows)) }
         p .note { "A listener that handled it at once leaves no trace but an inbox's mark; other databases know what theirs did." }
+    }
+}
+
+/// The listeners of which nothing is written down, as their nodes announce them.
+fn untold(id: EventId, told: &Told, nodes: &[Announcement]) -> Markup {
+    let Some(facts) = EventFacts::of(id, &told.rows, told.seen.as_slice()) else { return html! {} };
+    let is_told = |service: &str, listener: &str| {
+        let of_letter =
+            |letter: &KeptLetter| letter.listener.as_deref() == Some(listener) && letter.service == service;
+        told.ledger.iter().any(|entry| entry.service == service && entry.listener == listener)
+            || told.marks.iter().any(|mark| mark.service == service && mark.listener == listener)
+            || told.letters.iter().any(of_letter)
+    };
+    let untold = facts.untold(nodes, is_told);
+    let unnamed =
+        nodes.iter().filter(|node| node.is_online()).fold(0, |sum: u64, node| sum.saturating_add(node.more));
+    let row = |one: &Untold| {
+        html! {
+            tr {
+                td { strong { (one.listener) } span .note { " of " (one.service) "/" (one.node) } }
+                td { (one.group.as_deref().unwrap_or("–")) }
+                td .text { (one.meaning) }
+            }
+        }
+    };
+    let rows: Vec<_> = untold.iter().take(MOST_UNTOLD).map(row).collect();
+    let hidden = unnamed.saturating_add((untold.len() - rows.len()) as u64);
+    html! {
+        @if !rows.is_empty() {
+            p { "Of these listeners to " (facts.model) " nothing is written down here:" }
+            (frame::table(&["Listener", "Group", "What that may mean"], &rows))
+        }
+        @if hidden > 0 { p .note { (frame::number(hidden)) " listeners more are not named." } }
     }
 }
 
